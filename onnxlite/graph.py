@@ -1,0 +1,198 @@
+"""Small questions about a graph that every pass asks.
+
+Nothing here knows an operator's meaning; that is `onnxlite.ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.errors import InvalidModelError, LoadError
+
+#: The names under which the standard operator set is known.
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+def iter_graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph, every subgraph below it, and the bodies of the model's functions."""
+    yield from model.graphs()
+    for function in model.functions.values():
+        yield function.graph
+        yield from function.subgraphs()
+
+
+def iter_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of the main graph and its subgraphs, outer before inner."""
+    return iter(ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def describe(node: ir.Node) -> str:
+    """How messages name a node: operator, name, and the shapes of its inputs.
+
+    >>> # "Conv node 'conv1' (1x3x8x8, 4x3x3x3)"
+    """
+    shapes = ", ".join(_shape_text(value) for value in node.inputs if value is not None)
+    name = node.name or (node.outputs[0].name if node.outputs else None) or "?"
+    return f"{node.op_type} node {name!r}" + (f" ({shapes})" if shapes else "")
+
+
+def _shape_text(value: ir.Value) -> str:
+    if value.shape is None:
+        return "?"
+    return "x".join(str(dim) for dim in value.shape) or "scalar"
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Whether `node` is one of these operators of the standard domain."""
+    return node is not None and node.domain in STANDARD_DOMAINS and node.op_type in op_types
+
+
+def const_array(value: ir.Value | None) -> NDArray[Any] | None:
+    """The constant behind a value: an initializer or the output of a Constant node.
+
+    A graph input with a default is not a constant: its caller may replace it.
+    """
+    tensor = const_tensor(value)
+    if tensor is None:
+        return None
+    try:
+        return tensor.numpy()
+    except OSError as error:
+        raise LoadError(f"cannot read the data of tensor {tensor.name!r}: {error}") from error
+
+
+def const_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The constant tensor behind a value, without reading its data; see `const_array`."""
+    if value is None or value.is_graph_input():
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    return ir.convenience.get_const_tensor(value)
+
+
+def scalar(value: ir.Value | None) -> float | int | bool | None:
+    """The value of a constant with exactly one element, whatever its rank."""
+    tensor = const_tensor(value)
+    if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
+        return None
+    array = const_array(value)
+    assert array is not None
+    item: float | int | bool = array.reshape(()).item()
+    return item
+
+
+def sole_consumer(value: ir.Value) -> ir.Node | None:
+    """The only node that reads `value`, or None if it has more readers or is an output."""
+    if value.is_graph_output():
+        return None
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 else None
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """Number of dimensions, if known."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape if every dimension is a known number."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
+
+
+def static_dim(value: ir.Value | None, axis: int) -> int | None:
+    """One dimension if it is a known number; negative axes count from the end."""
+    if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return None
+    dim = value.shape[axis]
+    return dim if isinstance(dim, int) else None
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """The plain Python value of an attribute, or `default` if it is absent."""
+    attr = node.attributes.get(name)
+    if attr is None or attr.is_ref():
+        return default
+    return list(attr.value) if isinstance(attr.value, tuple) else attr.value
+
+
+def fresh_name(taken: set[str], base: str) -> str:
+    """A name not in `taken`, which it joins: `base`, or `base_1`, `base_2`, ..."""
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name)
+    return name
+
+
+def value_names(model: ir.Model) -> set[str]:
+    """Every value name in the model, subgraphs included (they share one scope)."""
+    names: set[str] = set()
+    for graph in model.graphs():
+        names.update(value.name for value in graph.inputs if value.name)
+        names.update(graph.initializers)
+        for node in graph:
+            names.update(value.name for value in node.outputs if value.name)
+    return names
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """Register a new constant in `graph` under `name` (which must be free)."""
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def check_structure(model: ir.Model) -> None:
+    """Sort the graph topologically and check that every value is defined once.
+
+    Raises:
+        InvalidModelError: a cycle, an undefined value, or a value defined twice.
+    """
+    for graph in model.graphs():
+        defined: set[str] = set()
+        for value in _definitions(graph):
+            if value.name and value.name in defined:
+                producer = value.producer()
+                where = describe(producer) if producer else "the graph's inputs"
+                raise InvalidModelError(
+                    f"value {value.name!r} is defined twice, the second time by {where}: "
+                    "every value needs one definition; export the model again"
+                )
+            if value.name:
+                defined.add(value.name)
+    _check_defined(model)
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise InvalidModelError(
+            "the graph has a cycle, so it cannot be run; export the model again"
+        ) from error
+
+
+def _definitions(graph: ir.Graph) -> Iterable[ir.Value]:
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
+
+
+def _check_defined(model: ir.Model) -> None:
+    for node in iter_nodes(model):
+        for index, value in enumerate(node.inputs):
+            if value is None or value.producer() is not None or value.const_value is not None:
+                continue
+            if not value.is_graph_input() and not value.is_initializer():
+                raise InvalidModelError(
+                    f"input {index} of {describe(node)} is {value.name!r}, which nothing "
+                    "defines: the file is damaged or was cut out of a larger model"
+                )

@@ -1,0 +1,264 @@
+"""Reading and writing models: the only file that touches models on disk.
+
+Inside onnxlite a model is an `onnx_ir.Model`, whose large tensors stay memory-mapped
+until somebody needs their values. At the boundary a `ModelLike` is accepted, and
+`give_back` returns the kind that came in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias, overload
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import EncodeError
+
+from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
+from onnxlite.graph import check_structure, iter_graphs
+
+#: What every public function accepts as a model.
+ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+
+#: Protobuf cannot serialise a message of 2 GiB or more.
+PROTO_LIMIT_BYTES = 2**31 - 1
+
+_SOURCE_KEY = "onnxlite.source"
+
+
+def load(source: ModelLike) -> ir.Model:
+    """Read a model without loading its external tensors into memory.
+
+    Args:
+        source: a path, a `ModelProto` or an `ir.Model`. The last two are copied
+            (tensor data are shared), so that the result may be changed freely.
+
+    Returns:
+        The model, structurally checked: every value defined once, before its use.
+
+    Raises:
+        LoadError: the file is missing, empty, truncated or not ONNX, or its external
+            data are missing or too short.
+        InvalidModelError: the graph has a cycle, an undefined or a doubly defined value.
+        UnsupportedError: the model carries training information.
+    """
+    if isinstance(source, ir.Model):
+        return clone(source)
+    if isinstance(source, onnx.ModelProto):
+        model = _from_proto(source, where="the ModelProto")
+        if external := next(_external_tensors(model), None):
+            raise LoadError(
+                f"the ModelProto's tensor {external.name!r} lives in the external file "
+                f"{os.fspath(external.location)!r}, whose directory a ModelProto does not know: "
+                "pass the model's path instead, or load it with its external data"
+            )
+        check_structure(model)
+        return model
+    return _read(Path(source))
+
+
+def clone(model: ir.Model) -> ir.Model:
+    """Copy a model's structure; tensor data are shared, never copied.
+
+    Raises:
+        InvalidModelError: the graph refers to a value that nothing defines.
+    """
+    try:
+        return model.clone()
+    except ValueError as error:
+        raise InvalidModelError(f"the model cannot be copied: {error}") from error
+
+
+@overload
+def give_back(source: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto: ...
+@overload
+def give_back(source: str | os.PathLike[str] | ir.Model, model: ir.Model) -> ir.Model: ...
+def give_back(source: ModelLike, model: ir.Model) -> onnx.ModelProto | ir.Model:
+    """Return `model` in the kind of `source`: `ModelProto` in, `ModelProto` out."""
+    return to_proto(model) if isinstance(source, onnx.ModelProto) else model
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Serialise a model with all its tensors inside.
+
+    Raises:
+        UnsupportedError: the tensors exceed the 2 GiB that a protobuf message can hold.
+    """
+    if size_bytes(model) >= PROTO_LIMIT_BYTES:
+        raise UnsupportedError(
+            f"the model holds {size_bytes(model) / 2**30:.1f} GiB of tensors and a ModelProto at "
+            "most 2: pass a path or an ir.Model to get an ir.Model, and save that"
+        )
+    with embedded(model):
+        return ir.to_proto(model)
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """Serialise a model below 2 GiB with all its tensors inside; raises `UnsupportedError`."""
+    try:
+        return bytes(to_proto(model).SerializeToString())
+    except (EncodeError, ValueError) as error:
+        raise UnsupportedError(f"the model cannot be serialised: {error}") from error
+
+
+def size_bytes(model: ir.Model) -> int:
+    """Bytes of all tensors of the model: initializers and attributes, subgraphs included."""
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def mapped_files(model: ir.Model) -> frozenset[Path]:
+    """The files that the model was read from or has tensors mapped from, resolved."""
+    files = {Path(tensor.path).resolve() for tensor in _external_tensors(model)}
+    source = model.meta.get(_SOURCE_KEY)
+    return frozenset(files | ({Path(source)} if source else set()))
+
+
+def source_files(model: ModelLike) -> frozenset[Path]:
+    """The files behind a model argument, which no output may replace."""
+    if isinstance(model, onnx.ModelProto):
+        return frozenset()
+    return mapped_files(model if isinstance(model, ir.Model) else load(model))
+
+
+def disk_bytes(path: str | os.PathLike[str]) -> int:
+    """Size of a saved model: the `.onnx` file and every external file it refers to."""
+    path = Path(path)
+    files = {Path(t.path).resolve() for t in _external_tensors(load(path))}
+    return path.stat().st_size + sum(file.stat().st_size for file in files)
+
+
+@contextlib.contextmanager
+def embedded(model: ir.Model) -> Iterator[None]:
+    """Within the context every external tensor counts as inline, so it is serialised."""
+    swapped: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    try:
+        for graph in iter_graphs(model):
+            for value in graph.initializers.values():
+                if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                    swapped.append((value, tensor))
+                    value.const_value = ir.Tensor(
+                        tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name
+                    )
+        yield
+    finally:
+        for value, tensor in swapped:
+            value.const_value = tensor
+
+
+def _read(path: Path) -> ir.Model:
+    if not path.exists():
+        raise LoadError(f"no model file at {str(path)!r}: check the path")
+    if path.is_dir():
+        raise LoadError(f"{str(path)!r} is a directory: name the .onnx file in it")
+    if path.stat().st_size == 0:
+        raise LoadError(f"{str(path)!r} is empty: export or copy the model again")
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise LoadError(f"cannot read {str(path)!r}: {error}") from error
+    # Besides DecodeError the text and JSON readers have classes of their own.
+    except Exception as error:
+        raise LoadError(
+            f"{str(path)!r} is not a readable ONNX model (truncated, or another format): "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+    model = _from_proto(proto, where=str(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    _check_external(model, path)
+    check_structure(model)
+    model.meta[_SOURCE_KEY] = str(path.resolve())
+    return model
+
+
+def _from_proto(proto: onnx.ModelProto, *, where: str) -> ir.Model:
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise LoadError(f"{where} holds no graph: it is not an ONNX model, or it is truncated")
+    if proto.training_info:
+        raise UnsupportedError(
+            f"{where} carries training_info, which would be lost: export the model for inference"
+        )
+    if any(graph.sparse_initializer for graph in _proto_graphs(proto.graph)):
+        proto = _densify(proto)
+    try:
+        model = ir.from_proto(proto)
+    # onnx_ir reports malformed protos with many exception types; all mean the same here.
+    except Exception as error:
+        raise LoadError(f"{where} is not a valid ONNX model: {error}") from error
+    assert isinstance(model, ir.Model)
+    return model
+
+
+def _proto_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                if subgraph.node or subgraph.initializer or subgraph.sparse_initializer:
+                    yield from _proto_graphs(subgraph)
+
+
+def _densify(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn sparse initializers, which onnx_ir would drop, into dense ones (as runtimes do)."""
+    dense_proto = onnx.ModelProto()
+    dense_proto.CopyFrom(proto)
+    for graph in _proto_graphs(dense_proto.graph):
+        for sparse in graph.sparse_initializer:
+            values = onnx.numpy_helper.to_array(sparse.values)
+            indices = onnx.numpy_helper.to_array(sparse.indices)
+            dense = np.zeros(tuple(sparse.dims), values.dtype)
+            if indices.ndim == 1:
+                dense.reshape(-1)[indices] = values
+            else:
+                dense[tuple(indices.T)] = values
+            graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+        del graph.sparse_initializer[:]
+    return dense_proto
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in iter_graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    yield from attribute.as_tensors()
+
+
+def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    return (tensor for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor))
+
+
+def _check_external(model: ir.Model, path: Path) -> None:
+    for tensor in _external_tensors(model):
+        location = Path(os.fspath(tensor.location))
+        if location.is_absolute() or ".." in location.parts:
+            raise LoadError(
+                f"tensor {tensor.name!r} of {str(path)!r} points outside the model's directory "
+                f"({str(location)!r}): runtimes refuse that; move the file beside the model"
+            )
+        file = Path(tensor.path)
+        if not file.is_file():
+            raise LoadError(
+                f"tensor {tensor.name!r} of {str(path)!r} needs the external file {str(file)!r}, "
+                "which is missing: copy it beside the model"
+            )
+        need = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+        if file.stat().st_size < need:
+            raise LoadError(
+                f"external file {str(file)!r} is truncated: tensor {tensor.name!r} ends at byte "
+                f"{need}, the file at {file.stat().st_size}; copy or export it again"
+            )
+
+
+#: Where tensors go on save: by size, always beside the model, or always inside.
+ExternalData = Literal["auto", "always", "never"]

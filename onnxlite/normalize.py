@@ -1,0 +1,61 @@
+"""One form for what exporters write in many: done once, before any pass looks at the graph.
+
+Weights may be Constant nodes, may be listed as graph inputs (IR version < 4) and nodes
+may be calls of model-local functions. Afterwards every constant is an initializer, no
+initializer is an input, no function is left, and every node and value has a unique name.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxlite.graph import value_names
+from onnxlite.records import Declined
+
+
+def normalize(model: ir.Model) -> tuple[Declined, ...]:
+    """Bring `model` (in place) into the form described above; idempotent.
+
+    Returns:
+        What could not be normalised, and why.
+    """
+    declined: list[Declined] = []
+    if model.functions:
+        try:
+            common.InlinePass()(model)
+        # Recursion and attribute references that onnx_ir cannot resolve: calls stay calls,
+        # which every later step treats as an unknown operator.
+        except Exception as error:
+            declined.append(Declined("inline-functions", "the model", str(error)))
+    common.RemoveInitializersFromInputsPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _name_everything(model)
+    model.ir_version = max(model.ir_version, 4)
+    return tuple(declined)
+
+
+def _name_everything(model: ir.Model) -> None:
+    values, nodes = _Names(value_names(model)), _Names(set())
+    for graph in model.graphs():
+        for node in graph:
+            node.name = nodes.claim(node.name or node.op_type)
+            for output in node.outputs:
+                if output.name is None:
+                    output.name = values.claim(f"{node.name}_output")
+
+
+class _Names:
+    """Hands out free names; remembers the last number per base, so that it stays linear."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+        self._last: dict[str, int] = {}
+
+    def claim(self, base: str) -> str:
+        name = base
+        while name in self._taken:
+            self._last[base] = self._last.get(base, 0) + 1
+            name = f"{base}_{self._last[base]}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,37 @@
+"""Operators that move values or pool them, without computing with weights."""
+
+from __future__ import annotations
+
+from onnxlite.ops.spec import OpSpec, QuantRule
+
+#: The output holds only values of the input, so both have one scale.
+_MOVES = QuantRule(kind="layout", shared_scale=True)
+_AVERAGES = QuantRule(kind="integer")
+
+LAYOUT = (
+    *(
+        OpSpec(op_type=name, quant=_MOVES, linear=True)
+        for name in (
+            "Reshape",
+            "Flatten",
+            "Transpose",
+            "Squeeze",
+            "Unsqueeze",
+            "Slice",
+            "Split",
+            "Expand",
+            "Tile",
+            "MaxPool",
+        )
+    ),
+    # Only these two also move weights: an embedding table, a resized parameter.
+    OpSpec(op_type="Gather", quant=_MOVES, weights=(0,), linear=True),
+    OpSpec(op_type="Resize", quant=_MOVES, linear=True),
+    OpSpec(
+        op_type="Concat",
+        quant=QuantRule(kind="integer", inputs=None, shared_scale=True),
+        linear=True,
+    ),
+    OpSpec(op_type="AveragePool", quant=_AVERAGES, linear=True),
+    OpSpec(op_type="GlobalAveragePool", quant=_AVERAGES, linear=True),
+)

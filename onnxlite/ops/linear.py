@@ -1,0 +1,94 @@
+"""Operators that multiply by weights: convolutions, matrix products, recurrent cells."""
+
+from __future__ import annotations
+
+from math import prod
+
+import onnx_ir as ir
+
+from onnxlite.graph import attribute, rank
+from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
+
+
+def _conv_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    weight, output = shape_of(node.inputs[1]), shape_of(node.outputs[0])
+    if weight is None or output is None:
+        return None
+    return prod(output) * prod(weight[1:])
+
+
+def _conv_transpose_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    weight, data = shape_of(node.inputs[1]), shape_of(node.inputs[0])
+    if weight is None or data is None:
+        return None
+    return prod(data) * prod(weight[1:])
+
+
+def _gemm_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    left, output = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if left is None or output is None or len(left) != 2:
+        return None
+    return prod(output) * left[0 if attribute(node, "transA", 0) else 1]
+
+
+def _matmul_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    left, output = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if not left or output is None:
+        return None
+    return prod(output) * left[-1]
+
+
+def _recurrent_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    """Sequence length x batch x (input and recurrent weights), X is [seq, batch, input]."""
+    data = shape_of(node.inputs[0])
+    weights = [shape_of(node.inputs[1]), shape_of(node.inputs[2])]
+    if data is None or any(w is None for w in weights):
+        return None
+    return data[0] * data[1] * sum(prod(w) for w in weights if w is not None)
+
+
+def _einsum_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    """The product of all index sizes; None for ellipses, whose indices have no letter."""
+    terms = attribute(node, "equation", "").replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, value in zip(terms, node.inputs, strict=False):
+        shape = shape_of(value)
+        if shape is None or len(shape) != len(term):
+            return None
+        sizes.update(zip(term, shape, strict=True))
+    return prod(sizes.values()) if len(terms) > 1 else 0
+
+
+def _first_axis(_node: ir.Node) -> int:
+    return 0
+
+
+def _gemm_axis(node: ir.Node) -> int:
+    return 0 if attribute(node, "transB", 0) else 1
+
+
+def _matmul_axis(node: ir.Node) -> int | None:
+    weight_rank = rank(node.inputs[1])
+    return 1 if weight_rank == 2 else None
+
+
+_CONV = QuantRule(
+    kind="compute", weight=1, channel_axis=_first_axis, bias=2, absorbs_activation=True
+)
+_GEMM = QuantRule(
+    kind="compute", weight=1, channel_axis=_gemm_axis, bias=2, absorbs_activation=True
+)
+_MATMUL = QuantRule(
+    kind="compute", inputs=(0, 1), weight=1, channel_axis=_matmul_axis, absorbs_activation=True
+)
+
+LINEAR = (
+    OpSpec(op_type="Conv", quant=_CONV, macs=_conv_macs, weights=(1,)),
+    OpSpec(op_type="ConvTranspose", macs=_conv_transpose_macs, weights=(1,)),
+    OpSpec(op_type="Gemm", quant=_GEMM, macs=_gemm_macs, weights=(1,)),
+    OpSpec(op_type="MatMul", quant=_MATMUL, macs=_matmul_macs, weights=(0, 1)),
+    OpSpec(op_type="Einsum", macs=_einsum_macs, weights=(0, 1)),
+    OpSpec(op_type="LSTM", macs=_recurrent_macs, weights=(1, 2)),
+    OpSpec(op_type="GRU", macs=_recurrent_macs, weights=(1, 2)),
+    OpSpec(op_type="RNN", macs=_recurrent_macs, weights=(1, 2)),
+)

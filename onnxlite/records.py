@@ -1,0 +1,76 @@
+"""What a step says about itself: the records that every later report is made of.
+
+A step collects one `StepReport`. `changes` counts what it did, `declined` says
+what it did not do and why, and `layers` holds one row per layer it touched. A
+step that changed nothing has `changed == False` and a `reason`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+#: A cell of a per-layer row: what JSON and a terminal table can both show.
+Cell = str | int | float | bool | None
+
+
+class Declined(msgspec.Struct, frozen=True):
+    """Something a step could have done and did not, with the reason.
+
+    Attributes:
+        what: the rewrite or operation, for example `"fold-batchnorm"`.
+        where: the node or tensor, for example `"Conv node 'conv1'"`.
+        reason: why not, in words a user can act on.
+    """
+
+    what: str
+    where: str
+    reason: str
+
+
+class LayerRow(msgspec.Struct, frozen=True):
+    """One layer's line in a step's report; `values` are the step's own columns."""
+
+    name: str
+    op_type: str
+    values: dict[str, Cell]
+
+
+class StepReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step did to a model.
+
+    Attributes:
+        step: name of the step, as in a recipe.
+        changed: whether the returned model differs from the input.
+        summary: one sentence; for an unchanged model, why nothing was done.
+        changes: how often each kind of change was made.
+        declined: what was not done, and why.
+        layers: one row per layer touched.
+        seconds: wall-clock time of the step.
+    """
+
+    step: str
+    changed: bool
+    summary: str
+    changes: dict[str, int] = {}
+    declined: tuple[Declined, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    seconds: float = 0.0
+
+
+#: Called with the report of a finished step.
+ReportSink = Callable[[StepReport], None]
+
+
+class Progress(Protocol):
+    """Called while long work goes on; raising from it interrupts the work cleanly."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of `total` units of `stage` are finished."""
+        ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that shows nothing: the default everywhere."""

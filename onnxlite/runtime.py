@@ -1,0 +1,185 @@
+"""ONNX Runtime: the only file that imports it.
+
+Sessions, taps on inner values, and probes. All on the CPU, with the threads that are
+asked for and no others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxlite.errors import ExecutionError
+from onnxlite.model import PROTO_LIMIT_BYTES, clone, size_bytes, to_bytes
+from onnxlite.samples import Feed, InputSpec, generate, input_specs
+from onnxlite.save import save
+
+Outputs = dict[str, NDArray[Any]]
+Optimization = Literal["all", "extended", "basic", "none"]
+
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+class Session:
+    """A model loaded in ONNX Runtime on the CPU.
+
+    Args:
+        model: the model, or the path of a saved one.
+        threads: intra-operator threads; None takes all cores.
+        optimization: how much of its own graph optimization ONNX Runtime does.
+        profile: path prefix of a JSON profile that `end_profiling` writes.
+        optimized_path: where ONNX Runtime writes the graph that it really runs.
+
+    Raises:
+        ExecutionError: ONNX Runtime refuses the model; the message holds its words.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | Path,
+        *,
+        threads: int | None = None,
+        optimization: Optimization = "all",
+        profile: Path | None = None,
+        optimized_path: Path | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = _LEVELS[optimization]
+        options.log_severity_level = 4
+        # Spinning worker threads distort every other measurement on a small machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        if optimized_path is not None:
+            options.optimized_model_filepath = str(optimized_path)
+        with _loadable(model) as source:
+            self._session = _guard(
+                lambda: ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]),
+                "ONNX Runtime cannot load the model",
+            )
+        self.input_names = tuple(value.name for value in self._session.get_inputs())
+        self.output_names = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, feed: Feed) -> Outputs:
+        """Run one feed; returns every output by name. Raises `ExecutionError`."""
+        values = _guard(
+            lambda: self._session.run(None, feed),
+            "ONNX Runtime cannot run the model on inputs "
+            + ", ".join(f"{k}: {v.dtype}{list(v.shape)}" for k, v in feed.items()),
+        )
+        return dict(zip(self.output_names, values, strict=True))
+
+    def end_profiling(self) -> Path:
+        """Stop profiling and return the path of the JSON profile."""
+        return Path(self._session.end_profiling())
+
+
+@contextlib.contextmanager
+def _loadable(model: ir.Model | Path) -> Iterator[str | bytes]:
+    """What `InferenceSession` takes: a path, bytes, or a temporary file for a large model."""
+    if isinstance(model, Path):
+        yield str(model)
+    elif size_bytes(model) < PROTO_LIMIT_BYTES // 2:
+        yield to_bytes(model)
+    else:
+        with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
+            yield str(save(model, Path(directory) / "model.onnx", external_data="always"))
+
+
+def _guard(call: Callable[[], Any], what: str) -> Any:
+    """Run `call`, turning any of ONNX Runtime's exceptions into an `ExecutionError`."""
+    try:
+        return call()
+    # pybind11 exceptions of ONNX Runtime share no base class below Exception.
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise ExecutionError(f"{what}: {text[0] if text else type(error).__name__}") from error
+
+
+def version() -> str:
+    """The version of ONNX Runtime in use."""
+    return str(ort.__version__)
+
+
+def check_loads(model: ir.Model) -> None:
+    """Raise `ExecutionError` unless ONNX Runtime loads the model."""
+    Session(model, threads=1, optimization="basic")
+
+
+def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """A copy of `model` whose outputs are extended by these values of the main graph."""
+    copy = clone(model)
+    present = {value.name for value in copy.graph.outputs}
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    for name in names:
+        if name not in present and name in values:
+            copy.graph.outputs.append(values[name])
+            present.add(name)
+    return copy
+
+
+def run_all(
+    model: ir.Model,
+    feeds: Sequence[Feed],
+    *,
+    threads: int | None = None,
+    optimization: Optimization = "all",
+) -> list[Outputs]:
+    """Run every feed in one session."""
+    session = Session(model, threads=threads, optimization=optimization)
+    return [session.run(feed) for feed in feeds]
+
+
+def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]:
+    """Find generated feeds that the model accepts, trying sizes for its dynamic axes.
+
+    Returns:
+        `count` feeds on which ONNX Runtime ran the model.
+
+    Raises:
+        ExecutionError: the model does not load, or no generated input is accepted; the
+            message asks for real samples.
+    """
+    specs = input_specs(model)
+    session = Session(model, threads=1)
+    last: ExecutionError | None = None
+    for dims in _dim_guesses(specs):
+        feeds = generate(specs, count=count, seed=seed, dims=dims)
+        try:
+            for feed in feeds:
+                session.run(feed)
+        except ExecutionError as error:
+            last = error
+            continue
+        return feeds
+    raise ExecutionError(f"no generated input is accepted, give samples; {last}") from last
+
+
+def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[Mapping[str, int]]:
+    """Sizes for symbolic axes: the first is a batch, later ones need room for windows."""
+    batch = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
+    names = {d for s in specs for d in s.shape or () if isinstance(d, str)}
+    if not names:
+        yield {}
+        return
+    for size in (1, 16, 32, 64, 224, 256, 299, 512, 2, 4, 8):
+        for first in (2, 1):
+            yield {name: first if name in batch else size for name in names}
+            if names == batch:
+                yield dict.fromkeys(names, size)

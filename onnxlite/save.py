@@ -1,0 +1,192 @@
+"""Writing a model so that the target is either the old file or the whole new one.
+
+Everything is written under temporary names beside the target, flushed to disk, and
+renamed. A model with external data commits with the rename of its `.onnx`: the data
+file gets a name that no present file has, and the one it replaces goes afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxlite.errors import OptionError, SaveError
+from onnxlite.graph import iter_graphs
+from onnxlite.model import (
+    PROTO_LIMIT_BYTES,
+    ExternalData,
+    ModelLike,
+    load,
+    mapped_files,
+    size_bytes,
+    to_bytes,
+)
+from onnxlite.records import Progress, silent
+
+#: Above this many tensor bytes `external_data="auto"` writes a separate data file.
+EXTERNAL_ABOVE_BYTES = 1_500_000_000
+#: Smaller tensors stay in the .onnx file, where shape inference can read them.
+_INLINE_BELOW_BYTES = 1024
+
+
+def save(
+    model: ModelLike,
+    path: str | os.PathLike[str],
+    *,
+    external_data: ExternalData = "auto",
+    progress: Progress = silent,
+) -> Path:
+    """Write a model atomically; an error or an interrupt leaves the target as it was.
+
+    Args:
+        model: what to write. Metadata, doc strings, names and opsets survive.
+        path: the `.onnx` file; its directory must exist.
+        external_data: `"auto"` writes tensors to `<path>.data` when they exceed 1.5 GB,
+            `"always"` and `"never"` force it.
+        progress: called as tensors are written.
+
+    Returns:
+        The path written.
+
+    Raises:
+        SaveError: the target is a file the model is read from, the directory is missing
+            or not writable, or the disk is full.
+        OptionError: `external_data="never"` for a model above 2 GiB.
+    """
+    target = Path(path)
+    source = model if isinstance(model, ir.Model) else load(model)
+    if not target.parent.is_dir():
+        raise SaveError(f"cannot write {str(target)!r}: create the directory first")
+    if target.is_dir():
+        raise SaveError(f"cannot write {str(target)!r}: it is a directory, name a file in it")
+    if target.resolve() in mapped_files(source):
+        raise SaveError(
+            f"{str(target)!r} is the input, or the external data that it is mapped from: "
+            "choose another output path (the input is never touched)"
+        )
+    nbytes = size_bytes(source)
+    if external_data == "never" and nbytes >= PROTO_LIMIT_BYTES:
+        raise OptionError(
+            f"external_data='never' with {nbytes / 2**30:.1f} GiB of tensors: "
+            "an .onnx file holds at most 2 GiB; use 'auto'"
+        )
+    external = external_data == "always" or (
+        external_data == "auto" and nbytes > EXTERNAL_ABOVE_BYTES
+    )
+    _check_space(target, nbytes)
+    temporary = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        if external:
+            _write_external(source, target, temporary, progress)
+        else:
+            progress("save", 0, 1)
+            _write(temporary / target.name, to_bytes(source))
+            os.replace(temporary / target.name, target)
+        _sync_directory(target.parent)
+        progress("save", 1, 1)
+    except OSError as error:
+        raise SaveError(f"cannot write {str(target)!r}: {_remedy(error)}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _write_external(model: ir.Model, target: Path, temporary: Path, progress: Progress) -> None:
+    replaced = _data_files_of(target)
+    name = _free_name(target)
+    values = [
+        value
+        for graph in iter_graphs(model)
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    ]
+    tensors = [value.const_value for value in values]
+    try:
+        ir.external_data.unload_from_model(
+            model,
+            temporary,
+            name,
+            size_threshold_bytes=_INLINE_BELOW_BYTES,
+            callback=lambda _tensor, info: progress("save", info.index, info.total),
+        )
+        content = ir.to_proto(model).SerializeToString()
+    finally:
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+    _write(temporary / target.name, content)
+    if (temporary / name).exists():
+        _sync(temporary / name)
+        os.replace(temporary / name, target.parent / name)
+    try:
+        os.replace(temporary / target.name, target)
+    except BaseException:
+        (target.parent / name).unlink(missing_ok=True)
+        raise
+    for file in replaced - mapped_files(model):
+        file.unlink(missing_ok=True)
+
+
+def _free_name(target: Path) -> str:
+    """`model.onnx.data`, or the first numbered variant that no file has."""
+    name, number = f"{target.name}.data", 0
+    while (target.parent / name).exists():
+        number += 1
+        name = f"{target.name}.{number}.data"
+    return name
+
+
+def _data_files_of(target: Path) -> frozenset[Path]:
+    """The data files of our own naming that the model at `target` refers to today."""
+    if not target.is_file():
+        return frozenset()
+    try:
+        files = mapped_files(load(target)) - {target.resolve()}
+    # What lies at the target need not be a model; then it has no data files to replace.
+    except Exception:
+        return frozenset()
+    ours = (f for f in files if f.name.startswith(target.name) and f.suffix == ".data")
+    return frozenset(f for f in ours if f.parent == target.parent.resolve())
+
+
+def _check_space(target: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if nbytes > free:
+        raise SaveError(
+            f"cannot write {str(target)!r}: it needs {nbytes / 2**20:.0f} MiB and the disk has "
+            f"{free / 2**20:.0f} MiB free; free some space or choose another disk"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error.strerror}; free some space or choose another disk (nothing was changed)"
+    return f"{error.strerror or error} (nothing was changed)"
