@@ -1,0 +1,1 @@
+"""Tests of onnxlite; a package so that test files can share `odd_models`."""
