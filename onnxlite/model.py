@@ -124,6 +124,25 @@ def source_files(model: ModelLike) -> frozenset[Path]:
     return mapped_files(model if isinstance(model, ir.Model) else load(model))
 
 
+def unmapped(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A handle on the same data that shares no mapping with `tensor`.
+
+    An external tensor keeps its pages mapped once it was read, so one pass over a large
+    model would hold all of it in memory. Read through this handle and drop it.
+    """
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.ExternalTensor(
+        tensor.location,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        base_dir=tensor.base_dir,
+    )
+
+
 def disk_bytes(path: str | os.PathLike[str]) -> int:
     """Size of a saved model: the `.onnx` file and every external file it refers to."""
     path = Path(path)
