@@ -7,11 +7,13 @@ asked for and no others.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -183,3 +185,26 @@ def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[Mapping[str, int]]:
             yield {name: first if name in batch else size for name in names}
             if names == batch:
                 yield dict.fromkeys(names, size)
+
+
+def symbolic_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `proto` with what ONNX Runtime's symbolic shape inference can tell.
+
+    Raises:
+        Exception: of any type; the tool asserts where it cannot follow a graph.
+    """
+    # By file and step by step: importing it as a package also imports torch where that is
+    # installed, and its own entry point writes a file when it leaves a shape unknown.
+    file = Path(ort.__file__).parent / "tools" / "symbolic_shape_infer.py"
+    spec = importlib.util.spec_from_file_location("onnxlite._symbolic_shape_infer", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    engine = module.SymbolicShapeInference(2**31 - 1, False, False, 0)
+    engine._preprocess(proto)
+    while engine.run_:
+        engine._infer_impl()
+    engine._update_output_from_vi()
+    result: onnx.ModelProto = engine.out_mp_
+    return result

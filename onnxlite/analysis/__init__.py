@@ -1,0 +1,1 @@
+"""What is known of a model without changing it: shapes, cost, summary."""

@@ -1,0 +1,293 @@
+"""Shapes of values: a cascade of engines, because none is complete.
+
+ONNX shape inference comes first, ONNX Runtime's symbolic inference fills what it left,
+and a *probe* (one real run) tells the rest. The first two hold for every input and are
+written into the model; what a probe sees holds for its input only and is kept apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxlite.errors import ExecutionError
+from onnxlite.graph import iter_graphs, iter_nodes, static_shape
+from onnxlite.model import clone
+from onnxlite.ops import ShapeOf
+from onnxlite.records import Declined
+from onnxlite.runtime import Session, probe_feeds, symbolic_shapes, tapped
+from onnxlite.samples import Feed, InputSpec, generate, input_specs
+
+#: Larger tensors are weights, whose values no shape depends on.
+_WEIGHT_BYTES = 4096
+
+
+def infer_shapes(
+    model: ir.Model,
+    *,
+    refresh: bool = False,
+    symbolic: bool = True,
+    feeds: Sequence[Feed] | None = None,
+) -> tuple[Declined, ...]:
+    """Write every shape that holds for all inputs into `model`, in place.
+
+    Unusable dimensions (named `?`, or not positive) become unknown first. The declared
+    shapes of graph inputs stay; those of graph outputs get numbers where they had none.
+    Weights are never read, so a model of any size costs little memory.
+
+    Args:
+        model: the model to annotate.
+        refresh: forget the inner shapes first; needed after a change that makes them stale.
+        symbolic: also use ONNX Runtime's symbolic inference where ONNX leaves a gap.
+        feeds: inputs to run the model on; the *rank* of values that no engine could tell
+            is taken from there if all feeds agree, the dimensions stay unknown.
+
+    Returns:
+        Which engine failed, and how many values have no known rank, with the reason.
+    """
+    declined: list[Declined] = []
+    _sanitise(model)
+    if refresh:
+        _forget(model)
+    declined += _infer(model, symbolic=symbolic)
+    if feeds and any(value.shape is None for value in _open_values(model.graph)):
+        declined += _ranks_from(model, feeds)
+    values = (value for graph in model.graphs() for value in _open_values(graph))
+    if unknown := [value.name or "?" for value in values if value.shape is None]:
+        names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        declined.append(Declined("infer-shapes", names, f"rank of {len(unknown)} values unknown"))
+    return tuple(declined)
+
+
+def probe_shapes(model: ir.Model, feed: Feed) -> dict[str, tuple[int, ...]]:
+    """Run the model once and record the shape of every tensor of its main graph, by name.
+
+    Raises:
+        ExecutionError: ONNX Runtime does not run the model on `feed`.
+    """
+    names = [
+        value.name
+        for node in model.graph
+        for value in node.outputs
+        if value.name and isinstance(value.type, ir.TensorType | None)
+    ]
+    outputs = Session(tapped(model, names), threads=1, optimization="none").run(feed)
+    return {name: a.shape for name, a in outputs.items() if isinstance(a, np.ndarray)}
+
+
+def concrete_shapes(
+    model: ir.Model, feeds: Sequence[Feed] | None = None, *, batch: int = 1
+) -> ShapeOf:
+    """Shapes in numbers, for counting: what the model computes on one given feed.
+
+    Args:
+        model: left as it is.
+        feeds: the first one decides the sizes of dynamic axes.
+        batch: without feeds, the size of the inputs' dynamic first axes. Other dynamic
+            axes then get a size that the model accepts (`runtime.probe_feeds`).
+
+    Returns:
+        A function from a value of `model`, subgraphs included, to its shape; None where
+        no engine knows it and for values made after this call.
+    """
+    copy = clone(model)
+    pairs = list(zip(_values(model), _values(copy), strict=True))
+    _sanitise(copy)
+    feed = feeds[0] if feeds else _feed_of(copy, batch)
+    for value in copy.graph.inputs:
+        if feed is not None and value.name in feed:
+            value.shape = ir.Shape(feed[value.name].shape)
+    _forget(copy)
+    for output in copy.graph.outputs:
+        output.shape = None
+    _infer(copy, symbolic=True)
+    if feed is not None and any(static_shape(v) is None for v in _open_values(copy.graph)):
+        _write_probed(copy, model, feed)
+    shapes = {}
+    for value, twin in pairs:
+        shape = static_shape(twin)
+        shapes[value] = static_shape(value) if shape is None else shape
+    return lambda value: None if value is None else shapes.get(value)
+
+
+def _feed_of(model: ir.Model, batch: int) -> Feed | None:
+    """A generated feed with this batch; its other dynamic axes have sizes that work."""
+    specs = input_specs(model)
+    first = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
+    dims = {name: batch for name in first if name}
+    if any(name not in dims for spec in specs for name in _dynamic(spec)):
+        try:
+            accepted = probe_feeds(model, count=1)[0]
+        except ExecutionError:
+            return None
+        for spec in specs:
+            for dim, size in zip(spec.shape or (), accepted[spec.name].shape, strict=False):
+                if isinstance(dim, str):
+                    dims.setdefault(dim, size)
+    return generate(specs, count=1, dims=dims, default_dim=batch)[0]
+
+
+def _dynamic(spec: InputSpec) -> Iterator[str | None]:
+    return (dim for dim in spec.shape or (None,) if not isinstance(dim, int))
+
+
+def _write_probed(copy: ir.Model, model: ir.Model, feed: Feed) -> None:
+    """Fill gaps of the main graph by a run, then let them flow into the subgraphs."""
+    try:
+        probed = probe_shapes(model, feed)
+    except ExecutionError:
+        return
+    for value in _open_values(copy.graph):
+        if value.name in probed:
+            value.shape = ir.Shape(probed[value.name])
+    _infer(copy, symbolic=False)
+
+
+def _ranks_from(model: ir.Model, feeds: Sequence[Feed]) -> list[Declined]:
+    try:
+        runs = [probe_shapes(model, feed) for feed in feeds]
+    except ExecutionError as error:
+        return [Declined("probe-shapes", "the model", str(error))]
+    for value in _open_values(model.graph):
+        ranks = {len(run[value.name]) for run in runs if value.name in run}
+        if value.shape is None and len(ranks) == 1:
+            value.shape = ir.Shape([None] * ranks.pop())
+    return []
+
+
+def _infer(model: ir.Model, *, symbolic: bool) -> list[Declined]:
+    """Run the engines that hold for every input and merge what they found."""
+    declined = []
+    proto = _without_weights(model)
+    try:
+        _merge(model, onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    # The engines raise many types on graphs they cannot follow; the next one may.
+    except Exception as error:
+        declined.append(Declined("onnx-shape-inference", "the model", str(error)))
+    if symbolic and any(_has_gap(value) for g in model.graphs() for value in _open_values(g)):
+        try:
+            _merge(model, symbolic_shapes(_without_weights(model)))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            declined.append(Declined("symbolic-shape-inference", "the model", reason))
+    return declined
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto whose weights are external data that nobody will open."""
+    bare = clone(model)
+    for graph in iter_graphs(bare):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = _placeholder(value.const_value)
+        for node in graph:
+            bare.opset_imports.setdefault(node.domain, 1)
+            for name, attribute in node.attributes.items():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    bare_tensor = _placeholder(attribute.as_tensor())
+                    node.attributes[name] = ir.AttrTensor(name, bare_tensor)
+    return ir.to_proto(bare)
+
+
+def _placeholder(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if tensor.dtype == ir.DataType.STRING or tensor.nbytes <= _WEIGHT_BYTES:
+        return tensor
+    return ir.ExternalTensor(
+        "weights",
+        0,
+        tensor.nbytes,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+    )
+
+
+def _merge(model: ir.Model, inferred: onnx.ModelProto) -> None:
+    """Take over what an engine found, graph by graph; known numbers are never replaced."""
+    found_model = ir.from_proto(inferred)
+    for graph, found_graph in zip(model.graphs(), found_model.graphs(), strict=True):
+        found = {value.name: value for value in _graph_values(found_graph)}
+        main = graph is model.graph
+        for value in _graph_values(graph):
+            if value.is_initializer() or (main and value.is_graph_input()):
+                continue
+            if other := found.get(value.name):
+                _adopt(value, other, declared=main and value.is_graph_output())
+
+
+def _adopt(value: ir.Value, found: ir.Value, *, declared: bool) -> None:
+    value.type = value.type or found.type
+    if found.shape is None:
+        return
+    have = [None] * len(found.shape) if value.shape is None else list(value.shape)
+    if len(have) != len(found.shape):
+        return
+    dims: list[int | str | None] = []
+    for old, new in zip(map(_known, have), map(_known, found.shape), strict=True):
+        if isinstance(old, int) or new is None:
+            dims.append(old)
+        elif declared:  # a name that an engine made up has no place in a declaration
+            dims.append(new if old is None and isinstance(new, int) else old)
+        else:
+            dims.append(new if old is None or isinstance(new, int) else old)
+    if value.shape is None or dims != [_known(dim) for dim in value.shape]:
+        value.shape = ir.Shape(dims)
+
+
+def _known(dim: int | ir.SymbolicDim | None) -> int | str | None:
+    """A dimension as a number, a name, or None for the ways of writing "unknown"."""
+    if isinstance(dim, int):
+        return dim
+    name = dim.value if dim is not None else None
+    return name if name and name != "?" else None
+
+
+def _sanitise(model: ir.Model) -> None:
+    """Constants get their tensor's shape; unusable dimensions elsewhere become unknown."""
+    for graph in model.graphs():
+        for value in _graph_values(graph):
+            if (tensor := value.const_value) is not None:
+                value.shape, value.type = (
+                    ir.Shape(tensor.shape.numpy()),
+                    ir.TensorType(tensor.dtype),
+                )
+            elif value.shape is not None:
+                dims = [_known(dim) for dim in value.shape]
+                dims = [d if not isinstance(d, int) or d > 0 else None for d in dims]
+                if dims != [d if isinstance(d, int) else d.value for d in value.shape]:
+                    value.shape = ir.Shape(dims)
+
+
+def _forget(model: ir.Model) -> None:
+    """Clear the shapes of all values that nodes compute, except the model's outputs."""
+    for node in iter_nodes(model):
+        for value in node.outputs:
+            if not (value.is_graph_output() and node.graph is model.graph):
+                value.shape = None
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from _graph_values(graph)
+
+
+def _graph_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from (v for v in graph.initializers.values() if not v.is_graph_input())
+    for node in graph:
+        yield from node.outputs
+
+
+def _open_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The tensors that nodes of `graph` compute and whose shape is not all numbers."""
+    for node in graph:
+        for value in node.outputs:
+            if isinstance(value.type, ir.TensorType | None) and static_shape(value) is None:
+                yield value
+
+
+def _has_gap(value: ir.Value) -> bool:
+    return value.shape is None or any(_known(dim) is None for dim in value.shape)
