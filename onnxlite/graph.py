@@ -159,7 +159,7 @@ def check_structure(model: ir.Model) -> None:
     Raises:
         InvalidModelError: a cycle, an undefined value, or a value defined twice.
     """
-    for graph in model.graphs():
+    for graph in iter_graphs(model):
         defined: set[str] = set()
         for value in _definitions(graph):
             if value.name and value.name in defined:
@@ -174,6 +174,8 @@ def check_structure(model: ir.Model) -> None:
     _check_defined(model)
     try:
         model.graph.sort()
+        for function in model.functions.values():
+            function.graph.sort()
     except ValueError as error:
         raise InvalidModelError(
             "the graph has a cycle, so it cannot be run; export the model again"
@@ -187,12 +189,26 @@ def _definitions(graph: ir.Graph) -> Iterable[ir.Value]:
 
 
 def _check_defined(model: ir.Model) -> None:
-    for node in iter_nodes(model):
-        for index, value in enumerate(node.inputs):
-            if value is None or value.producer() is not None or value.const_value is not None:
-                continue
-            if not value.is_graph_input() and not value.is_initializer():
+    for graph in iter_graphs(model):
+        for node in graph:
+            for index, value in enumerate(node.inputs):
+                if value is not None and not _is_defined(value):
+                    raise InvalidModelError(
+                        f"input {index} of {describe(node)} is {value.name!r}, which nothing "
+                        "defines: the file is damaged or was cut out of a larger model"
+                    )
+        for value in graph.outputs:
+            if not _is_defined(value):
                 raise InvalidModelError(
-                    f"input {index} of {describe(node)} is {value.name!r}, which nothing "
-                    "defines: the file is damaged or was cut out of a larger model"
+                    f"output {value.name!r} of graph {graph.name!r} is defined by nothing: "
+                    "the file is damaged or was cut out of a larger model"
                 )
+
+
+def _is_defined(value: ir.Value) -> bool:
+    return (
+        value.producer() is not None
+        or value.const_value is not None
+        or value.is_graph_input()
+        or value.is_initializer()
+    )

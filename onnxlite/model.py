@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
 from onnxlite.graph import check_structure, iter_graphs
+from onnxlite.proto import prepared
 
 #: What every public function accepts as a model.
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -47,7 +47,9 @@ def load(source: ModelLike) -> ir.Model:
         UnsupportedError: the model carries training information.
     """
     if isinstance(source, ir.Model):
-        return clone(source)
+        model = clone(source)
+        check_structure(model)
+        return model
     if isinstance(source, onnx.ModelProto):
         model = _from_proto(source, where="the ModelProto")
         if external := next(_external_tensors(model), None):
@@ -68,9 +70,15 @@ def clone(model: ir.Model) -> ir.Model:
         InvalidModelError: the graph refers to a value that nothing defines.
     """
     try:
-        return model.clone()
-    except ValueError as error:
-        raise InvalidModelError(f"the model cannot be copied: {error}") from error
+        copy = model.clone()
+    # onnx_ir wraps what it finds in a RuntimeError per level of nesting.
+    except (ValueError, RuntimeError) as error:
+        raise InvalidModelError(
+            f"the model cannot be copied, a node uses a value before or without its definition "
+            f"({_root(error)}): sort the graph, or export the model again"
+        ) from error
+    copy.meta.update(model.meta)
+    return copy
 
 
 @overload
@@ -86,15 +94,19 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """Serialise a model with all its tensors inside.
 
     Raises:
-        UnsupportedError: the tensors exceed the 2 GiB that a protobuf message can hold.
+        UnsupportedError: the tensors exceed the 2 GiB that a protobuf message can hold, or
+            something in the model has no form in ONNX.
     """
     if size_bytes(model) >= PROTO_LIMIT_BYTES:
         raise UnsupportedError(
             f"the model holds {size_bytes(model) / 2**30:.1f} GiB of tensors and a ModelProto at "
             "most 2: pass a path or an ir.Model to get an ir.Model, and save that"
         )
-    with embedded(model):
-        return ir.to_proto(model)
+    try:
+        with embedded(model):
+            return ir.to_proto(model)
+    except ir.serde.SerdeError as error:
+        raise UnsupportedError(f"the model cannot be serialised: {_root(error)}") from error
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -194,48 +206,25 @@ def _read(path: Path) -> ir.Model:
 
 
 def _from_proto(proto: onnx.ModelProto, *, where: str) -> ir.Model:
-    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise LoadError(f"{where} holds no graph: it is not an ONNX model, or it is truncated")
-    if proto.training_info:
-        raise UnsupportedError(
-            f"{where} carries training_info, which would be lost: export the model for inference"
-        )
-    if any(graph.sparse_initializer for graph in _proto_graphs(proto.graph)):
-        proto = _densify(proto)
+    proto = prepared(proto, where=where)
     try:
         model = ir.from_proto(proto)
     # onnx_ir reports malformed protos with many exception types; all mean the same here.
     except Exception as error:
-        raise LoadError(f"{where} is not a valid ONNX model: {error}") from error
+        raise InvalidModelError(f"{where} is not a valid ONNX model: {_root(error)}") from error
     assert isinstance(model, ir.Model)
+    for imports in (model.opset_imports, *(f.opset_imports for f in model.functions.values())):
+        # Two names of the standard domain; all else here looks it up under the short one.
+        if (version := imports.pop("ai.onnx", None)) is not None:
+            imports.setdefault("", version)
     return model
 
 
-def _proto_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
-                if subgraph.node or subgraph.initializer or subgraph.sparse_initializer:
-                    yield from _proto_graphs(subgraph)
-
-
-def _densify(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Turn sparse initializers, which onnx_ir would drop, into dense ones (as runtimes do)."""
-    dense_proto = onnx.ModelProto()
-    dense_proto.CopyFrom(proto)
-    for graph in _proto_graphs(dense_proto.graph):
-        for sparse in graph.sparse_initializer:
-            values = onnx.numpy_helper.to_array(sparse.values)
-            indices = onnx.numpy_helper.to_array(sparse.indices)
-            dense = np.zeros(tuple(sparse.dims), values.dtype)
-            if indices.ndim == 1:
-                dense.reshape(-1)[indices] = values
-            else:
-                dense[tuple(indices.T)] = values
-            graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
-        del graph.sparse_initializer[:]
-    return dense_proto
+def _root(error: BaseException) -> BaseException:
+    """The innermost cause: onnx_ir wraps the telling error in one per level of nesting."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:

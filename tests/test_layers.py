@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
     {"errors", "records"},
-    {"graph"},
+    {"graph", "proto"},
     {"model"},
     {"save", "samples", "normalize"},
     {"ops"},

@@ -1,0 +1,125 @@
+"""What must be settled on the raw protobuf, before `onnx_ir` reads it.
+
+`onnx_ir` drops sparse initializers and training information without a word, takes a tensor
+without data for zeros, and keeps text that is not text as bytes; so they are dealt with here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import Message
+
+from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
+
+
+def prepared(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
+    """Check a model proto and return it, as a copy with dense tensors if it has sparse ones.
+
+    Raises:
+        LoadError: there is no graph, a tensor holds fewer data than it declares, or a name
+            is not text: the file is truncated or damaged.
+        InvalidModelError: no opset is declared, or a sparse tensor's indices are wrong.
+        UnsupportedError: the model carries training information.
+    """
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise LoadError(f"{where} holds no graph: it is not an ONNX model, or it is truncated")
+    if proto.training_info:
+        raise UnsupportedError(
+            f"{where} carries training_info, which would be lost: export the model for inference"
+        )
+    if not proto.opset_import:
+        raise InvalidModelError(f"{where} declares no opset_import: export the model again")
+    sparse = False
+    for message in _messages(proto):
+        sparse = sparse or isinstance(message, onnx.SparseTensorProto)
+        if isinstance(message, onnx.TensorProto):
+            _check_tensor(message, where)
+        else:
+            _check_text(message, where)
+    return _densified(proto, where) if sparse else proto
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """A message and all below it; tensors are leaves, because to list one copies its data."""
+    yield message
+    if isinstance(message, onnx.TensorProto):
+        return
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in [value] if isinstance(value, Message) else value:
+                yield from _messages(inner)
+
+
+def _check_text(message: Message, where: str) -> None:
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if not isinstance(text, str):
+                    raise LoadError(
+                        f"{where} is damaged: {field.full_name} is {text!r}, which is not UTF-8"
+                    )
+
+
+def _check_tensor(tensor: onnx.TensorProto, where: str) -> None:
+    if not isinstance(tensor.name, str):
+        raise LoadError(f"{where} is damaged: tensor name {tensor.name!r} is not UTF-8")
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return
+    place = f"{where}: tensor {tensor.name!r} {list(tensor.dims)}"
+    try:
+        dtype = ir.DataType(tensor.data_type)
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+    except (KeyError, ValueError) as error:
+        raise LoadError(f"{place} has the unknown data type {tensor.data_type}") from error
+    if any(dim < 0 for dim in tensor.dims):
+        raise LoadError(f"{place} has a negative dimension: the file is damaged")
+    count = prod(tensor.dims)
+    if tensor.HasField("raw_data") and dtype != ir.DataType.STRING:
+        need, have, unit = -(-count * dtype.bitwidth // 8), len(tensor.raw_data), "bytes"
+    else:
+        packed = 8 // dtype.bitwidth if dtype.bitwidth in (2, 4) else 1
+        parts = 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
+        need, have, unit = -(-count * parts // packed), len(getattr(tensor, field)), "values"
+    if have != need:
+        raise LoadError(
+            f"{place} of type {dtype.name} needs {need} {unit} and has {have}: "
+            "the file is truncated or damaged, export or copy it again"
+        )
+
+
+def _densified(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """Make sparse tensors dense, as runtimes do: onnx_ir would drop them."""
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    for message in list(_messages(result)):
+        if isinstance(message, onnx.GraphProto):
+            message.initializer.extend(_dense(t, where) for t in message.sparse_initializer)
+            del message.sparse_initializer[:]
+        elif isinstance(message, onnx.AttributeProto) and message.HasField("sparse_tensor"):
+            # Constant<sparse_value> says the same as Constant<value> with the dense tensor.
+            dense = _dense(message.sparse_tensor, where)
+            message.Clear()
+            message.CopyFrom(onnx.helper.make_attribute("value", dense))
+    return result
+
+
+def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    try:
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except (IndexError, ValueError, MemoryError) as error:
+        raise InvalidModelError(
+            f"{where}: sparse tensor {sparse.values.name!r} {list(sparse.dims)} cannot be made "
+            f"dense: {error}"
+        ) from error
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
