@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
+from onnxlite.graph import attribute
 from onnxlite.ops.spec import OpSpec, QuantRule
 
 #: The output holds only values of the input, so both have one scale.
 _MOVES = QuantRule(kind="layout", shared_scale=True)
 _AVERAGES = QuantRule(kind="integer")
+
+
+def _resize_refusal(node: ir.Node) -> str | None:
+    if attribute(node, "mode", "nearest") == "cubic":
+        return "cubic interpolation leaves the range of its input"
+    return None
+
+
+_RESIZES = QuantRule(kind="layout", shared_scale=True, refuses=_resize_refusal)
 
 LAYOUT = (
     *(
@@ -26,7 +38,7 @@ LAYOUT = (
     ),
     # Only these two also move weights: an embedding table, a resized parameter.
     OpSpec(op_type="Gather", quant=_MOVES, weights=(0,), linear=True),
-    OpSpec(op_type="Resize", quant=_MOVES, linear=True),
+    OpSpec(op_type="Resize", quant=_RESIZES, linear=True),
     OpSpec(
         op_type="Concat",
         quant=QuantRule(kind="integer", inputs=None, shared_scale=True),

@@ -72,15 +72,24 @@ def _matmul_axis(node: ir.Node) -> int | None:
     return 1 if weight_rank == 2 else None
 
 
-_CONV = QuantRule(
-    kind="compute", weight=1, channel_axis=_first_axis, bias=2, absorbs_activation=True
-)
+def _gemm_refusal(node: ir.Node) -> str | None:
+    if attribute(node, "transA", 0):
+        return "it transposes its data (transA)"
+    if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
+        return "alpha or beta is not 1"
+    return None
+
+
+_CONV = QuantRule(kind="compute", weight=1, channel_axis=_first_axis, bias=2)
 _GEMM = QuantRule(
-    kind="compute", weight=1, channel_axis=_gemm_axis, bias=2, absorbs_activation=True
+    kind="compute",
+    weight=1,
+    channel_axis=_gemm_axis,
+    bias=2,
+    float_output=True,
+    refuses=_gemm_refusal,
 )
-_MATMUL = QuantRule(
-    kind="compute", inputs=(0, 1), weight=1, channel_axis=_matmul_axis, absorbs_activation=True
-)
+_MATMUL = QuantRule(kind="compute", weight=1, channel_axis=_matmul_axis, float_output=True)
 
 LINEAR = (
     OpSpec(op_type="Conv", quant=_CONV, macs=_conv_macs, weights=(1,)),

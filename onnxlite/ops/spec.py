@@ -26,9 +26,10 @@ class QuantRule:
             the node computes in a way that leaves none.
         bias: the port of the int32 bias.
         shared_scale: output and data inputs have one scale and zero point.
-        absorbs_activation: a following Relu or Clip becomes part of the integer kernel if
-            the output's range implements it.
+        float_output: there is a kernel from integers to float, so that the output needs no
+            integer form of its own.
         fixed_range: the real range of the output, known without data.
+        refuses: why this node cannot be quantized although its operator can, or None.
     """
 
     kind: Literal["compute", "integer", "layout"]
@@ -37,8 +38,9 @@ class QuantRule:
     channel_axis: Callable[[ir.Node], int | None] | None = None
     bias: int | None = None
     shared_scale: bool = False
-    absorbs_activation: bool = False
+    float_output: bool = False
     fixed_range: tuple[float, float] | None = None
+    refuses: Callable[[ir.Node], str | None] | None = None
 
     def ports(self, node: ir.Node) -> tuple[int, ...]:
         """The activation ports that `node` really has."""

@@ -1,0 +1,78 @@
+"""Upgrading a model's operator set, where a later step needs operators that it lacks."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+
+from onnxlite.graph import STANDARD_DOMAINS
+from onnxlite.model import clone
+from onnxlite.normalize import normalize
+from onnxlite.records import Declined
+
+#: The converter reads small constants (scales, axes, bounds); weights it only carries.
+_CARRIED_ABOVE_BYTES = 1024
+
+
+def opset_version(model: ir.Model) -> int:
+    """Version of the standard operator set that the model uses; 1 if it declares none."""
+    versions = [v for d, v in model.opset_imports.items() if d in STANDARD_DOMAINS and v]
+    return max(versions, default=1)
+
+
+def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Declined:
+    """Convert `model` to at least opset `version`, with ONNX's own version converter.
+
+    Weights are not copied: the converter sees them as inputs, and they return afterwards.
+
+    Args:
+        model: a normalised model; it is not changed.
+        version: the least version wanted.
+
+    Returns:
+        The model itself if it is new enough, a converted copy, or why neither is possible.
+    """
+    have = opset_version(model)
+    if have >= version:
+        return model
+    try:
+        return _converted(model, version)
+    # The converter throws RuntimeError, ConvertError and checker errors of many kinds.
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        return Declined(
+            "upgrade-opset",
+            "the model",
+            f"it is at opset {have}, {version} is needed, and ONNX's converter cannot upgrade "
+            f"it ({text[0] if text else type(error).__name__}): export it again at opset "
+            f"{version} or newer",
+        )
+
+
+def _converted(model: ir.Model, version: int) -> ir.Model:
+    skeleton = clone(model)
+    carried: dict[str, ir.Value] = {}
+    for name, value in list(skeleton.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _CARRIED_ABOVE_BYTES:
+            carried[name] = value
+            del skeleton.graph.initializers[name]
+            skeleton.graph.inputs.append(value)
+    tensors = {name: value.const_value for name, value in carried.items()}
+    for value in carried.values():
+        value.const_value = None
+    proto: onnx.ModelProto = version_converter.convert_version(ir.to_proto(skeleton), version)
+    result = ir.from_proto(proto)
+    assert isinstance(result, ir.Model)
+    for value in list(result.graph.inputs):
+        if value.name in tensors:
+            result.graph.inputs.remove(value)
+            value.const_value = tensors[value.name]
+            result.graph.register_initializer(value)
+    result.metadata_props.update(model.metadata_props)
+    result.producer_name, result.producer_version = model.producer_name, model.producer_version
+    result.doc_string, result.domain = model.doc_string, model.domain
+    result.model_version = model.model_version
+    result.meta.update(model.meta)
+    normalize(result)
+    return result

@@ -1,0 +1,105 @@
+"""Quantization: weights and activations on 8-bit integers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import overload
+
+import onnx
+import onnx_ir as ir
+
+from onnxlite.model import ModelLike, give_back, load
+from onnxlite.quantize.static import quantize_static_ir
+from onnxlite.quantize.targets import TARGETS
+from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.samples import SamplesLike
+
+logger = logging.getLogger(__name__)
+
+
+@overload
+def quantize_static(
+    model: onnx.ModelProto,
+    samples: SamplesLike,
+    *,
+    target: str = "cpu",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto: ...
+@overload
+def quantize_static(
+    model: str | os.PathLike[str] | ir.Model,
+    samples: SamplesLike,
+    *,
+    target: str = "cpu",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> ir.Model: ...
+def quantize_static(
+    model: ModelLike,
+    samples: SamplesLike,
+    *,
+    target: str = "cpu",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto | ir.Model:
+    """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
+
+    The result is in QDQ form: per-channel int8 weights, uint8 activations, int32 biases.
+    Conv, Gemm and MatMul with constant weights run on integers, and with them the
+    operators between them that have integer kernels. Simplify the model first: a
+    BatchNormalization that is not folded stays float.
+
+    Args:
+        model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
+        samples: unlabelled inputs, some hundreds, in any form of `SamplesLike`.
+        target: which runtime's integer types to use: a row of `onnxlite.quantize.TARGETS`.
+        include: patterns (`fnmatch`) of layer names to quantize; empty means all.
+        exclude: patterns of names that stay float.
+        limit: use at most this many samples.
+        threads: intra-operator threads for calibration; None takes all cores.
+        on_report: called with the `StepReport`: one row per layer, and what stays float and why.
+        progress: called after every calibration batch.
+
+    Returns:
+        The quantized model, or a copy of the input if no layer can be quantized (the report
+        and a logged warning say why): a `ModelProto` if one came in, else an `ir.Model`.
+
+    Raises:
+        OptionError: an unknown target.
+        SamplesError: the samples do not fit, or make an inner value NaN or infinite.
+        ExecutionError: ONNX Runtime cannot run the model or its quantized form.
+        VerificationError: the quantized model's output is not finite.
+    """
+    result, report = quantize_static_ir(
+        load(model),
+        samples,
+        target=target,
+        include=include,
+        exclude=exclude,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+    )
+    if on_report is not None:
+        on_report(report)
+    if not report.changed:
+        logger.warning("quantize_static changed nothing: %s", report.summary)
+    return give_back(model, result)
+
+
+__all__ = ["TARGETS", "quantize_static", "quantize_static_ir"]

@@ -1,0 +1,201 @@
+"""Write a decision into the graph as QuantizeLinear and DequantizeLinear nodes (QDQ form).
+
+    x -> Conv(w, b) -> Relu -> y     becomes
+
+    x -> Q -> DQ -> Conv(DQ(w8), DQ(b32)) -> Q -> DQ -> y
+
+The Relu is gone because the scale of y implements it. Every weight keeps one integer
+copy; the float one disappears with its last use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
+from onnxlite.ops import spec_of
+from onnxlite.quantize.placement import Placement, reads_integers
+from onnxlite.quantize.qtypes import QParams, QType, params_for_weight, quantize
+from onnxlite.quantize.targets import Target
+
+_INT32_MAX = 2**31 - 1
+
+
+class Emitter:
+    """Inserts Q and DQ nodes into one model; constants of equal value are shared."""
+
+    def __init__(self, model: ir.Model, placement: Placement) -> None:
+        self._graph = model.graph
+        self._absorbed = set(placement.absorbed)
+        self._chosen = set(placement.nodes)
+        self._names = value_names(model)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._node_names = {node.name for node in model.graph if node.name}
+
+    def activation(self, value: ir.Value, params: QParams) -> None:
+        """Give `value` its integer form and send its readers there."""
+        graph, producer = self._graph, value.producer()
+        made = producer in self._chosen or producer in self._absorbed
+        readers = [
+            use for use in value.uses() if made or reads_integers(use.node, use.idx, self._chosen)
+        ]
+        is_output = made and value.is_graph_output()
+        source = value
+        if producer is not None and producer in self._absorbed and producer.inputs[0] is not None:
+            source = producer.inputs[0]
+        base = value.name or "value"
+        q, dq = self._pair(source, base, params, value)
+        for node, port in readers:
+            node.replace_input_with(port, dq.outputs[0])
+        if is_output:
+            for index, output in enumerate(graph.outputs):
+                if output is value:
+                    graph.outputs[index] = dq.outputs[0]
+            value.name = fresh_name(self._names, f"{base}_float")
+            dq.outputs[0].name = base
+        anchor = source.producer()
+        if anchor is None:
+            first = next(iter(graph))
+            graph.insert_before(first, (q, dq))
+        else:
+            graph.insert_after(anchor, (q, dq))
+        if source is not value:
+            assert producer is not None
+            graph.remove(producer, safe=True)
+
+    def layer(self, node: ir.Node, params: Mapping[ir.Value, QParams], target: Target) -> QParams:
+        """Quantize the weight and bias of a layer; returns the weight's parameters.
+
+        Args:
+            node: the layer; its activations may be rewired already.
+            params: of the activations, by their original values.
+            target: decides the weight's type, and whether it has a scale per channel.
+        """
+        rule = spec_of(node).quant
+        assert rule is not None
+        assert rule.weight is not None
+        weight_value = node.inputs[rule.weight]
+        weight = const_array(weight_value)
+        assert weight is not None
+        assert weight_value is not None
+        axis = rule.channel_axis(node) if rule.channel_axis and target.per_channel else None
+        weight_params = params_for_weight(target.weight, weight, axis)
+        bias_value = self._bias(node, rule.bias)
+        if bias_value is not None:
+            bias = const_array(bias_value)
+            assert bias is not None
+            data = self._original(node)
+            input_scale = float(params[data].scale)
+            weight_params = _room_for_bias(weight_params, bias.reshape(-1), input_scale)
+            self._replace_bias(node, rule.bias, bias.reshape(-1), weight_params, input_scale)
+        name = weight_value.name or "weight"
+        self._dequantized(node, rule.weight, quantize(weight, weight_params), weight_params, name)
+        return weight_params
+
+    def _bias(self, node: ir.Node, port: int | None) -> ir.Value | None:
+        return node.inputs[port] if port is not None and port < len(node.inputs) else None
+
+    def _original(self, node: ir.Node) -> ir.Value:
+        """The activation that feeds `node`, before its Q and DQ."""
+        value = node.inputs[0]
+        assert value is not None
+        dequantize_node = value.producer()
+        assert dequantize_node is not None
+        original = dequantize_node.meta["onnxlite.value"]
+        assert isinstance(original, ir.Value)
+        return original
+
+    def _replace_bias(
+        self,
+        node: ir.Node,
+        port: int | None,
+        bias: NDArray[Any],
+        weight_params: QParams,
+        input_scale: float,
+    ) -> None:
+        assert port is not None
+        value = node.inputs[port]
+        assert value is not None
+        scale = (np.float32(input_scale) * weight_params.scale).astype(np.float32)
+        integers = np.clip(np.rint(bias / scale.astype(np.float64)), -_INT32_MAX, _INT32_MAX)
+        zero = np.zeros(scale.shape, np.int32)
+        axis = 0 if scale.ndim else None
+        params = QParams(QType(32, signed=True, symmetric=True), scale, zero, axis)
+        self._dequantized(node, port, integers.astype(np.int32), params, value.name or "bias")
+
+    def _dequantized(
+        self, node: ir.Node, port: int, integers: NDArray[Any], params: QParams, name: str
+    ) -> None:
+        """Replace a constant input of `node` by its integer form and a DQ node."""
+        stored = self._constant(f"{name}_q", integers)
+        attributes = {} if params.axis is None else {"axis": params.axis}
+        dq = ir.node(
+            "DequantizeLinear",
+            [stored, *self._scale_and_zero(name, params)],
+            attributes,
+            name=fresh_name(self._node_names, f"{name}_dq"),
+        )
+        self._describe(dq.outputs[0], f"{name}_dq", ir.DataType.FLOAT, ir.Shape(integers.shape))
+        self._graph.insert_before(node, dq)
+        old = node.inputs[port]
+        node.replace_input_with(port, dq.outputs[0])
+        if old is not None and not old.uses() and old.name in self._graph.initializers:
+            del self._graph.initializers[old.name]
+
+    def _pair(
+        self, source: ir.Value, base: str, params: QParams, like: ir.Value
+    ) -> tuple[ir.Node, ir.Node]:
+        constants = self._scale_and_zero(base, params)
+        q = ir.node(
+            "QuantizeLinear",
+            [source, *constants],
+            name=fresh_name(self._node_names, f"{base}_q"),
+        )
+        dtype = constants[1].dtype
+        assert dtype is not None
+        self._describe(q.outputs[0], f"{base}_q", dtype, like.shape)
+        dq = ir.node(
+            "DequantizeLinear",
+            [q.outputs[0], *constants],
+            name=fresh_name(self._node_names, f"{base}_dq"),
+        )
+        dq.meta["onnxlite.value"] = like
+        self._describe(dq.outputs[0], f"{base}_dq", ir.DataType.FLOAT, like.shape)
+        return q, dq
+
+    def _scale_and_zero(self, name: str, params: QParams) -> tuple[ir.Value, ir.Value]:
+        scale = self._constant(f"{name}_scale", params.scale)
+        return scale, self._constant(f"{name}_zero", params.zero_point)
+
+    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._constants:
+            fresh = fresh_name(self._names, name)
+            self._constants[key] = add_initializer(self._graph, fresh, array)
+        return self._constants[key]
+
+    def _describe(
+        self, value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None
+    ) -> None:
+        value.name = fresh_name(self._names, name)
+        value.type = ir.TensorType(dtype)
+        value.shape = None if shape is None else ir.Shape(list(shape))
+
+
+def _room_for_bias(params: QParams, bias: NDArray[Any], input_scale: float) -> QParams:
+    """Widen weight scales so that no bias overflows int32.
+
+    A channel whose weights are almost zero has a tiny scale, and its bias in units of
+    `input_scale * weight_scale` may exceed 32 bits.
+    """
+    if not bias.size:
+        return params
+    magnitude = np.abs(bias.astype(np.float64))
+    needed = (magnitude if params.axis is not None else magnitude.max()) / input_scale
+    scale = np.maximum(params.scale, needed * 1.001 / _INT32_MAX).astype(np.float32)
+    return QParams(params.qtype, scale, params.zero_point, params.axis)

@@ -1,0 +1,220 @@
+"""Which nodes run on integers, and which values therefore have an integer form.
+
+Layers with weights are quantized; the operators between them follow when everything
+around them is on integers, so that no value is converted back and forth. Candidates are
+taken away until the rest is consistent (a greatest fixed point).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from onnxlite.graph import (
+    STANDARD_DOMAINS,
+    const_tensor,
+    describe,
+    iter_nodes,
+    sole_consumer,
+)
+from onnxlite.ops import spec_of
+from onnxlite.records import Declined
+
+_WHAT = "quantize"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision.
+
+    Attributes:
+        nodes: what runs on integers, in topological order.
+        absorbed: Relu and Clip nodes whose work the quantized range of their output does.
+        values: what gets a scale and zero point, in topological order.
+        declined: layers that stay float, and why.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    absorbed: tuple[ir.Node, ...]
+    values: tuple[ir.Value, ...]
+    declined: tuple[Declined, ...]
+
+
+def place(
+    model: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Placement:
+    """Decide what is quantized; `include` and `exclude` are patterns of node names."""
+    declined: list[Declined] = []
+    chosen: dict[ir.Node, None] = {}
+    for node in model.graph:
+        rule = spec_of(node).quant
+        if rule is None:
+            continue
+        if rule.kind == "compute":
+            reason = _refusal(node) or _by_name(node, include, exclude)
+            if reason:
+                declined.append(Declined(_WHAT, describe(node), reason))
+                continue
+        elif (
+            not _is_float(node)
+            or _by_name(node, (), exclude)
+            or (rule.refuses and rule.refuses(node))
+        ):
+            continue
+        chosen[node] = None
+    declined += [
+        Declined(_WHAT, describe(node), "inside the body of a control-flow node")
+        for node in iter_nodes(model)
+        if node.graph is not model.graph and _is_compute(node)
+    ]
+    _settle(chosen)
+    absorbed = [node for node in model.graph if _is_absorbable(node, chosen)]
+    return Placement(
+        tuple(chosen),
+        tuple(absorbed),
+        tuple(_quantized_values(model, chosen, set(absorbed))),
+        tuple(declined),
+    )
+
+
+def _is_compute(node: ir.Node) -> bool:
+    rule = spec_of(node).quant
+    return rule is not None and rule.kind == "compute"
+
+
+def _is_float(node: ir.Node) -> bool:
+    rule = spec_of(node).quant
+    assert rule is not None
+    return all(
+        value is not None and value.dtype == ir.DataType.FLOAT
+        for value in (*(node.inputs[port] for port in rule.ports(node)), *node.outputs)
+    )
+
+
+def _by_name(node: ir.Node, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    name = node.name or ""
+    if include and not any(fnmatchcase(name, pattern) for pattern in include):
+        return "not among the included names"
+    if any(fnmatchcase(name, pattern) for pattern in exclude):
+        return "excluded by name"
+    return None
+
+
+def _refusal(node: ir.Node) -> str | None:
+    """Why a layer with weights cannot run on integers, or None."""
+    rule = spec_of(node).quant
+    assert rule is not None
+    assert rule.weight is not None
+    weight = node.inputs[rule.weight] if rule.weight < len(node.inputs) else None
+    tensor = const_tensor(weight)
+    if tensor is None:
+        return "its second operand is computed at run time, not a constant weight"
+    if tensor.dtype != ir.DataType.FLOAT:
+        return f"its weight {tensor.name!r} is {tensor.dtype}, not float32"
+    if not tensor.size:
+        return f"its weight {tensor.name!r} is empty"
+    if len(tensor.shape) < 2:
+        return f"its weight {tensor.name!r} has less than two axes"
+    if const_tensor(node.inputs[0]) is not None:
+        return "its data is a constant"
+    if rule.refuses and (reason := rule.refuses(node)):
+        return reason
+    return _bias_refusal(node, rule.bias)
+
+
+def _bias_refusal(node: ir.Node, port: int | None) -> str | None:
+    if port is None or port >= len(node.inputs) or node.inputs[port] is None:
+        return None
+    rule = spec_of(node).quant
+    assert rule is not None
+    assert rule.weight is not None
+    bias, weight = const_tensor(node.inputs[port]), const_tensor(node.inputs[rule.weight])
+    assert weight is not None
+    axis = rule.channel_axis(node) if rule.channel_axis else None
+    if bias is None:
+        return "its bias is computed at run time"
+    if axis is None or bias.size != weight.shape[axis]:
+        return f"its bias {bias.name!r} has {bias.size} values, not one per output channel"
+    return None
+
+
+def _settle(chosen: dict[ir.Node, None]) -> None:
+    """Take away what is not surrounded by integer nodes until nothing changes."""
+    while True:
+        lonely = [node for node in chosen if not _is_compute(node) and _is_lonely(node, chosen)]
+        if not lonely:
+            return
+        for node in lonely:
+            del chosen[node]
+
+
+def _is_lonely(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
+    rule = spec_of(node).quant
+    assert rule is not None
+    inputs = [node.inputs[port] for port in rule.ports(node)]
+    if not inputs or any(_source(value) not in chosen for value in inputs):
+        return True
+    return not any(_leads_to(output, chosen) for output in node.outputs)
+
+
+def _source(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes `value`, looking through a Relu or Clip that can be absorbed."""
+    producer = None if value is None else value.producer()
+    if producer is not None and spec_of(producer).output_range is not None:
+        data = producer.inputs[0]
+        if data is not None and sole_consumer(data) is producer:
+            return data.producer()
+    return producer
+
+
+def _leads_to(value: ir.Value, chosen: dict[ir.Node, None]) -> bool:
+    """Whether an integer node reads `value`, directly or behind an activation."""
+    for use in value.uses():
+        if reads_integers(use.node, use.idx, chosen):
+            return True
+        if spec_of(use.node).output_range is not None and use.idx == 0:
+            if any(_leads_to(output, chosen) for output in use.node.outputs):
+                return True
+    return False
+
+
+def _is_absorbable(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
+    """A Relu or Clip with constant bounds that alone reads the output of an integer node."""
+    output_range = spec_of(node).output_range
+    if output_range is None or node.domain not in STANDARD_DOMAINS or output_range(node) is None:
+        return False
+    data = node.inputs[0]
+    if data is None or data.producer() not in chosen or sole_consumer(data) is not node:
+        return False
+    producer = data.producer()
+    assert producer is not None
+    return _needs_integer_output(producer) or _leads_to(node.outputs[0], chosen)
+
+
+def _needs_integer_output(node: ir.Node) -> bool:
+    rule = spec_of(node).quant
+    return rule is not None and not rule.float_output
+
+
+def _quantized_values(
+    model: ir.Model, chosen: dict[ir.Node, None], absorbed: set[ir.Node]
+) -> list[ir.Value]:
+    inner = {node.inputs[0] for node in absorbed}
+    result = []
+    for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs)):
+        if value in inner or value.dtype != ir.DataType.FLOAT:
+            continue
+        maker = _source(value) if value.producer() in absorbed else value.producer()
+        made = maker is not None and maker in chosen and _needs_integer_output(maker)
+        if made or any(reads_integers(use.node, use.idx, chosen) for use in value.uses()):
+            result.append(value)
+    return result
+
+
+def reads_integers(node: ir.Node, port: int, chosen: Container[ir.Node]) -> bool:
+    """Whether `node` runs on integers and takes an activation at `port`."""
+    rule = spec_of(node).quant
+    return node in chosen and rule is not None and port in rule.ports(node)
