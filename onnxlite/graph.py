@@ -58,11 +58,14 @@ def const_array(value: ir.Value | None) -> NDArray[Any] | None:
     A graph input with a default is not a constant: its caller may replace it.
     """
     tensor = const_tensor(value)
-    if tensor is None:
-        return None
+    return None if tensor is None else tensor_array(tensor)
+
+
+def tensor_array(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """The data of a tensor; raises `LoadError` if its external file has gone since `load`."""
     try:
         return tensor.numpy()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise LoadError(f"cannot read the data of tensor {tensor.name!r}: {error}") from error
 
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
-from onnxlite.graph import check_structure, iter_graphs
+from onnxlite.graph import check_structure, iter_graphs, tensor_array
 from onnxlite.proto import prepared
 
 #: What every public function accepts as a model.
@@ -172,7 +172,10 @@ def embedded(model: ir.Model) -> Iterator[None]:
                 if isinstance(tensor := value.const_value, ir.ExternalTensor):
                     swapped.append((value, tensor))
                     value.const_value = ir.Tensor(
-                        tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name
+                        tensor_array(tensor),
+                        dtype=tensor.dtype,
+                        shape=tensor.shape,
+                        name=tensor.name,
                     )
         yield
     finally:
@@ -198,7 +201,7 @@ def _read(path: Path) -> ir.Model:
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
     model = _from_proto(proto, where=str(path))
-    ir.external_data.set_base_dir(model.graph, path.parent)
+    ir.external_data.set_base_dir(model.graph, path.parent.absolute())
     _check_external(model, path)
     check_structure(model)
     model.meta[_SOURCE_KEY] = str(path.resolve())
@@ -247,21 +250,33 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
 
 
 def _check_external(model: ir.Model, path: Path) -> None:
+    directory = path.parent.resolve()
     for tensor in _external_tensors(model):
         location = Path(os.fspath(tensor.location))
-        if location.is_absolute() or ".." in location.parts:
+        file = Path(tensor.path)
+        if location.is_absolute() or not file.resolve().is_relative_to(directory):
             raise LoadError(
                 f"tensor {tensor.name!r} of {str(path)!r} points outside the model's directory "
-                f"({str(location)!r}): runtimes refuse that; move the file beside the model"
+                f"({str(location)!r}, maybe a link): runtimes refuse that; copy the file beside "
+                "the model"
             )
-        file = Path(tensor.path)
         if not file.is_file():
             raise LoadError(
                 f"tensor {tensor.name!r} of {str(path)!r} needs the external file {str(file)!r}, "
                 "which is missing: copy it beside the model"
             )
-        need = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-        if file.stat().st_size < need:
+        if file.stat().st_nlink > 1:
+            raise LoadError(
+                f"external file {str(file)!r} is hard-linked, which onnx refuses for security: "
+                "copy it beside the model"
+            )
+        offset = tensor.offset or 0
+        if offset < 0 or (tensor.length is not None and tensor.length != tensor.nbytes):
+            raise LoadError(
+                f"tensor {tensor.name!r} of {str(path)!r} has {tensor.nbytes} bytes and refers to "
+                f"{tensor.length} at offset {offset} of {str(file)!r}: export the model again"
+            )
+        if (need := offset + tensor.nbytes) > file.stat().st_size:
             raise LoadError(
                 f"external file {str(file)!r} is truncated: tensor {tensor.name!r} ends at byte "
                 f"{need}, the file at {file.stat().st_size}; copy or export it again"
