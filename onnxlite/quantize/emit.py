@@ -144,7 +144,7 @@ class Emitter:
         self._graph.insert_before(node, dq)
         old = node.inputs[port]
         node.replace_input_with(port, dq.outputs[0])
-        if old is not None and not old.uses() and old.name in self._graph.initializers:
+        if old is not None and old.name and old.is_initializer() and not old.uses():
             del self._graph.initializers[old.name]
 
     def _pair(

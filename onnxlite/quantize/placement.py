@@ -175,9 +175,9 @@ def _leads_to(value: ir.Value, chosen: dict[ir.Node, None]) -> bool:
     for use in value.uses():
         if reads_integers(use.node, use.idx, chosen):
             return True
-        if spec_of(use.node).output_range is not None and use.idx == 0:
-            if any(_leads_to(output, chosen) for output in use.node.outputs):
-                return True
+        is_activation = spec_of(use.node).output_range is not None and use.idx == 0
+        if is_activation and any(_leads_to(output, chosen) for output in use.node.outputs):
+            return True
     return False
 
 

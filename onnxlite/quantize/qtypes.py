@@ -34,12 +34,12 @@ class QType:
         """Smallest integer; a symmetric signed type leaves out the one without a partner."""
         if not self.signed:
             return 0
-        return -(2 ** (self.bits - 1)) + (1 if self.symmetric else 0)
+        return -(1 << (self.bits - 1)) + (1 if self.symmetric else 0)
 
     @property
     def qmax(self) -> int:
         """Largest integer."""
-        return int(2 ** (self.bits - 1)) - 1 if self.signed else int(2**self.bits) - 1
+        return (1 << (self.bits - (1 if self.signed else 0))) - 1
 
 
 UINT8 = QType(8, signed=False, symmetric=False)
@@ -82,7 +82,7 @@ def params_for_range(qtype: QType, seen: Range) -> QParams:
         scale = (high - low) / (qtype.qmax - qtype.qmin) or 1.0
         scale = max(scale, float(np.finfo(np.float32).tiny))
         zero = int(np.clip(round(qtype.qmin - low / scale), qtype.qmin, qtype.qmax))
-    return QParams(qtype, np.float32(scale)[...], np.array(zero, qtype.dtype))
+    return QParams(qtype, np.array(scale, np.float32), np.array(zero, qtype.dtype))
 
 
 def params_for_weight(qtype: QType, weight: NDArray[Any], axis: int | None) -> QParams:
