@@ -7,9 +7,12 @@ written into the model; what a probe sees holds for its input only and is kept a
 
 from __future__ import annotations
 
+import json
+import logging
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -18,8 +21,10 @@ from onnxlite.graph import iter_graphs, iter_nodes, static_shape
 from onnxlite.model import clone
 from onnxlite.ops import ShapeOf
 from onnxlite.records import Declined
-from onnxlite.runtime import Session, probe_feeds, symbolic_shapes, tapped
+from onnxlite.runtime import Session, probe_feeds, symbolic_shapes
 from onnxlite.samples import Feed, InputSpec, generate, input_specs
+
+logger = logging.getLogger(__name__)
 
 #: Larger tensors are weights, whose values no shape depends on.
 _WEIGHT_BYTES = 4096
@@ -53,29 +58,44 @@ def infer_shapes(
     if refresh:
         _forget(model)
     declined += _infer(model, symbolic=symbolic)
-    if feeds and any(value.shape is None for value in _open_values(model.graph)):
+    if feeds and any(value.shape is None for value in _open_values(model)):
         declined += _ranks_from(model, feeds)
-    values = (value for graph in model.graphs() for value in _open_values(graph))
-    if unknown := [value.name or "?" for value in values if value.shape is None]:
+    if unknown := [value.name or "?" for value in _open_values(model) if value.shape is None]:
         names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         declined.append(Declined("infer-shapes", names, f"rank of {len(unknown)} values unknown"))
     return tuple(declined)
 
 
-def probe_shapes(model: ir.Model, feed: Feed) -> dict[str, tuple[int, ...]]:
-    """Run the model once and record the shape of every tensor of its main graph, by name.
+def probe_shapes(model: ir.Model, feed: Feed) -> dict[ir.Value, tuple[int, ...]]:
+    """Run the model once and read the shape of every tensor that a node made.
+
+    The shapes come from ONNX Runtime's profile, so no tensor is copied out and nodes of
+    subgraphs are seen too: the branch of an `If` that ran, the first turn of a `Loop`.
 
     Raises:
         ExecutionError: ONNX Runtime does not run the model on `feed`.
     """
-    names = [
-        value.name
-        for node in model.graph
-        for value in node.outputs
-        if value.name and isinstance(value.type, ir.TensorType | None)
-    ]
-    outputs = Session(tapped(model, names), threads=1, optimization="none").run(feed)
-    return {name: a.shape for name, a in outputs.items() if isinstance(a, np.ndarray)}
+    copy = clone(model)
+    nodes = {}
+    for index, (node, twin) in enumerate(zip(iter_nodes(model), iter_nodes(copy), strict=True)):
+        twin.name = f"n{index}"
+        nodes[f"{twin.name}_kernel_time"] = node
+    with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
+        prefix = Path(directory) / "profile"
+        session = Session(copy, threads=1, optimization="none", profile=prefix)
+        session.run(feed)
+        events = json.loads(session.end_profiling().read_text())
+    shapes: dict[ir.Value, tuple[int, ...]] = {}
+    for event in events:
+        if (made_by := nodes.get(event["name"])) is None:
+            continue
+        # An entry is {type: shape}; what is no tensor or is not there has none.
+        entries = [shape for e in event["args"]["output_type_shape"] for shape in e.values()]
+        outputs = [value for value in made_by.outputs if value.name]
+        if len(entries) == len(outputs):
+            for value, shape in zip(outputs, entries, strict=True):
+                shapes.setdefault(value, tuple(shape))
+    return shapes
 
 
 def concrete_shapes(
@@ -94,7 +114,7 @@ def concrete_shapes(
         no engine knows it and for values made after this call.
     """
     copy = clone(model)
-    pairs = list(zip(_values(model), _values(copy), strict=True))
+    twins = list(zip(_values(model), _values(copy), strict=True))
     _sanitise(copy)
     feed = feeds[0] if feeds else _feed_of(copy, batch)
     for value in copy.graph.inputs:
@@ -104,10 +124,10 @@ def concrete_shapes(
     for output in copy.graph.outputs:
         output.shape = None
     _infer(copy, symbolic=True)
-    if feed is not None and any(static_shape(v) is None for v in _open_values(copy.graph)):
-        _write_probed(copy, model, feed)
+    if feed is not None and any(True for _ in _open_values(copy)):
+        _write_probed(copy, feed)
     shapes = {}
-    for value, twin in pairs:
+    for value, twin in twins:
         shape = static_shape(twin)
         shapes[value] = static_shape(value) if shape is None else shape
     return lambda value: None if value is None else shapes.get(value)
@@ -134,16 +154,17 @@ def _dynamic(spec: InputSpec) -> Iterator[str | None]:
     return (dim for dim in spec.shape or (None,) if not isinstance(dim, int))
 
 
-def _write_probed(copy: ir.Model, model: ir.Model, feed: Feed) -> None:
-    """Fill gaps of the main graph by a run, then let them flow into the subgraphs."""
+def _write_probed(model: ir.Model, feed: Feed) -> None:
+    """Fill the gaps by a run; what the run did not come by may follow from that."""
     try:
         probed = probe_shapes(model, feed)
-    except ExecutionError:
+    except ExecutionError as error:
+        logger.info("no shapes from a run: %s", error)
         return
-    for value in _open_values(copy.graph):
-        if value.name in probed:
-            value.shape = ir.Shape(probed[value.name])
-    _infer(copy, symbolic=False)
+    for value in _open_values(model):
+        if value in probed:
+            value.shape = ir.Shape(probed[value])
+    _infer(model, symbolic=False)
 
 
 def _ranks_from(model: ir.Model, feeds: Sequence[Feed]) -> list[Declined]:
@@ -151,8 +172,8 @@ def _ranks_from(model: ir.Model, feeds: Sequence[Feed]) -> list[Declined]:
         runs = [probe_shapes(model, feed) for feed in feeds]
     except ExecutionError as error:
         return [Declined("probe-shapes", "the model", str(error))]
-    for value in _open_values(model.graph):
-        ranks = {len(run[value.name]) for run in runs if value.name in run}
+    for value in _open_values(model):
+        ranks = {len(run[value]) for run in runs if value in run}
         if value.shape is None and len(ranks) == 1:
             value.shape = ir.Shape([None] * ranks.pop())
     return []
@@ -167,7 +188,7 @@ def _infer(model: ir.Model, *, symbolic: bool) -> list[Declined]:
     # The engines raise many types on graphs they cannot follow; the next one may.
     except Exception as error:
         declined.append(Declined("onnx-shape-inference", "the model", str(error)))
-    if symbolic and any(_has_gap(value) for g in model.graphs() for value in _open_values(g)):
+    if symbolic and any(_has_gap(value) for value in _open_values(model)):
         try:
             _merge(model, symbolic_shapes(_without_weights(model)))
         except Exception as error:
@@ -281,9 +302,9 @@ def _graph_values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _open_values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """The tensors that nodes of `graph` compute and whose shape is not all numbers."""
-    for node in graph:
+def _open_values(model: ir.Model) -> Iterator[ir.Value]:
+    """The tensors that nodes compute and whose shape is not all numbers."""
+    for node in iter_nodes(model):
         for value in node.outputs:
             if isinstance(value.type, ir.TensorType | None) and static_shape(value) is None:
                 yield value

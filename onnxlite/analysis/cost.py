@@ -1,0 +1,229 @@
+"""What a model costs: multiply-accumulates, parameters and bytes, layer by layer.
+
+A *layer* is a node that multiplies by something (it has a MAC rule in the operator
+table) or that holds trained parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.graph import (
+    STANDARD_DOMAINS,
+    const_tensor,
+    describe,
+    is_op,
+    iter_graphs,
+    iter_nodes,
+)
+from onnxlite.ops import ShapeOf, spec_of
+from onnxlite.samples import Feed
+
+#: These hold shapes, indices and text, never parameters.
+_NOT_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING})
+
+
+def type_name(dtype: ir.DataType | None) -> str:
+    """A data type as NumPy would say it: `float32`, `int8`, `uint4`; `?` if unknown."""
+    if dtype is None:
+        return "?"
+    # ONNX says FLOAT and DOUBLE where everybody else names the bits.
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
+
+
+class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer.
+
+    Attributes:
+        name: the node's name.
+        op_type: its operator.
+        weight_shape: shape of its first weight, None without one.
+        weight_type: that weight's stored type, for example `"int8"` behind a
+            DequantizeLinear.
+        parameters: elements of all its constants (weights, bias); a constant shared by
+            two layers counts in both.
+        size_bytes: bytes of those.
+        macs: multiply-accumulates of one run, None where a shape is unknown.
+        output_shape: of the first output, None if unknown.
+        sparsity: share of exact zeros in its parameters, 0 to 1; None if not counted.
+    """
+
+    name: str
+    op_type: str
+    weight_shape: tuple[int, ...] | None
+    weight_type: str | None
+    parameters: int
+    size_bytes: int
+    macs: int | None
+    output_shape: tuple[int, ...] | None
+    sparsity: float | None = None
+
+
+class ModelCost(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole model.
+
+    Attributes:
+        parameters: elements of all constants except 64-bit integers, booleans and strings.
+        macs: multiply-accumulates of one run; None if they cannot be told, see `notes`.
+        layers: one row per layer, subgraphs included, in the order of the graph.
+        inputs: the input shapes that `macs` and `output_shape` hold for.
+        notes: what `macs` leaves out or assumes.
+    """
+
+    parameters: int
+    macs: int | None
+    layers: tuple[LayerCost, ...]
+    inputs: dict[str, tuple[int, ...]]
+    notes: tuple[str, ...]
+
+
+def cost(
+    model: ir.Model,
+    *,
+    feeds: Sequence[Feed] | None = None,
+    batch: int = 1,
+    sparsity: bool = False,
+) -> ModelCost:
+    """Count what one run of `model` costs.
+
+    An `If` counts its dearest branch, the body of a `Loop` or `Scan` counts once.
+
+    Args:
+        model: left as it is.
+        feeds: the first one decides the sizes of dynamic axes.
+        batch: without feeds, the batch size to count for.
+        sparsity: also count zeros, which reads every weight.
+    """
+    shape_of = concrete_shapes(model, feeds, batch=batch)
+    notes: list[str] = []
+    macs = _graph_macs(model.graph, shape_of, notes)
+    inputs = {value.name or "?": shape_of(value) for value in model.graph.inputs}
+    return ModelCost(
+        parameters=sum(tensor.size for tensor in _constants(model) if _is_parameter(tensor)),
+        macs=macs,
+        layers=tuple(
+            _layer(node, shape_of, sparsity) for node in iter_nodes(model) if _is_layer(node)
+        ),
+        inputs={name: shape for name, shape in inputs.items() if shape is not None},
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in iter_graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+    for node in iter_nodes(model):
+        if is_op(node, "Constant") and (tensor := const_tensor(node.outputs[0])) is not None:
+            yield tensor
+
+
+def _is_parameter(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype not in _NOT_PARAMETERS
+
+
+def _behind(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The stored constant of an input port, looking through a DequantizeLinear."""
+    producer = value.producer() if value is not None else None
+    if producer is not None and is_op(producer, "DequantizeLinear"):
+        return const_tensor(producer.inputs[0])
+    return const_tensor(value)
+
+
+def _parameters(node: ir.Node) -> list[ir.TensorProtocol]:
+    tensors = [_behind(value) for value in node.inputs]
+    return [tensor for tensor in tensors if tensor is not None and _is_parameter(tensor)]
+
+
+def _is_layer(node: ir.Node) -> bool:
+    spec = spec_of(node)
+    ports = [node.inputs[i] for i in spec.weights if i < len(node.inputs)]
+    return spec.macs is not None or any(_behind(port) is not None for port in ports)
+
+
+def _layer(node: ir.Node, shape_of: ShapeOf, sparsity: bool) -> LayerCost:
+    spec = spec_of(node)
+    tensors = _parameters(node)
+    weights = (_behind(node.inputs[i]) for i in spec.weights if i < len(node.inputs))
+    weight = next((w for w in weights if w is not None), None)
+    size = sum(tensor.size for tensor in tensors)
+    zeros = sum(_zeros(tensor) for tensor in tensors) if sparsity else 0
+    return LayerCost(
+        name=node.name or node.outputs[0].name or "?",
+        op_type=node.op_type,
+        weight_shape=None if weight is None else tuple(weight.shape.numpy()),
+        weight_type=None if weight is None else type_name(weight.dtype),
+        parameters=size,
+        size_bytes=sum(tensor.nbytes for tensor in tensors),
+        macs=spec.macs(node, shape_of) if spec.macs else 0,
+        output_shape=shape_of(node.outputs[0]),
+        sparsity=zeros / size if sparsity and size else None,
+    )
+
+
+def _zeros(tensor: ir.TensorProtocol) -> int:
+    # count_nonzero goes through a mapped file without making a copy of it.
+    return tensor.size - int(np.count_nonzero(tensor.numpy()))
+
+
+def _graph_macs(graph: ir.Graph, shape_of: ShapeOf, notes: list[str]) -> int | None:
+    """Sum over a graph and its subgraphs; None, with a note, if a part cannot be told."""
+    total: int | None = 0
+    for node in graph:
+        own = _own_macs(node, shape_of, notes)
+        bodies = _bodies(node)
+        if bodies and is_op(node, "If"):
+            inner = _branch_macs(node, bodies, shape_of, notes)
+        else:
+            inner = _sum([_graph_macs(body, shape_of, notes) for body in bodies])
+            if inner:
+                notes.append(f"the body of {describe(node)} is counted once, however often it runs")
+        total = _sum([total, own, inner])
+    return total
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    bodies: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            bodies.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            bodies.extend(attr.as_graphs())
+    return bodies
+
+
+def _own_macs(node: ir.Node, shape_of: ShapeOf, notes: list[str]) -> int | None:
+    spec = spec_of(node)
+    if spec.macs is not None:
+        macs = spec.macs(node, shape_of)
+        if macs is None:
+            notes.append(f"MACs unknown: shapes at some {node.op_type} nodes are; give samples")
+        return macs
+    if node.domain not in STANDARD_DOMAINS and any(len(t.shape) > 1 for t in _parameters(node)):
+        notes.append(f"MACs unknown: operator {node.domain}.{node.op_type} is not in the table")
+        return None
+    return 0
+
+
+def _branch_macs(
+    node: ir.Node, branches: Sequence[ir.Graph], shape_of: ShapeOf, notes: list[str]
+) -> int | None:
+    """The dearest branch. One that no engine could follow is left out if another is known."""
+    reasons: list[str] = []
+    counts = [_graph_macs(branch, shape_of, reasons) for branch in branches]
+    known = [count for count in counts if count is not None]
+    if known and len(known) < len(counts):
+        notes.append(f"{describe(node)}: only the branch that ran is counted")
+    else:
+        notes.extend(reasons)
+    return max(known, default=None)
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    return None if None in counts else sum(count or 0 for count in counts)

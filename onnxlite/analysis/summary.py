@@ -1,0 +1,153 @@
+"""`inspect`: what a model is, without changing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import onnx
+import onnx_ir as ir
+
+from onnxlite.analysis.cost import LayerCost, cost, type_name
+from onnxlite.graph import STANDARD_DOMAINS, iter_graphs, iter_nodes
+from onnxlite.model import ModelLike, disk_bytes, load, size_bytes
+from onnxlite.normalize import normalize
+from onnxlite.samples import Samples, SamplesLike, input_specs
+
+#: Above this many bytes of tensors zeros are only counted on request.
+_COUNT_ZEROS_BELOW_BYTES = 500_000_000
+
+
+class ValueSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """An input or output: name, type, and shape (a name or None where it is dynamic)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else ", ".join(str(dim or "?") for dim in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What `inspect` found.
+
+    Attributes:
+        name: of the graph.
+        producer: the exporter and its version, as far as recorded.
+        ir_version: version of the file format.
+        opsets: version by operator domain; the standard domain is `"ai.onnx"`.
+        inputs: what a caller feeds.
+        outputs: what a caller gets.
+        operators: number of nodes by operator, subgraphs included, most frequent first;
+            operators of other domains are written `domain.name`.
+        parameters: elements of all constants except 64-bit integers, booleans, strings.
+        macs: multiply-accumulates of one run at `macs_inputs`; None if unknown, see `notes`.
+        macs_inputs: the input shapes that `macs` holds for.
+        size_bytes: bytes of all tensors.
+        bytes_by_type: the same by data type.
+        file_bytes: size on disk with external data; None unless a path was given.
+        layers: one row per layer.
+        notes: what could not be told, and why.
+    """
+
+    name: str
+    producer: str
+    ir_version: int
+    opsets: dict[str, int]
+    inputs: tuple[ValueSpec, ...]
+    outputs: tuple[ValueSpec, ...]
+    operators: dict[str, int]
+    parameters: int
+    macs: int | None
+    macs_inputs: dict[str, tuple[int, ...]]
+    size_bytes: int
+    bytes_by_type: dict[str, int]
+    file_bytes: int | None
+    layers: tuple[LayerCost, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        macs = "unknown MACs" if self.macs is None else f"{self.macs / 1e6:,.1f} M MACs"
+        return (
+            f"{self.name}: {sum(self.operators.values())} nodes, "
+            f"{self.parameters:,} parameters, {macs}, {self.size_bytes / 1e6:,.2f} MB of tensors"
+        )
+
+
+def inspect(
+    model: ModelLike,
+    *,
+    samples: SamplesLike | None = None,
+    batch: int = 1,
+    sparsity: bool | None = None,
+) -> Summary:
+    """Describe a model: inputs, outputs, operators, parameters, MACs, bytes, layers.
+
+    Args:
+        model: a path, `ModelProto` or `ir.Model`; left as it is.
+        samples: the first `batch` of them decide the sizes of dynamic axes for the MACs;
+            needed where no generated input is accepted.
+        batch: the batch size that MACs are counted for.
+        sparsity: whether to count zeros, which reads every weight; None counts them in
+            models below 500 MB.
+
+    Raises:
+        LoadError: the model cannot be read.
+        InvalidModelError: its graph is not valid.
+        SamplesError: the samples do not fit the model.
+    """
+    source = load(model)
+    feeds = None
+    if samples is not None:
+        feeds = [next(iter(Samples(samples, input_specs(source), batch=batch, limit=batch)))]
+    nbytes = size_bytes(source)
+    operators = Counter(_operator(node) for node in iter_nodes(source))
+    plain = load(source)
+    declined = normalize(plain)
+    if sparsity is None:
+        sparsity = nbytes < _COUNT_ZEROS_BELOW_BYTES
+    counted = cost(plain, feeds=feeds, batch=batch, sparsity=sparsity)
+    on_disk = None
+    if not isinstance(model, onnx.ModelProto | ir.Model):
+        on_disk = disk_bytes(model)
+    return Summary(
+        name=source.graph.name or "graph",
+        producer=f"{source.producer_name or ''} {source.producer_version or ''}".strip(),
+        ir_version=source.ir_version,
+        opsets={domain or "ai.onnx": v for domain, v in source.opset_imports.items()},
+        inputs=tuple(_spec(v) for v in source.graph.inputs if not v.is_initializer()),
+        outputs=tuple(_spec(value) for value in source.graph.outputs),
+        operators=dict(operators.most_common()),
+        parameters=counted.parameters,
+        macs=counted.macs,
+        macs_inputs=counted.inputs,
+        size_bytes=nbytes,
+        bytes_by_type=_bytes_by_type(plain),
+        file_bytes=on_disk,
+        layers=counted.layers,
+        notes=(*(f"{d.what}: {d.reason}" for d in declined), *counted.notes),
+    )
+
+
+def _operator(node: ir.Node) -> str:
+    if node.domain in STANDARD_DOMAINS:
+        return node.op_type
+    return f"{node.domain}.{node.op_type}"
+
+
+def _spec(value: ir.Value) -> ValueSpec:
+    dims = None
+    if value.shape is not None:
+        dims = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return ValueSpec(name=value.name or "?", dtype=type_name(value.dtype), shape=dims)
+
+
+def _bytes_by_type(model: ir.Model) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for graph in iter_graphs(model):
+        for value in graph.initializers.values():
+            if (tensor := value.const_value) is not None:
+                totals[type_name(tensor.dtype)] += tensor.nbytes
+    return dict(totals.most_common())
