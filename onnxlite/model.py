@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
@@ -163,24 +164,48 @@ def disk_bytes(path: str | os.PathLike[str]) -> int:
 
 
 @contextlib.contextmanager
-def embedded(model: ir.Model) -> Iterator[None]:
-    """Within the context every external tensor counts as inline, so it is serialised."""
-    swapped: list[tuple[ir.Value, ir.TensorProtocol]] = []
+def embedded(model: ir.Model, *, initializers: bool = True) -> Iterator[None]:
+    """Within the context external tensors count as inline, so they are serialised.
+
+    Args:
+        model: its tensors are swapped, and swapped back at the end.
+        initializers: False leaves initializers external; tensors in attributes, which
+            cannot be written to a data file, are always inline.
+    """
+    slots = list(_external_slots(model)) if initializers else list(_external_attributes(model))
     try:
-        for graph in iter_graphs(model):
-            for value in graph.initializers.values():
-                if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                    swapped.append((value, tensor))
-                    value.const_value = ir.Tensor(
-                        tensor_array(tensor),
-                        dtype=tensor.dtype,
-                        shape=tensor.shape,
-                        name=tensor.name,
-                    )
+        for tensor, put in slots:
+            array = tensor_array(tensor)
+            put(ir.Tensor(array, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name))
         yield
     finally:
-        for value, tensor in swapped:
-            value.const_value = tensor
+        for tensor, put in slots:
+            put(tensor)
+
+
+#: An external tensor, and how to put another one in its place.
+_Slot: TypeAlias = tuple[ir.ExternalTensor, Callable[[ir.TensorProtocol], None]]
+
+
+def _external_slots(model: ir.Model) -> Iterator[_Slot]:
+    for graph in iter_graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                yield tensor, partial(setattr, value, "const_value")
+    yield from _external_attributes(model)
+
+
+def _external_attributes(model: ir.Model) -> Iterator[_Slot]:
+    def put(node: ir.Node, name: str, tensor: ir.TensorProtocol) -> None:
+        node.attributes[name] = ir.AttrTensor(name, tensor)
+
+    for graph in iter_graphs(model):
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    tensor = attribute.as_tensor()
+                    if isinstance(tensor, ir.ExternalTensor):
+                        yield tensor, partial(put, node, name)
 
 
 def _read(path: Path) -> ir.Model:
@@ -201,7 +226,8 @@ def _read(path: Path) -> ir.Model:
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
     model = _from_proto(proto, where=str(path))
-    ir.external_data.set_base_dir(model.graph, path.parent.absolute())
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        ir.external_data.set_base_dir(graph, path.parent.absolute())
     _check_external(model, path)
     check_structure(model)
     model.meta[_SOURCE_KEY] = str(path.resolve())

@@ -21,6 +21,7 @@ from onnxlite.model import (
     PROTO_LIMIT_BYTES,
     ExternalData,
     ModelLike,
+    embedded,
     load,
     mapped_files,
     size_bytes,
@@ -116,7 +117,8 @@ def _write_external(model: ir.Model, target: Path, temporary: Path, progress: Pr
             size_threshold_bytes=_INLINE_BELOW_BYTES,
             callback=lambda _tensor, info: progress("save", info.index, info.total),
         )
-        content = ir.to_proto(model).SerializeToString()
+        with embedded(model, initializers=False):
+            content = ir.to_proto(model).SerializeToString()
     finally:
         for value, tensor in zip(values, tensors, strict=True):
             value.const_value = tensor
