@@ -209,14 +209,16 @@ def _external_attributes(model: ir.Model) -> Iterator[_Slot]:
 
 
 def _read(path: Path) -> ir.Model:
-    if not path.exists():
-        raise LoadError(f"no model file at {str(path)!r}: check the path")
-    if path.is_dir():
-        raise LoadError(f"{str(path)!r} is a directory: name the .onnx file in it")
-    if path.stat().st_size == 0:
-        raise LoadError(f"{str(path)!r} is empty: export or copy the model again")
     try:
+        if not path.exists():
+            raise LoadError(f"no model file at {str(path)!r}: check the path")
+        if path.is_dir():
+            raise LoadError(f"{str(path)!r} is a directory: name the .onnx file in it")
+        if path.is_file() and path.stat().st_size == 0:
+            raise LoadError(f"{str(path)!r} is empty: export or copy the model again")
         proto = onnx.load(str(path), load_external_data=False)
+    except LoadError:
+        raise
     except OSError as error:
         raise LoadError(f"cannot read {str(path)!r}: {error}") from error
     # Besides DecodeError the text and JSON readers have classes of their own.

@@ -61,27 +61,12 @@ def save(
     """
     target = Path(path)
     source = model if isinstance(model, ir.Model) else load(model)
-    if not target.parent.is_dir():
-        raise SaveError(f"cannot write {str(target)!r}: create the directory first")
-    if target.is_dir():
-        raise SaveError(f"cannot write {str(target)!r}: it is a directory, name a file in it")
-    if target.resolve() in mapped_files(source):
-        raise SaveError(
-            f"{str(target)!r} is the input, or the external data that it is mapped from: "
-            "choose another output path (the input is never touched)"
-        )
-    nbytes = size_bytes(source)
-    if external_data == "never" and nbytes >= PROTO_LIMIT_BYTES:
-        raise OptionError(
-            f"external_data='never' with {nbytes / 2**30:.1f} GiB of tensors: "
-            "an .onnx file holds at most 2 GiB; use 'auto'"
-        )
-    external = external_data == "always" or (
-        external_data == "auto" and nbytes > EXTERNAL_ABOVE_BYTES
-    )
-    _check_space(target, nbytes)
     temporary = None
     try:
+        _check_target(target, source)
+        external = _is_external(external_data, source)
+        _check_space(target, size_bytes(source))
+        replaced = _data_files_of(target)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         if external:
             _write_external(source, target, temporary, progress)
@@ -90,6 +75,8 @@ def save(
             _write(temporary / target.name, to_bytes(source))
             os.replace(temporary / target.name, target)
         _sync_directory(target.parent)
+        for file in replaced - mapped_files(source):
+            file.unlink(missing_ok=True)
         progress("save", 1, 1)
     except OSError as error:
         raise SaveError(f"cannot write {str(target)!r}: {_remedy(error)}") from error
@@ -99,8 +86,33 @@ def save(
     return target
 
 
+def _check_target(target: Path, model: ir.Model) -> None:
+    if not target.parent.is_dir():
+        raise SaveError(f"cannot write {str(target)!r}: create the directory first")
+    if target.is_dir():
+        raise SaveError(f"cannot write {str(target)!r}: it is a directory, name a file in it")
+    if target.exists() and not target.is_file():
+        raise SaveError(f"cannot write {str(target)!r}: it is a device, choose another output path")
+    if target.resolve() in mapped_files(model):
+        raise SaveError(
+            f"{str(target)!r} is the input, or the external data that it is mapped from: "
+            "choose another output path (the input is never touched)"
+        )
+
+
+def _is_external(external_data: ExternalData, model: ir.Model) -> bool:
+    nbytes = size_bytes(model)
+    if external_data == "never" and nbytes >= PROTO_LIMIT_BYTES:
+        raise OptionError(
+            f"external_data='never' with {nbytes / 2**30:.1f} GiB of tensors: "
+            "an .onnx file holds at most 2 GiB; use 'auto'"
+        )
+    if external_data not in ("auto", "always", "never"):
+        raise OptionError(f"external_data={external_data!r}: use 'auto', 'always' or 'never'")
+    return external_data == "always" or (external_data == "auto" and nbytes > EXTERNAL_ABOVE_BYTES)
+
+
 def _write_external(model: ir.Model, target: Path, temporary: Path, progress: Progress) -> None:
-    replaced = _data_files_of(target)
     name = _free_name(target)
     values = [
         value
@@ -123,16 +135,14 @@ def _write_external(model: ir.Model, target: Path, temporary: Path, progress: Pr
         for value, tensor in zip(values, tensors, strict=True):
             value.const_value = tensor
     _write(temporary / target.name, content)
-    if (temporary / name).exists():
-        _sync(temporary / name)
-        os.replace(temporary / name, target.parent / name)
     try:
+        if (temporary / name).exists():
+            _sync(temporary / name)
+            os.replace(temporary / name, target.parent / name)
         os.replace(temporary / target.name, target)
     except BaseException:
         (target.parent / name).unlink(missing_ok=True)
         raise
-    for file in replaced - mapped_files(model):
-        file.unlink(missing_ok=True)
 
 
 def _free_name(target: Path) -> str:
@@ -191,4 +201,4 @@ def _sync_directory(path: Path) -> None:
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.strerror}; free some space or choose another disk (nothing was changed)"
-    return f"{error.strerror or error} (nothing was changed)"
+    return f"{error} (nothing was changed)"

@@ -101,6 +101,19 @@ def test_a_directory(tmp_path):
         load(tmp_path)
 
 
+def test_a_name_too_long(tmp_path):
+    with pytest.raises(LoadError, match="too long"):
+        load(tmp_path / ("m" * 300))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(odd("plain").SerializeToString())
+    (tmp_path / "m.onnx").chmod(0)
+    with pytest.raises(LoadError, match="Permission denied"):
+        load(tmp_path / "m.onnx")
+
+
 def test_an_empty_file(tmp_path):
     (tmp_path / "m.onnx").touch()
     with pytest.raises(LoadError, match="is empty"):
