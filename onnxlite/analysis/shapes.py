@@ -116,15 +116,19 @@ def concrete_shapes(
     copy = clone(model)
     twins = list(zip(_values(model), _values(copy), strict=True))
     _sanitise(copy)
-    feed = feeds[0] if feeds else _feed_of(copy, batch)
+    feed: Feed = {}
+    try:
+        feed = feeds[0] if feeds else generated_feed(copy, batch=batch)
+    except ExecutionError as error:
+        logger.info("dynamic axes stay unknown: %s", error)
     for value in copy.graph.inputs:
-        if feed is not None and value.name in feed:
+        if value.name in feed:
             value.shape = ir.Shape(feed[value.name].shape)
     _forget(copy)
     for output in copy.graph.outputs:
         output.shape = None
     _infer(copy, symbolic=True)
-    if feed is not None and any(True for _ in _open_values(copy)):
+    if feed and any(True for _ in _open_values(copy)):
         _write_probed(copy, feed)
     shapes = {}
     for value, twin in twins:
@@ -133,21 +137,23 @@ def concrete_shapes(
     return lambda value: None if value is None else shapes.get(value)
 
 
-def _feed_of(model: ir.Model, batch: int) -> Feed | None:
-    """A generated feed with this batch; its other dynamic axes have sizes that work."""
+def generated_feed(model: ir.Model, *, batch: int = 1, seed: int = 0) -> Feed:
+    """A made-up feed whose dynamic first axes have the size `batch`.
+
+    Its other dynamic axes have a size that the model was seen to accept.
+
+    Raises:
+        ExecutionError: no size that was tried is accepted; the message asks for samples.
+    """
     specs = input_specs(model)
-    first = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
-    dims = {name: batch for name in first if name}
+    dims = {s.shape[0]: batch for s in specs if s.shape and isinstance(s.shape[0], str)}
     if any(name not in dims for spec in specs for name in _dynamic(spec)):
-        try:
-            accepted = probe_feeds(model, count=1)[0]
-        except ExecutionError:
-            return None
+        accepted = probe_feeds(model, count=1)[0]
         for spec in specs:
             for dim, size in zip(spec.shape or (), accepted[spec.name].shape, strict=False):
                 if isinstance(dim, str):
                     dims.setdefault(dim, size)
-    return generate(specs, count=1, dims=dims, default_dim=batch)[0]
+    return generate(specs, count=1, seed=seed, dims=dims, default_dim=batch)[0]
 
 
 def _dynamic(spec: InputSpec) -> Iterator[str | None]:

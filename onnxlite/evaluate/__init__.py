@@ -1,0 +1,27 @@
+"""Measuring a result: fidelity to the original, and latency and memory against it."""
+
+from __future__ import annotations
+
+from onnxlite.evaluate.benchmark import Latency, Ratio, Timing, benchmark
+from onnxlite.evaluate.compare import Fidelity, Metric, MetricPair, compare
+from onnxlite.evaluate.machine import Machine, machine
+from onnxlite.evaluate.metrics import Meter, OutputFidelity, sqnr_db
+from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
+
+__all__ = [
+    "Fidelity",
+    "Latency",
+    "Machine",
+    "Meter",
+    "Metric",
+    "MetricPair",
+    "OutputFidelity",
+    "PeakMemory",
+    "Ratio",
+    "Timing",
+    "benchmark",
+    "compare",
+    "machine",
+    "peak_memory",
+    "sqnr_db",
+]

@@ -1,0 +1,285 @@
+"""Latency of one model against another: interleaved pairs in one process.
+
+A machine's speed drifts by more than two models differ, so absolute times of separate
+runs say little. Here every round times both models, in the order A B B A, and the
+result is the ratio within the rounds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.shapes import generated_feed
+from onnxlite.errors import ExecutionError, OptionError
+from onnxlite.evaluate.machine import Machine, machine
+from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
+from onnxlite.model import ModelLike, load
+from onnxlite.records import Progress, silent
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.save import save
+
+logger = logging.getLogger(__name__)
+
+#: A slot of a round runs a fast model several times, until it is long against the clock.
+_SLOT_S = 0.002
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 500
+_MAX_FEEDS = 8
+_MIN_STARTS, _MAX_STARTS = 2, 10
+_RESAMPLES = 2000
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """Candidate time over reference time; below 1 the candidate is faster.
+
+    Attributes:
+        median: over the rounds.
+        low: lower end of its 95% bootstrap interval (Efron 1979, percentile method).
+        high: upper end.
+        minimum: shortest time of the candidate over shortest of the reference.
+    """
+
+    median: float
+    low: float
+    high: float
+    minimum: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's absolute figures, which hold for the recorded machine only.
+
+    Attributes:
+        median_ms: median latency of one run, in milliseconds.
+        minimum_ms: the shortest.
+        start_ms: median time to make a session from the file, in milliseconds.
+        memory: peak memory of a process that runs only this model; None if not measured.
+    """
+
+    median_ms: float
+    minimum_ms: float
+    start_ms: float
+    memory: PeakMemory | None = None
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of `benchmark`.
+
+    Attributes:
+        ratio: candidate over reference.
+        reference: absolute figures of the reference.
+        candidate: absolute figures of the candidate.
+        rounds: number of interleaved rounds A B B A.
+        threads: of ONNX Runtime; None is all cores.
+        inputs: the shapes that were run.
+        machine: what it was measured on.
+        notes: what could not be measured, and why.
+        seconds: wall-clock time of the measurement.
+    """
+
+    ratio: Ratio
+    reference: Timing
+    candidate: Timing
+    rounds: int
+    threads: int | None
+    inputs: dict[str, tuple[int, ...]]
+    machine: Machine
+    notes: tuple[str, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        threads = "all cores" if self.threads is None else f"{self.threads} thread(s)"
+        return (
+            f"latency ratio {self.ratio} ({self.reference.median_ms:.3f} -> "
+            f"{self.candidate.median_ms:.3f} ms, {self.rounds} rounds, {threads})"
+        )
+
+
+def benchmark(
+    reference: ModelLike,
+    candidate: ModelLike,
+    *,
+    samples: SamplesLike | None = None,
+    threads: int | None = 1,
+    batch: int = 1,
+    rounds: int | None = None,
+    time_budget_s: float = 10.0,
+    memory: bool = True,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Latency:
+    """Measure how long a run of `candidate` takes, relative to `reference`.
+
+    Args:
+        reference: the model to compare with.
+        candidate: the model to measure.
+        samples: real inputs, of which at most 8 batches are used in turn; without them
+            generated ones (the time of most operators does not depend on the values).
+        threads: of ONNX Runtime; None takes all cores.
+        batch: samples per run where the models' batch axis is dynamic.
+        rounds: number of rounds A B B A; None does as many as the time budget allows,
+            from 5 to 500.
+        time_budget_s: seconds for rounds and session starts, more if 5 rounds take more.
+        memory: also measure peak memory, in a child process per model.
+        seed: of generated inputs and of the bootstrap.
+        progress: called after every round.
+
+    Raises:
+        OptionError: a batch, number of rounds or time budget that is not positive.
+        SamplesError: the samples do not fit the models.
+        ExecutionError: ONNX Runtime does not run one of the models on these inputs.
+    """
+    if batch < 1 or (rounds is not None and rounds < 1) or time_budget_s <= 0:
+        raise OptionError("batch, rounds and time_budget_s must be positive")
+    began = time.perf_counter()
+    first, second = load(reference), load(candidate)
+    feeds = _feeds(first, samples, batch, seed)
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
+        paths = (
+            _on_disk(reference, first, Path(directory) / "reference.onnx"),
+            _on_disk(candidate, second, Path(directory) / "candidate.onnx"),
+        )
+        starts = _start_times(paths, threads, time_budget_s / 5)
+        sessions = (Session(paths[0], threads=threads), Session(paths[1], threads=threads))
+        pairs = [(feed, _renamed(feed, sessions[0], sessions[1])) for feed in feeds]
+        times = _rounds(sessions, pairs, rounds, time_budget_s * 4 / 5, progress)
+        measured = zip(paths, pairs[0], strict=True) if memory else ()
+        memories = [_memory(path, feed, threads, notes) for path, feed in measured] or [None, None]
+    timings = [
+        Timing(
+            median_ms=float(np.median(times[:, i])) * 1e3,
+            minimum_ms=float(times[:, i].min()) * 1e3,
+            start_ms=float(np.median(starts[:, i])) * 1e3,
+            memory=memories[i],
+        )
+        for i in (0, 1)
+    ]
+    return Latency(
+        ratio=_ratio(times, seed),
+        reference=timings[0],
+        candidate=timings[1],
+        rounds=len(times),
+        threads=threads,
+        inputs={name: tuple(array.shape) for name, array in feeds[0].items()},
+        machine=machine(),
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _feeds(model: ir.Model, samples: SamplesLike | None, batch: int, seed: int) -> list[Feed]:
+    if samples is None:
+        return [generated_feed(model, batch=batch, seed=seed)]
+    stream = Samples(samples, input_specs(model), batch=batch, limit=batch * _MAX_FEEDS)
+    return list(itertools.islice(stream, _MAX_FEEDS))
+
+
+def _on_disk(source: ModelLike, model: ir.Model, path: Path) -> Path:
+    """The file of a model; one that lives in memory is written to `path`."""
+    if isinstance(source, str | os.PathLike):
+        return Path(source)
+    return save(model, path)
+
+
+def _renamed(feed: Feed, first: Session, second: Session) -> Feed:
+    """A feed of the reference under the candidate's input names, by position if they differ."""
+    if set(first.input_names) == set(second.input_names):
+        return feed
+    if len(first.input_names) != len(second.input_names):
+        raise OptionError(
+            f"the models take different inputs: {list(first.input_names)} and "
+            f"{list(second.input_names)}"
+        )
+    names = dict(zip(first.input_names, second.input_names, strict=True))
+    return {names[name]: array for name, array in feed.items()}
+
+
+def _start_times(
+    paths: tuple[Path, Path], threads: int | None, budget_s: float
+) -> NDArray[np.float64]:
+    """Seconds to make a session, float64[starts, 2], in the order A B B A."""
+    times: list[list[float]] = []
+    deadline = time.perf_counter() + budget_s
+    while len(times) < _MIN_STARTS or (len(times) < _MAX_STARTS and time.perf_counter() < deadline):
+        order = (0, 1) if len(times) % 2 == 0 else (1, 0)
+        row = [0.0, 0.0]
+        for i in order:
+            start = time.perf_counter()
+            Session(paths[i], threads=threads)
+            row[i] = time.perf_counter() - start
+        times.append(row)
+    return np.array(times)
+
+
+def _rounds(
+    sessions: tuple[Session, Session],
+    pairs: Sequence[tuple[Feed, Feed]],
+    rounds: int | None,
+    budget_s: float,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """Seconds of one run, float64[rounds, 2]: the mean of a round's two slots per model."""
+    repeats = [1, 1]
+    for i in (0, 1):
+        for _ in range(2):  # the second run is warm and tells how many make a slot
+            once = _slot(sessions[i], pairs[0][i], 1)
+        repeats[i] = max(1, math.ceil(_SLOT_S / once))
+        _slot(sessions[i], pairs[0][i], repeats[i])
+    times: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    wanted = rounds or _MAX_ROUNDS
+    while len(times) < wanted:
+        feeds = pairs[len(times) % len(pairs)]
+        a, b, c, d = (_slot(sessions[i], feeds[i], repeats[i]) for i in (0, 1, 1, 0))
+        times.append(((a + d) / 2, (b + c) / 2))
+        elapsed = time.perf_counter() - began
+        if rounds is None and len(times) >= _MIN_ROUNDS:
+            wanted = min(_MAX_ROUNDS, max(_MIN_ROUNDS, int(len(times) * budget_s / elapsed)))
+        progress("benchmark", min(len(times), wanted), wanted)
+    return np.array(times)
+
+
+def _slot(session: Session, feed: Feed, repeats: int) -> float:
+    """Mean seconds of `repeats` runs."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        session.run(feed)
+    return (time.perf_counter() - start) / repeats
+
+
+def _ratio(times: NDArray[np.float64], seed: int) -> Ratio:
+    """The ratio of a round, its median over `times[rounds, 2]`, and that one's interval."""
+    ratios = times[:, 1] / times[:, 0]
+    rng = np.random.default_rng(seed)
+    medians = np.median(rng.choice(ratios, size=(_RESAMPLES, len(ratios))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return Ratio(
+        median=float(np.median(ratios)),
+        low=float(low),
+        high=float(high),
+        minimum=float(times[:, 1].min() / times[:, 0].min()),
+    )
+
+
+def _memory(path: Path, feed: Feed, threads: int | None, notes: list[str]) -> PeakMemory | None:
+    try:
+        return peak_memory(path, feed, threads=threads)
+    except ExecutionError as error:
+        logger.info("%s", error)
+        notes.append(str(error))
+        return None

@@ -1,0 +1,252 @@
+"""Fidelity: the outputs of two models on the same samples."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.errors import OptionError, SamplesError
+from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
+from onnxlite.model import ModelLike, load
+from onnxlite.records import Progress, silent
+from onnxlite.runtime import Outputs, Session, probe_feeds
+from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
+
+#: A task metric: all outputs of one model by name, samples along the first axis in the
+#: order given, to one number. For example, with labels at hand:
+#: `lambda outputs: (outputs["logits"].argmax(1) == labels).mean()`.
+Metric: TypeAlias = Callable[[Outputs], float]
+
+
+class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
+    """A task metric of both models."""
+
+    name: str
+    reference: float
+    candidate: float
+
+
+class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a candidate reproduces its reference.
+
+    Attributes:
+        samples: number of samples compared.
+        outputs: one row per output.
+        metrics: task metrics of both models, if there were labels or a metric.
+        notes: outputs that were matched by position, or could not be compared.
+    """
+
+    samples: int
+    outputs: tuple[OutputFidelity, ...]
+    metrics: tuple[MetricPair, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sqnr_db(self) -> float:
+        """SQNR of the worst float output: infinite if identical, minus infinity if broken."""
+        ratios = [
+            -math.inf if row.broken else math.inf if row.sqnr_db is None else row.sqnr_db
+            for row in self.outputs
+            if row.max_abs is not None
+        ]
+        return min(ratios, default=math.inf if all(r.equal == 1 for r in self.outputs) else 0.0)
+
+    @property
+    def agreement(self) -> float | None:
+        """Top-1 agreement of the worst output that looks like class scores, if any."""
+        shares = [row.agreement for row in self.outputs if row.agreement is not None]
+        return min(shares, default=None)
+
+    def __str__(self) -> str:
+        parts = [f"SQNR {self.sqnr_db:.1f} dB" if self.sqnr_db < math.inf else "identical"]
+        if self.agreement is not None:
+            parts.append(f"top-1 agreement {self.agreement:.2%}")
+        parts += [f"{m.name} {m.reference:.4g} -> {m.candidate:.4g}" for m in self.metrics]
+        return ", ".join(parts) + f" on {self.samples} samples"
+
+
+def compare(
+    reference: ModelLike,
+    candidate: ModelLike,
+    samples: SamplesLike | None,
+    *,
+    metric: Metric | None = None,
+    labels: NDArray[Any] | Sequence[int] | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Fidelity:
+    """Run both models on the same samples and measure how far the outputs are apart.
+
+    Outputs are matched by name, or by position where the names differ. Nothing but sums
+    is kept between feeds, except with a `metric`, which needs all outputs of both models.
+
+    Args:
+        reference: the model to be reproduced.
+        candidate: the model to judge.
+        samples: inputs in any form of `SamplesLike`; None takes generated inputs, which
+            say whether a rewrite is exact and little about a lossy one.
+        metric: a task metric, see `Metric`.
+        labels: class of each sample, `int[samples]`: adds the accuracy of both models, on
+            the first output that holds class scores `[n, classes]` or classes `[n]`.
+        limit: use at most this many samples.
+        threads: of ONNX Runtime; None takes all cores.
+        progress: called after every feed; the total is not known and given as 0.
+
+    Raises:
+        OptionError: the models' inputs or number of outputs differ; no output fits the
+            labels.
+        SamplesError: the samples do not fit the models, or the labels do not fit them.
+        VerificationError: an output has another shape in the candidate.
+        ExecutionError: ONNX Runtime does not run one of the models.
+    """
+    first, second = load(reference), load(candidate)
+    specs, renamed, notes = _joint_inputs(input_specs(first), input_specs(second))
+    feeds: Iterable[Feed]
+    if samples is None:
+        feeds = probe_feeds(first)
+        notes.append("compared on generated inputs")
+    else:
+        feeds = Samples(samples, specs, limit=limit)
+    sessions = [_open(reference, first, threads), _open(candidate, second, threads)]
+    pairs = _match(sessions[0].output_names, sessions[1].output_names, notes)
+    meters: dict[str, Meter] = {}
+    kept: list[tuple[Outputs, Outputs]] = []
+    classes: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    count = 0
+    for done, feed in enumerate(feeds, 1):
+        have = _tensors(sessions[0].run(feed))
+        other = sessions[1].run({renamed[name]: array for name, array in feed.items()})
+        other = {name: other[pairs[name]] for name in have}
+        notes += [f"{name!r} is no tensor: not compared" for name in pairs if name not in have]
+        for name in have:
+            meters.setdefault(name, Meter(name)).update(have[name], other[name])
+        if metric is not None:
+            kept.append((have, other))
+        if labels is not None:
+            scores = _class_output(have)
+            classes.append((predicted_classes(have[scores]), predicted_classes(other[scores])))
+        count += feed_size(feed, specs)
+        progress("compare", done, 0)
+    metrics = []
+    if labels is not None:
+        metrics.append(_accuracy(classes, np.asarray(labels)))
+    if metric is not None:
+        values = [float(metric(_joined([pair[side] for pair in kept]))) for side in (0, 1)]
+        name = getattr(metric, "__name__", "metric").replace("<lambda>", "metric")
+        metrics.append(MetricPair(name=name, reference=values[0], candidate=values[1]))
+    return Fidelity(
+        samples=count,
+        outputs=tuple(meter.result() for meter in meters.values()),
+        metrics=tuple(metrics),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _open(source: ModelLike, model: ir.Model, threads: int | None) -> Session:
+    """A session from the file itself where there is one: no second copy in memory."""
+    if isinstance(source, str | os.PathLike):
+        return Session(Path(source), threads=threads)
+    return Session(model, threads=threads)
+
+
+def _joint_inputs(
+    first: Sequence[InputSpec], second: Sequence[InputSpec]
+) -> tuple[tuple[InputSpec, ...], dict[str, str], list[str]]:
+    """What both models accept, the second model's input names, and notes on them."""
+    names = {spec.name for spec in second}
+    notes = []
+    if {spec.name for spec in first} == names:
+        partners = [next(s for s in second if s.name == spec.name) for spec in first]
+    elif len(first) == len(second):
+        partners = list(second)
+        notes.append(f"inputs matched by position: {[s.name for s in first]} are {sorted(names)}")
+    else:
+        raise OptionError(
+            f"the models cannot be compared: the reference takes {', '.join(map(str, first))} "
+            f"and the candidate {', '.join(map(str, second))}"
+        )
+    joint = []
+    for one, two in zip(first, partners, strict=True):
+        shape = one.shape
+        if one.shape is not None and two.shape is not None:
+            fits = len(one.shape) == len(two.shape) and all(
+                not isinstance(a, int) or not isinstance(b, int) or a == b
+                for a, b in zip(one.shape, two.shape, strict=True)
+            )
+            if not fits or one.dtype != two.dtype:
+                raise OptionError(
+                    f"the models cannot be compared: the reference's input is {one}, the "
+                    f"candidate's {two}"
+                )
+            dims = zip(one.shape, two.shape, strict=True)
+            shape = tuple(b if isinstance(b, int) else a for a, b in dims)
+        joint.append(InputSpec(one.name, one.dtype, shape))
+    renamed = {one.name: two.name for one, two in zip(first, partners, strict=True)}
+    return tuple(joint), renamed, notes
+
+
+def _match(first: Sequence[str], second: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """The candidate's output for every output of the reference."""
+    if set(first) <= set(second):
+        return {name: name for name in first}
+    if len(first) != len(second):
+        raise OptionError(
+            f"the models cannot be compared: the outputs are {list(first)} in the reference and "
+            f"{list(second)} in the candidate"
+        )
+    notes.append(f"outputs matched by position: {list(first)} are {list(second)}")
+    return dict(zip(first, second, strict=True))
+
+
+def _tensors(outputs: Mapping[str, object]) -> Outputs:
+    """Without sequences and maps."""
+    return {name: array for name, array in outputs.items() if isinstance(array, np.ndarray)}
+
+
+def _class_output(outputs: Outputs) -> str:
+    """The first output of class scores, `float[n, classes]`, or of classes, `int[n]`."""
+    for name, array in outputs.items():
+        scores = array.ndim == 2 and array.dtype.kind == "f" and array.shape[1] > 1
+        if scores or (array.ndim == 1 and array.dtype.kind in "iu"):
+            return name
+    shapes = {name: list(array.shape) for name, array in outputs.items()}
+    raise OptionError(
+        f"no output holds classes to hold the labels against (outputs: {shapes}): give a metric"
+    )
+
+
+def _accuracy(
+    classes: Sequence[tuple[NDArray[Any], NDArray[Any]]], labels: NDArray[Any]
+) -> MetricPair:
+    sides = [np.concatenate([pair[side] for pair in classes]) for side in (0, 1)]
+    if labels.shape != sides[0].shape:
+        raise SamplesError(
+            f"labels of shape {list(labels.shape)} for {len(sides[0])} samples: "
+            "give one class per sample"
+        )
+    shares = [float(np.mean(side == labels)) for side in sides]
+    return MetricPair(name="accuracy", reference=shares[0], candidate=shares[1])
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    """All feeds' outputs as one array each; one without a sample axis gets it."""
+    joined: Outputs = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        try:
+            joined[name] = np.concatenate([np.atleast_1d(array) for array in arrays])
+        except ValueError as error:
+            raise OptionError(
+                f"output {name!r} has another shape on every feed, so no metric can be computed "
+                f"on all of them: {error}; give samples of one size"
+            ) from error
+    return joined

@@ -1,0 +1,77 @@
+"""The machine that a latency was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import msgspec
+
+from onnxlite import runtime
+
+#: The instruction sets that decide which kernels ONNX Runtime takes.
+_TELLING = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Processor and software behind a measurement.
+
+    Attributes:
+        cpu: model name of the processor.
+        cores: logical cores that this process may use.
+        instructions: those instruction sets of the processor that matter for inference.
+        system: operating system and architecture.
+        python: version of Python.
+        onnxruntime: version of ONNX Runtime.
+    """
+
+    cpu: str
+    cores: int
+    instructions: tuple[str, ...]
+    system: str
+    python: str
+    onnxruntime: str
+
+    def __str__(self) -> str:
+        sets = f" ({', '.join(self.instructions)})" if self.instructions else ""
+        return f"{self.cpu}{sets}, {self.cores} cores, ONNX Runtime {self.onnxruntime}"
+
+
+def machine() -> Machine:
+    """Describe this machine."""
+    name, flags = _processor()
+    affinity = getattr(os, "sched_getaffinity", None)
+    return Machine(
+        cpu=name,
+        cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
+        instructions=tuple(flag for flag in _TELLING if flag in flags),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        onnxruntime=runtime.version(),
+    )
+
+
+def _processor() -> tuple[str, frozenset[str]]:
+    """Name and flags, which only Linux lists; elsewhere what `platform` knows."""
+    entries: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            entries.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    name = entries.get("model name") or platform.processor() or platform.machine()
+    flags = entries.get("flags") or entries.get("Features") or ""
+    return name, frozenset(flags.split())
