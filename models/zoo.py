@@ -104,7 +104,8 @@ def efficientnet_lite0() -> Path:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if done.returncode or not partial.exists():
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise PackageMissing(
+            error = PackageMissing if "ModuleNotFoundError" in reason else FetchError
+            raise error(
                 f"EfficientNet-Lite0 could not be exported ({reason}); "
                 "it needs torch and onnxscript: `pip install torch==2.13.0 onnxscript`"
             )

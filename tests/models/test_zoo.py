@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from models import photos, text, zoo
-from models.fetch import FetchError
+from models.fetch import PackageMissing
 from models.photos import Source
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 def fetched(make: Callable[[], T]) -> T:
     try:
         return make()
-    except FetchError as error:
+    except PackageMissing as error:
         pytest.skip(str(error))
 
 
