@@ -6,7 +6,7 @@ from math import prod
 
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, rank
+from onnxlite.graph import attribute, rank, static_dim
 from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
 
 
@@ -80,16 +80,40 @@ def _gemm_refusal(node: ir.Node) -> str | None:
     return None
 
 
-_CONV = QuantRule(kind="compute", weight=1, channel_axis=_first_axis, bias=2)
+def _gemm_reduction(node: ir.Node) -> tuple[int, ...]:
+    return (1 - _gemm_axis(node),)
+
+
+def _conv_reduction(node: ir.Node) -> tuple[int, ...]:
+    """Kernel positions, then input channels: ONNX Runtime's integer kernels work on NHWC."""
+    if attribute(node, "group", 1) > 1 and static_dim(node.inputs[1], 1) == 1:
+        return ()
+    return (*range(2, rank(node.inputs[1]) or 2), 1)
+
+
+def _matmul_reduction(node: ir.Node) -> tuple[int, ...]:
+    return ((rank(node.inputs[1]) or 2) - 2,)
+
+
+_CONV = QuantRule(
+    kind="compute", weight=1, channel_axis=_first_axis, reduction_axes=_conv_reduction, bias=2
+)
 _GEMM = QuantRule(
     kind="compute",
     weight=1,
     channel_axis=_gemm_axis,
+    reduction_axes=_gemm_reduction,
     bias=2,
     float_output=True,
     refuses=_gemm_refusal,
 )
-_MATMUL = QuantRule(kind="compute", weight=1, channel_axis=_matmul_axis, float_output=True)
+_MATMUL = QuantRule(
+    kind="compute",
+    weight=1,
+    channel_axis=_matmul_axis,
+    reduction_axes=_matmul_reduction,
+    float_output=True,
+)
 
 LINEAR = (
     OpSpec(op_type="Conv", quant=_CONV, macs=_conv_macs, weights=(1,)),

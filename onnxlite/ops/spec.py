@@ -24,6 +24,8 @@ class QuantRule:
         weight: the port whose constant is quantized ahead of time.
         channel_axis: the weight's output-channel axis (per-channel scales), or None where
             the node computes in a way that leaves none.
+        reduction_axes: the weight's axes over which the kernel adds products, outermost
+            first, in the order in which they lie in memory there.
         bias: the port of the int32 bias.
         shared_scale: output and data inputs have one scale and zero point.
         float_output: there is a kernel from integers to float, so that the output needs no
@@ -36,6 +38,7 @@ class QuantRule:
     inputs: tuple[int, ...] | None = (0,)
     weight: int | None = None
     channel_axis: Callable[[ir.Node], int | None] | None = None
+    reduction_axes: Callable[[ir.Node], tuple[int, ...]] | None = None
     bias: int | None = None
     shared_scale: bool = False
     float_output: bool = False

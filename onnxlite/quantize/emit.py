@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placement import Placement, reads_integers
-from onnxlite.quantize.qtypes import QParams, QType, params_for_weight, quantize
+from onnxlite.quantize.qtypes import QParams, QType, quantize
 from onnxlite.quantize.targets import Target
+from onnxlite.quantize.weights import quantize_weight
 
 _INT32_MAX = 2**31 - 1
 
@@ -68,8 +69,10 @@ class Emitter:
             assert producer is not None
             graph.remove(producer, safe=True)
 
-    def layer(self, node: ir.Node, params: Mapping[ir.Value, QParams], target: Target) -> QParams:
-        """Quantize the weight and bias of a layer; returns the weight's parameters.
+    def layer(
+        self, node: ir.Node, params: Mapping[ir.Value, QParams], target: Target
+    ) -> tuple[NDArray[Any], QParams]:
+        """Quantize the weight and bias of a layer; returns the weight's integers and parameters.
 
         Args:
             node: the layer; its activations may be rewired already.
@@ -84,18 +87,27 @@ class Emitter:
         assert weight is not None
         assert weight_value is not None
         axis = rule.channel_axis(node) if rule.channel_axis and target.per_channel else None
-        weight_params = params_for_weight(target.weight, weight, axis)
+        assert rule.reduction_axes is not None
+        integers, weight_params = quantize_weight(
+            weight,
+            target.weight,
+            channel_axis=axis,
+            reduction_axes=rule.reduction_axes(node),
+            avoid_saturation=target.avoid_saturation,
+        )
         bias_value = self._bias(node, rule.bias)
         if bias_value is not None:
             bias = const_array(bias_value)
             assert bias is not None
             data = self._original(node)
             input_scale = float(params[data].scale)
-            weight_params = _room_for_bias(weight_params, bias.reshape(-1), input_scale)
+            wider = _room_for_bias(weight_params, bias.reshape(-1), input_scale)
+            if not np.array_equal(wider.scale, weight_params.scale):
+                weight_params, integers = wider, quantize(weight, wider)
             self._replace_bias(node, rule.bias, bias.reshape(-1), weight_params, input_scale)
         name = weight_value.name or "weight"
-        self._dequantized(node, rule.weight, quantize(weight, weight_params), weight_params, name)
-        return weight_params
+        self._dequantized(node, rule.weight, integers, weight_params, name)
+        return integers, weight_params
 
     def _bias(self, node: ir.Node, port: int | None) -> ir.Value | None:
         return node.inputs[port] if port is not None and port < len(node.inputs) else None

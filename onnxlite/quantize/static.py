@@ -23,7 +23,7 @@ from onnxlite.ops import spec_of
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.placement import Placement, place
-from onnxlite.quantize.qtypes import QParams, dequantize, quantize
+from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
@@ -134,7 +134,7 @@ def _emit(
     rows = []
     for node, weight in weights.items():
         assert weight is not None
-        weight_params = emitter.layer(node, params, target)
+        integers, weight_params = emitter.layer(node, params, target)
         rows.append(
             LayerRow(
                 node.name or "",
@@ -142,9 +142,7 @@ def _emit(
                 {
                     "weights": weight.size,
                     "channels": weight_params.scale.size,
-                    "weight_sqnr_db": _sqnr_db(
-                        weight, dequantize(quantize(weight, weight_params), weight_params)
-                    ),
+                    "weight_sqnr_db": _sqnr_db(weight, dequantize(integers, weight_params)),
                 },
             )
         )
