@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.errors import SamplesError
+from onnxlite.errors import OptionError, SamplesError
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Samples:
         limit: use at most this many samples.
 
     Raises:
+        OptionError: `batch` or `limit` is below 1.
         SamplesError: a name, dtype or shape does not fit, a value is NaN or infinite, or
             there is no sample. Raised while iterating for what only then is known.
     """
@@ -86,6 +87,8 @@ class Samples:
         batch: int = 8,
         limit: int | None = None,
     ) -> None:
+        if batch < 1 or (limit is not None and limit < 1):
+            raise OptionError(f"batch={batch}, limit={limit}: both count samples, from 1 on")
         self.inputs = tuple(inputs)
         self._limit = limit
         if isinstance(source, Samples):
@@ -93,9 +96,7 @@ class Samples:
             self._open: Callable[[], Iterator[Feed]] = source._open
             return
         self._open = _reader(source, self.inputs, batch)
-        first = next(iter(self), None)
-        if first is None:
-            raise SamplesError("the samples are empty: give at least one")
+        next(iter(self))
 
     def __iter__(self) -> Iterator[Feed]:
         seen = 0
@@ -105,11 +106,21 @@ class Samples:
             if self._limit is not None and seen + count > self._limit:
                 if trimmed := _trim(feed, self.inputs, self._limit - seen):
                     yield trimmed
+                elif not seen:
+                    raise SamplesError(
+                        f"limit={self._limit} is below the fixed batch of {count} that a feed "
+                        "needs: raise the limit"
+                    )
                 return
             seen += count
             yield feed
             if self._limit is not None and seen >= self._limit:
                 return
+        if not seen:
+            raise SamplesError(
+                "the samples are empty, or can be iterated only once: give a list, an array or a "
+                "loader with at least one sample"
+            )
 
     def count(self) -> int:
         """Number of samples, found by one pass over the data."""
@@ -186,32 +197,38 @@ def _reader(source: Any, inputs: tuple[InputSpec, ...], batch: int) -> Callable[
 def _path_reader(
     path: Path, inputs: tuple[InputSpec, ...], batch: int
 ) -> Callable[[], Iterator[Feed]]:
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix in (".npy", ".npz"))
-        if not files:
-            raise SamplesError(f"the folder {str(path)!r} holds no .npy or .npz file")
-        readers = [_path_reader(file, inputs, batch) for file in files]
-        return lambda: (feed for reader in readers for feed in reader())
-    if not path.is_file():
-        raise SamplesError(f"no samples at {str(path)!r}: check the path")
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for file in files if file.suffix in (".npy", ".npz")]
+        if not path.exists():
+            raise SamplesError(f"no samples at {str(path)!r}: check the path")
+    except OSError as error:
+        raise SamplesError(f"cannot read samples from {str(path)!r}: {error}") from error
+    if path.is_dir() and not files:
+        raise SamplesError(f"the folder {str(path)!r} holds no .npy or .npz file")
+    if not files:
+        raise SamplesError(f"{str(path)!r}: samples are read from .npy and .npz files")
+    if len(files) == 1:
+        arrays = _read_arrays(files[0], inputs)
+        return lambda: _split(arrays, inputs, batch)
+    # One file at a time: a folder may hold more than memory does.
+    return lambda: (
+        feed for file in files for feed in _split(_read_arrays(file, inputs), inputs, batch)
+    )
+
+
+def _read_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> dict[str, Array]:
+    """The arrays of one file by input name; a `.npy` is memory-mapped."""
     try:
         if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return lambda: _split({_only(inputs).name: array}, inputs, batch)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as data:
+            arrays = {"arr_0": np.load(path, mmap_mode="r", allow_pickle=False)}
+        else:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 arrays = dict(data)
-            return lambda: _split(_matched(arrays, inputs), inputs, batch)
-    except (OSError, ValueError, EOFError) as error:
+    # NumPy hands through whatever its header parser, zipfile and zlib raise.
+    except Exception as error:
         raise SamplesError(f"cannot read samples from {str(path)!r}: {error}") from error
-    raise SamplesError(f"{str(path)!r}: samples are read from .npy and .npz files")
-
-
-def _matched(arrays: dict[str, Array], inputs: tuple[InputSpec, ...]) -> dict[str, Array]:
-    """A single unnamed array (`arr_0`) belongs to the single input."""
-    if len(inputs) == 1 and list(arrays) == ["arr_0"]:
-        return {inputs[0].name: arrays["arr_0"]}
-    return arrays
+    return {_only(inputs).name: arrays["arr_0"]} if list(arrays) == ["arr_0"] else arrays
 
 
 def _only(inputs: tuple[InputSpec, ...]) -> InputSpec:
@@ -225,9 +242,15 @@ def _only(inputs: tuple[InputSpec, ...]) -> InputSpec:
 
 def _to_array(value: Any) -> Array:
     """Convert to an ndarray: NumPy, nested lists, and tensors of any framework."""
-    if hasattr(value, "detach"):  # a torch tensor: NumPy refuses one that requires a gradient
-        value = value.detach().cpu()
-    return np.asarray(value)
+    try:
+        if hasattr(value, "detach"):  # a torch tensor: NumPy refuses one that requires a gradient
+            value = value.detach().cpu()
+        return np.asarray(value)
+    # Ragged lists, and tensors that NumPy has no type or no memory layout for.
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SamplesError(
+            f"a sample of type {type(value).__name__} cannot be made an array: {error}"
+        ) from error
 
 
 def _as_feed(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Feed:
@@ -311,7 +334,8 @@ def _validated(feed: Feed, inputs: tuple[InputSpec, ...], index: int) -> Feed:
     for spec in inputs:
         array = _cast(feed[spec.name], spec, where)
         _check_shape(array, spec, where)
-        if array.size == 0:
+        # Another axis may have length 0: the past of a decoder at its first token.
+        if array.ndim and array.shape[0] == 0:
             raise SamplesError(f"{where}: input {spec.name!r} is empty (shape {array.shape})")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int(array.size - np.isfinite(array).sum())
@@ -325,19 +349,21 @@ def _validated(feed: Feed, inputs: tuple[InputSpec, ...], index: int) -> Feed:
 
 def _cast(array: Array, spec: InputSpec, where: str) -> Array:
     """Convert where no value changes its meaning: float widths, and integers that fit."""
-    if spec.dtype == "object":
-        return array.astype(object)
+    array = np.asarray(array)
     wanted = np.dtype(spec.dtype)
     if array.dtype == wanted:
         return np.ascontiguousarray(array).reshape(array.shape)
+    both_text = array.dtype.kind == "U" and wanted.kind == "O"
     both_float = array.dtype.kind == "f" and wanted.kind in "fV"
     both_integer = array.dtype.kind in "iu" and wanted.kind in "iu"
-    if not (both_float or both_integer):
+    if not (both_text or both_float or both_integer):
+        kind = "text" if wanted.kind == "O" else spec.dtype
         hint = ": scale and convert them first" if array.dtype.kind in "iu" else ""
         raise SamplesError(
-            f"{where}: input {spec.name!r} takes {spec.dtype}, given was {array.dtype}{hint}"
+            f"{where}: input {spec.name!r} takes {kind}, given was {array.dtype}{hint}"
         )
-    result = array.astype(wanted)
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+        result = array.astype(wanted)
     if both_integer and not np.array_equal(result, array):
         raise SamplesError(
             f"{where}: input {spec.name!r} takes {spec.dtype}, and values of the given "
