@@ -104,7 +104,7 @@ class Samples:
             feed = _validated(feed, self.inputs, index)
             count = feed_size(feed, self.inputs)
             if self._limit is not None and seen + count > self._limit:
-                if trimmed := _trim(feed, self.inputs, self._limit - seen):
+                if trimmed := trim(feed, self.inputs, self._limit - seen):
                     yield trimmed
                 elif not seen:
                     raise SamplesError(
@@ -386,8 +386,8 @@ def _check_shape(array: Array, spec: InputSpec, where: str) -> None:
         )
 
 
-def _trim(feed: Feed, inputs: Sequence[InputSpec], count: int) -> Feed | None:
-    """The first `count` samples of a feed, where every input's batch axis is dynamic."""
+def trim(feed: Feed, inputs: Sequence[InputSpec], count: int) -> Feed | None:
+    """The first `count` samples of a feed; None where an input's batch axis is fixed."""
     if count <= 0 or any(s.shape and isinstance(s.shape[0], int) for s in inputs):
         return None
     return {s.name: feed[s.name][:count] if feed[s.name].ndim else feed[s.name] for s in inputs}

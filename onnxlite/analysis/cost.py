@@ -128,11 +128,15 @@ def _is_parameter(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype not in _NOT_PARAMETERS
 
 
+#: What may stand between a stored weight and the node that uses it.
+_WRAPPERS = ("DequantizeLinear", "Identity", "Cast", "Transpose", "Reshape")
+
+
 def _behind(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The stored constant of an input port, looking through a DequantizeLinear."""
+    """The stored constant of an input port, looking through what only changes its form."""
     producer = value.producer() if value is not None else None
-    if producer is not None and is_op(producer, "DequantizeLinear"):
-        return const_tensor(producer.inputs[0])
+    if producer is not None and is_op(producer, *_WRAPPERS):
+        return _behind(producer.inputs[0])
     return const_tensor(value)
 
 

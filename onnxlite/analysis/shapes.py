@@ -126,7 +126,7 @@ def concrete_shapes(
             value.shape = ir.Shape(feed[value.name].shape)
     _forget(copy)
     for output in copy.graph.outputs:
-        output.shape = None
+        output.shape = output.shape if output.is_graph_input() else None
     _infer(copy, symbolic=True)
     if feed and any(True for _ in _open_values(copy)):
         _write_probed(copy, feed)
@@ -212,6 +212,8 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
                 value.const_value = _placeholder(value.const_value)
         for node in graph:
             bare.opset_imports.setdefault(node.domain, 1)
+            for output in node.outputs:  # a shape without a type cannot be written
+                output.shape = output.shape if output.type is not None else None
             for name, attribute in node.attributes.items():
                 if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
                     bare_tensor = _placeholder(attribute.as_tensor())
@@ -312,7 +314,8 @@ def _open_values(model: ir.Model) -> Iterator[ir.Value]:
     """The tensors that nodes compute and whose shape is not all numbers."""
     for node in iter_nodes(model):
         for value in node.outputs:
-            if isinstance(value.type, ir.TensorType | None) and static_shape(value) is None:
+            tensor = value.name and isinstance(value.type, ir.TensorType | None)
+            if tensor and static_shape(value) is None:
                 yield value
 
 

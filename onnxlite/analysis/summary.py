@@ -12,7 +12,7 @@ from onnxlite.analysis.cost import LayerCost, cost, type_name
 from onnxlite.graph import STANDARD_DOMAINS, iter_graphs, iter_nodes
 from onnxlite.model import ModelLike, disk_bytes, load, size_bytes
 from onnxlite.normalize import normalize
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike, input_specs, trim
 
 #: Above this many bytes of tensors zeros are only counted on request.
 _COUNT_ZEROS_BELOW_BYTES = 500_000_000
@@ -101,7 +101,9 @@ def inspect(
     source = load(model)
     feeds = None
     if samples is not None:
-        feeds = [next(iter(Samples(samples, input_specs(source), batch=batch, limit=batch)))]
+        specs = input_specs(source)
+        feed = next(iter(Samples(samples, specs, batch=batch)))
+        feeds = [trim(feed, specs, batch) or feed]
     nbytes = size_bytes(source)
     operators = Counter(_operator(node) for node in iter_nodes(source))
     plain = load(source)

@@ -28,7 +28,7 @@ from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.model import ModelLike, load
 from onnxlite.records import Progress, silent
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
 
 logger = logging.getLogger(__name__)
@@ -185,8 +185,9 @@ def benchmark(
 def _feeds(model: ir.Model, samples: SamplesLike | None, batch: int, seed: int) -> list[Feed]:
     if samples is None:
         return [generated_feed(model, batch=batch, seed=seed)]
-    stream = Samples(samples, input_specs(model), batch=batch, limit=batch * _MAX_FEEDS)
-    return list(itertools.islice(stream, _MAX_FEEDS))
+    specs = input_specs(model)
+    stream = itertools.islice(Samples(samples, specs, batch=batch), _MAX_FEEDS)
+    return [trim(feed, specs, batch) or feed for feed in stream]
 
 
 def _on_disk(source: ModelLike, model: ir.Model, path: Path) -> Path:
