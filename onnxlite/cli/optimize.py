@@ -1,0 +1,230 @@
+"""Commands that make a model from a model: simplify, prune, quantize, run, demo."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from numpy.typing import NDArray
+
+from onnxlite import demo as demo_run
+from onnxlite import recipe as recipes
+from onnxlite.cli import arguments as args
+from onnxlite.cli.exit_codes import ExitCode
+from onnxlite.cli.terminal import Terminal
+from onnxlite.recipe import PruneWeights, QuantizeStatic, Recipe, Simplify, Step
+from onnxlite.report import run_view
+
+
+def simplify(
+    model: args.ModelPath,
+    output: args.Output = None,
+    data: args.Data = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Check every rewrite in ONNX Runtime."),
+    ] = True,
+    onnxsim: Annotated[
+        bool, typer.Option("--onnxsim/--no-onnxsim", help="Let onnxsim have a turn as well.")
+    ] = True,
+    time_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Stop onnxsim after this time.")
+    ] = 120.0,
+    benchmark: args.Benchmark = True,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Fold, fuse and clean up the graph without changing what it computes.
+
+    The result is compared with the model on --data, or on generated inputs.
+
+    [bold]Example[/bold]: onnxlite simplify model.onnx -o simple.onnx
+    """
+    step = Simplify(verify=verify, onnxsim=onnxsim, time_limit=time_limit)
+    _run(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
+
+
+def prune(
+    model: args.ModelPath,
+    output: args.Output = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of weights to set to zero, 0 to below 1."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", help="Instead: zero every weight smaller than this."),
+    ] = None,
+    scope: Annotated[
+        Literal["layer", "global"],
+        typer.Option(help="Reach the share in each layer, or in the model as a whole."),
+    ] = "layer",
+    include: args.Include = None,
+    exclude: args.Exclude = None,
+    data: args.Data = None,
+    benchmark: args.Benchmark = False,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Set the smallest weights to zero.
+
+    The file then compresses better (see "zipped"); on CPU it does not run faster.
+
+    [bold]Example[/bold]: onnxlite prune model.onnx --sparsity 0.5 -o pruned.onnx --data x.npy
+    """
+    step = PruneWeights(
+        sparsity=sparsity,
+        threshold=threshold,
+        scope=scope,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+    )
+    _run(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
+
+
+def quantize(
+    model: args.ModelPath,
+    data: args.Data = None,
+    output: args.Output = None,
+    evaluation: args.Evaluation = None,
+    labels: args.Labels = None,
+    target: Annotated[str, typer.Option(help="What the result runs on.")] = "cpu",
+    include: args.Include = None,
+    exclude: args.Exclude = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="COUNT", help="Calibrate on at most this many samples."),
+    ] = None,
+    first_simplify: Annotated[
+        bool,
+        typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
+    ] = True,
+    benchmark: args.Benchmark = True,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Convert weights and activations to INT8, with scales found on real inputs.
+
+    Some hundred samples from the model's everyday work are enough; labels are not needed.
+
+    [bold]Example[/bold]: onnxlite quantize model.onnx --data images.npy -o int8.onnx
+    """
+    step = QuantizeStatic(
+        target=target,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        limit=limit,
+    )
+    steps: list[Step] = [Simplify(), step] if first_simplify else [step]
+    _run(
+        model,
+        steps,
+        output,
+        data,
+        evaluation=evaluation,
+        labels=labels,
+        benchmark=benchmark,
+        json=json,
+        quiet=quiet,
+    )
+
+
+def run(
+    recipe: args.RecipePath,
+    model: args.ModelPath,
+    output: args.Output = None,
+    data: args.Data = None,
+    evaluation: args.Evaluation = None,
+    labels: args.Labels = None,
+    benchmark: args.Benchmark = True,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    r"""Apply the steps of a recipe, check each, and measure the result.
+
+    [bold]Example[/bold]: onnxlite run recipe.toml model.onnx --data images.npy -o small.onnx
+
+    A recipe is a TOML file. Left-out options take their defaults:
+
+        \[[steps]]
+        step = "simplify"
+
+        \[[steps]]
+        step = "prune-weights"
+        sparsity = 0.3
+
+        \[[steps]]
+        step = "quantize-static"
+    """
+    steps = recipes.load_recipe(recipe).steps
+    _run(
+        model,
+        steps,
+        output,
+        data,
+        evaluation=evaluation,
+        labels=labels,
+        benchmark=benchmark,
+        json=json,
+        quiet=quiet,
+    )
+
+
+def demo(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Keep the result and its report in this folder.",
+            show_default=False,
+        ),
+    ] = None,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Show the whole way on a small trained model and real images that come along.
+
+    A residual net for Fashion-MNIST is simplified, pruned and quantized to INT8; both
+    models then classify 2,000 labelled test images that no step has seen.
+
+    [bold]Example[/bold]: onnxlite demo --output demo/
+    """
+    with Terminal(json=json, quiet=quiet) as terminal:
+        report = demo_run.demo(output, progress=terminal)
+    terminal.show("run", report, run_view(report))
+
+
+def _run(
+    model: Path,
+    steps: Sequence[Step],
+    output: Path | None,
+    data: Path | None,
+    *,
+    evaluation: Path | None = None,
+    labels: NDArray[Any] | None = None,
+    benchmark: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Run the steps, show the report, and exit with 3 if the model is unchanged."""
+    with Terminal(json=json, quiet=quiet) as terminal:
+        outcome = recipes.run(
+            model,
+            data,
+            Recipe(tuple(steps)),
+            output=output,
+            evaluation=evaluation,
+            labels=labels,
+            benchmark=benchmark,
+            command=shlex.join(["onnxlite", *sys.argv[1:]]),
+            progress=terminal,
+        )
+    terminal.show("run", outcome.report, run_view(outcome.report))
+    if not outcome.report.changed:
+        raise typer.Exit(ExitCode.NOT_REACHED)

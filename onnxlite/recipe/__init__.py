@@ -1,0 +1,26 @@
+"""Recipes: steps as data, and running them on a model with proof of the result."""
+
+from __future__ import annotations
+
+from onnxlite.recipe.document import Recipe, load_recipe
+from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
+from onnxlite.recipe.run import run
+from onnxlite.recipe.split import SampleUse
+from onnxlite.recipe.steps import STEPS, PruneWeights, QuantizeStatic, Simplify, Step, step_name
+
+__all__ = [
+    "STEPS",
+    "Environment",
+    "Outcome",
+    "PruneWeights",
+    "QuantizeStatic",
+    "Recipe",
+    "RunReport",
+    "SampleUse",
+    "Simplify",
+    "Sizes",
+    "Step",
+    "load_recipe",
+    "run",
+    "step_name",
+]

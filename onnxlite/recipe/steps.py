@@ -1,0 +1,121 @@
+"""The steps a recipe is made of: each one is the options of one public function, as data.
+
+A step is frozen, compares by value and goes to TOML and back. Its `apply` takes a model
+it may change. To add a step: write its class, and add it to `Step`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, TypeAlias, get_args
+
+import msgspec
+import onnx_ir as ir
+from msgspec import Meta
+
+from onnxlite.errors import OptionError
+from onnxlite.prune import prune_weights_ir
+from onnxlite.prune.weights import Scope
+from onnxlite.quantize import quantize_static_ir
+from onnxlite.quantize.targets import target_named
+from onnxlite.records import Progress, StepReport
+from onnxlite.samples import SamplesLike
+from onnxlite.simplify import simplify_ir
+
+
+class Simplify(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="simplify"):
+    """Fold, fuse and clean up the graph; see `onnxlite.simplify`."""
+
+    needs_samples: ClassVar[bool] = False
+
+    verify: bool = True
+    onnxsim: bool = True
+    time_limit: Annotated[float, Meta(gt=0)] = 120.0
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike, progress: Progress
+    ) -> tuple[ir.Model, StepReport]:
+        """Simplify `model`, checking the rewrites on the first samples."""
+        return simplify_ir(
+            model,
+            samples=samples,
+            verify=self.verify,
+            onnxsim=self.onnxsim,
+            time_limit=self.time_limit,
+            progress=progress,
+        )
+
+
+class PruneWeights(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="prune-weights"
+):
+    """Set the smallest weights to zero; see `onnxlite.prune_weights`."""
+
+    needs_samples: ClassVar[bool] = False
+
+    sparsity: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    threshold: Annotated[float, Meta(ge=0)] | None = None
+    scope: Scope = "layer"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.sparsity is None) == (self.threshold is None):
+            raise OptionError("give either sparsity (a share of zeros) or threshold, and not both")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise OptionError(f"threshold is a finite number, given was {self.threshold}")
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike, progress: Progress
+    ) -> tuple[ir.Model, StepReport]:
+        """Zero the smallest weights of `model`; samples are not used."""
+        return prune_weights_ir(
+            model,
+            sparsity=self.sparsity,
+            threshold=self.threshold,
+            scope=self.scope,
+            include=self.include,
+            exclude=self.exclude,
+            progress=progress,
+        )
+
+
+class QuantizeStatic(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="quantize-static"
+):
+    """INT8 weights and activations with scales from samples; see `onnxlite.quantize_static`."""
+
+    needs_samples: ClassVar[bool] = True
+
+    target: str = "cpu"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: Annotated[int, Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        target_named(self.target)
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike, progress: Progress
+    ) -> tuple[ir.Model, StepReport]:
+        """Quantize `model` with the ranges that the calibration samples show."""
+        return quantize_static_ir(
+            model,
+            samples,
+            target=self.target,
+            include=self.include,
+            exclude=self.exclude,
+            limit=self.limit,
+            progress=progress,
+        )
+
+
+Step: TypeAlias = Simplify | PruneWeights | QuantizeStatic
+
+#: Every step class by its name in recipes and reports.
+STEPS: dict[str, type[Step]] = {str(cls.__struct_config__.tag): cls for cls in get_args(Step)}
+
+
+def step_name(step: Step) -> str:
+    """The name of a step in recipes and reports: `"prune-weights"`."""
+    return str(step.__struct_config__.tag)

@@ -1,0 +1,18 @@
+"""Records as terminal tables and as JSON."""
+
+from __future__ import annotations
+
+from onnxlite.report.json_form import SCHEMA, from_json, to_json
+from onnxlite.report.measure_view import fidelity_view, latency_view
+from onnxlite.report.run_view import run_view
+from onnxlite.report.summary_view import summary_view
+
+__all__ = [
+    "SCHEMA",
+    "fidelity_view",
+    "from_json",
+    "latency_view",
+    "run_view",
+    "summary_view",
+    "to_json",
+]
