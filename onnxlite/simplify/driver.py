@@ -1,0 +1,298 @@
+"""The fixed-point driver: tries every rule on every node until nothing changes.
+
+The driver alone changes graphs. It is deterministic, and it can stop after a number of
+firings, which is how verification finds the one rewrite that broke a model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.graph import STANDARD_DOMAINS, describe, value_names
+from onnxlite.records import Declined
+from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
+
+logger = logging.getLogger(__name__)
+
+#: A rule set that still fires after this many passes goes in circles.
+_MAX_PASSES = 40
+
+
+@dataclass(frozen=True)
+class Firing:
+    """One application of a rule; the pair identifies it for verification."""
+
+    rule: str
+    node: str
+
+
+@dataclass
+class Outcome:
+    """What a run of the driver did, in order, and what it refused in its last pass."""
+
+    firings: list[Firing] = field(default_factory=list)
+    declined: list[Declined] = field(default_factory=list)
+
+    @property
+    def changes(self) -> Counter[str]:
+        """How often each rule fired."""
+        return Counter(firing.rule for firing in self.firings)
+
+
+def rewrite_to_fixed_point(
+    model: ir.Model,
+    rules: Sequence[Rewrite],
+    *,
+    growth: int,
+    limit: int | None = None,
+    blocked: frozenset[Firing] = frozenset(),
+    on_pass: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Apply `rules` to `model` in place until none fires.
+
+    Args:
+        model: the model to change; its constants must be initializers.
+        rules: tried in order; the first that fires on a node wins.
+        growth: bytes by which new constants may enlarge the model.
+        limit: stop after this many firings.
+        blocked: firings not to repeat.
+        on_pass: called after every pass with its number and the firings so far.
+    """
+    run = _Run(model, rules, growth=growth, limit=limit, blocked=blocked)
+    for number in range(_MAX_PASSES):
+        infer_shapes(model, refresh=True, symbolic=number == 0)
+        changed = run.one_pass()
+        if on_pass is not None:
+            on_pass(number + 1, len(run.outcome.firings))
+        if not changed or run.exhausted:
+            break
+    else:
+        logger.warning("rules still fire after %d passes; stopped there", _MAX_PASSES)
+    if not run.exhausted:
+        infer_shapes(model, refresh=True)
+    drop_unused_initializers(model)
+    return run.outcome
+
+
+class _Run:
+    """One run of the driver over one model."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        rules: Sequence[Rewrite],
+        *,
+        growth: int,
+        limit: int | None,
+        blocked: frozenset[Firing],
+    ) -> None:
+        self.outcome = Outcome()
+        self._model = model
+        self._growth: float = growth
+        self._limit = limit
+        self._blocked = blocked
+        self._any = [rule for rule in rules if not rule.op_types]
+        names = {op for rule in rules for op in rule.op_types}
+        # Rules keep their order: a rule without operators stands where it was listed.
+        self._by_op = {
+            op: [rule for rule in rules if not rule.op_types or op in rule.op_types] for op in names
+        }
+        self._names = _Names(model)
+        self._visited: set[ir.Node] = set()
+
+    @property
+    def exhausted(self) -> bool:
+        return self._limit is not None and len(self.outcome.firings) >= self._limit
+
+    def one_pass(self) -> bool:
+        """Visit every node once; returns whether any rule fired."""
+        self.outcome.declined.clear()
+        self._visited.clear()
+        before = len(self.outcome.firings)
+        for graph in list(self._model.graphs()):
+            for node in graph:
+                if self.exhausted:
+                    return True
+                if node.graph is graph and node.domain in STANDARD_DOMAINS:
+                    self._visit(node, graph)
+                self._visited.add(node)
+        return len(self.outcome.firings) > before
+
+    def _visit(self, node: ir.Node, graph: ir.Graph) -> None:
+        context = Context(
+            opset=self._model.graph.opset_imports.get("", 1),
+            precedes=lambda other: other in self._visited and other.graph is graph,
+            growth=self._growth,
+        )
+        for rule in self._by_op.get(node.op_type, self._any):
+            firing = Firing(rule.name, node.name or "?")
+            if firing in self._blocked:
+                continue
+            try:
+                result = rule.apply(node, context)
+            # A rule that trips over an unusual graph must not take the whole step down.
+            except Exception as error:
+                logger.warning("rule %s failed on %s", rule.name, describe(node), exc_info=True)
+                result = Refused(f"internal error: {type(error).__name__}: {error}")
+            if isinstance(result, Refused):
+                self.outcome.declined.append(Declined(rule.name, describe(node), result.reason))
+            elif result is not None:
+                self._growth -= _growth(node, result)
+                _splice(node, graph, result, self._names)
+                self.outcome.firings.append(firing)
+                return
+
+
+class _Names:
+    """Hands out value and node names that the model does not use yet."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken = value_names(model)
+        self._taken |= {node.name for graph in model.graphs() for node in graph if node.name}
+        self._last: dict[str, int] = {}
+
+    def fresh(self, base: str) -> str:
+        name = base
+        while name in self._taken:
+            self._last[base] = self._last.get(base, 0) + 1
+            name = f"{base}_{self._last[base]}"
+        self._taken.add(name)
+        return name
+
+
+def _growth(root: ir.Node, replacement: Replacement) -> float:
+    """Bytes by which folding `root` enlarges the model; other rewrites swap like for like."""
+    if replacement.nodes:
+        return 0
+    made = {id(v): v.const_value for v in _new_constants(replacement)}
+    read = (v.const_value for v in root.inputs if v is not None)
+    before = sum(tensor.nbytes for tensor in read if tensor is not None)
+    return max(0, sum(tensor.nbytes for tensor in made.values() if tensor is not None) - before)
+
+
+def _new_constants(replacement: Replacement) -> list[ir.Value]:
+    values = [v for node in replacement.nodes for v in node.inputs if v is not None]
+    values += [new for _, new in replacement.outputs]
+    return [
+        v
+        for v in values
+        if v.const_value is not None and v.producer() is None and not v.is_initializer()
+    ]
+
+
+def _splice(root: ir.Node, graph: ir.Graph, replacement: Replacement, names: _Names) -> None:
+    for value in _new_constants(replacement):
+        if not value.is_initializer():
+            value.name = names.fresh(value.name or "constant")
+            graph.register_initializer(value)
+    for node in replacement.nodes:
+        node.name = names.fresh(f"{root.name}_{node.op_type}")
+        for output in node.outputs:
+            if output.name is None:
+                output.name = names.fresh(f"{root.name}_{node.op_type}_output")
+    graph.insert_before(root, replacement.nodes)
+    made = {output for node in replacement.nodes for output in node.outputs}
+    for old, new in replacement.outputs:
+        _substitute(old, new, root, graph, fresh_value=new in made, names=names)
+    if replacement.nodes and replacement.outputs:
+        _inherit(root, replacement)
+    olds = {old.producer() for old, _ in replacement.outputs} | {root}
+    for node_or_none in olds:
+        if node_or_none is not None:
+            remove_dead(node_or_none)
+
+
+def _inherit(root: ir.Node, replacement: Replacement) -> None:
+    """The node that makes the root's output takes over its name and metadata."""
+    for old, new in replacement.outputs:
+        producer = new.producer()
+        if old.producer() is root and producer in replacement.nodes and producer is not None:
+            producer.name, root.name = root.name, producer.name
+            producer.metadata_props.update(root.metadata_props)
+            producer.doc_string = root.doc_string
+            return
+
+
+def _substitute(
+    old: ir.Value,
+    new: ir.Value,
+    root: ir.Node,
+    graph: ir.Graph,
+    *,
+    fresh_value: bool,
+    names: _Names,
+) -> None:
+    if new.type is None:
+        new.type = old.type
+    if not old.is_graph_output():
+        if fresh_value and old.name is not None:
+            old.name, new.name = None, old.name
+        if new.shape is None:
+            new.shape = old.shape
+        old.replace_all_uses_with(new)
+        return
+    producer = new.producer()
+    if producer is None or producer.graph is not graph or new.is_graph_output():
+        identity = ir.node("Identity", [new], name=names.fresh(f"{root.name}_Identity"))
+        graph.insert_before(root, identity)
+        new = identity.outputs[0]
+        new.type = old.type
+    old.name, new.name = None, old.name
+    # The declared shape is part of the model's interface, whatever is known beyond it.
+    new.shape = old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def remove_dead(node: ir.Node) -> None:
+    """Remove `node` if nothing reads its outputs, then the same for what it read."""
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        graph = current.graph
+        if graph is None or any(o.uses() or o.is_graph_output() for o in current.outputs):
+            continue
+        stack += [p for v in current.inputs if v is not None and (p := v.producer()) is not None]
+        stack += _detach_subgraphs(current)
+        graph.remove(current, safe=True)
+
+
+def _detach_subgraphs(node: ir.Node) -> list[ir.Node]:
+    """Let go of the outer values that a dead node's subgraphs read; returns their makers."""
+    makers: list[ir.Node] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            graphs = [attr.as_graph()]
+        elif attr.type == ir.AttributeType.GRAPHS:
+            graphs = list(attr.as_graphs())
+        else:
+            continue
+        for graph in graphs:
+            for inner in ir.traversal.RecursiveGraphIterator(graph):
+                for index, value in enumerate(inner.inputs):
+                    if value is not None and (maker := value.producer()) is not None:
+                        makers.append(maker)
+                    inner.replace_input_with(index, None)
+    return makers
+
+
+def remove_all_dead(model: ir.Model) -> int:
+    """Remove every node whose outputs nothing reads; returns how many went."""
+    before = sum(1 for graph in model.graphs() for _ in graph)
+    for graph in list(model.graphs()):
+        for node in reversed(graph):
+            remove_dead(node)
+    return before - sum(1 for graph in model.graphs() for _ in graph)
+
+
+def drop_unused_initializers(model: ir.Model) -> None:
+    """Forget constants that nothing reads."""
+    for graph in model.graphs():
+        for name, value in list(graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del graph.initializers[name]

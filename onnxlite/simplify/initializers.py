@@ -1,0 +1,67 @@
+"""Duplicate constants: found by hashing, streamed from disk, and merged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable
+
+import onnx_ir as ir
+
+_CHUNK_BYTES = 1 << 20
+
+
+def merge_duplicate_initializers(model: ir.Model) -> int:
+    """Let all readers of equal constants of one graph read the first; returns how many went.
+
+    Only constants of the same type and shape are compared, first by their beginning, then
+    by a hash of everything. Memory does not grow with the size of the tensors.
+    """
+    merged = 0
+    for graph in model.graphs():
+        groups: dict[Hashable, list[ir.Value]] = defaultdict(list)
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            if not value.is_graph_output() and not value.is_graph_input():
+                groups[tensor.dtype, tuple(tensor.shape)].append(value)
+        for limit in (_CHUNK_BYTES, None):
+            groups = _split(groups, limit)
+        for values in groups.values():
+            for duplicate in values[1:]:
+                duplicate.replace_all_uses_with(values[0])
+                del graph.initializers[duplicate.name or ""]
+                merged += 1
+    return merged
+
+
+def _split(
+    groups: dict[Hashable, list[ir.Value]], limit: int | None
+) -> dict[Hashable, list[ir.Value]]:
+    """Split groups of candidates by the hash of their first `limit` bytes."""
+    result: dict[Hashable, list[ir.Value]] = defaultdict(list)
+    for key, values in groups.items():
+        if len(values) > 1:
+            for value in values:
+                assert value.const_value is not None
+                result[key, _digest(value.const_value, limit)].append(value)
+    return result
+
+
+def _digest(tensor: ir.TensorProtocol, limit: int | None) -> bytes:
+    """Hash a tensor's bytes; external data are read in chunks instead of being mapped."""
+    count = tensor.nbytes if limit is None else min(limit, tensor.nbytes)
+    digest = hashlib.blake2b(digest_size=32)
+    if isinstance(tensor, ir.ExternalTensor):
+        with open(tensor.path, "rb") as file:
+            file.seek(tensor.offset or 0)
+            while count > 0:
+                chunk = file.read(min(count, _CHUNK_BYTES))
+                if not chunk:
+                    break
+                digest.update(chunk)
+                count -= len(chunk)
+    else:
+        digest.update(tensor.tobytes()[:count])
+    return digest.digest()

@@ -1,0 +1,226 @@
+"""The step itself: our rewrites and onnxsim in turn, each result proved before it counts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxlite.graph import iter_graphs
+from onnxlite.model import clone, size_bytes
+from onnxlite.normalize import normalize
+from onnxlite.records import Declined, Progress, StepReport, silent
+from onnxlite.samples import SamplesLike
+from onnxlite.simplify.driver import (
+    Firing,
+    drop_unused_initializers,
+    remove_all_dead,
+    rewrite_to_fixed_point,
+)
+from onnxlite.simplify.driver import Outcome as Run
+from onnxlite.simplify.initializers import merge_duplicate_initializers
+from onnxlite.simplify.onnxsim import run_onnxsim
+from onnxlite.simplify.rewrite import Rewrite
+from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES
+from onnxlite.simplify.verify import Reference, take_reference
+
+#: Folding may enlarge the model by this many bytes, or this fraction if that is more.
+GROWTH_BYTES = 1 << 20
+GROWTH_FRACTION = 0.02
+#: After so many wrong firings of one rule the rule itself is at fault.
+_MAX_WRONG_FIRINGS = 3
+_MAX_ROUNDS = 3
+
+
+@dataclass
+class _Log:
+    changes: Counter[str] = field(default_factory=Counter)
+    declined: list[Declined] = field(default_factory=list)
+
+
+def simplify_ir(
+    model: ir.Model,
+    *,
+    samples: SamplesLike | None = None,
+    verify: bool = True,
+    rules: Sequence[Rewrite] | None = None,
+    onnxsim: bool = True,
+    time_limit: float = 120.0,
+    progress: Progress = silent,
+) -> tuple[ir.Model, StepReport]:
+    """Simplify a private copy of a model; see `onnxlite.simplify.simplify`."""
+    started = time.perf_counter()
+    original = clone(model)
+    progress("verify", 0, 1)
+    reference = take_reference(original, samples=samples, verify=verify)
+    if rules is None:
+        rules = DEFAULT_RULES if reference.runs else EXACT_RULES
+    log = _Log()
+    model = _cleaned(model, reference, log)
+    for number in range(_MAX_ROUNDS):
+        progress("simplify", number, _MAX_ROUNDS)
+        model = _rewritten(model, rules, reference, log, progress)
+        if not onnxsim:
+            break
+        shrunk = _by_onnxsim(model, reference, log, time_limit=time_limit)
+        if shrunk is None:
+            break
+        model = shrunk
+    progress("simplify", _MAX_ROUNDS, _MAX_ROUNDS)
+    if not log.changes:
+        model = original
+    _restore_interface(original, model)
+    return model, _report(original, model, reference, log, time.perf_counter() - started)
+
+
+def _cleaned(model: ir.Model, reference: Reference, log: _Log) -> ir.Model:
+    """Normal form, dead code and duplicate constants: changes that need no pattern."""
+    untouched = clone(model)
+    changes: Counter[str] = Counter()
+    before = _operators(model)
+    functions = len(model.functions)
+    declined = normalize(model)
+    changes["lift-constants"] = before["Constant"] - _operators(model)["Constant"]
+    changes["inline-functions"] = functions - len(model.functions)
+    changes["remove-dead-nodes"] = remove_all_dead(model)
+    changes["merge-duplicate-initializers"] = merge_duplicate_initializers(model)
+    drop_unused_initializers(model)
+    log.declined += declined
+    if (difference := reference.difference(model)) is not None:
+        log.declined.append(Declined("normalize", "the model", f"rolled back: {difference}"))
+        return untouched
+    log.changes += changes
+    return model
+
+
+def _rewritten(
+    model: ir.Model,
+    rules: Sequence[Rewrite],
+    reference: Reference,
+    log: _Log,
+    progress: Progress,
+) -> ir.Model:
+    """Rewrite to the fixed point; a firing that changes the outputs is left out alone."""
+    growth = max(GROWTH_BYTES, int(GROWTH_FRACTION * size_bytes(model)))
+    blocked: frozenset[Firing] = frozenset()
+    rolled_back: list[Declined] = []
+    wrong: Counter[str] = Counter()
+    while True:
+        active = [rule for rule in rules if wrong[rule.name] < _MAX_WRONG_FIRINGS]
+        candidate = clone(model)
+        run = rewrite_to_fixed_point(
+            candidate,
+            active,
+            growth=growth,
+            blocked=blocked,
+            on_pass=lambda number, fired: progress(f"pass {number}: {fired} rewrites", 0, 1),
+        )
+        merged = merge_duplicate_initializers(candidate)
+        difference = reference.difference(candidate) if run.firings else None
+        if difference is None:
+            log.changes += run.changes
+            log.changes["merge-duplicate-initializers"] += merged
+            log.changes += Counter()  # drops zeros
+            log.declined = [*log.declined, *run.declined, *rolled_back]
+            return candidate
+        culprit = _first_wrong(model, active, run, reference, growth, blocked)
+        wrong[culprit.rule] += 1
+        blocked |= {culprit}
+        rolled_back.append(
+            Declined(culprit.rule, f"node {culprit.node!r}", f"rolled back: {difference}")
+        )
+
+
+def _first_wrong(
+    model: ir.Model,
+    rules: Sequence[Rewrite],
+    run: Run,
+    reference: Reference,
+    growth: int,
+    blocked: frozenset[Firing],
+) -> Firing:
+    """Find by bisection the firing after which the outputs differ."""
+    good, bad = 0, len(run.firings)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        candidate = clone(model)
+        rewrite_to_fixed_point(candidate, rules, growth=growth, limit=middle, blocked=blocked)
+        if reference.difference(candidate) is None:
+            good = middle
+        else:
+            bad = middle
+    return run.firings[bad - 1]
+
+
+def _by_onnxsim(
+    model: ir.Model, reference: Reference, log: _Log, *, time_limit: float
+) -> ir.Model | None:
+    """What onnxsim makes of the model, if that is smaller and still right."""
+    result = run_onnxsim(model, time_limit=time_limit, fold_bytes=GROWTH_BYTES)
+    if isinstance(result, str):
+        reason = result
+    elif reference.skipped is not None:
+        reason = "its result cannot be verified"
+    else:
+        normalize(result)
+        merge_duplicate_initializers(result)
+        before, after = count_nodes(model), count_nodes(result)
+        if after >= before:
+            return None
+        if (difference := reference.difference(result)) is None:
+            log.changes["onnxsim"] += before - after
+            return result
+        reason = f"rolled back: {difference}"
+    log.declined.append(Declined("onnxsim", "the model", reason))
+    return None
+
+
+def count_nodes(model: ir.Model) -> int:
+    """Nodes of the model: main graph, subgraphs and function bodies."""
+    return sum(1 for graph in iter_graphs(model) for _ in graph)
+
+
+def _operators(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for graph in iter_graphs(model) for node in graph)
+
+
+def _restore_interface(original: ir.Model, model: ir.Model) -> None:
+    """Inputs and outputs keep the shapes and types they were declared with."""
+    kept = {value.name: value for value in original.graph.inputs}
+    for value in model.graph.inputs:
+        if value.name in kept:
+            value.shape = kept[value.name].shape
+    for old, new in zip(original.graph.outputs, model.graph.outputs, strict=True):
+        if old.shape is not None:
+            new.shape = old.shape
+        if old.type is not None:
+            new.type = old.type
+
+
+def _report(
+    original: ir.Model, model: ir.Model, reference: Reference, log: _Log, seconds: float
+) -> StepReport:
+    before, after = count_nodes(original), count_nodes(model)
+    old_bytes, new_bytes = size_bytes(original), size_bytes(model)
+    changed = bool(log.changes)
+    if changed:
+        summary = f"{before} -> {after} nodes"
+    else:
+        summary = f"nothing to simplify: no rule applies to the {before} nodes"
+    if new_bytes > old_bytes:
+        summary += f"; weights grew from {old_bytes:,} to {new_bytes:,} bytes by folding"
+    if reference.skipped is not None:
+        summary += f"; not verified: {reference.skipped}"
+    if reference.unstable:
+        summary += f"; random outputs not compared: {', '.join(sorted(reference.unstable))}"
+    return StepReport(
+        step="simplify",
+        changed=changed,
+        summary=summary,
+        changes=dict(sorted(log.changes.items())),
+        declined=tuple(dict.fromkeys(log.declined)),
+        seconds=seconds,
+    )

@@ -1,0 +1,50 @@
+"""The rewrites, one file per family; `DEFAULT_RULES` is what `simplify` applies.
+
+cleanup         nodes that do nothing; common subexpressions
+folding         constants computed once
+shapes, dims    shape arithmetic, reshapes
+slices          Slice, Split, Gather
+layout          Transpose
+affine, linear  per-channel constants, BatchNormalization, Gemm
+activations     HardSwish, GELU, SiLU, Clip, ...
+normalization   LayerNormalization
+pooling         means over space, padding
+"""
+
+from __future__ import annotations
+
+from onnxlite.simplify.rewrite import Rewrite
+from onnxlite.simplify.rules import (
+    activations,
+    affine,
+    cleanup,
+    folding,
+    layout,
+    linear,
+    normalization,
+    pooling,
+    shapes,
+    slices,
+)
+
+#: Rewrites that only move or drop values: right on every model, even one that cannot run.
+EXACT_RULES: tuple[Rewrite, ...] = (
+    *cleanup.RULES,
+    *shapes.RULES,
+    *slices.RULES,
+    *layout.RULES,
+)
+
+#: Every rewrite, in the order in which they are tried on a node.
+DEFAULT_RULES: tuple[Rewrite, ...] = (
+    *cleanup.RULES,
+    *shapes.RULES,
+    *folding.RULES,
+    *slices.RULES,
+    *linear.RULES,
+    *affine.RULES,
+    *normalization.RULES,
+    *activations.RULES,
+    *pooling.RULES,
+    *layout.RULES,
+)

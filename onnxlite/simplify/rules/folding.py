@@ -1,0 +1,122 @@
+"""Constant folding: what depends on no input is computed once, by ONNX Runtime itself."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.errors import ExecutionError, ModelError
+from onnxlite.graph import const_tensor, is_op, static_shape
+from onnxlite.runtime import Session
+from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, constant, rule
+
+#: Results change from run to run, or folding would undo a quantized model's purpose.
+_NEVER = frozenset(
+    {
+        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
+        "Bernoulli", "Dropout", "If", "Loop", "Scan", "SequenceMap", "QuantizeLinear",
+        "DequantizeLinear", "DynamicQuantizeLinear",
+    }
+)  # fmt: skip
+_FOLDABLE = frozenset("biuf")
+#: One folded tensor may at most be this large if its inputs are smaller.
+_MAX_GROWTH_BYTES = 256 << 10
+#: And this large in any case, because it is held in memory.
+_MAX_BYTES = 128 << 20
+
+
+@rule("fold-constants")
+def fold_constants(node: ir.Node, context: Context) -> Outcome:
+    """f(constants) -> a constant.
+
+    Declines when the result would enlarge the file noticeably (an expanded scalar), for
+    random operators, quantization, subgraphs, and types NumPy does not have.
+    """
+    if node.op_type in _NEVER or not node.outputs:
+        return None
+    if is_op(node, "Identity", "Constant") and node.outputs[0].is_graph_output():
+        return None
+    tensors = [const_tensor(value) for value in node.inputs if value is not None]
+    if any(tensor is None for tensor in tensors) or (not tensors and node.op_type != "Constant"):
+        return None
+    if any(value.dtype is not None and not _native(value.dtype) for value in node.inputs if value):
+        return None
+    nbytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    allowed = max(nbytes, min(_MAX_GROWTH_BYTES, context.growth))
+    if nbytes > _MAX_BYTES:
+        return Refused(f"its inputs hold {nbytes >> 20} MiB, too much to compute with in memory")
+    expected = _expected_bytes(node)
+    if expected is not None and expected > allowed:
+        return Refused(f"its result of {expected:,} bytes would be larger than its inputs")
+    arrays = evaluate(node, context.opset)
+    if arrays is None:
+        return None
+    if sum(array.nbytes for array in arrays) > allowed:
+        total = sum(array.nbytes for array in arrays)
+        return Refused(f"its result of {total:,} bytes would be larger than its inputs")
+    pairs = zip([o for o in node.outputs if o.name], arrays, strict=True)
+    return Replacement(
+        (), tuple((old, constant(array, old.name or "folded")) for old, array in pairs)
+    )
+
+
+def _expected_bytes(node: ir.Node) -> int | None:
+    """Size of the results as far as shapes tell; None where they do not."""
+    # ConstantOfShape can ask for any amount: its input says how much.
+    if is_op(node, "ConstantOfShape") and (tensor := const_tensor(node.inputs[0])) is not None:
+        return prod([int(size) for size in tensor.numpy()]) * 4
+    total = 0
+    for output in node.outputs:
+        shape = static_shape(output)
+        if shape is None or output.dtype is None:
+            return None
+        total += int(prod(shape) * output.dtype.itemsize)
+    return total
+
+
+def _native(dtype: ir.DataType) -> bool:
+    try:
+        return dtype.numpy().kind in _FOLDABLE and dtype.numpy().isbuiltin == 1
+    except TypeError:
+        return False
+
+
+def evaluate(node: ir.Node, opset: int) -> list[NDArray[Any]] | None:
+    """Compute a node on its constant inputs; None if ONNX Runtime cannot."""
+    feed: dict[str, NDArray[Any]] = {}
+    inputs: list[ir.Value | None] = []
+    for index, value in enumerate(node.inputs):
+        tensor = const_tensor(value)
+        if tensor is None:
+            inputs.append(None)
+            continue
+        name = f"input_{index}"
+        shape = ir.Shape(tensor.shape.numpy()) if tensor.shape is not None else None
+        inputs.append(ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype)))
+        feed[name] = tensor.numpy()
+    copy = ir.Node(
+        "", node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs)
+    )
+    outputs = []
+    for index, (old, new) in enumerate(zip(node.outputs, copy.outputs, strict=True)):
+        if old.name:
+            new.name, new.type = f"output_{index}", old.type
+            outputs.append(new)
+    present = [value for value in inputs if value is not None]
+    graph = ir.Graph(present, outputs, nodes=[copy], opset_imports={"": opset}, name="fold")
+    model = ir.Model(graph, ir_version=10)
+    try:
+        result = Session(model, threads=1, optimization="none").run(feed)
+    except (ExecutionError, ModelError):
+        return None
+    arrays = list(result.values())
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in _FOLDABLE for array in arrays):
+        return None
+    return arrays
+
+
+RULES = (fold_constants,)

@@ -1,0 +1,224 @@
+"""Shape arithmetic and reshapes: chains of them become constants or one node."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.graph import attribute, const_tensor, is_op, rank
+from onnxlite.simplify.patterns import axes_of, const_ints, has_axes, made_by
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Replacement,
+    bypass,
+    constant,
+    ints,
+    replace_with,
+    rule,
+)
+from onnxlite.simplify.rules.dims import Dim, Entry, entries_of, shape_entries
+
+RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_SHAPE_OPS = (
+    "Shape", "Gather", "Slice", "Concat", "Cast", "Add", "Sub", "Mul", "Div", "Squeeze",
+    "Unsqueeze", "Size", "Reshape",
+)  # fmt: skip
+
+
+@rule("fold-shape", *_SHAPE_OPS)
+def fold_shape(node: ir.Node, context: Context) -> Outcome:
+    """Shape arithmetic whose every entry is a known number -> a constant."""
+    output = node.outputs[0]
+    if output.is_graph_output() or output.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+        return None
+    dims = rank(output)
+    entries = entries_of(output)
+    if entries is None or dims is None or dims > 1 or not output.uses():
+        return None
+    numbers = [entry for entry in entries if isinstance(entry, int)]
+    if len(numbers) != len(entries) or (dims == 0 and len(numbers) != 1):
+        return None
+    array = np.asarray(numbers, output.dtype.numpy()).reshape([-1] * dims)
+    return Replacement((), ((output, constant(array, output.name or "shape")),))
+
+
+@rule("gather-known-entry", "Concat")
+def shorten_concat(node: ir.Node, context: Context) -> Outcome:
+    """Concat of shape entries that is the whole Shape of a value -> that Shape."""
+    output = node.outputs[0]
+    entries = entries_of(output) if rank(output) == 1 else None
+    if entries is None or output.is_graph_output():
+        return None
+    seen: list[ir.Value | None] = list(node.inputs)
+    for _ in range(8):
+        for value in seen:
+            maker = made_by(value, "Shape", like=node)
+            if maker is not None and not maker.attributes and entries_of(value) == entries:
+                return bypass(node, value)
+        seen = [
+            value
+            for made in seen
+            if made is not None and (producer := made.producer()) is not None
+            for value in producer.inputs
+        ]
+    return None
+
+
+def _target(data: ir.Value, wanted: list[Entry]) -> list[int] | None:
+    """A constant Reshape target that gives the shape `wanted`, or None.
+
+    A size known only at run time is copied (0) where the input has it at that position;
+    one more may be inferred (-1).
+    """
+    have = shape_entries(data)
+    target: list[int] = []
+    for axis, entry in enumerate(wanted):
+        if isinstance(entry, int):
+            if entry < 0:
+                return None
+            target.append(entry)
+        elif have is not None and axis < len(have) and have[axis] == entry:
+            target.append(0)
+        else:
+            target.append(-1)
+    if 0 in (e for e in wanted if isinstance(e, int)) or target.count(-1) > 1:
+        return None
+    return target
+
+
+@rule("constant-reshape", "Reshape")
+def constant_reshape(node: ir.Node, context: Context) -> Outcome:
+    """Reshape(x, computed target) -> Reshape(x, constant with 0 and -1).
+
+    Declines when two sizes are unknown and neither is copied from the input.
+    """
+    data, shape = node.inputs[0], node.inputs[1]
+    if data is None or shape is None or const_tensor(shape) is not None:
+        return None
+    entries = entries_of(shape)
+    if entries is None or attribute(node, "allowzero", 0):
+        return None
+    target = _with_markers(data, entries)
+    if target is None:
+        return None
+    return replace_with(node, ir.node("Reshape", [data, ints(target, f"{node.name}_shape")]))
+
+
+def _with_markers(data: ir.Value, entries: list[Entry]) -> list[int] | None:
+    """As `_target`, for entries that may themselves be 0 or -1."""
+    have = shape_entries(data)
+    target: list[int] = []
+    for axis, entry in enumerate(entries):
+        if isinstance(entry, int):
+            target.append(entry)
+        elif have is not None and axis < len(have) and have[axis] == entry:
+            target.append(0)
+        else:
+            target.append(-1)
+    return target if target.count(-1) <= 1 else None
+
+
+@rule("merge-reshapes", *RESHAPES)
+def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
+    """Reshape, Flatten, Squeeze, Unsqueeze in a row -> one Reshape, or nothing at all.
+
+    Declines when the final shape cannot be written as a constant target.
+    """
+    inner = made_by(node.inputs[0], *RESHAPES, like=node)
+    data = inner.inputs[0] if inner is not None else None
+    wanted = shape_entries(node.outputs[0])
+    if inner is None or data is None or wanted is None or not _is_plain(inner):
+        return None
+    have = shape_entries(data)
+    if have == wanted:
+        return bypass(node, data)
+    target = _target(data, wanted)
+    if target is None and is_op(node, "Reshape"):
+        given = const_ints(node.inputs[1])
+        target = given if given is not None and 0 not in given else None
+    if target is None:
+        return None
+    return replace_with(node, ir.node("Reshape", [data, ints(target, f"{node.name}_shape")]))
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a reshaping node keeps every element (a Reshape to zero size does not)."""
+    return not attribute(node, "allowzero", 0)
+
+
+@rule("flatten-reshape", "Reshape")
+def reshape_to_flatten(node: ir.Node, context: Context) -> Outcome:
+    """Reshape(x, [0, -1]) -> Flatten(x, axis 1): the form that Gemm fusions know."""
+    if const_ints(node.inputs[1]) != [0, -1] or attribute(node, "allowzero", 0):
+        return None
+    if not rank(node.inputs[0]):
+        return None
+    return replace_with(node, ir.node("Flatten", [node.inputs[0]], {"axis": 1}))
+
+
+@rule("remove-squeeze", "Squeeze", "Unsqueeze")
+def cancel_squeeze(node: ir.Node, context: Context) -> Outcome:
+    """Squeeze(Unsqueeze(x, a), a) -> x, and the reverse, without knowing the shape."""
+    inverse = "Unsqueeze" if node.op_type == "Squeeze" else "Squeeze"
+    inner = made_by(node.inputs[0], inverse, like=node)
+    if inner is None or not has_axes(inner) or not has_axes(node):
+        return None
+    outer_axes, inner_axes = axes_of(node), axes_of(inner)
+    if outer_axes is None or outer_axes != inner_axes:
+        return None
+    if any(axis < 0 for axis in outer_axes) and len(outer_axes) > 1:
+        return None
+    return bypass(node, inner.inputs[0])
+
+
+@rule("remove-expand", "Expand")
+def remove_dynamic_expand(node: ir.Node, context: Context) -> Outcome:
+    """Expand(x, computed s) -> x where every s is 1 or the size that x has."""
+    entries = entries_of(node.inputs[1])
+    data = node.inputs[0]
+    if entries is None or data is None or const_tensor(node.inputs[1]) is not None:
+        return None
+    have = shape_entries(data)
+    if have is None or not any(isinstance(entry, Dim) for entry in entries):
+        return None
+    if len(entries) > len(have):
+        return None
+    tail = have[len(have) - len(entries) :]
+    if any(want not in (1, own) for want, own in zip(entries, tail, strict=True)):
+        return None
+    return bypass(node, data)
+
+
+@rule("expand-before-broadcast", "Add", "Sub", "Mul", "Div", "Where", "Equal", "Less", "Greater")
+def drop_expand(node: ir.Node, context: Context) -> Outcome:
+    """f(Expand(x, s), y) -> f(x, y) where y already has every size that Expand gives.
+
+    Declines unless the shapes of y and of the result are certainly the same.
+    """
+    wanted = shape_entries(node.outputs[0])
+    for port, value in enumerate(node.inputs):
+        expand = made_by(value, "Expand", like=node)
+        if expand is None or wanted is None:
+            continue
+        others = [v for i, v in enumerate(node.inputs) if i != port]
+        if not any(shape_entries(v) == wanted for v in others):
+            continue
+        inputs = list(node.inputs)
+        inputs[port] = expand.inputs[0]
+        if (rank(expand.inputs[0]) or 99) > len(wanted):
+            continue
+        return replace_with(node, ir.Node("", node.op_type, inputs, node.attributes.values()))
+    return None
+
+
+RULES = (
+    fold_shape,
+    shorten_concat,
+    constant_reshape,
+    merge_reshapes,
+    cancel_squeeze,
+    remove_dynamic_expand,
+    drop_expand,
+    reshape_to_flatten,
+)

@@ -1,0 +1,195 @@
+"""Proof that a rewritten model computes what the original computed, in ONNX Runtime.
+
+The relative difference of two tensors is `max|a - b| / max|a|`: the error measured
+against the size of what the tensor holds, so that values near zero do not blow it up.
+Integers, booleans and strings must be equal, and NaN and infinities must sit in the same
+places.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.errors import ExecutionError, UnsupportedError
+from onnxlite.graph import iter_nodes
+from onnxlite.model import size_bytes
+from onnxlite.runtime import Outputs, Session, probe_feeds
+from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, generate, input_specs
+
+#: Largest allowed relative difference of a float32 or float64 output.
+TOLERANCE = 1e-4
+#: ONNX Runtime holds two copies of the weights while loading: above this, only on request.
+MAX_UNASKED_BYTES = 1 << 30
+_SAMPLES = 4
+_RANDOM = frozenset(
+    {
+        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+        "Multinomial", "Bernoulli", "Dropout",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Feeds and the original's outputs on them, or the reason why there are none.
+
+    Attributes:
+        feeds: inputs on which the original ran.
+        outputs: its outputs, one record per feed.
+        skipped: why nothing can be verified, None if it can.
+        runs: False if ONNX Runtime refused the original itself.
+        unstable: outputs that differ from run to run, which are not compared.
+    """
+
+    feeds: tuple[Feed, ...] = ()
+    outputs: tuple[Outputs, ...] = ()
+    skipped: str | None = None
+    runs: bool = True
+    unstable: frozenset[str] = frozenset()
+
+    def difference(self, candidate: ir.Model) -> str | None:
+        """Say how `candidate` differs from the original; None if it does not."""
+        if self.skipped is not None:
+            return None
+        try:
+            session = Session(candidate, threads=1)
+        except (ExecutionError, UnsupportedError) as error:
+            return str(error)
+        for feed, expected in zip(self.feeds, self.outputs, strict=True):
+            try:
+                found = session.run(feed)
+            except ExecutionError as error:
+                return str(error)
+            if list(found) != list(expected):
+                return f"the outputs are {list(found)} instead of {list(expected)}"
+            for name, value in expected.items():
+                error_text = None if name in self.unstable else mismatch(value, found[name])
+                if error_text is not None:
+                    return f"output {name!r}: {error_text}"
+        return None
+
+
+def take_reference(
+    model: ir.Model, *, samples: SamplesLike | None = None, verify: bool = True
+) -> Reference:
+    """Run the original on samples, or on generated inputs that it accepts.
+
+    Raises:
+        SamplesError: the samples do not fit the model.
+        ExecutionError: samples were given and the model does not run on them.
+    """
+    if not verify:
+        return Reference(skipped="verification was turned off")
+    nbytes = size_bytes(model)
+    if samples is None and nbytes > MAX_UNASKED_BYTES:
+        return Reference(
+            skipped=f"the model holds {nbytes / 2**30:.1f} GiB of weights, and verifying would "
+            f"need about {2 * nbytes / 2**30:.0f} GiB of memory: give samples to do it anyway"
+        )
+    if samples is not None:
+        feeds = list(Samples(samples, input_specs(model), batch=2, limit=_SAMPLES))
+    else:
+        try:
+            feeds = probe_feeds(model, count=2)
+        except (ExecutionError, UnsupportedError) as error:
+            return Reference(skipped=str(error), runs=False)
+    session = Session(model, threads=1)
+    outputs = [session.run(feed) for feed in feeds]
+    if samples is None and (other := _resized(feeds[0], input_specs(model))) is not None:
+        try:
+            outputs.append(session.run(other))
+            feeds.append(other)
+        except ExecutionError:
+            pass  # not every axis declared dynamic really is; the other feeds stand
+    return Reference(
+        tuple(feeds), tuple(outputs), unstable=_unstable(model, session, feeds, outputs)
+    )
+
+
+def _resized(feed: Feed, specs: Sequence[InputSpec]) -> Feed | None:
+    """A feed with every named axis one longer: what a baked-in dynamic axis fails on."""
+    dims: dict[str, int] = {}
+    for spec in specs:
+        for axis, dim in enumerate(spec.shape or ()):
+            if isinstance(dim, str):
+                dims[dim] = int(feed[spec.name].shape[axis]) + 1
+    return generate(specs, count=1, seed=1, dims=dims)[0] if dims else None
+
+
+def _unstable(
+    model: ir.Model, session: Session, feeds: Sequence[Feed], outputs: Sequence[Outputs]
+) -> frozenset[str]:
+    if not any(node.op_type in _RANDOM for node in iter_nodes(model)):
+        return frozenset()
+    again = [session.run(feed) for feed in feeds]
+    return frozenset(
+        name
+        for first, second in zip(outputs, again, strict=True)
+        for name in first
+        if mismatch(first[name], second[name]) is not None
+    )
+
+
+def mismatch(expected: Any, found: Any, *, tolerance: float = TOLERANCE) -> str | None:
+    """Say how two outputs of ONNX Runtime differ; None if they agree."""
+    if isinstance(expected, list | tuple):
+        if not isinstance(found, list | tuple) or len(found) != len(expected):
+            return "a sequence of another length"
+        texts = (mismatch(a, b, tolerance=tolerance) for a, b in zip(expected, found, strict=True))
+        return next((text for text in texts if text is not None), None)
+    if isinstance(expected, dict):
+        if not isinstance(found, dict) or list(expected) != list(found):
+            return "a map with other keys"
+        return mismatch(list(expected.values()), list(found.values()), tolerance=tolerance)
+    if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray):
+        return None if type(expected) is type(found) and expected == found else "another value"
+    if expected.dtype != found.dtype or expected.shape != found.shape:
+        return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
+    if expected.dtype.kind not in "fc":
+        return None if np.array_equal(expected, found) else "different values"
+    error = relative_difference(expected, found)
+    allowed = max(tolerance, 8 * float(np.finfo(expected.dtype).eps))
+    if expected.dtype == np.float64:
+        allowed = tolerance
+    return None if error <= allowed else f"relative difference {error:.2g}, allowed {allowed:.2g}"
+
+
+def relative_difference(expected: Any, found: Any) -> float:
+    """`max|a - b| / max|a|` of two float arrays; infinite if NaN or infinities move."""
+    a, b = np.asarray(expected, np.float64), np.asarray(found, np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return float("inf")
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    a, b = a[finite], b[finite]
+    if a.size == 0:
+        return 0.0
+    scale = max(float(np.abs(a).max()), float(np.finfo(np.float32).tiny))
+    return float(np.abs(a - b).max()) / scale
+
+
+def same_interface(original: ir.Model, candidate: ir.Model) -> str | None:
+    """Say how inputs or outputs (names, order, types, dynamic axes) differ; None if equal."""
+    for kind, old, new in (
+        ("input", _fed(original), _fed(candidate)),
+        ("output", list(original.graph.outputs), list(candidate.graph.outputs)),
+    ):
+        if [v.name for v in old] != [v.name for v in new]:
+            return f"the {kind}s are {[v.name for v in new]}"
+        for a, b in itertools.zip_longest(old, new):
+            if a.dtype != b.dtype:
+                return f"{kind} {a.name!r} became {b.dtype}"
+            if kind == "input" and str(a.shape) != str(b.shape):
+                return f"{kind} {a.name!r} has shape {b.shape} instead of {a.shape}"
+    return None
+
+
+def _fed(model: ir.Model) -> list[ir.Value]:
+    return [value for value in model.graph.inputs if not value.is_initializer()]
