@@ -1,0 +1,1 @@
+"""Real models for tests, demo and benchmarks: how each is made or fetched."""

@@ -1,0 +1,156 @@
+"""INT8 side by side with `onnxruntime.quantization`: `python -m benchmarks.int8`.
+
+For each model: signal to quantization noise (dB) of the logits, top-1 agreement with the
+float model and accuracy where there are labels, latency ratio to the float model (one
+thread, batch 1, interleaved), and file size. All quantizers get the same calibration
+samples; evaluation samples are others. onnxlite simplifies first, and so do the peers'
+inputs: all start from the same simplified float model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime import quantization as ortq
+
+from benchmarks._tables import publish
+from onnxlite.evaluate import benchmark
+from onnxlite.model import disk_bytes, load
+from onnxlite.quantize import quantize_static
+from onnxlite.save import save
+from onnxlite.simplify import simplify
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with disjoint calibration and evaluation inputs; labels where there are some."""
+
+    name: str
+    path: Path
+    calibration: Array
+    evaluation: Array
+    labels: Array | None
+
+
+def cases(names: list[str]) -> Iterator[Case]:
+    """The models of this benchmark, by name."""
+    from models import data, photos, zoo
+
+    for name in names:
+        if name == "efficientnet-lite0":
+            yield Case(
+                name,
+                zoo.efficientnet_lite0(),
+                photos.photographs(128, split="calibration"),
+                photos.photographs(500, split="evaluation"),
+                None,
+            )
+        else:
+            images, labels = data.test_set(full=data.has_full_set())
+            path = Path(data.__file__).parent / "fashion" / f"{name}.onnx"
+            yield Case(name, path, data.calibration_images(256), images, labels)
+
+
+class Reader(ortq.CalibrationDataReader):  # type: ignore[misc]
+    """Feeds one sample at a time, as onnxruntime.quantization's examples do."""
+
+    def __init__(self, name: str, images: Array) -> None:
+        self._feeds = iter([{name: image[None]} for image in images])
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next feed, None at the end."""
+        return next(self._feeds, None)
+
+
+def quantizers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
+    """Every contestant: a function from a float model's path to a quantized one's."""
+    input_name = ort.InferenceSession(case.path).get_inputs()[0].name
+
+    def ours(source: Path, target: Path) -> None:
+        save(quantize_static(source, case.calibration), target)
+
+    def peer(source: Path, target: Path, **options: Any) -> None:
+        reader = Reader(input_name, case.calibration)
+        ortq.quantize_static(source, target, reader, **options)
+
+    def peer_best(source: Path, target: Path) -> None:
+        peer(
+            source,
+            target,
+            per_channel=True,
+            activation_type=ortq.QuantType.QUInt8,
+            weight_type=ortq.QuantType.QInt8,
+        )
+
+    return {"onnxlite": ours, "ort per-channel uint8": peer_best, "ort defaults": peer}
+
+
+def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
+    """One row per contestant, the float model first."""
+    source = directory / f"{case.name}.onnx"
+    save(simplify(case.path), source)
+    expected = logits(source, case.evaluation)
+    yield row(case, "float", source, source, expected, 0.0)
+    for name, quantizer in quantizers(case).items():
+        target = directory / f"{case.name}-{name.replace(' ', '-')}.onnx"
+        start = time.process_time()
+        quantizer(source, target)
+        yield row(case, name, source, target, expected, time.process_time() - start)
+
+
+def row(
+    case: Case, name: str, source: Path, target: Path, expected: Array, seconds: float
+) -> dict[str, Any]:
+    """Measure one model against the float one."""
+    got = logits(target, case.evaluation)
+    noise = float(((expected - got) ** 2).sum())
+    latency = benchmark(source, target, samples=case.evaluation[:1], threads=1, memory=False)
+    labels = case.labels
+    return {
+        "model": case.name,
+        "quantizer": name,
+        "sqnr_db": 10 * float(np.log10((expected**2).sum() / noise)) if noise else None,
+        "agreement": float((got.argmax(1) == expected.argmax(1)).mean()),
+        "accuracy": None if labels is None else float((got.argmax(1) == labels).mean()),
+        "latency_ratio": latency.ratio.median,
+        "bytes": disk_bytes(target),
+        "size_ratio": disk_bytes(target) / disk_bytes(case.path),
+        "quantize_cpu_s": seconds,
+    }
+
+
+def logits(path: Path, images: Array) -> Array:
+    """The first output for all images."""
+    model = load(path)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = model.graph.inputs[0].name
+    parts = [session.run(None, {name: images[i : i + 50]})[0] for i in range(0, len(images), 50)]
+    return np.concatenate(parts)
+
+
+def main() -> None:
+    """Run the models named on the command line, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    everything = ["residual", "mobilenet", "efficientnet-lite0"]
+    parser.add_argument("models", nargs="*", default=everything)
+    names = parser.parse_args().models
+    logging.getLogger().setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as directory:
+        rows = [r for case in cases(names) for r in measure(case, Path(directory))]
+    publish("int8", rows, title="INT8 against onnxruntime.quantization")
+
+
+if __name__ == "__main__":
+    main()

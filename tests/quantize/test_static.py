@@ -1,0 +1,265 @@
+"""Static quantization: what runs on integers, what fuses, what is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxlite.errors import OptionError, SamplesError
+from onnxlite.graph import const_array
+from onnxlite.model import load, to_proto
+from onnxlite.quantize import quantize_static
+from onnxlite.records import StepReport
+from onnxlite.runtime import Session
+from tests.odd_models import parse
+
+
+def quantized(text: str, data: object, **options: object) -> tuple[ir.Model, StepReport]:
+    reports: list[StepReport] = []
+    proto = parse(text)
+    before = proto.SerializeToString()
+    result = quantize_static(proto, data, on_report=reports.append, **options)
+    assert proto.SerializeToString() == before
+    onnx.checker.check_model(result, full_check=True)
+    return load(result), reports[0]
+
+
+def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
+    """Operators of the graph that ONNX Runtime really runs."""
+    path = tmp_path / "optimized.onnx"
+    Session(model, threads=1, optimized_path=path)
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def sqnr_db(text: str, model: ir.Model, feed: dict[str, np.ndarray]) -> float:
+    want = Session(load(parse(text))).run(feed)
+    got = Session(model).run(feed)
+    return min(10 * np.log10((want[k] ** 2).sum() / ((want[k] - got[k]) ** 2).sum()) for k in want)
+
+
+def images(n: int = 12, *shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, *shape)).astype(np.float32)
+
+
+CONV = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,4,8,8] x) => (float[n,8,8,8] y)
+    <float[8,4,3,3] w, float[8] b, float[8,8,1,1] v, float[8] c>
+    { t = Conv<pads=[1,1,1,1]>(x, w, b) %s u = Conv(r, v, c) y = Add(u, r) }"""
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "r = Relu(t)",
+        "lo = Constant<value_float=0.0>() hi = Constant<value_float=1.0>() r = Clip(t, lo, hi)",
+    ],
+)
+def test_activation_is_absorbed_and_convolutions_fuse(activation: str, tmp_path: Path) -> None:
+    text = CONV % activation
+    model, report = quantized(text, images(12, 4, 8, 8))
+    kinds = Counter(node.op_type for node in model.graph)
+    assert report.changes["activations-absorbed"] == 1
+    assert not {"Relu", "Clip"} & set(kinds)
+    ran = executed(model, tmp_path)
+    assert ran["QLinearConv"] == 2
+    assert ran["Conv"] == ran["FusedConv"] == 0
+    assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
+
+
+def test_weights_are_int8_per_channel_and_float_copies_are_gone() -> None:
+    model, _ = quantized(CONV % "r = Relu(t)", images(4, 4, 8, 8))
+    weights = [v for v in model.graph.initializers.values() if len(v.shape) == 4]
+    assert [w.dtype for w in weights] == [ir.DataType.INT8] * 2
+    for node in model.graph:
+        if node.op_type == "DequantizeLinear" and node.inputs[0] in weights:
+            assert const_array(node.inputs[1]).shape == (8,)
+            assert node.attributes["axis"].as_int() == 0
+
+
+def test_residual_addition_runs_on_integers(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,8,8] x) => (float[n,4] y)
+        <float[4,4,3,3] w, float[4] b, float[4,4,1,1] v, float[4] c, float[4,4] m, float[4] d>
+        { t = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(t) u = Conv(r, v, c) a = Add(u, r)
+          s = Relu(a) p = GlobalAveragePool(s) f = Flatten(p) y = Gemm(f, m, d) }"""
+    model, _ = quantized(text, images(12, 4, 8, 8))
+    ran = executed(model, tmp_path)
+    assert ran["QLinearAdd"] == 1
+    assert ran["QLinearGlobalAveragePool"] == 1
+    assert ran["QGemm"] == 1
+    assert ran["Add"] == ran["Relu"] == 0
+    # The last layer goes from integers to float, so the logits are not rounded.
+    assert model.graph.outputs[0].producer().op_type == "Gemm"
+    assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
+
+
+def test_moves_share_the_scale_of_what_they_move() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,8,8] x) => (float[n,4,4,4] y)
+        <float[4,4,3,3] w, float[4] b, float[4,4,1,1] v, float[4] c>
+        { t = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(t)
+          p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) y = Conv(p, v, c) }"""
+    model, _ = quantized(text, images(6, 4, 8, 8))
+    pool = next(node for node in model.graph if node.op_type == "MaxPool")
+    before, after = pool.inputs[0].producer(), next(iter(pool.outputs[0].uses())).node
+    assert before.inputs[1] is after.inputs[1]
+
+
+def test_concat_shares_a_scale_unless_it_would_undo_a_clip() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,8,8] x) => (float[n,4,8,8] y)
+        <float[4,4,1,1] w, float[4] b, float[4,4,1,1] v, float[4] c, float[4,8,1,1] m, float[4] d>
+        { t = Conv(x, w, b) %s u = Conv(x, v, c) k = Concat<axis=1>(r, u) y = Conv(k, m, d) }"""
+    clip = "lo = Constant<value_float=0.0>() hi = Constant<value_float=0.1>() r = Clip(t, lo, hi)"
+    for activation, distinct in (("r = Relu(t)", 1), (clip, 2)):
+        model, _ = quantized(text % activation, images(6, 4, 8, 8))
+        concat = next(node for node in model.graph if node.op_type == "Concat")
+        scales = {value.producer().inputs[1] for value in concat.inputs}
+        assert len(scales) == distinct
+        assert not any(node.op_type == "Clip" for node in model.graph)
+
+
+def test_bias_addition_after_matmul_stays_float(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,6,16] x) => (float[n,6,16] y) <float[16,16] w, float[16] b>
+        { t = MatMul(x, w) y = Add(t, b) }"""
+    model, _ = quantized(text, images(12, 6, 16))
+    assert executed(model, tmp_path)["MatMulIntegerToFloat"] == 1
+    assert sqnr_db(text, model, {"x": images(4, 6, 16)}) > 30
+
+
+def test_inner_value_that_is_also_an_output_keeps_its_name() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,8,8] x) => (float[n,4,8,8] y, float[n,4,8,8] r)
+        <float[4,4,1,1] w, float[4] b, float[4,4,1,1] v, float[4] c>
+        { t = Conv(x, w, b) r = Relu(t) y = Conv(r, v, c) }"""
+    model, _ = quantized(text, images(6, 4, 8, 8))
+    assert [value.name for value in model.graph.outputs] == ["y", "r"]
+    assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 25
+
+
+def test_no_kernel_saturates() -> None:
+    """With graph optimizations off, Q and DQ run in float: the result without overflow."""
+    rng = np.random.default_rng(0)
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,16,6,6] x) => (float[n,8,6,6] y) <float[8,16,3,3] w, float[8] b>
+        { y = Conv<pads=[1,1,1,1]>(x, w, b) }"""
+    proto = parse(text)
+    # All weights near the largest: every pair would overflow int16.
+    large = (1 - 0.1 * rng.random((8, 16, 3, 3))).astype(np.float32)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(large, "w"))
+    data = rng.random((4, 16, 6, 6), np.float32)
+    model = quantize_static(load(proto), data)
+    integer = Session(model).run({"x": data})["y"]
+    exact = Session(model, optimization="none").run({"x": data})["y"]
+    assert np.abs(integer - exact).max() <= np.abs(exact).max() / 200
+
+
+def test_dead_channel_with_a_bias_is_exact() -> None:
+    proto = parse(CONV % "r = Relu(t)")
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0]).copy()
+    weight[3], weight[4] = 0, 1e-30
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    bias = np.linspace(1, 2, 8, dtype=np.float32)
+    proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(bias, "b"))
+    data = images(8, 4, 8, 8)
+    model = quantize_static(load(proto), data)
+    want = Session(load(proto)).run({"x": data})["y"]
+    got = Session(model).run({"x": data})["y"]
+    assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 28
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            """<ir_version: 8, opset_import: ["": 17]> g (float[n,4] x) => (float[n,4] y)
+            { y = Tanh(x) }""",
+            "no layer can be quantized",
+        ),
+        (
+            """<ir_version: 8, opset_import: ["": 17]> g (float[n,4] x) => (float[n,4] y)
+            <float s = {0.1}, uint8 z = {0}>
+            { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }""",
+            "quantized already",
+        ),
+    ],
+)
+def test_nothing_to_quantize_is_said(text: str, reason: str, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        _, report = quantized(text, images(4, 4))
+    assert not report.changed
+    assert reason in report.summary
+    assert reason in caplog.text
+
+
+def test_product_of_two_activations_stays_float_and_is_reported() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,4] x) => (float[n,4,4] y) <float[4,4] w>
+        { t = MatMul(x, w) y = MatMul(t, t) }"""
+    _, report = quantized(text, images(8, 4, 4))
+    assert report.changes["layers-quantized"] == 1
+    assert "computed at run time" in report.declined[0].reason
+
+
+@pytest.mark.parametrize("opset", [9, 11, 12])
+def test_old_opsets_are_upgraded(opset: int) -> None:
+    text = f"""<ir_version: 4, opset_import: ["": {opset}]>
+        g (float[n,4,8,8] x) => (float[n,8,8,8] y) <float[8,4,3,3] w, float[8] b>
+        {{ t = Conv<pads=[1,1,1,1]>(x, w, b) y = Relu(t) }}"""
+    model, report = quantized(text, images(6, 4, 8, 8))
+    assert model.opset_imports[""] >= 13
+    assert report.changes["layers-quantized"] == 1
+
+
+def test_captured_value_in_a_branch_is_served() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,4,4] x, bool flag) => (float[n,4,4,4] y)
+        <float[4,4,1,1] w, float[4] b, float[4,4,1,1] v, float[4] c>
+        { t = Conv(x, w, b) r = Relu(t)
+          u = If(flag) <then_branch = yes () => (float[n,4,4,4] a) { a = Exp(r) },
+                        else_branch = no () => (float[n,4,4,4] e) { e = Conv(r, v, c) }>
+          y = Add(u, r) }"""
+    data = {"x": images(4, 4, 4, 4), "flag": np.array(True)}
+    model, report = quantized(text, data)
+    assert any("control-flow" in d.reason for d in report.declined)
+    for flag in (True, False):
+        feed = {"x": data["x"], "flag": np.array(flag)}
+        assert sqnr_db(text, model, feed) > 20
+
+
+def test_patterns_and_target() -> None:
+    text = CONV % "r = Relu(t)"
+    _, report = quantized(text, images(4, 4, 8, 8), target="cpu-avx2")
+    assert report.changes["layers-quantized"] == 2
+    name = report.layers[0].name
+    _, report = quantized(text, images(4, 4, 8, 8), exclude=[name])
+    assert report.changes["layers-quantized"] == 1
+    with pytest.raises(OptionError, match="choose one of cpu"):
+        quantize_static(parse(text), images(4, 4, 8, 8), target="abacus")
+
+
+def test_bad_samples_are_named() -> None:
+    data = images(4, 4, 8, 8)
+    data[2, 0, 0, 0] = np.nan
+    with pytest.raises(SamplesError, match=r"'x'.*NaN"):
+        quantize_static(parse(CONV % "r = Relu(t)"), data)
+
+
+def test_residual_net_keeps_its_accuracy(residual_path: Path) -> None:
+    from models.data import calibration_images, test_set
+
+    data, labels = test_set()
+    model = quantize_static(load(residual_path), calibration_images(128))
+    want = Session(load(residual_path)).run({"image": data})["logits"]
+    got = Session(model).run({"image": data})["logits"]
+    hits, reference = (got.argmax(1) == labels).mean(), (want.argmax(1) == labels).mean()
+    assert hits >= reference - 0.005
+    assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 33
+    assert len(to_proto(model).SerializeToString()) < 0.4 * residual_path.stat().st_size
