@@ -111,18 +111,26 @@ def test_moves_share_the_scale_of_what_they_move() -> None:
     assert before.inputs[1] is after.inputs[1]
 
 
-def test_concat_shares_a_scale_unless_it_would_undo_a_clip() -> None:
-    text = """<ir_version: 8, opset_import: ["": 17]>
+@pytest.mark.parametrize(
+    ("activation", "joined", "scales"),
+    [
+        ("", "t", 1),
+        ("r = Relu(t)", "r", 2),
+        ("s = Sigmoid(t) i = Conv(s, v, c)", "i", 1),
+    ],
+)
+def test_concat_shares_a_scale_unless_it_would_undo_a_clip(
+    activation: str, joined: str, scales: int
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4,8,8] x) => (float[n,4,8,8] y)
         <float[4,4,1,1] w, float[4] b, float[4,4,1,1] v, float[4] c, float[4,8,1,1] m, float[4] d>
-        { t = Conv(x, w, b) %s u = Conv(x, v, c) k = Concat<axis=1>(r, u) y = Conv(k, m, d) }"""
-    clip = "lo = Constant<value_float=0.0>() hi = Constant<value_float=0.1>() r = Clip(t, lo, hi)"
-    for activation, distinct in (("r = Relu(t)", 1), (clip, 2)):
-        model, _ = quantized(text % activation, images(6, 4, 8, 8))
-        concat = next(node for node in model.graph if node.op_type == "Concat")
-        scales = {value.producer().inputs[1] for value in concat.inputs}
-        assert len(scales) == distinct
-        assert not any(node.op_type == "Clip" for node in model.graph)
+        {{ t = Conv(x, w, b) {activation} u = Conv(x, v, c) k = Concat<axis=1>({joined}, u)
+           y = Conv(k, m, d) }}"""
+    model, _ = quantized(text, images(6, 4, 8, 8))
+    concat = next(node for node in model.graph if node.op_type == "Concat")
+    assert len({value.producer().inputs[1] for value in concat.inputs}) == scales
+    assert not any(node.op_type == "Relu" for node in model.graph)
 
 
 def test_bias_addition_after_matmul_stays_float(tmp_path: Path) -> None:
