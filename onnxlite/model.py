@@ -35,8 +35,8 @@ def load(source: ModelLike) -> ir.Model:
     """Read a model without loading its external tensors into memory.
 
     Args:
-        source: a path, a `ModelProto` or an `ir.Model`. The last two are copied
-            (tensor data are shared), so that the result may be changed freely.
+        source: a path, a `ModelProto` or an `ir.Model`. The last two are copied (an
+            `ir.Model` shares its tensors' data), so that the result may be changed freely.
 
     Returns:
         The model, structurally checked: every value defined once, before its use.
@@ -52,7 +52,10 @@ def load(source: ModelLike) -> ir.Model:
         check_structure(model)
         return model
     if isinstance(source, onnx.ModelProto):
-        model = _from_proto(source, where="the ModelProto")
+        # onnx_ir writes names through to the tensor protos that it was given.
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        model = _from_proto(proto, where="the ModelProto")
         if external := next(_external_tensors(model), None):
             raise LoadError(
                 f"the ModelProto's tensor {external.name!r} lives in the external file "

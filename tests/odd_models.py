@@ -177,7 +177,7 @@ ODD: dict[str, str] = {
     "computed weight": """<ir_version: 8, opset_import: ["": 17]>
         g (float[n,3,6,6] x, float[4,3,3,3] k) => (float[n,4,4,4] y) { y = Conv(x, k) }""",
     "infinite weight": """<ir_version: 8, opset_import: ["": 17]>
-        g (float[n,2] x) => (float[n,2] y) <float[2,2] w, float[2] limit = {-inf, inf}>
+        g (float[n,2] x) => (float[n,2] y) <float[2,2] w, float[2] limit = {3, inf}>
         { t = MatMul(x, w)  y = Min(t, limit) }""",
     "explicit ai.onnx domain": """<ir_version: 8, opset_import: ["ai.onnx": 17]>
         g (float[n,4] x) => (float[n,2] y) <float[4,2] w>

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-import onnxlite
 from onnxlite.errors import ExecutionError
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
@@ -39,7 +38,7 @@ def peak_memory(model: Path, feed: Feed, *, threads: int | None = 1) -> PeakMemo
         ExecutionError: the child failed or took longer than ten minutes, or the system
             does not tell a process's peak memory.
     """
-    package = str(Path(onnxlite.__file__).parent.parent)
+    package = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     script = f"from {__name__} import _report; _report()"
     command = [sys.executable, "-c", script, str(model), str(threads or 0)]

@@ -156,7 +156,9 @@ class Emitter:
         self._graph.insert_before(node, dq)
         old = node.inputs[port]
         node.replace_input_with(port, dq.outputs[0])
-        if old is not None and old.name and old.is_initializer() and not old.uses():
+        if old is None or not old.name or not old.is_initializer():
+            return
+        if not old.uses() and not old.is_graph_output():
             del self._graph.initializers[old.name]
 
     def _pair(
