@@ -1,1 +1,98 @@
-"""onnxlite makes an exported ONNX model smaller and faster on CPU, and proves it."""
+"""Make an exported ONNX model smaller and faster on CPU, and prove it.
+
+    import onnxlite as ol
+
+    outcome = ol.run(
+        "model.onnx",
+        samples,
+        ol.Recipe((ol.Simplify(), ol.QuantizeStatic())),
+        output="small.onnx",
+    )
+
+Every function takes a path, an `onnx.ModelProto` or an `onnx_ir.Model`, and changes none
+of them. A `ModelProto` in gives a `ModelProto` out, anything else an `ir.Model`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from onnxlite.analysis.summary import Summary, inspect
+from onnxlite.errors import (
+    ExecutionError,
+    InvalidModelError,
+    LoadError,
+    MissingPackageError,
+    ModelError,
+    OnnxliteError,
+    OptionError,
+    SamplesError,
+    SaveError,
+    UnsupportedError,
+    VerificationError,
+)
+from onnxlite.evaluate import Fidelity, Latency, benchmark, compare
+from onnxlite.model import ModelLike, load
+from onnxlite.prune import prune_weights
+from onnxlite.quantize import quantize_static
+from onnxlite.recipe import (
+    Outcome,
+    PruneWeights,
+    QuantizeStatic,
+    Recipe,
+    RunReport,
+    Simplify,
+    Step,
+    load_recipe,
+    run,
+)
+from onnxlite.records import Declined, LayerRow, StepReport
+from onnxlite.samples import Samples, SamplesLike
+from onnxlite.save import save
+from onnxlite.simplify import simplify
+
+try:
+    __version__ = importlib.metadata.version("onnxlite")
+except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Declined",
+    "ExecutionError",
+    "Fidelity",
+    "InvalidModelError",
+    "Latency",
+    "LayerRow",
+    "LoadError",
+    "MissingPackageError",
+    "ModelError",
+    "ModelLike",
+    "OnnxliteError",
+    "OptionError",
+    "Outcome",
+    "PruneWeights",
+    "QuantizeStatic",
+    "Recipe",
+    "RunReport",
+    "Samples",
+    "SamplesError",
+    "SamplesLike",
+    "SaveError",
+    "Simplify",
+    "Step",
+    "StepReport",
+    "Summary",
+    "UnsupportedError",
+    "VerificationError",
+    "__version__",
+    "benchmark",
+    "compare",
+    "inspect",
+    "load",
+    "load_recipe",
+    "prune_weights",
+    "quantize_static",
+    "run",
+    "save",
+    "simplify",
+]

@@ -83,6 +83,14 @@ def benchmark(
     candidate: args.CandidatePath,
     data: args.Data = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that one inference may use.")] = 1,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rounds A B B A; left out, as many as ten seconds allow.",
+            show_default=False,
+        ),
+    ] = None,
     max_ratio: Annotated[
         float | None,
         typer.Option(
@@ -103,7 +111,12 @@ def benchmark(
     """
     with Terminal(json=json, quiet=quiet) as terminal:
         latency = evaluate.benchmark(
-            reference, candidate, samples=data, threads=threads, progress=terminal
+            reference,
+            candidate,
+            samples=data,
+            threads=threads,
+            rounds=rounds,
+            progress=terminal,
         )
     terminal.show("latency", latency, latency_view(latency))
     if max_ratio is not None and latency.ratio.median > max_ratio:

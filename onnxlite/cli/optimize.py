@@ -150,14 +150,14 @@ def run(
 
     A recipe is a TOML file. Left-out options take their defaults:
 
-        \[[steps]]
+        [\[steps]]
         step = "simplify"
 
-        \[[steps]]
+        [\[steps]]
         step = "prune-weights"
         sparsity = 0.3
 
-        \[[steps]]
+        [\[steps]]
         step = "quantize-static"
     """
     steps = recipes.load_recipe(recipe).steps

@@ -52,7 +52,8 @@ class Recipe(msgspec.Struct, frozen=True):
 
     def to_toml(self) -> str:
         """The recipe as TOML, with every option written out; `from_toml` gives it back."""
-        return tomli_w.dumps({"version": VERSION, "steps": [_fields(s) for s in self.steps]})
+        tables = (f"\n[[steps]]\n{tomli_w.dumps(_fields(step))}" for step in self.steps)
+        return f"version = {VERSION}\n{''.join(tables)}"
 
     @staticmethod
     def from_toml(text: str) -> Recipe:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.summary import Summary
 from onnxlite.evaluate import Fidelity, Latency
-from onnxlite.evaluate.machine import Machine, machine
+from onnxlite.machine import Machine, machine
 from onnxlite.recipe.split import SampleUse
 from onnxlite.records import StepReport
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -17,7 +18,13 @@ from numpy.typing import NDArray
 
 from onnxlite import evaluate
 from onnxlite.analysis.summary import inspect
-from onnxlite.errors import ExecutionError, OptionError, SaveError, VerificationError
+from onnxlite.errors import (
+    ExecutionError,
+    OptionError,
+    SamplesError,
+    SaveError,
+    VerificationError,
+)
 from onnxlite.evaluate import Fidelity, Latency, Metric
 from onnxlite.model import (
     ModelLike,
@@ -31,11 +38,11 @@ from onnxlite.model import (
 )
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.outcome import Outcome, RunReport, Sizes, environment
-from onnxlite.recipe.split import SampleUse, one_by_one, split
+from onnxlite.recipe.split import SampleUse, split
 from onnxlite.recipe.steps import Step, step_name
 from onnxlite.records import Progress, StepReport, silent
 from onnxlite.runtime import Outputs, Session, probe_feeds
-from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs
+from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.save import save
 
 logger = logging.getLogger(__name__)
@@ -43,7 +50,6 @@ logger = logging.getLogger(__name__)
 #: Serialising a larger model only to know its size would cost more memory than it is worth.
 _SERIALISE_BELOW_BYTES = 1 << 28
 _FEEDS_VERIFIED = 2
-_SAMPLES_TIMED = 8
 
 
 @overload
@@ -126,8 +132,8 @@ def run(
     if output is not None:
         _check_target(Path(output), original)
     calibration, held_out, use = _samples(original, samples, evaluation, recipe)
-    timed = one_by_one(held_out, input_specs(original), count=_SAMPLES_TIMED)
-    reference = _Reference(original, timed[:_FEEDS_VERIFIED])
+    classes = None if labels is None else _labels(labels, use)
+    reference = _Reference(original, held_out)
     current = clone(original)
     reports: list[StepReport] = []
     for number, step in enumerate(recipe.steps, 1):
@@ -137,25 +143,26 @@ def run(
             reference.verify(current, f"step {number} ({step_name(step)})")
         else:
             logger.warning("step %d (%s): %s", number, step_name(step), report.summary)
+    # The file itself, where there is one: no second copy of it is made in memory.
+    source = model if isinstance(model, str | os.PathLike) else original
     changed = any(report.changed for report in reports)
     fidelity: Fidelity | None = None
     latency: Latency | None = None
     saved: Path | None = None
     if changed:
         fidelity = evaluate.compare(
-            original,
+            source,
             current,
             held_out,
             metric=metric,
-            labels=labels if labels is None else _labels(labels, use),
+            labels=classes,
             progress=progress,
         )
         _check_finite(fidelity)
         if benchmark:
-            latency = evaluate.benchmark(original, current, samples=timed, progress=progress)
+            latency = evaluate.benchmark(source, current, samples=held_out, progress=progress)
         if output is not None:
             saved = save(current, output, progress=progress)
-    batch = feed_size(timed[0], input_specs(original))
     sizes = _sizes(model, original, current, saved)
     report_of_run = RunReport(
         changed=changed,
@@ -163,8 +170,8 @@ def run(
         command=command,
         input_path=os.fspath(model) if isinstance(model, str | os.PathLike) else None,
         output_path=str(saved) if saved else None,
-        input=inspect(original, samples=timed[:1], batch=batch),
-        output=inspect(current, samples=timed[:1], batch=batch),
+        input=inspect(original, samples=held_out),
+        output=inspect(current, samples=held_out),
         samples=use,
         steps=tuple(reports),
         sizes=sizes,
@@ -182,8 +189,9 @@ def run(
 class _Reference:
     """What every step's result is held against: the input model's outputs on a few feeds."""
 
-    def __init__(self, model: ir.Model, feeds: Sequence[Feed]) -> None:
-        self._feeds = feeds
+    def __init__(self, model: ir.Model, samples: SamplesLike) -> None:
+        feeds = Samples(samples, input_specs(model))
+        self._feeds = list(itertools.islice(feeds, _FEEDS_VERIFIED))
         session = Session(model, threads=1)
         self._outputs = [session.run(feed) for feed in self._feeds]
 
@@ -258,7 +266,12 @@ def _labels(labels: NDArray[Any] | Sequence[int], use: SampleUse) -> NDArray[Any
     """The labels of the evaluation samples; of a set that was split these are the last."""
     array = np.asarray(labels)
     if use.origin == "held-out" and len(array) == use.calibration + use.evaluation:
-        return array[use.calibration :]
+        array = array[use.calibration :]
+    if array.shape != (use.evaluation,):
+        raise SamplesError(
+            f"labels of shape {list(array.shape)} for {use.evaluation} evaluation samples: give "
+            "one class per sample"
+        )
     return array
 
 
@@ -276,6 +289,8 @@ def _sizes(source: ModelLike, original: ir.Model, result: ir.Model, saved: Path 
     after, after_deflated = _serialised(result)
     if isinstance(source, str | os.PathLike):
         before = disk_bytes(source)
+    elif isinstance(source, onnx.ModelProto):
+        before = source.ByteSize()
     if saved is not None:
         after = disk_bytes(saved)
     return Sizes(

@@ -78,19 +78,6 @@ def split(
     )
 
 
-def one_by_one(samples: SamplesLike, inputs: tuple[InputSpec, ...], *, count: int) -> list[Feed]:
-    """The first `count` samples, each in a feed of its own where the batch axis is dynamic."""
-    feeds: list[Feed] = []
-    for feed in Samples(samples, inputs):
-        if _cuttable(feed, inputs):
-            feeds += [_cut(feed, i, i + 1) for i in range(feed_size(feed, inputs))]
-        else:
-            feeds.append(feed)
-        if len(feeds) >= count:
-            break
-    return feeds[:count]
-
-
 class _Window:
     """The samples from `start` to `stop` of a stream, re-iterable, cut lazily."""
 
@@ -107,13 +94,9 @@ class _Window:
             if (first, last) == (0, size):
                 yield feed
             elif first < last:
-                yield _cut(feed, first, last)
+                yield {name: a[first:last] if a.ndim else a for name, a in feed.items()}
             if position >= self._stop:
                 return
-
-
-def _cut(feed: Feed, first: int, last: int) -> Feed:
-    return {name: array[first:last] if array.ndim else array for name, array in feed.items()}
 
 
 def _cuttable(feed: Feed, inputs: tuple[InputSpec, ...]) -> bool:

@@ -1,0 +1,231 @@
+"""Running recipes: every step is verified, and the result is held against the input."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxlite import evaluate
+from onnxlite.errors import OptionError, SamplesError, SaveError, VerificationError
+from onnxlite.evaluate import Latency, Ratio, Timing, machine
+from onnxlite.graph import add_initializer
+from onnxlite.model import load
+from onnxlite.recipe import PruneWeights, QuantizeStatic, Recipe, Simplify, run
+from onnxlite.recipe import steps as step_module
+from onnxlite.records import StepReport
+from onnxlite.samples import Samples, input_specs
+from tests.odd_models import parse
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,3,8,8] x) => (float[n,4] y)
+    <float[16,3,3,3] w, float[16] b, float[16,4] v, int64[2] shape = {0, -1}>
+    { t = Conv<pads=[1,1,1,1]>(x, w, b)  i = Identity(t)  r = Relu(i)
+      p = GlobalAveragePool(r)  f = Reshape(p, shape)  y = MatMul(f, v) }"""
+PRUNE = PruneWeights(sparsity=0.5)
+
+
+@pytest.fixture
+def net():
+    return parse(NET)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
+
+
+def zeros(model):
+    return {
+        name: int(np.sum(value.const_value.numpy() == 0))
+        for name, value in load(model).graph.initializers.items()
+    }
+
+
+def test_a_path_in_and_a_file_out(net, images, tmp_path):
+    source, target = tmp_path / "net.onnx", tmp_path / "small.onnx"
+    onnx.save(net, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    outcome = run(source, images, [Simplify(onnxsim=False), PRUNE], output=target, benchmark=False)
+    report = outcome.report
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == digest
+    assert isinstance(outcome.model, ir.Model)
+    assert zeros(target) == zeros(outcome.model)
+    assert (zeros(target)["w"], zeros(target)["v"]) == (216, 32)
+    assert (report.input_path, report.output_path) == (str(source), str(target))
+    assert report.sizes.input_bytes == source.stat().st_size
+    assert report.sizes.output_bytes == target.stat().st_size
+    assert report.sizes.output_deflated_bytes < report.sizes.input_deflated_bytes
+    assert report.sizes.ratio == target.stat().st_size / source.stat().st_size
+    assert [step.step for step in report.steps] == ["simplify", "prune-weights"]
+    assert report.input.operators["Identity"] == 1
+    assert "Identity" not in report.output.operators
+    assert report.fidelity.samples == report.samples.evaluation == 40
+    assert 0 < report.fidelity.sqnr_db < 40
+    assert report.latency is None
+    assert Recipe.from_toml(report.recipe).steps[1] == PRUNE
+    assert report.environment.packages["numpy"] == np.__version__
+
+
+def test_a_proto_gives_a_proto_and_stays_as_it_was(net, images):
+    before = net.SerializeToString()
+    outcome = run(net, images, Recipe((PRUNE,)), benchmark=False)
+    assert isinstance(outcome.model, onnx.ModelProto)
+    assert net.SerializeToString() == before
+    assert outcome.report.output_path is None
+    assert outcome.report.sizes.input_bytes == len(before)
+
+
+def test_evaluation_samples_are_never_used_for_calibration(net, images, monkeypatch):
+    seen = []
+    original = step_module.quantize_static_ir
+
+    def recorded(model, samples, **options):
+        feeds = list(samples)
+        seen.extend(np.concatenate([feed["x"] for feed in feeds]))
+        return original(model, feeds, **options)
+
+    monkeypatch.setattr(step_module, "quantize_static_ir", recorded)
+    report = run(net, images, [QuantizeStatic()], benchmark=False).report
+    assert np.array_equal(seen, images[:30])
+    assert (report.samples.calibration, report.fidelity.samples) == (30, 10)
+    assert "last 10 of 40" in report.samples.note
+    seen.clear()
+    report = run(net, images, [QuantizeStatic()], evaluation=images[:5], benchmark=False).report
+    assert np.array_equal(seen, images)
+    assert report.fidelity.samples == 5
+    assert report.samples.origin == "given"
+
+
+def test_fidelity_is_against_the_input_not_the_last_step(net, images):
+    one = run(net, images, [PRUNE], benchmark=False)
+    two = run(one.model, images, [QuantizeStatic()], evaluation=images, benchmark=False)
+    both = run(net, images, [PRUNE, QuantizeStatic()], evaluation=images, benchmark=False)
+    assert one.report.fidelity.sqnr_db < 20 < two.report.fidelity.sqnr_db
+    assert both.report.fidelity.sqnr_db < 20
+
+
+def test_labels_give_the_accuracy_of_both(net, images):
+    logits = evaluate.compare(net, net, images, metric=lambda outputs: outputs["y"].argmax(1)[0])
+    labels = np.full(40, int(logits.metrics[0].reference))
+    report = run(net, images, [PRUNE], labels=labels, benchmark=False).report
+    assert [metric.name for metric in report.fidelity.metrics] == ["accuracy"]
+    # Labels of a set that is split belong to its end.
+    report = run(net, images, [QuantizeStatic()], labels=labels, benchmark=False).report
+    assert report.fidelity.samples == 10
+    with pytest.raises(SamplesError, match=r"labels of shape \[39\] for 10"):
+        run(net, images, [QuantizeStatic()], labels=labels[:39], benchmark=False)
+
+
+def test_no_samples(net):
+    with pytest.raises(OptionError, match=r"'quantize-static' needs samples.*x: float32\[n, 3"):
+        run(net, None, [PRUNE, QuantizeStatic()])
+    report = run(net, None, [PRUNE], benchmark=False).report
+    assert report.samples.origin == "generated"
+    assert any("generated inputs" in warning for warning in report.warnings)
+
+
+def test_nothing_done_is_no_success(tmp_path):
+    net = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4] x) => (float[n,4] y) { y = Relu(x) }""")
+    target = tmp_path / "out.onnx"
+    report = run(net, None, [PRUNE], output=target).report
+    assert not report.changed
+    assert (report.fidelity, report.latency, report.output_path) == (None, None, None)
+    assert not target.exists()
+    assert report.warnings[0].startswith("step 1 (prune-weights) changed nothing: no layer")
+    assert "unchanged" in report.warnings[1]
+
+
+def test_a_larger_or_slower_result_says_so(net, images, monkeypatch):
+    timing = Timing(median_ms=1.0, minimum_ms=1.0, start_ms=1.0)
+    slow = Latency(
+        ratio=Ratio(median=1.3, low=1.2, high=1.4, minimum=1.3),
+        reference=timing,
+        candidate=timing,
+        rounds=5,
+        threads=1,
+        inputs={},
+        machine=machine(),
+        notes=(),
+        seconds=0.0,
+    )
+    monkeypatch.setattr(evaluate, "benchmark", lambda *args, **options: slow)
+    report = run(net, images, [QuantizeStatic()]).report
+    assert report.latency == slow
+    assert "larger than the input" in report.warnings[0]
+    assert report.warnings[1] == (
+        "the result is slower than the input: latency ratio 1.300 [1.200, 1.400]"
+    )
+
+
+def _break(change):
+    def broken_step(model, **options):
+        change(model)
+        return model, StepReport(step="prune-weights", changed=True, summary="broken")
+
+    return broken_step
+
+
+def _not_a_number(model):
+    weight = model.graph.initializers["w"]
+    weight.const_value = ir.tensor(np.full(weight.shape.numpy(), np.nan, np.float32), name="w")
+
+
+def _new_name(model):
+    model.graph.outputs[0].name = "z"
+
+
+def _new_shape(model):
+    shape = add_initializer(model.graph, "flat", np.array([0, 2, 2]))
+    output = model.graph.outputs[0]
+    node = ir.node("Reshape", [output, shape])
+    output.name, node.outputs[0].name = "inner", "y"
+    model.graph.append(node)
+    model.graph.outputs[0] = node.outputs[0]
+
+
+def _unknown_operator(model):
+    next(node for node in model.graph if node.op_type == "Relu").op_type = "Nonesuch"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_not_a_number, "'y' has 32 new NaN or infinite of 32"),
+        (_new_name, r"its outputs are \['z'\], they were \['y'\]"),
+        (_new_shape, r"'y' is float32\[8, 2, 2\], it was float32\[8, 4\]"),
+        (_unknown_operator, "does not run.*Nonesuch"),
+    ],
+)
+def test_a_step_that_breaks_the_model_is_caught(
+    net, images, change, message, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(step_module, "prune_weights_ir", _break(change))
+    with pytest.raises(VerificationError, match=rf"step 1 \(prune-weights\).*{message}"):
+        run(net, images, [PRUNE], output=tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_are_refused_before_the_work(net, images, monkeypatch, tmp_path):
+    monkeypatch.setattr(step_module, "prune_weights_ir", None)
+    source = tmp_path / "net.onnx"
+    onnx.save(net, source)
+    with pytest.raises(SaveError, match="is the input"):
+        run(source, images, [PRUNE], output=tmp_path / "." / "net.onnx")
+    with pytest.raises(SaveError, match="create the directory first"):
+        run(source, images, [PRUNE], output=tmp_path / "missing" / "net.onnx")
+
+
+def test_wrong_samples(net):
+    with pytest.raises(SamplesError, match="shape"):
+        run(net, np.zeros((4, 5), np.float32), [PRUNE])
+
+
+def test_samples_may_be_prepared(net, images):
+    samples = Samples(images, input_specs(load(net)), limit=20)
+    report = run(net, samples, [QuantizeStatic()], benchmark=False).report
+    assert (report.samples.calibration, report.samples.evaluation) == (12, 8)
