@@ -1,51 +1,84 @@
-"""What processor this is: its name, its cores, and the instructions that decide kernels."""
+"""The machine: what a latency was measured on, and which kernels there are."""
 
 from __future__ import annotations
 
 import functools
 import os
 import platform
-import re
 from pathlib import Path
 
 import msgspec
 
-#: Instruction sets that choose between ONNX Runtime's kernels, as Linux names them.
-_RELEVANT = ("avx", "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
+from onnxlite import runtime
+
+#: The instruction sets that decide which kernels ONNX Runtime takes.
+_TELLING = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine a number was measured on."""
+    """Processor and software behind a measurement.
+
+    Attributes:
+        cpu: model name of the processor.
+        cores: logical cores that this process may use.
+        instructions: those instruction sets of the processor that matter for inference.
+        system: operating system and architecture.
+        python: version of Python.
+        onnxruntime: version of ONNX Runtime.
+    """
 
     cpu: str
     cores: int
-    architecture: str
-    features: tuple[str, ...]
+    instructions: tuple[str, ...]
     system: str
     python: str
+    onnxruntime: str
 
     @property
     def has_vnni(self) -> bool:
-        """Whether uint8 x int8 products are added in 32 bits (no saturation)."""
-        return bool({"avx_vnni", "avx512_vnni"} & set(self.features))
+        """Whether products of uint8 and int8 are added in 32 bits, so that none saturates."""
+        return bool({"avx_vnni", "avx512_vnni"} & set(self.instructions))
+
+    def __str__(self) -> str:
+        sets = f" ({', '.join(self.instructions)})" if self.instructions else ""
+        return f"{self.cpu}{sets}, {self.cores} cores, ONNX Runtime {self.onnxruntime}"
 
 
 @functools.cache
-def this_machine() -> Machine:
-    """Describe the machine this runs on; where Linux's cpuinfo is missing, no features."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    name = re.search(r"model name\s*:\s*(.+)", text)
-    flags = re.search(r"(?:flags|Features)\s*:\s*(.+)", text)
-    present = set(flags.group(1).split()) if flags else set()
+def machine() -> Machine:
+    """Describe the machine that this runs on."""
+    name, flags = _processor()
     affinity = getattr(os, "sched_getaffinity", None)
     return Machine(
-        cpu=name.group(1).strip() if name else platform.processor() or "unknown",
+        cpu=name,
         cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
-        architecture=platform.machine(),
-        features=tuple(flag for flag in _RELEVANT if flag in present),
-        system=platform.platform(),
+        instructions=tuple(flag for flag in _TELLING if flag in flags),
+        system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
+        onnxruntime=runtime.version(),
     )
+
+
+def _processor() -> tuple[str, frozenset[str]]:
+    """Name and flags, which only Linux lists; elsewhere what `platform` knows."""
+    entries: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            entries.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    name = entries.get("model name") or platform.processor() or platform.machine()
+    flags = entries.get("flags") or entries.get("Features") or ""
+    return name, frozenset(flags.split())

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
-    {"errors", "records", "machine"},
+    {"errors", "records"},
     {"graph", "proto"},
     {"model"},
     {"save", "samples", "normalize"},
     {"ops", "opset"},
     {"runtime"},
+    {"machine"},
     {"analysis", "calibrate"},
     {"repair"},
     {"simplify", "prune", "quantize", "tune"},

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import ExecutionError, OptionError
-from onnxlite.evaluate.machine import Machine, machine
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
+from onnxlite.machine import Machine, machine
 from onnxlite.model import ModelLike, load
 from onnxlite.records import Progress, silent
 from onnxlite.runtime import Session

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from onnxlite.errors import OptionError
-from onnxlite.machine import this_machine
+from onnxlite.machine import machine
 from onnxlite.quantize.qtypes import INT8, UINT8, QType
 
 
@@ -49,6 +49,6 @@ def target_named(name: str) -> Target:
     """
     if name not in TARGETS:
         raise OptionError(f"unknown target {name!r}: choose one of {', '.join(TARGETS)}")
-    if name == "cpu" and not this_machine().has_vnni:
+    if name == "cpu" and not machine().has_vnni:
         return _CPU_AVX2
     return TARGETS[name]
