@@ -247,6 +247,10 @@ def _from_proto(proto: onnx.ModelProto, *, where: str) -> ir.Model:
     except Exception as error:
         raise InvalidModelError(f"{where} is not a valid ONNX model: {_root(error)}") from error
     assert isinstance(model, ir.Model)
+    for tensor in _tensors(model):
+        # onnx_ir has read the properties, and on writing adds them to those of the proto.
+        if isinstance(tensor, ir.serde.TensorProtoTensor):
+            tensor.raw.ClearField("metadata_props")
     for imports in (model.opset_imports, *(f.opset_imports for f in model.functions.values())):
         # Two names of the standard domain; all else here looks it up under the short one.
         if (version := imports.pop("ai.onnx", None)) is not None:
