@@ -72,19 +72,21 @@ def _check_tensor(tensor: onnx.TensorProto, where: str) -> None:
         return
     place = f"{where}: tensor {tensor.name!r} {list(tensor.dims)}"
     try:
-        dtype = ir.DataType(tensor.data_type)
+        dtype = ir.DataType(tensor.data_type or -1)  # 0 is "undefined"
         field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     except (KeyError, ValueError) as error:
         raise LoadError(f"{place} has the unknown data type {tensor.data_type}") from error
     if any(dim < 0 for dim in tensor.dims):
         raise LoadError(f"{place} has a negative dimension: the file is damaged")
-    count = prod(tensor.dims)
-    if tensor.HasField("raw_data") and dtype != ir.DataType.STRING:
-        need, have, unit = -(-count * dtype.bitwidth // 8), len(tensor.raw_data), "bytes"
-    else:
-        packed = 8 // dtype.bitwidth if dtype.bitwidth in (2, 4) else 1
-        parts = 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
-        need, have, unit = -(-count * parts // packed), len(getattr(tensor, field)), "values"
+    need, have, unit = prod(tensor.dims), len(getattr(tensor, field)), "values"
+    if dtype == ir.DataType.STRING:
+        pass
+    elif tensor.HasField("raw_data"):
+        need, have, unit = -(-need * dtype.bitwidth // 8), len(tensor.raw_data), "bytes"
+    elif dtype.bitwidth in (2, 4):  # several to an element
+        need = -(-need * dtype.bitwidth // 8)
+    elif dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):  # real and imaginary part
+        need *= 2
     if have != need:
         raise LoadError(
             f"{place} of type {dtype.name} needs {need} {unit} and has {have}: "

@@ -92,6 +92,10 @@ ODD: dict[str, str] = {
         g (string[n] word, float[n,2] x) => (int64[n] id, float[n,2] y) <float[2,2] w>
         { id = ai.onnx.ml.LabelEncoder<keys_strings=["text","b"], values_int64s=[7,8]>(word)
           y = MatMul(x, w) }""",
+    "string weight": """<ir_version: 8, opset_import: ["": 17]>
+        g (int64[n] i, float[n,2] x) => (string[n] word, float[n,2] y)
+        <string[3] words = {"one", "two", "three"}, float[2,2] w>
+        { word = Gather(words, i)  y = MatMul(x, w) }""",
     "float16": """<ir_version: 8, opset_import: ["": 17]>
         g (float16[n,4] x) => (float16[n,2] y) <float16[4,2] w> { y = MatMul(x, w) }""",
     "bfloat16 weight": """<ir_version: 8, opset_import: ["": 17]>

@@ -173,6 +173,10 @@ def mistype(tensor):
     tensor.data_type = 77
 
 
+def untype(tensor):
+    tensor.data_type = 0
+
+
 def negate(tensor):
     tensor.dims[0] = -4
 
@@ -187,6 +191,7 @@ def overstate(tensor):
         (shorten, r"'w' \[4, 3, 3, 3\] of type FLOAT needs 432 bytes and has 431"),
         (forget, "needs 108 values and has 0"),
         (mistype, "unknown data type 77"),
+        (untype, "unknown data type 0"),
         (negate, "negative dimension"),
         (overstate, "truncated or damaged"),
     ],
