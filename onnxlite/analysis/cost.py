@@ -21,6 +21,7 @@ from onnxlite.graph import (
     iter_graphs,
     iter_nodes,
 )
+from onnxlite.model import unmapped
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.samples import Feed
 
@@ -172,8 +173,7 @@ def _layer(node: ir.Node, shape_of: ShapeOf, sparsity: bool) -> LayerCost:
 
 
 def _zeros(tensor: ir.TensorProtocol) -> int:
-    # count_nonzero goes through a mapped file without making a copy of it.
-    return tensor.size - int(np.count_nonzero(tensor.numpy()))
+    return tensor.size - int(np.count_nonzero(unmapped(tensor).numpy()))
 
 
 def _graph_macs(graph: ir.Graph, shape_of: ShapeOf, notes: list[str]) -> int | None:
