@@ -1,0 +1,267 @@
+"""The command line: what it prints, what it writes, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import onnxlite
+from onnxlite import evaluate, recipe
+from onnxlite.analysis.summary import Summary
+from onnxlite.cli import app
+from onnxlite.errors import VerificationError
+from onnxlite.evaluate import Fidelity
+from onnxlite.recipe import RunReport
+from onnxlite.report import from_json
+from tests.odd_models import parse
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[n,3,8,8] x) => (float[n,4] y)
+    <float[16,3,3,3] w, float[16] b, float[16,4] v, int64[2] shape = {0, -1}>
+    { t = Conv<pads=[1,1,1,1]>(x, w, b)  i = Identity(t)  r = Relu(i)
+      p = GlobalAveragePool(r)  f = Reshape(p, shape)  y = MatMul(f, v) }"""
+COMMANDS = ("inspect", "simplify", "prune", "quantize", "compare", "benchmark", "run", "demo")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a model, samples, labels and recipes; commands run in it."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(parse(NET), "net.onnx")
+    images = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    np.save("x.npy", images)
+    np.savez("x.npz", x=images)
+    np.save("labels.npy", np.zeros(16, np.int64))
+    Path("recipe.toml").write_text(
+        '[[steps]]\nstep = "simplify"\nonnxsim = false\n'
+        '[[steps]]\nstep = "prune-weights"\nsparsity = 0.5\n'
+    )
+    return tmp_path
+
+
+def call(line, code=0):
+    result = CliRunner().invoke(app, line.split(), prog_name="onnxlite")
+    assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+    return result
+
+
+def refused(line, code):
+    """The one line on stderr of a command that fails and writes nothing."""
+    before = sorted(Path.cwd().rglob("*"))
+    result = call(line, code)
+    assert result.stdout == ""
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command):
+    text = call(f"{command} --help").stdout
+    assert f"Example: onnxlite {command}" in text
+    assert "--json" in text
+
+
+def test_the_main_help_lists_commands_data_forms_and_exit_codes():
+    text = call("--help").stdout
+    assert [word for word in (*COMMANDS, ".npz", "130:") if word not in text] == []
+
+
+def test_the_help_of_run_shows_a_recipe_that_works():
+    lines = [line.strip() for line in call("run --help").stdout.splitlines()]
+    first = lines.index("[[steps]]")
+    text = "\n".join(lines[first : lines.index('step = "quantize-static"') + 1])
+    assert len(recipe.Recipe.from_toml(text).steps) == 3
+
+
+def test_version():
+    assert call("--version").stdout == f"onnxlite {onnxlite.__version__}\n"
+
+
+def test_inspect(folder):
+    text = call("inspect net.onnx --layers").stdout
+    assert "x: float32[n, 3, 8, 8]" in text
+    assert "16x3x3x3" in text
+    document = call("inspect net.onnx --json").stdout
+    summary = from_json(document, "summary", Summary)
+    assert summary.operators["Conv"] == 1
+    assert summary.macs == 16 * 27 * 64 + 64
+
+
+def test_simplify(folder):
+    text = call("simplify net.onnx -o out.onnx --no-onnxsim --no-benchmark").stdout
+    assert "written: out.onnx" in text
+    assert "Identity" not in {node.op_type for node in onnx.load("out.onnx").graph.node}
+
+
+def test_prune(folder):
+    call("prune net.onnx --sparsity 0.5 --exclude v -o out.onnx --data x.npz")
+    zeros = {
+        tensor.name: int((onnx.numpy_helper.to_array(tensor) == 0).sum())
+        for tensor in onnx.load("out.onnx").graph.initializer
+    }
+    assert (zeros["w"], zeros["v"]) == (216, 0)
+
+
+def test_quantize_with_labels(folder):
+    options = "--labels labels.npy -o out.onnx --no-simplify --no-benchmark --json"
+    result = call(f"quantize net.onnx --data x.npy {options}")
+    report = from_json(result.stdout, "run", RunReport)
+    assert report.output_path == "out.onnx"
+    assert [step.step for step in report.steps] == ["quantize-static"]
+    assert (report.samples.calibration, report.samples.evaluation) == (8, 8)
+    assert report.fidelity.metrics[0].name == "accuracy"
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load("out.onnx").graph.node}
+
+
+def test_run(folder):
+    result = call("run recipe.toml net.onnx --data x.npy -o out.onnx --no-benchmark --json")
+    report = from_json(result.stdout, "run", RunReport)
+    assert [step.step for step in report.steps] == ["simplify", "prune-weights"]
+    assert report.command.startswith("onnxlite")
+    text = call("run recipe.toml net.onnx --data x.npy --no-benchmark").stdout
+    for part in ("Steps", "Before and after", "file, zipped", "Fidelity on 16 samples", "dB"):
+        assert part in text
+    assert "written" not in text
+
+
+def test_compare_and_its_limits(folder):
+    call("prune net.onnx --sparsity 0.5 -o out.onnx")
+    result = call("compare net.onnx out.onnx --data x.npy --labels labels.npy --json")
+    fidelity = from_json(result.stdout, "fidelity", Fidelity)
+    assert fidelity.samples == 16
+    assert fidelity.metrics[0].name == "accuracy"
+    call("compare net.onnx net.onnx --data x.npy --min-sqnr 200 --min-agreement 1")
+    result = call("compare net.onnx out.onnx --data x.npy --min-sqnr 60", 3)
+    assert f"SQNR is {fidelity.sqnr_db:.1f} dB, the limit is 60 dB" in result.stderr
+    result = call("compare net.onnx out.onnx --data x.npy --min-agreement 1.01", 3)
+    assert f"agreement is {fidelity.agreement:.2%}, the limit is 101.00%" in result.stderr
+
+
+def test_benchmark_and_its_limit(folder):
+    result = call("benchmark net.onnx net.onnx --rounds 1 --json --max-ratio 0.000001", 3)
+    document = json.loads(result.stdout)
+    assert (document["schema"], document["kind"]) == (1, "latency")
+    assert document["record"]["rounds"] == 1
+    assert "the limit is 1e-06" in result.stderr
+
+
+def test_quiet(folder):
+    result = call("run recipe.toml net.onnx --no-benchmark --quiet -o out.onnx")
+    assert result.stdout == result.stderr == ""
+    assert Path("out.onnx").exists()
+    result = call("run recipe.toml net.onnx --no-benchmark --quiet --json")
+    assert json.loads(result.stdout)["kind"] == "run"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "part"),
+    [
+        ("inspect missing.onnx", 1, "no model file at 'missing.onnx'"),
+        ("inspect .", 1, "is a directory"),
+        ("inspect x.npy", 1, "not a readable ONNX model"),
+        ("prune net.onnx --sparsity 0.5 -o net.onnx", 1, "is the input"),
+        ("prune net.onnx --sparsity 0.5 -o ./none/o.onnx", 1, "create the directory first"),
+        ("prune net.onnx --sparsity 0.5 --data gone.npy", 1, "no samples at 'gone.npy'"),
+        ("prune net.onnx --sparsity 0.5 --data labels.npy", 1, "x"),
+        ("prune net.onnx --sparsity 2 -o o.onnx", 2, "sparsity is a number >= 0 and < 1"),
+        ("prune net.onnx -o o.onnx", 2, "either sparsity"),
+        ("prune net.onnx --sparsity 0.5 --include nothing* -o o.onnx", 2, "'nothing*'"),
+        ("quantize net.onnx -o o.onnx", 2, "needs samples"),
+        ("quantize net.onnx --data x.npy --target gpu", 2, "unknown target 'gpu'"),
+        ("run missing.toml net.onnx", 2, "no recipe at 'missing.toml'"),
+        ("run net.onnx net.onnx", 2, "cannot read the recipe"),
+    ],
+)
+def test_mistakes_get_one_line(folder, line, code, part):
+    assert part in refused(line, code)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "inspect",
+        "inspect net.onnx --nonsense",
+        "prune net.onnx --sparsity much",
+        "prune net.onnx --sparsity 0.5 --scope all",
+        "compare net.onnx net.onnx --labels x.npy",
+        "compare net.onnx net.onnx --labels gone.npy",
+        "benchmark net.onnx net.onnx --threads 0",
+    ],
+)
+def test_usage(folder, line):
+    result = call(line, 2)
+    assert "Usage" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unchanged_model_is_not_written(folder):
+    result = call("prune net.onnx --threshold 0 -o o.onnx", 3)
+    assert "unchanged" in result.stdout
+    assert not Path("o.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "part"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted, nothing was written"),
+        (VerificationError("step 1 made\na wrong model"), 3, "step 1 made a wrong model"),
+        (MemoryError(), 1, "out of memory"),
+        (PermissionError(13, "Permission denied"), 1, "Permission denied"),
+    ],
+)
+def test_what_goes_wrong_within(folder, error, code, part, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(recipe, "run", fail)
+    monkeypatch.setattr(evaluate, "compare", fail)
+    assert part in refused("run recipe.toml net.onnx -o o.onnx", code)
+    assert part in refused("compare net.onnx net.onnx", code)
+
+
+def test_a_bug_is_not_hidden(folder, monkeypatch):
+    monkeypatch.setattr(recipe, "run", lambda *args, **options: 1 // 0)
+    result = CliRunner().invoke(app, ["run", "recipe.toml", "net.onnx"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_debug_shows_the_trace(folder):
+    result = call("--debug inspect missing.onnx", 1)
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: no model file")
+
+
+def test_names_with_brackets_are_text(folder):
+    net = parse(NET)
+    net.graph.node[0].name = "block[0]/[bold]conv"
+    onnx.save(net, "net.onnx")
+    assert "block[0]/[bold]conv" in call("inspect net.onnx --layers").stdout
+
+
+def shell(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "onnxlite", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": str(Path(onnxlite.__file__).parent.parent), "PATH": ""},
+    )
+
+
+def test_as_a_process(folder):
+    good = shell("inspect", "net.onnx", "--json")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert json.loads(good.stdout)["kind"] == "summary"
+    bad = shell("inspect", "missing.onnx")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr == "error: no model file at 'missing.onnx': check the path\n"
