@@ -19,13 +19,8 @@ from onnxlite.quantize import quantize_static
 from onnxlite.records import StepReport
 from onnxlite.runtime import Outputs, run_all
 from onnxlite.samples import Feed
+from onnxlite.simplify import simplify
 from tests.odd_models import BROKEN, NOT_RUNNABLE, ODD, feeds, odd, parse
-
-
-def simplify(*args, **kwargs):
-    from onnxlite.simplify import simplify as call
-
-    return call(*args, **kwargs)
 
 
 Step = Callable[..., onnx.ModelProto]
@@ -38,10 +33,11 @@ STEPS: dict[str, tuple[Step, float | None]] = {
     "prune nothing": (lambda model, _data, **o: prune_weights(model, threshold=1e-9, **o), 0.0),
     "quantize static": (lambda model, data, **o: quantize_static(model, data, **o), 0.05),
 }
-#: onnxsim runs in a child process of a second each: only where it can make a difference.
-WITH_ONNXSIM = {"plain", "If", "Loop", "Scan", "function", "opset 9", "unknown op", "custom op"}
+#: onnxsim runs in a child process of some seconds: only where it can make a difference.
+WITH_ONNXSIM = {"If", "Scan", "custom op"}
 #: What a step may refuse with an error; all else it handles or declines.
 REFUSED = {
+    ("simplify with onnxsim", "custom op"): "my.company:Sparkle",
     ("quantize static", "custom op"): "my.company:Sparkle",
     ("quantize static", "unknown op"): "NoSuchOperator",
     ("quantize static", "no outputs"): "At least one output",
