@@ -22,7 +22,6 @@ from onnxlite.samples import Feed
 from onnxlite.simplify import simplify
 from tests.odd_models import BROKEN, NOT_RUNNABLE, ODD, feeds, odd, parse
 
-
 Step = Callable[..., onnx.ModelProto]
 #: What a step is called with besides the model, and how far its outputs may be off (share
 #: of the largest value), or None where the step is meant to change them.
