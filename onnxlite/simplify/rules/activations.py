@@ -74,7 +74,7 @@ def merge_clips(node: ir.Node, context: Context) -> Outcome:
     inner_node = owned_by(value, "Clip", "Relu", like=node)
     inner = clip_bounds(inner_node) if inner_node is not None else None
     if inner_node is None or inner is None:
-        if node.op_type == "Clip" and outer == (0, math.inf):
+        if node.op_type == "Clip" and outer[0] == 0 and outer[1] == math.inf:
             return replace_with(node, ir.node("Relu", [value]))
         return None
     low, high = max(outer[0], min(inner[0], outer[1])), min(outer[1], max(inner[1], outer[0]))

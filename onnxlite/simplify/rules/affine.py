@@ -49,6 +49,8 @@ def affine_of(node: ir.Node, *, dims: int, axis: int) -> Affine | None:
     """
     if is_op(node, "BatchNormalization"):
         return _batchnorm(node) if axis == 1 else None
+    if not 0 <= axis < dims:
+        return None
     if not is_op(node, "Mul", "Div", "Add", "Sub") or not is_float(node.outputs[0]):
         return None
     operand = const_operand(node)
