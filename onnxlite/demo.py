@@ -21,7 +21,8 @@ from onnxlite.records import Progress, silent
 from onnxlite.report import to_json
 from onnxlite.save import save
 
-#: Pruning 30% of the weights costs nearly nothing here, and makes the zipped file smaller.
+#: 30% of zeros make the zipped INT8 file a ninth smaller and leave the accuracy as it is;
+#: 50% would cost half a point.
 RECIPE = Recipe((Simplify(), PruneWeights(sparsity=0.3, scope="global"), QuantizeStatic()))
 
 #: Mean and standard deviation of the training images' pixels, as the net was trained.
@@ -47,7 +48,7 @@ def demo(output: Path | None = None, *, progress: Progress = silent) -> RunRepor
             calibration, test = _to_input(data["calibration"]), _to_input(data["test"])
             labels = data["labels"].astype(np.int64)
         if output is not None:
-            _prepare(output, path)
+            _make(output)
         outcome = run(
             path,
             calibration,
@@ -57,19 +58,25 @@ def demo(output: Path | None = None, *, progress: Progress = silent) -> RunRepor
             labels=labels,
             progress=progress,
         )
-    if output is not None:
-        (output / "report.json").write_text(to_json("run", outcome.report), encoding="utf-8")
+        if output is not None:
+            save(path, output / "residual.onnx")
+            _write(output / "recipe.toml", RECIPE.to_toml())
+            _write(output / "report.json", to_json("run", outcome.report))
     return outcome.report
 
 
-def _prepare(folder: Path, model: Path) -> None:
-    """Make the folder, and put the float model and the recipe there."""
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.toml").write_text(RECIPE.to_toml(), encoding="utf-8")
     except OSError as error:
-        raise SaveError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
-    save(model, folder / "residual.onnx")
+        raise SaveError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SaveError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

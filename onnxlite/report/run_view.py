@@ -31,7 +31,8 @@ def run_view(report: RunReport, *, layers: bool = False) -> RenderableType:
         parts.append(Text(latency_note(report.latency)))
     if report.fidelity is not None:
         parts += [Text(), fidelity_view(report.fidelity)]
-    parts.append(Text(report.samples.note))
+    if report.samples.note not in report.warnings:
+        parts.append(Text(report.samples.note))
     if declined := declined_table(report.steps):
         parts += [Text(), declined]
     if layers:
@@ -85,13 +86,14 @@ def steps_table(steps: tuple[StepReport, ...]) -> RenderableType:
     """One row per step: what it did, or why it did nothing."""
     return table(
         "Steps",
-        ("", "step", "seconds", "result"),
+        ("", "step", "seconds", "result", "changes"),
         (
             (
                 str(number),
                 step.step,
                 f"{step.seconds:.2f}",
                 step.summary if step.changed else f"unchanged: {step.summary}",
+                ", ".join(f"{kind} {count:,}" for kind, count in step.changes.items()),
             )
             for number, step in enumerate(steps, 1)
         ),

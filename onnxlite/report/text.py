@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
@@ -11,6 +12,8 @@ from rich.text import Text
 from onnxlite.records import Cell
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+#: What is aligned on the right: nothing, unknown, or a number with its unit.
+_NUMBER = re.compile(r"|-|\?|inf|nan|[-+]?[\d.,]+(e[-+]?\d+)?(x|%| ?[kMGT]?B| ms)?")
 
 
 def size_text(nbytes: int | None) -> str:
@@ -81,4 +84,4 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def _is_number(text: str) -> bool:
-    return not text or text[0].isdigit() or text[0] in "-+.<" or text in ("?", "inf", "nan")
+    return _NUMBER.fullmatch(text) is not None
