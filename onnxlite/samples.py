@@ -71,7 +71,8 @@ class Samples:
         inputs: the model's inputs (`input_specs(model)`).
         batch: samples per feed where the model's batch axis is dynamic. A fixed batch
             axis decides by itself; a loader's batches stay as they are.
-        limit: use at most this many samples.
+        limit: use at most this many samples, but the first feed whole if its batch axis is
+            fixed.
 
     Raises:
         OptionError: `batch` or `limit` is below 1.
@@ -104,13 +105,9 @@ class Samples:
             feed = _validated(feed, self.inputs, index)
             count = feed_size(feed, self.inputs)
             if self._limit is not None and seen + count > self._limit:
-                if trimmed := trim(feed, self.inputs, self._limit - seen):
-                    yield trimmed
-                elif not seen:
-                    raise SamplesError(
-                        f"limit={self._limit} is below the fixed batch of {count} that a feed "
-                        "needs: raise the limit"
-                    )
+                trimmed = trim(feed, self.inputs, self._limit - seen)
+                if trimmed is not None or not seen:
+                    yield trimmed or feed
                 return
             seen += count
             yield feed
