@@ -96,6 +96,16 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     seconds: float
 
+    def __str__(self) -> str:
+        sizes = self.sizes
+        lines = [
+            *(f"{step.step}: {step.summary}" for step in self.steps),
+            f"size {sizes.input_bytes:,} -> {sizes.output_bytes:,} bytes ({sizes.ratio:.2f}x)",
+            *(str(part) for part in (self.latency, self.fidelity) if part is not None),
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
+
 
 ModelT = TypeVar("ModelT", onnx.ModelProto, ir.Model)
 

@@ -21,7 +21,7 @@ from onnxlite.report.text import (
 )
 
 #: More places than these share a line "and so many more".
-_PLACES_SHOWN = 3
+_PLACES_SHOWN = 2
 
 
 def run_view(report: RunReport, *, layers: bool = False) -> RenderableType:

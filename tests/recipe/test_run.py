@@ -157,6 +157,13 @@ def test_a_larger_or_slower_result_says_so(net, images, monkeypatch):
     report = run(net, images, [QuantizeStatic()]).report
     assert report.latency == slow
     assert "larger than the input" in report.warnings[0]
+    sizes = report.sizes
+    assert str(report).splitlines()[1:] == [
+        f"size {sizes.input_bytes:,} -> {sizes.output_bytes:,} bytes ({sizes.ratio:.2f}x)",
+        str(slow),
+        str(report.fidelity),
+        *(f"warning: {warning}" for warning in report.warnings),
+    ]
     assert report.warnings[1] == (
         "the result is slower than the input: latency ratio 1.300 [1.200, 1.400]"
     )

@@ -118,7 +118,7 @@ def test_equal_reasons_share_a_row(report):
     text = shown(run_view(msgspec.structs.replace(report, steps=(step,))))
     assert "unchanged: nothing" in text
     assert text.count("no constant") == 1
-    assert "node 0, node 1, node 2 and 2 more" in text
+    assert "node 0, node 1 and 3 more" in text
 
 
 def test_layer_rows_may_have_different_columns(report):
