@@ -1,0 +1,72 @@
+"""Which layer of the original model each layer of a compressed one comes from.
+
+A step that renames a layer or takes output channels away records that here, so that later
+steps and reports can line the two models up. The record lives in `ir.Model.meta`: clones
+carry it, files never do. A layer without a record comes from the layer of its own name,
+with all of its channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import cast
+
+import msgspec
+import onnx_ir as ir
+
+from onnxlite.errors import OptionError
+
+_KEY = "onnxlite.lineage"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a layer comes from.
+
+    Attributes:
+        node: name of the node in the original model.
+        kept: the output channels of that node that are left, ascending; None means all.
+    """
+
+    node: str
+    kept: tuple[int, ...] | None = None
+
+
+def lineage_of(model: ir.Model) -> Mapping[str, Origin]:
+    """Everything recorded, by the node's current name; layers left alone are not in it."""
+    # Clones share the mapping, so it is never changed in place.
+    return cast(Mapping[str, Origin], model.meta.get(_KEY, MappingProxyType({})))
+
+
+def origin_of(model: ir.Model, node_name: str) -> Origin:
+    """The origin of one node; itself with all channels if nothing is recorded."""
+    return lineage_of(model).get(node_name, Origin(node_name))
+
+
+def record_kept(model: ir.Model, node_name: str, kept: Sequence[int]) -> None:
+    """Record that of a node's present output channels only `kept` are left.
+
+    Repeated calls add up: `kept` counts the channels that the node has at the moment.
+
+    Raises:
+        OptionError: an index is out of the range of the channels recorded before.
+    """
+    old = origin_of(model, node_name)
+    channels = tuple(int(index) for index in kept)
+    if old.kept is not None:
+        if channels and not 0 <= min(channels) <= max(channels) < len(old.kept):
+            raise OptionError(
+                f"node {node_name!r} has {len(old.kept)} channels left, and channel "
+                f"{max(channels)} is to be kept: count the present channels, not the original's"
+            )
+        channels = tuple(old.kept[index] for index in channels)
+    _put(model, {node_name: Origin(old.node, channels)})
+
+
+def record_renamed(model: ir.Model, old_name: str, new_name: str) -> None:
+    """Record that a node got another name, or that the node `new_name` took its place."""
+    _put(model, {new_name: origin_of(model, old_name)})
+
+
+def _put(model: ir.Model, entries: Mapping[str, Origin]) -> None:
+    model.meta[_KEY] = MappingProxyType({**lineage_of(model), **entries})

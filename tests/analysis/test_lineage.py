@@ -1,0 +1,54 @@
+"""The lineage of layers: defaults, renames, channels that go one after the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxlite.analysis.lineage import (
+    Origin,
+    lineage_of,
+    origin_of,
+    record_kept,
+    record_renamed,
+)
+from onnxlite.errors import OptionError
+from onnxlite.model import clone, load, to_bytes
+from tests.odd_models import ODD, parse
+
+
+@pytest.fixture
+def model():
+    return load(parse(ODD["plain"]))
+
+
+def test_a_layer_comes_from_itself_by_default(model):
+    assert lineage_of(model) == {}
+    assert origin_of(model, "conv") == Origin("conv", None)
+
+
+def test_channels_taken_away_twice_count_from_the_original(model):
+    record_kept(model, "conv", [1, 4, 6])
+    record_kept(model, "conv", [0, 2])
+    assert origin_of(model, "conv") == Origin("conv", (1, 6))
+
+
+def test_a_renamed_layer_keeps_its_channels(model):
+    record_kept(model, "conv", [1, 3])
+    record_renamed(model, "conv", "conv_folded")
+    record_kept(model, "conv_folded", [1])
+    assert origin_of(model, "conv_folded") == Origin("conv", (3,))
+
+
+def test_channels_that_are_not_there_are_refused(model):
+    record_kept(model, "conv", [1, 3])
+    with pytest.raises(OptionError, match="2 channels left"):
+        record_kept(model, "conv", [2])
+
+
+def test_clones_carry_it_apart_and_files_do_not(model):
+    record_kept(model, "conv", [1, 3])
+    copy = clone(model)
+    record_kept(copy, "conv", [0])
+    assert origin_of(model, "conv").kept == (1, 3)
+    assert origin_of(copy, "conv").kept == (1,)
+    assert b"lineage" not in to_bytes(copy)
