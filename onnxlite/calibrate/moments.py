@@ -1,0 +1,95 @@
+"""Second moments of a layer's input and of the output wanted from it: all a linear fit needs.
+
+Streaming and mergeable: memory depends on the number of features, never on the number of
+rows. Moments are kept about the mean (Chan et al. 1983), because the difference of two large
+raw moments would lose the precision of float32 data; a fit with an intercept is then a fit
+without one on the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Array64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of `rows` observations of g independent groups of K features and M targets.
+
+    Attributes:
+        rows: number of observations.
+        mean_x: float64[g, K], of the features.
+        mean_y: float64[g, M], of the targets.
+        gram: float64[g, K, K], sum of `(x - mean_x)(x - mean_x)'`.
+        cross: float64[g, K, M], sum of `(x - mean_x)(y - mean_y)'`.
+        power: float64[g, M], sum of `(y - mean_y)^2`.
+    """
+
+    rows: int
+    mean_x: Array64
+    mean_y: Array64
+    gram: Array64
+    cross: Array64
+    power: Array64
+
+    @classmethod
+    def of(cls, x: Array, y: Array) -> Moments:
+        """The moments of one block of rows: `x: [n, g, K]`, `y: [n, g, M]`, n >= 1."""
+        mean_x: Array64 = x.mean(axis=0, dtype=np.float64)
+        mean_y: Array64 = y.mean(axis=0, dtype=np.float64)
+        # The products run in the data's own precision: that is the whole cost of a fit.
+        dx = np.ascontiguousarray((x - mean_x.astype(x.dtype)).transpose(1, 0, 2))
+        dy = np.ascontiguousarray((y - mean_y.astype(y.dtype)).transpose(1, 0, 2))
+        transposed = dx.transpose(0, 2, 1)
+        gram = np.stack([part.T @ part for part in dx]) if len(dx) == 1 else transposed @ dx
+        return cls(
+            rows=len(x),
+            mean_x=mean_x,
+            mean_y=mean_y,
+            gram=gram.astype(np.float64),
+            cross=(transposed @ dy).astype(np.float64),
+            power=np.square(dy, dtype=np.float64).sum(axis=1),
+        )
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of rows together; exact, in any order."""
+        rows = self.rows + other.rows
+        dx, dy = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        weight = self.rows * other.rows / rows
+        return Moments(
+            rows=rows,
+            mean_x=self.mean_x + dx * (other.rows / rows),
+            mean_y=self.mean_y + dy * (other.rows / rows),
+            gram=self.gram + other.gram + weight * dx[:, :, None] * dx[:, None, :],
+            cross=self.cross + other.cross + weight * dx[:, :, None] * dy[:, None, :],
+            power=self.power + other.power + weight * dy**2,
+        )
+
+    def about_zero(self) -> Moments:
+        """Raw moments, means taken as zero: for a fit that may not have an intercept."""
+        x, y = self.mean_x, self.mean_y
+        return Moments(
+            rows=self.rows,
+            mean_x=np.zeros_like(x),
+            mean_y=np.zeros_like(y),
+            gram=self.gram + self.rows * x[:, :, None] * x[:, None, :],
+            cross=self.cross + self.rows * x[:, :, None] * y[:, None, :],
+            power=self.power + self.rows * y**2,
+        )
+
+    def intercept(self, weight: Array) -> Array64:
+        """The best bias for a weight: `mean_y - mean_x W`, float64[g, M]."""
+        predicted = np.einsum("gk,gkm->gm", self.mean_x, weight)
+        return np.asarray(self.mean_y - predicted, np.float64)
+
+    def error(self, weight: Array) -> Array64:
+        """Squared error of a weight `[g, K, M]` with its best bias, summed over rows: [g, M]."""
+        linear = np.einsum("gkm,gkm->gm", weight, self.cross)
+        square = np.einsum("gkm,gkm->gm", weight, self.gram @ weight)
+        return np.asarray(np.maximum(self.power - 2 * linear + square, 0.0), np.float64)

@@ -1,0 +1,183 @@
+"""The fit of one layer: collect rows, solve in several ways, keep what holds on other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.solve import (
+    Solver,
+    solve_affine,
+    solve_bias,
+    solve_full,
+    solve_masked,
+)
+
+Array = NDArray[Any]
+Array64 = NDArray[np.float64]
+
+#: `"full"` solves for all weights that are not zero, `"affine"` for a factor and a bias per
+#: output channel, `"bias"` for the bias; `"auto"` takes what does best on rows held out.
+Method = Literal["auto", "full", "affine", "bias"]
+METHODS: tuple[Method, ...] = ("auto", "full", "affine", "bias")
+
+#: Rows multiplied at once: enough for the matrix product to run at full speed.
+_BLOCK_ROWS = 2048
+#: Rows per unknown beyond which more of them tell nothing new, and the least number.
+_ROWS_PER_FEATURE, _LEAST_ROWS = 24, 2048
+#: A Gram matrix of more features than this is not formed (0.5 GB in float64).
+MAX_FEATURES = 8192
+#: An error must fall by this share; less is chance.
+_LEAST_GAIN = 0.01
+#: Relative squared error of float32 rounding: nothing to repair.
+_EXACT = 1e-10
+
+
+class Fit(msgspec.Struct, frozen=True):
+    """A layer's new weight `[g, K, M]` and bias `[g, M]`, and their error on held-out rows.
+
+    Attributes:
+        weight: float64[g, K, M].
+        bias: float64[g, M].
+        method: how they were found; `"none"` where the present ones stay.
+        error_before: squared error over the target's variance, with the present weight.
+        error: the same with the new one.
+    """
+
+    weight: Any
+    bias: Any
+    method: str
+    error_before: float
+    error: float
+
+
+def rows_wanted(features: int, max_rows: int) -> int:
+    """How many rows a fit of so many features per output should see."""
+    return min(max(_ROWS_PER_FEATURE * (features + 1), _LEAST_ROWS), max_rows)
+
+
+class Rows:
+    """Rows of one layer: those to fit, as moments, and those held out, as they are.
+
+    Args:
+        weight: the present weight, float64[g, K, M].
+        bias: the present bias, float64[g, M].
+        method: which solutions are tried.
+        fixed: nothing but the bias may change.
+        has_bias: whether there is a bias to change.
+    """
+
+    def __init__(
+        self, weight: Array64, bias: Array64, *, method: Method, fixed: bool, has_bias: bool
+    ) -> None:
+        self._weight, self._bias, self._has_bias = weight, bias, has_bias
+        # Outputs that are zero altogether stay so: they are about to be removed, or were.
+        self._dead = ~weight.any(axis=1) & (bias == 0)
+        # Of a very wide layer only its output is fitted: a factor per channel.
+        self._narrow = weight.shape[1] > MAX_FEATURES or method in ("affine", "bias") or fixed
+        self._methods: tuple[Method, ...] = (
+            ("full", "affine", "bias") if method == "auto" else ((method,))
+        )
+        if fixed:
+            self._methods = ("bias",)
+        elif self._narrow and method in ("auto", "full"):
+            self._methods = ("affine", "bias")
+        self._moments: Moments | None = None
+        self._buffer: list[tuple[Array, Array]] = []
+        self._held: list[tuple[Array, Array]] = []
+        self.count = 0
+
+    def add(self, x: Array, y: Array, *, held_out: NDArray[np.bool_]) -> None:
+        """Add rows `x: [n, g, K]`, `y: [n, g, M]`; those marked are not fitted."""
+        x, y = self._reduced(x), np.asarray(y, np.result_type(y.dtype, np.float32))
+        if self._narrow:
+            y = y.reshape(len(y), -1, 1)
+        self._held.append((x[held_out], y[held_out]))
+        self._buffer.append((x[~held_out], y[~held_out]))
+        self.count += len(x)
+        if sum(len(block) for block, _ in self._buffer) >= _BLOCK_ROWS:
+            self._flush()
+
+    def _reduced(self, x: Array) -> Array:
+        x = np.asarray(x, np.result_type(x.dtype, np.float32))
+        if not self._narrow:
+            return x
+        product = x.transpose(1, 0, 2) @ self._weight.astype(x.dtype)
+        channels: Array = product.transpose(1, 0, 2).reshape(len(x), -1, 1)
+        return channels
+
+    def _flush(self) -> None:
+        x, y = (np.concatenate(parts) for parts in zip(*self._buffer, strict=True))
+        self._buffer.clear()
+        if len(x):
+            block = Moments.of(x, y)
+            self._moments = block if self._moments is None else self._moments.merge(block)
+
+    def solve(self, ridge: float) -> Fit | str:
+        """The best of the solutions on the held-out rows, or why there is none."""
+        if self._buffer:
+            self._flush()
+        held_x, held_y = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
+        if self._moments is None or not len(held_x):
+            return "too few rows to fit and to check"
+        if not (np.isfinite(self._moments.gram).all() and np.isfinite(self._moments.power).all()):
+            return "its values are NaN or infinite on some sample"
+        moments = self._moments if self._has_bias else self._moments.about_zero()
+        shape = self._weight.shape
+        start = np.ones((shape[0] * shape[2], 1, 1)) if self._narrow else self._weight
+        old_bias = self._bias.reshape(start.shape[0], start.shape[2])
+        variance = float(((held_y - moments.mean_y) ** 2).sum()) or 1.0
+        before = _error(held_x, held_y, start, old_bias) / variance
+        best = (before, "none", start, old_bias)
+        for method in self._methods:
+            weight = _solver(method, start)(moments.gram, moments.cross, start, ridge)
+            bias = moments.intercept(weight) if self._has_bias else old_bias
+            dead = self._dead.reshape(old_bias.shape)
+            weight, bias = np.where(dead[:, None], start, weight), np.where(dead, 0.0, bias)
+            error = _error(held_x, held_y, weight, bias) / variance
+            if error < min(best[0], before * (1 - _LEAST_GAIN)):
+                best = (error, method, weight, bias)
+        error, name, weight, bias = best
+        if before < _EXACT:
+            error, name, weight, bias = before, "none", start, old_bias
+        if self._narrow:
+            weight = self._weight * weight.reshape(shape[0], 1, shape[2])
+        return Fit(weight, bias.reshape(self._bias.shape), name, before, error)
+
+
+def _solver(method: str, weight: Array64) -> Solver:
+    if method == "full":
+        return solve_full if weight.all() else solve_masked
+    return {"affine": solve_affine, "bias": solve_bias}[method]
+
+
+def _error(x: Array, y: Array, weight: Array64, bias: Array64) -> float:
+    product = x.transpose(1, 0, 2) @ weight.astype(x.dtype)
+    return float(((y - product.transpose(1, 0, 2) - bias) ** 2).sum(dtype=np.float64))
+
+
+def split(count: int, feed: int, feeds: int) -> NDArray[np.bool_]:
+    """Which of `count` rows are held out: whole feeds, or rows where feeds are few.
+
+    Rows of one sample are alike, so that others of its rows would be no check.
+    """
+    if feeds >= FEEDS_TO_SPLIT:
+        return np.full(count, feed in held_out_feeds(feeds))
+    return np.equal(np.arange(count) % _HELD_OUT_EVERY, _HELD_OUT_EVERY - 1)
+
+
+#: With this many feeds whole ones are held out; one of so many.
+FEEDS_TO_SPLIT = 4
+_HELD_OUT_EVERY = 8
+
+
+def held_out_feeds(feeds: int) -> Sequence[int]:
+    """The feeds that no fit sees; all of them where there are too few to hold one back."""
+    if feeds < FEEDS_TO_SPLIT:
+        return range(feeds)
+    return range(min(_HELD_OUT_EVERY, feeds) - 1, feeds, _HELD_OUT_EVERY)

@@ -1,0 +1,163 @@
+"""Running a model piece by piece, with the values in between at hand.
+
+A frontier has run the model up to some point on every feed and holds the values that the
+rest still needs. `visit` runs on to the next value that is asked for: every node runs once
+per feed in all, however many values are visited. Where what must be held is too large,
+it runs on without holding it, and the next visit runs that piece again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxlite.graph import const_tensor
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed
+
+
+class Route:
+    """Which nodes lead to each of a sequence of values of one model's main graph.
+
+    Args:
+        model: its nodes must be in topological order.
+        stops: the values to be visited, in this order.
+    """
+
+    def __init__(self, model: ir.Model, stops: Sequence[ir.Value]) -> None:
+        self.model = model
+        self.stops = tuple(stops)
+        self._reads = {node: _reads(node) for node in model.graph}
+        self._readers: dict[ir.Value, list[ir.Node]] = {}
+        for node, values in self._reads.items():
+            for value in values:
+                self._readers.setdefault(value, []).append(node)
+
+    def missing(self, stop: ir.Value, done: set[ir.Node]) -> list[ir.Node]:
+        """The nodes that must still run for `stop`."""
+        found: set[ir.Node] = set()
+        queue = [stop]
+        while queue:
+            producer = queue.pop().producer()
+            if producer is not None and producer not in found and producer not in done:
+                found.add(producer)
+                queue += self._reads[producer]
+        return list(found)
+
+    def inputs(self, nodes: Iterable[ir.Node]) -> list[ir.Value]:
+        """What these nodes read and do not compute."""
+        nodes = set(nodes)
+        read = {value: None for node in nodes for value in self._reads[node]}
+        return [value for value in read if value.producer() not in nodes]
+
+    def live(self, index: int, done: set[ir.Node]) -> list[ir.Value]:
+        """The values to be held at stop `index`, once the nodes `done` have run."""
+        later = Counter(self.stops[index + 1 :])
+        values = [*self.model.graph.inputs, *(v for node in done for v in node.outputs)]
+        return [
+            value
+            for value in values
+            if later[value] or any(node not in done for node in self._readers.get(value, ()))
+        ]
+
+    def held_bytes(self, sizes: Mapping[ir.Value, int]) -> list[int]:
+        """Bytes to be held at each stop; `sizes` holds those of one feed's values."""
+        done: set[ir.Node] = set()
+        result = []
+        for index, stop in enumerate(self.stops):
+            done.update(self.missing(stop, done))
+            result.append(sum(sizes.get(value, 0) for value in self.live(index, done)))
+        return result
+
+
+class Frontier:
+    """The state of one model, run part of the way on all feeds.
+
+    The weights of nodes that were not run yet may be changed between visits.
+    """
+
+    def __init__(self, route: Route, feeds: Sequence[Feed], *, threads: int | None) -> None:
+        self._route = route
+        self._threads = threads
+        self._done: set[ir.Node] = set()
+        inputs = {value.name: value for value in route.model.graph.inputs}
+        self._held: list[dict[ir.Value, Any]] = [
+            {inputs[name]: array for name, array in feed.items()} for feed in feeds
+        ]
+
+    def visit(self, index: int, *, hold: bool) -> Iterator[Any]:
+        """The value at stop `index` for each feed in turn; all must be taken.
+
+        Args:
+            index: of the stop; stops are visited in ascending order, none twice.
+            hold: move the frontier here; otherwise it stays where it is.
+        """
+        stop = self._route.stops[index]
+        nodes = self._route.missing(stop, self._done)
+        if not nodes:
+            yield from [values[stop] for values in self._held]
+            return
+        done = self._done.union(nodes)
+        live = set(self._route.live(index, done)) if hold else set()
+        inputs = self._route.inputs(nodes)
+        computed = {stop: None, **{v: None for v in live if v.producer() in set(nodes)}}
+        piece = _Piece(self._route.model, inputs, list(computed), self._held[0], self._threads)
+        for held in self._held:
+            outputs = piece.run(held)
+            if hold:
+                for value in [value for value in held if value not in live]:
+                    del held[value]
+                held.update((v, array) for v, array in outputs.items() if v in live)
+            yield outputs[stop]
+        if hold:
+            self._done = done
+
+
+class _Piece:
+    """The nodes between some values, in a session of their own."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        example: Mapping[ir.Value, Any],
+        threads: int | None,
+    ) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        graph = ir.convenience.extract(model.graph, list(inputs), list(outputs))
+        for value, source in zip(graph.inputs, inputs, strict=True):
+            if value.type is None:
+                dtype = ir.DataType.from_numpy(example[source].dtype)
+                value.type = ir.TensorType(dtype)
+        piece = ir.Model(
+            graph, ir_version=model.ir_version, functions=list(model.functions.values())
+        )
+        piece.opset_imports.update(model.opset_imports)
+        self._session = Session(piece, threads=threads)
+
+    def run(self, values: Mapping[ir.Value, Any]) -> dict[ir.Value, Any]:
+        feed = {value.name or "": values[value] for value in self._inputs}
+        outputs = self._session.run(feed)
+        return {value: outputs[value.name or ""] for value in self._outputs}
+
+
+def _reads(node: ir.Node) -> tuple[ir.Value, ...]:
+    """The computed values that a node or its bodies take from the main graph."""
+    values = dict.fromkeys(value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        for graph in _bodies(attribute):
+            for inner in graph.all_nodes():
+                values.update((v, None) for v in inner.inputs if v and v.graph is node.graph)
+            values.update((v, None) for v in graph.outputs if v.graph is node.graph)
+    return tuple(v for v in values if const_tensor(v) is None)
+
+
+def _bodies(attribute: ir.Attr) -> Iterator[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        yield attribute.as_graph()
+    elif attribute.type == ir.AttributeType.GRAPHS:
+        yield from attribute.as_graphs()

@@ -1,0 +1,62 @@
+"""How many samples fit: values are held between layers, and their bytes are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+
+import onnx_ir as ir
+
+from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.repair.frontier import Route
+from onnxlite.samples import Feed, Samples
+
+#: Stops in a row that may be run again because their values are too large to be held.
+_LONGEST_RERUN = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The feeds to run on, and for each route which stops are held."""
+
+    feeds: tuple[Feed, ...]
+    hold: tuple[tuple[bool, ...], ...]
+
+
+def plan(samples: Samples, routes: Sequence[Route], cache_bytes: int) -> Plan:
+    """Take as many feeds as can be held; at least one.
+
+    A stop at which too much would be held is run through, and what it needs is run again
+    for the next. So that this costs no more than a few runs, the feeds must fit into
+    memory at one of every few stops; the first feed tells how large its values are.
+    """
+    first = next(iter(samples))
+    needed = [route.held_bytes(_sizes(route.model, first)) for route in routes]
+    per_feed = sum(map(_least_held, needed)) + sum(array.nbytes for array in first.values())
+    count = max(1, cache_bytes // max(per_feed, 1))
+    feeds = tuple(feed for feed, _ in zip(samples, range(count), strict=False))
+    share = cache_bytes // len(routes)
+    hold = tuple(
+        tuple(size * len(feeds) <= share or size <= _least_held(sizes) for size in sizes)
+        for sizes in needed
+    )
+    return Plan(feeds, hold)
+
+
+def _least_held(sizes: Sequence[int]) -> int:
+    """The least limit under which one of every few stops in a row is held."""
+    windows = range(max(1, len(sizes) - _LONGEST_RERUN + 1))
+    return max(min(sizes[start : start + _LONGEST_RERUN]) for start in windows)
+
+
+def _sizes(model: ir.Model, feed: Feed) -> dict[ir.Value, int]:
+    """Bytes of every value of the main graph on one feed, where its shape is known."""
+    shape_of = concrete_shapes(model, [feed])
+    sizes = {}
+    for value in chain(model.graph.inputs, *(node.outputs for node in model.graph)):
+        shape = shape_of(value)
+        if shape is not None and value.dtype is not None:
+            sizes[value] = int(prod(shape) * value.dtype.itemsize)
+    return sizes

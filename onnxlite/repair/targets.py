@@ -1,0 +1,80 @@
+"""What each layer of the compressed model should output: a value of the reference model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.lineage import origin_of
+from onnxlite.repair.layers import Layer
+
+
+@dataclass(frozen=True)
+class Target:
+    """The reference's counterpart of a layer's output.
+
+    Attributes:
+        value: of the reference model, the same shape but for the channels.
+        kept: which of its channels the layer still has; None means all.
+    """
+
+    value: ir.Value
+    kept: tuple[int, ...] | None
+
+    def channels(self, array: NDArray[Any], axis: int) -> NDArray[Any]:
+        """The kept channels of a computed target, moved to the last axis."""
+        moved = np.moveaxis(array, axis, -1)
+        return moved if self.kept is None else moved[..., list(self.kept)]
+
+
+def targets_of(
+    model: ir.Model, layers: list[Layer], reference: ir.Model, originals: list[Layer]
+) -> list[Target | str]:
+    """For each layer of `model` its target in `reference`, or why it has none.
+
+    A value of the same name is the same tensor, whichever node computes it now (a folded
+    BatchNormalization, for example, leaves its output's name to the convolution). A layer
+    recorded as renamed, and one whose output has a new name, is found by its node.
+    """
+    values = {value.name: value for node in reference.graph for value in node.outputs}
+    outputs = {node.name: node.outputs[0] for node in reference.graph if node.outputs}
+    outputs |= {layer.node.name: layer.output for layer in originals}
+    result: list[Target | str] = []
+    for layer in layers:
+        name = layer.node.name or ""
+        origin = origin_of(model, name)
+        value = values.get(layer.output.name) if origin.node == name else None
+        value = value or outputs.get(origin.node) or values.get(layer.output.name)
+        if value is None:
+            result.append(
+                f"the reference has no value {layer.output.name!r} and no node {origin.node!r}"
+            )
+            continue
+        target = Target(value, origin.kept)
+        result.append(_mismatch(layer, target) or target)
+    return result
+
+
+def _mismatch(layer: Layer, target: Target) -> str | None:
+    have, wanted = layer.output.shape, target.value.shape
+    if have is None or wanted is None:
+        return None
+    expected: list[object] = list(wanted)
+    axis = layer.geometry.channel_axis
+    if target.kept is not None and -len(expected) <= axis < len(expected):
+        channels = expected[axis]
+        beyond = isinstance(channels, int) and max(target.kept, default=0) >= channels
+        expected[axis] = "too few" if beyond else len(target.kept)
+    pairs = zip(have, expected, strict=False)
+    differs = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+    if len(have) != len(expected) or differs or "too few" in expected:
+        kept = "all" if target.kept is None else str(len(target.kept))
+        return (
+            f"its output is {have} and {target.value.name!r} of the reference {wanted}, of which "
+            f"{kept} channels are kept by the lineage"
+        )
+    return None
