@@ -4,8 +4,27 @@ A new operator is one more `OpSpec` in the file of its kind. An operator that is
 here is never quantized, never pruned and costs nothing; nothing else need be said.
 """
 
+from onnxlite.ops.channels_sizes import carry_sizes
+from onnxlite.ops.constant_path import bind_behind
 from onnxlite.ops.parameters import Parameter, iter_parameters
 from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
 from onnxlite.ops.table import OPS, spec_of
+from onnxlite.ops.tracker import ChannelRule, Ids, Sizes, Tracker, blank, tracked_axes
 
-__all__ = ["OPS", "OpSpec", "Parameter", "QuantRule", "ShapeOf", "iter_parameters", "spec_of"]
+__all__ = [
+    "OPS",
+    "ChannelRule",
+    "Ids",
+    "OpSpec",
+    "Parameter",
+    "QuantRule",
+    "ShapeOf",
+    "Sizes",
+    "Tracker",
+    "bind_behind",
+    "blank",
+    "carry_sizes",
+    "iter_parameters",
+    "spec_of",
+    "tracked_axes",
+]

@@ -8,6 +8,8 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from onnxlite.ops.tracker import ChannelRule
+
 #: Gives the concrete shape of a value, None where it is unknown.
 ShapeOf = Callable[[ir.Value | None], tuple[int, ...] | None]
 
@@ -62,6 +64,7 @@ class OpSpec:
             without the entry costs none (its work is not multiplications by weights).
         weights: ports that hold trained parameters when constant (pruned, counted).
         output_range: the range an activation clips to, `(low, high)` with infinities.
+        channels: what it does to channels (`ops.tracker`); None pins all that it touches.
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
     """
 
@@ -71,3 +74,4 @@ class OpSpec:
     weights: tuple[int, ...] = ()
     output_range: Callable[[ir.Node], tuple[float, float] | None] | None = None
     linear: bool = False
+    channels: ChannelRule | None = None

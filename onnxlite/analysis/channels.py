@@ -1,0 +1,176 @@
+"""Channel units: what can be removed from a model only together, derived from its graph.
+
+Every operator has a small rule (`onnxlite.ops`) that says what it does to the ids of its
+inputs; one pass over the main graph runs them all. See DESIGN, "Channel units"; the idea
+of coupled structures is that of Fang et al. 2023 (DepGraph).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.analysis.tracking import Tracking
+from onnxlite.analysis.units import Binding, Pin, Recount, Reindex
+from onnxlite.graph import STANDARD_DOMAINS, iter_nodes
+from onnxlite.ops import Ids, carry_sizes, spec_of, tracked_axes
+from onnxlite.samples import Feed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitGroup:
+    """Interchangeable units: they are bound in the same slices of the same layers.
+
+    Attributes:
+        name: of the layer that makes them, with a number if it makes several groups.
+        units: their ids, ascending.
+        bindings: where they are bound.
+        layers: the nodes of those bindings, in the order of the graph.
+        width: positions that one unit takes on the axis where it takes fewest (the head size
+            for attention heads, 1 for ordinary channels).
+        pin: why they must stay, None if they may go.
+    """
+
+    name: str
+    units: Ids
+    bindings: tuple[Binding, ...]
+    layers: tuple[ir.Node, ...]
+    width: int
+    pin: Pin | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelMap:
+    """All units of a model. Refers to nodes and values of the model that was analysed.
+
+    Attributes:
+        root: the unit of every id: `root[ids]`.
+        bindings: slices of initializers that belong to units.
+        recounts: numbers that count positions.
+        reindexes: lists of positions.
+        groups: the units that are bound anywhere, by what they are bound in.
+    """
+
+    root: Ids
+    bindings: tuple[Binding, ...]
+    recounts: tuple[Recount, ...]
+    reindexes: tuple[Reindex, ...]
+    groups: tuple[UnitGroup, ...]
+
+
+def channel_map(model: ir.Model, *, feeds: Sequence[Feed] | None = None) -> ChannelMap:
+    """Derive the channel units of `model` (normalised; see `onnxlite.normalize`).
+
+    Args:
+        model: left as it is; the result refers to its nodes and values.
+        feeds: the first one decides the sizes of dynamic axes, on which the units do not
+            depend; only needed where made-up inputs cannot be run.
+    """
+    shape_of = concrete_shapes(model, feeds)
+    constants = _constants(model)
+    opset = model.opset_imports.get("", 1)
+    t = Tracking(shape_of, constants, opset)
+    for node in model.graph:
+        with t.at(node):
+            if not node.outputs or all(value in constants for value in node.outputs):
+                continue
+            _visit(node, t, [shape_of(v) is not None for v in (*node.inputs, *node.outputs) if v])
+    for value in model.graph.outputs:
+        t.pin(t.ids(value), f"{value.name!r} is an output of the model")
+    for value, ids in t.values.items():
+        if any(use.node.graph is not model.graph for use in value.uses()):
+            t.pin(ids, f"{value.name!r} is used in a subgraph")
+    t.finish()
+    root = t.units.all_roots()
+    bindings = tuple(t.bindings.values())
+    return ChannelMap(
+        root=root,
+        bindings=bindings,
+        recounts=tuple(t.recounts),
+        reindexes=tuple(t.reindexes),
+        groups=tuple(_groups(model, t, root, bindings)),
+    )
+
+
+def _visit(node: ir.Node, t: Tracking, known: Iterable[bool]) -> None:
+    rule = spec_of(node).channels
+    if node.domain in STANDARD_DOMAINS:
+        carry_sizes(node, t)
+    if rule is not None and all(known):
+        rule(node, t)
+        return
+    reason = "nothing is known of its operator" if rule is None else "its shapes are unknown"
+    for value in node.inputs:
+        if value is None:
+            continue
+        t.pin(t.ids(value), reason)
+        if rule is None:
+            for entry in t.sizes(value) or ():
+                if entry is not None:
+                    t.pin(entry[0], reason)
+
+
+def _constants(model: ir.Model) -> set[ir.Value]:
+    """The values of the main graph that depend on initializers only."""
+    constants = {v for v in model.graph.initializers.values() if not v.is_graph_input()}
+    for node in model.graph:
+        has_body = any(
+            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attr in node.attributes.values()
+        )
+        inputs = [value for value in node.inputs if value is not None]
+        random = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
+        if not has_body and not random and all(value in constants for value in inputs):
+            constants.update(node.outputs)
+    return constants
+
+
+def _groups(
+    model: ir.Model, t: Tracking, root: Ids, bindings: Sequence[Binding]
+) -> Iterator[UnitGroup]:
+    """Units with the same bindings, on the same axes of the same values, equally pinned."""
+    pins: dict[int, Pin] = {}
+    for pin in t.pins:
+        for unit in np.unique(root[pin.ids]).tolist():
+            pins.setdefault(unit, pin)
+    members = [np.unique(root[binding.line]) for binding in bindings]
+    # Positions of one axis may be cut apart again (Split): each part must keep some.
+    axes = {np.unique(root[ids]).tobytes() for ids in t.values.values() if tracked_axes(ids)}
+    label = np.zeros(len(root), np.int64)
+    for units in (*members, *(np.frombuffer(key, np.int64) for key in sorted(axes))):
+        mark = np.zeros(len(root), np.int64)
+        mark[units] = 1
+        label = np.unique(2 * label + mark, return_inverse=True)[1]
+    bound = np.unique(np.concatenate([*members, np.zeros(0, np.int64)]))
+    classes: dict[tuple[int, str | None], list[int]] = {}
+    for unit in bound[bound != 0].tolist():
+        reason = pins.get(unit)
+        key = (int(label[unit]), None if reason is None else reason.reason + reason.where)
+        classes.setdefault(key, []).append(unit)
+    order = {node: index for index, node in enumerate(iter_nodes(model))}
+    taken: dict[str, int] = {}
+    where: dict[int, list[int]] = {}
+    for index, units in enumerate(members):
+        for unit in units.tolist():
+            where.setdefault(unit, []).append(index)
+    for found in classes.values():
+        own = tuple(bindings[index] for index in where[found[0]])
+        nodes = {node for binding in own for node, _ in binding.uses}
+        layers = tuple(sorted(nodes, key=order.__getitem__))
+        name = layers[0].name or layers[0].op_type
+        taken[name] = taken.get(name, 0) + 1
+        yield UnitGroup(
+            name=name if taken[name] == 1 else f"{name}#{taken[name]}",
+            units=np.array(found, np.int64),
+            bindings=own,
+            layers=layers,
+            width=min(int((root[binding.line] == found[0]).sum()) for binding in own),
+            pin=pins.get(found[0]),
+        )

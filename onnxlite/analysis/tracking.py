@@ -1,0 +1,255 @@
+"""What channel rules record: ids of values, ties, pins, bindings and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.units import Binding, Pin, Recount, Reindex, UnionFind
+from onnxlite.graph import attribute, const_array, describe, is_op
+from onnxlite.ops import Ids, ShapeOf, Sizes, bind_behind, blank, tracked_axes
+
+_Use = tuple[ir.Node, int]
+
+
+class Tracking:
+    """The `Tracker` of one pass over a model's main graph.
+
+    Args:
+        shape_of: concrete shapes; only nodes whose shapes are all known may be visited.
+        constants: the values that depend on initializers only.
+        opset: version of the standard operator set.
+    """
+
+    def __init__(self, shape_of: ShapeOf, constants: set[ir.Value], opset: int) -> None:
+        self.units = UnionFind()
+        self.pins: list[Pin] = []
+        self.recounts: list[Recount] = []
+        self.reindexes: list[Reindex] = []
+        self.bindings: dict[tuple[object, ...], Binding] = {}
+        self.values: dict[ir.Value, Ids] = {}
+        self._covered: dict[tuple[ir.Value, int], set[_Use]] = {}
+        self._sizes: dict[ir.Value, Sizes] = {}
+        self._lines: dict[tuple[ir.Value, int], list[Ids]] = {}
+        self._shape_of = shape_of
+        self._constants = constants
+        self._opset = opset
+        self._node: ir.Node | None = None
+
+    @contextmanager
+    def at(self, node: ir.Node) -> Iterator[None]:
+        """Within the context rules speak of `node`."""
+        outer, self._node = self._node, node
+        try:
+            yield
+        finally:
+            self._node = outer
+
+    @property
+    def opset(self) -> int:
+        """See `Tracker`."""
+        return self._opset
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """See `Tracker`."""
+        shape = self._shape_of(value)
+        assert shape is not None, f"shape of {value.name!r} is unknown"
+        return shape
+
+    def ids(self, value: ir.Value) -> Ids:
+        """See `Tracker`."""
+        if value in self.values:
+            return self.values[value]
+        shape = self._shape_of(value)
+        return blank(0 if shape is None else len(shape))
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """See `Tracker`."""
+        return value in self._constants
+
+    def put(self, value: ir.Value, ids: Ids) -> None:
+        """See `Tracker`."""
+        if not value.name:
+            return
+        shape = self.shape(value)
+        assert len(shape) == ids.ndim, (value.name, shape, ids.shape)
+        assert all(i in (1, n) for i, n in zip(ids.shape, shape, strict=True)), (shape, ids.shape)
+        if ids.size == 1:
+            self.pin(ids, "it is alone on its axis")
+        elif ids.any():
+            self.values[value] = ids
+
+    def mint(self, count: int) -> Ids:
+        """See `Tracker`."""
+        return self.units.mint(count)
+
+    def tie(self, a: Ids, b: Ids) -> None:
+        """See `Tracker`."""
+        if a is b:
+            return
+        a, b = np.broadcast_arrays(a, b)
+        lone = (a == 0) != (b == 0)
+        if lone.any():
+            self.pin(np.where(lone, a + b, 0), "it is tied to positions that have no units")
+        both = (a != 0) & (b != 0)
+        self.units.join(a[both], b[both])
+
+    def pin(self, ids: Ids, reason: str) -> None:
+        """See `Tracker`."""
+        unique = np.unique(ids)
+        unique = unique[unique != 0]
+        if len(unique):
+            where = describe(self._node) if self._node is not None else "the graph"
+            self.pins.append(Pin(ids=unique, reason=reason, where=where))
+
+    def bind(self, port: int, axis: int, line: Ids, *, fill: float | None = 0.0) -> None:
+        """See `Tracker`."""
+        assert self._node is not None
+        value = self._node.inputs[port] if port < len(self._node.inputs) else None
+        if value is None or not line.any():
+            return
+        shape = self.shape(value)
+        if axis < len(shape) and shape[axis] == 1 and len(line) > 1:
+            return
+        if value not in self._constants:
+            self.pin(line, f"{value.name!r} is computed")
+            return
+        if axis >= len(shape) or shape[axis] != len(line):
+            self.pin(line, f"{value.name!r} {list(shape)} has not {len(line)} slices")
+            return
+        self._covered.setdefault((value, axis), set()).add((self._node, port))
+        producer = value.producer()
+        if producer is not None:
+            with self.at(producer):
+                bind_behind(producer, self, axis, line, fill)
+            self._hold(value, axis, line)
+            return
+        use = (self._node, port)
+        vector = sum(size > 1 for size in shape) <= 1
+        key = (value, axis, use) if vector else (value, axis)
+        if (bound := self.bindings.get(key)) is None:
+            uses = (use,)
+            self.bindings[key] = Binding(value=value, uses=uses, axis=axis, line=line, fill=fill)
+        else:
+            self.tie(bound.line, line)
+            uses = tuple(dict.fromkeys((*bound.uses, use)))
+            both = None if fill is None or bound.fill is None else fill
+            self.bindings[key] = replace(bound, uses=uses, fill=both)
+        if not vector:
+            self._hold(value, axis, line)
+
+    def _hold(self, value: ir.Value, axis: int, line: Ids) -> None:
+        """Remember the line of a constant that all its users share."""
+        self._lines.setdefault((value, axis), []).append(line)
+
+    def recount(self, where: int | str, ids: Ids, axis: int, *, entry: int | None = None) -> None:
+        """See `Tracker`."""
+        assert self._node is not None
+        if isinstance(where, str):
+            if where not in self._node.attributes:
+                self.pin(ids, f"attribute {where!r} is missing")
+                return
+            number = attribute(self._node, where)
+            if entry is not None and int(number[entry]) <= 0:
+                return
+            self._count(self._node, where, entry, ids, axis)
+            return
+        self._recount_input(self._node, where, entry or 0, ids, axis)
+
+    def _recount_input(self, node: ir.Node, port: int, entry: int, ids: Ids, axis: int) -> None:
+        """Find what holds an entry of an integer input: a constant, or a size that follows."""
+        value = node.inputs[port] if port < len(node.inputs) else None
+        array = const_array(value)
+        if array is not None:
+            # -1 is what remains, 0 is copied from the input: both follow by themselves.
+            if int(array.reshape(-1)[entry]) > 0:
+                self._count(node, port, entry, ids, axis)
+            return
+        sizes = None if value is None else self._sizes.get(value)
+        if sizes is not None and (counted := sizes[entry]) is not None:
+            self._same_count(counted, (ids, axis))
+            return
+        producer = None if value is None else value.producer()
+        if is_op(producer, "Concat") and producer is not None:
+            for index, part in enumerate(producer.inputs):
+                shape = self._shape_of(part)
+                if shape is None or len(shape) != 1:
+                    break
+                if entry < shape[0]:
+                    self._recount_input(producer, index, entry, ids, axis)
+                    return
+                entry -= shape[0]
+        elif is_op(producer, "Cast", "Identity", "Unsqueeze", "Squeeze") and producer is not None:
+            self._recount_input(producer, 0, entry, ids, axis)
+            return
+        self.pin(ids, f"its size is computed in {value.name if value else '?'!r}")
+
+    def _same_count(self, counted: tuple[Ids, int], needed: tuple[Ids, int]) -> None:
+        """A size computed from one axis is used for another: both must lose the same."""
+        (a, a_axis), (b, b_axis) = counted, needed
+        left, right = (np.moveaxis(i, x, 0).reshape(i.shape[x], -1) for i, x in (counted, needed))
+        if a.shape[a_axis] != b.shape[b_axis]:
+            self.pin(a, "its size is used for another axis")
+            self.pin(b, "its size is computed from another axis")
+        elif left.shape[1] == right.shape[1]:
+            self.tie(left, right)
+        else:
+            self.tie(left, left[:, :1])
+            self.tie(right, right[:, :1])
+            self.tie(left[:, 0], right[:, 0])
+
+    def _count(
+        self, node: ir.Node, where: int | str, entry: int | None, ids: Ids, axis: int
+    ) -> None:
+        self.recounts.append(Recount(node=node, where=where, entry=entry, ids=ids, axis=axis))
+
+    def reindex(self, port: int, line: Ids) -> None:
+        """See `Tracker`."""
+        assert self._node is not None
+        self.reindexes.append(Reindex(node=self._node, port=port, line=line))
+
+    def sizes(self, value: ir.Value) -> Sizes | None:
+        """See `Tracker`."""
+        return self._sizes.get(value)
+
+    def put_sizes(self, value: ir.Value, sizes: Sizes) -> None:
+        """See `Tracker`."""
+        self._sizes[value] = sizes
+
+    def finish(self) -> None:
+        """Pin what other readers need whole, and make every value's units whole slices."""
+        for (value, axis), lines in self._lines.items():
+            covered = self._covered.get((value, axis), set())
+            for use in value.uses():
+                if (use.node, use.idx) not in covered:
+                    with self.at(use.node):
+                        for line in lines:
+                            self.pin(line, f"it needs all of {value.name!r}")
+            if value.is_graph_output():
+                for line in lines:
+                    self.pin(line, f"{value.name!r} is an output of the model")
+        self._separate()
+
+    def _separate(self) -> None:
+        """Tie grids along all but one axis, so that removal is always whole slices.
+
+        The axis that stays is the one that other rules left alone, else the longest.
+        """
+        grids = [ids for ids in self.values.values() if len(tracked_axes(ids)) > 1]
+        changed = True
+        while changed:
+            changed = False
+            for ids in grids:
+                roots = self.units.roots(ids)
+                varying = [
+                    axis for axis in tracked_axes(roots) if (roots != roots.take([0], axis)).any()
+                ]
+                if len(varying) > 1:
+                    keep = max(varying, key=lambda axis: roots.shape[axis])
+                    for axis in (a for a in varying if a != keep):
+                        self.tie(ids, ids.take([0], axis))
+                    changed |= bool((self.units.roots(ids) != roots).any())

@@ -1,0 +1,104 @@
+"""Units: a union-find over integer ids, and the reasons why some of them must stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.ops import Ids
+
+
+class UnionFind:
+    """Disjoint sets of integers; the smallest of a set is its root. Id 0 is never joined."""
+
+    def __init__(self) -> None:
+        self._parent = np.zeros(1, np.int64)
+        self._count = 1
+
+    def mint(self, count: int) -> Ids:
+        """`count` new ids, each a set of its own."""
+        start, self._count = self._count, self._count + count
+        while self._count > len(self._parent):
+            old = len(self._parent)
+            self._parent = np.concatenate([self._parent, np.arange(old, 2 * old)])
+        return np.arange(start, self._count)
+
+    def roots(self, ids: Ids) -> Ids:
+        """The root of every id."""
+        roots = self._parent[ids]
+        while True:
+            above = self._parent[roots]
+            if (above == roots).all():
+                return roots
+            roots = above
+
+    def all_roots(self) -> Ids:
+        """The root of every id there is, by id."""
+        return self.roots(np.arange(self._count))
+
+    def join(self, a: Ids, b: Ids) -> None:
+        """Join the sets at the same positions of two arrays of one shape."""
+        pairs = np.unique(np.stack([a.reshape(-1), b.reshape(-1)], 1), axis=0)
+        for left, right in pairs[pairs[:, 0] != pairs[:, 1]].tolist():
+            x, y = self._root(left), self._root(right)
+            self._parent[max(x, y)] = min(x, y)
+
+    def _root(self, x: int) -> int:
+        parent = self._parent
+        while (above := int(parent[x])) != x:
+            parent[x] = parent[above]
+            x = above
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """Units that must stay, and why; `where` names the node."""
+
+    ids: Ids
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """Slices of an initializer along one axis that belong to units.
+
+    Attributes:
+        value: the initializer.
+        uses: the (node, port) pairs that this binding is for. A matrix has one binding for
+            all its uses; vectors, of which tools share equal ones between unrelated layers,
+            have one per use.
+        axis: of the initializer.
+        line: the unit of every slice; 0 for slices that always stay.
+        fill: see `Tracker.bind`.
+    """
+
+    value: ir.Value
+    uses: Sequence[tuple[ir.Node, int]]
+    axis: int
+    line: Ids
+    fill: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recount:
+    """A number that counts the kept positions of `ids` along `axis`; see `Tracker.recount`."""
+
+    node: ir.Node
+    where: int | str
+    entry: int | None
+    ids: Ids
+    axis: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reindex:
+    """A constant list of positions on an axis whose units are `line`."""
+
+    node: ir.Node
+    port: int
+    line: Ids

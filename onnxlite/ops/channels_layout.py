@@ -1,0 +1,281 @@
+"""Channel rules of operators that move values: the same NumPy operation on the ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.graph import attribute, const_array
+from onnxlite.ops.tracker import (
+    ChannelRule,
+    Ids,
+    Tracker,
+    aligned,
+    blank,
+    spread,
+    tie_along,
+    tracked_axes,
+)
+
+
+def reshape(node: ir.Node, t: Tracker) -> None:
+    """Reshaped ids; target sizes of tracked axes are counted again."""
+    ids = _reshaped(node, t)
+    for axis in tracked_axes(ids):
+        if "shape" in node.attributes:
+            t.recount("shape", ids, axis, entry=axis)
+        else:
+            t.recount(1, ids, axis, entry=axis)
+
+
+def flatten(node: ir.Node, t: Tracker) -> None:
+    """A Reshape whose target follows from the input: Flatten, Squeeze, Unsqueeze."""
+    _reshaped(node, t)
+
+
+def _reshaped(node: ir.Node, t: Tracker) -> Ids:
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    ids = t.ids(data)
+    if not tracked_axes(ids):
+        return blank(len(t.shape(out)))
+    result = reshaped(ids, t.shape(data), t.shape(out))
+    t.put(out, result)
+    return result
+
+
+def reshaped(ids: Ids, before: Sequence[int], after: Sequence[int]) -> Ids:
+    """`ids` of a value of shape `before` for shape `after`; axes no larger than needed.
+
+    Axes are taken in blocks of equal product, so that only what is really merged or split
+    with a tracked axis is written out.
+    """
+    source: list[int] = []
+    target: list[int] = []
+    for left, right in _blocks(before, after):
+        tracked = any(ids.shape[axis] > 1 for axis in left)
+        source += [before[axis] if tracked else 1 for axis in left]
+        target += [after[axis] if tracked else 1 for axis in right]
+    grid = np.broadcast_to(ids, source).reshape(target)
+    for axis in tracked_axes(grid):
+        first = grid.take([0], axis)
+        if (grid == first).all():
+            grid = first
+    return grid
+
+
+def _blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Runs of axes on both sides with equal products, as short as possible."""
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [], []
+        p = q = 1
+        if i < len(before):
+            left.append(i)
+            p, i = before[i], i + 1
+        if j < len(after):
+            right.append(j)
+            q, j = after[j], j + 1
+        while p != q:
+            if p < q:
+                left.append(i)
+                p, i = p * before[i], i + 1
+            else:
+                right.append(j)
+                q, j = q * after[j], j + 1
+        yield left, right
+
+
+def transpose(node: ir.Node, t: Tracker) -> None:
+    """Transposed ids."""
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    t.put(out, np.transpose(t.ids(data), attribute(node, "perm")))
+
+
+def expand(node: ir.Node, t: Tracker) -> None:
+    """Repeated axes stay of size 1; the target's tracked sizes are counted again."""
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    rank = len(t.shape(out))
+    ids = aligned(t.ids(data), rank)
+    target = node.inputs[1]
+    assert target is not None
+    entries = t.shape(target)[0]
+    for axis in tracked_axes(ids):
+        entry = axis - (rank - entries)
+        if entry >= 0 and not _is_one(target, entry):
+            t.recount(1, ids, axis, entry=entry)
+    t.put(out, ids)
+
+
+def _is_one(target: ir.Value, entry: int) -> bool:
+    array = const_array(target)
+    return array is not None and int(array[entry]) == 1
+
+
+def tile(node: ir.Node, t: Tracker) -> None:
+    """Tiled ids."""
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    ids, before, after = t.ids(data), t.shape(data), t.shape(out)
+    repeats = [
+        after[axis] // before[axis] if ids.shape[axis] > 1 else 1 for axis in range(len(before))
+    ]
+    t.put(out, np.tile(ids, repeats))
+
+
+def concat(node: ir.Node, t: Tracker) -> None:
+    """Concatenated ids; along other axes the operands' units are one."""
+    out = node.outputs[0]
+    rank = len(t.shape(out))
+    axis = attribute(node, "axis", 1) % rank
+    values = [value for value in node.inputs if value is not None]
+    parts = [t.ids(value) for value in values]
+    others = sorted({a for part in parts for a in tracked_axes(part)} - {axis})
+    along = any(part.shape[axis] > 1 for part in parts)
+    for other in others:
+        lines = [part for part in parts if part.shape[other] > 1]
+        for port, value in enumerate(node.inputs):
+            if value is None or t.ids(value).shape[other] > 1:
+                continue
+            if t.is_constant(value) and not along and len(others) == 1:
+                t.bind(port, other, lines[0].reshape(-1))
+            else:
+                for line in lines:
+                    t.pin(line, f"it is joined to values that have no units ({value.name!r})")
+        for line in lines[1:]:
+            if not along:
+                t.tie(lines[0], line)
+    if not along:
+        t.put(out, max(parts, key=lambda part: part.size))
+        return
+    shape = [max(part.shape[a] for part in parts) for a in range(rank)]
+    full = [
+        np.broadcast_to(part, [t.shape(v)[a] if a == axis else shape[a] for a in range(rank)])
+        for v, part in zip(values, parts, strict=True)
+    ]
+    t.put(out, np.concatenate(full, axis))
+
+
+def split(node: ir.Node, t: Tracker) -> None:
+    """Parts of the ids; given sizes are counted again, equal parts stay equal."""
+    data = node.inputs[0]
+    assert data is not None
+    ids = t.ids(data)
+    axis = attribute(node, "axis", 0) % ids.ndim
+    sizes = [t.shape(value)[axis] for value in node.outputs]
+    if ids.shape[axis] == 1:
+        for value in node.outputs:
+            t.put(value, ids)
+        return
+    parts = np.split(ids, np.cumsum(sizes)[:-1], axis)
+    given: int | str | None = "split" if "split" in node.attributes else None
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        given = 1
+    if given is None and len(set(sizes)) > 1:
+        t.pin(ids, "it is split into parts of unequal size")
+    for index, (value, part) in enumerate(zip(node.outputs, parts, strict=True)):
+        if given is not None:
+            t.recount(given, part, axis, entry=index)
+        elif len(set(sizes)) == 1:
+            t.tie(parts[0], part)
+        t.put(value, part)
+
+
+def slice_(node: ir.Node, t: Tracker) -> None:
+    """A slice of the ids; its bounds count what is kept before them."""
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    ids, before, after = t.ids(data), t.shape(data), t.shape(out)
+    starts, ends, axes, steps = (
+        _numbers(node, port, name)
+        for port, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))
+    )
+    entries = {
+        int(a) % len(before): e for e, a in enumerate(range(len(before)) if axes is None else axes)
+    }
+    for axis in tracked_axes(ids):
+        entry = entries.get(axis)
+        known = starts is not None and ends is not None and not _is_computed(node, 3)
+        if known and (entry is None or entry >= len(starts or ())):
+            continue
+        step = 1 if steps is None or entry is None else steps[entry]
+        if not known or step != 1 or _is_computed(node, 4):
+            t.pin(ids, "it is sliced with a step or with computed bounds")
+            ids = ids.take([0], axis) if before[axis] != after[axis] or step != 1 else ids
+            continue
+        assert starts is not None and ends is not None and entry is not None
+        start, end, _ = slice(starts[entry], ends[entry]).indices(before[axis])
+        for port, name, bound in ((1, "starts", start), (2, "ends", end)):
+            if 0 < bound < before[axis]:
+                where = name if name in node.attributes else port
+                t.recount(where, ids.take(range(bound), axis), axis, entry=entry)
+        ids = ids.take(range(start, end), axis)
+    t.put(out, ids)
+
+
+def _numbers(node: ir.Node, port: int, name: str) -> list[int] | None:
+    """Numbers that were an attribute before they became an input; None if absent or computed."""
+    if name in node.attributes:
+        return [int(x) for x in attribute(node, name)]
+    array = const_array(node.inputs[port]) if port < len(node.inputs) else None
+    return None if array is None else [int(x) for x in array.reshape(-1)]
+
+
+def _is_computed(node: ir.Node, port: int) -> bool:
+    value = node.inputs[port] if port < len(node.inputs) else None
+    return value is not None and const_array(value) is None
+
+
+def gather(node: ir.Node, t: Tracker) -> None:
+    """Constant indices pick ids; a table of embeddings mints its hidden axis."""
+    data, indices, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    assert data is not None
+    assert indices is not None
+    t.pin(t.ids(indices), "it is an index")
+    shape, count = t.shape(data), len(t.shape(indices))
+    axis = attribute(node, "axis", 0) % len(shape)
+    if t.is_constant(data):
+        if len(shape) == 2 and axis == 0:
+            made = t.mint(shape[1])
+            t.bind(0, 1, made)
+            t.put(out, spread(made, count, count + 1))
+        return
+    ids = t.ids(data)
+    if ids.shape[axis] == 1:
+        t.put(out, ids.reshape(ids.shape[:axis] + (1,) * count + ids.shape[axis + 1 :]))
+        return
+    picked = const_array(indices)
+    if picked is None:
+        t.pin(ids, "positions of its axis are picked by computed indices")
+        return
+    if picked.ndim != 1:
+        if len(tracked_axes(ids)) > 1:
+            # One place of a grid, as in x.reshape(B, N, 3, heads, dim)[:, :, 0].
+            ids = tie_along(t, ids, axis)
+            t.put(out, ids.reshape(ids.shape[:axis] + (1,) * count + ids.shape[axis + 1 :]))
+            return
+        t.pin(ids, "single positions of its axis are picked")
+        return
+    if len(tracked_axes(ids)) > 1:
+        ids = tie_along(t, ids, axis)
+        t.put(out, ids)
+        return
+    t.reindex(1, ids.reshape(-1))
+    t.put(out, ids.take(picked.astype(np.int64), axis))
+
+
+RULES: Mapping[str, ChannelRule] = {
+    "Reshape": reshape,
+    **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), flatten),
+    "Transpose": transpose,
+    "Expand": expand,
+    "Tile": tile,
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_,
+    "Gather": gather,
+}

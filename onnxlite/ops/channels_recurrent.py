@@ -1,0 +1,76 @@
+"""Channel rules of recurrent cells: a hidden unit is its rows of every gate and direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.ops.tracker import ChannelRule, Tracker, keep_axes, spread, tracked_axes
+
+#: Ports of the initial states and of the peepholes.
+_STATES, _PEEPHOLE = (5, 6), 7
+
+
+def _cell(node: ir.Node, t: Tracker, gates: int) -> None:
+    """`W[dirs, gates*H, in]`, `R[dirs, gates*H, H]`, `B[dirs, 2*gates*H]`, `P[dirs, 3*H]`.
+
+    `hidden_size` counts for both directions, so that a unit is the same row in both.
+    """
+    data, weight, recurrence = node.inputs[:3]
+    assert data is not None
+    assert weight is not None
+    assert recurrence is not None
+    ids = keep_axes(t, t.ids(data), (2,), "a recurrent cell runs over its axis")
+    lengths = node.inputs[4] if len(node.inputs) > 4 else None
+    present = [v for v in (weight, recurrence, *node.inputs[3:4], *node.inputs[7:8]) if v]
+    if not all(t.is_constant(value) for value in present):
+        for value in (data, *present):
+            t.pin(t.ids(value), "the weights of the recurrent cell are computed")
+        return
+    if lengths is not None:
+        t.pin(t.ids(lengths), "it is a length")
+    if tracked_axes(ids):
+        t.bind(1, 2, ids.reshape(-1))
+    hidden = t.mint(t.shape(recurrence)[2])
+    t.recount("hidden_size", hidden, 0)
+    t.bind(1, 1, np.tile(hidden, gates))
+    t.bind(2, 1, np.tile(hidden, gates))
+    t.bind(2, 2, hidden)
+    t.bind(3, 1, np.tile(hidden, 2 * gates))
+    t.bind(_PEEPHOLE, 1, np.tile(hidden, 3))
+    for port in _STATES:
+        value = node.inputs[port] if port < len(node.inputs) else None
+        if value is None:
+            continue
+        state = t.ids(value)
+        if t.is_constant(value):
+            t.bind(port, 2, hidden)
+        elif state.shape[2] > 1:
+            t.tie(state, spread(hidden, 2, 3))
+        else:
+            t.pin(hidden, "its initial state is computed without units")
+            t.pin(state, "it is the state of a recurrent cell")
+    for value in node.outputs:
+        if value.name:
+            rank = len(t.shape(value))
+            t.put(value, spread(hidden, rank - 1, rank))
+
+
+def lstm(node: ir.Node, t: Tracker) -> None:
+    """Four gates."""
+    _cell(node, t, 4)
+
+
+def gru(node: ir.Node, t: Tracker) -> None:
+    """Three gates."""
+    _cell(node, t, 3)
+
+
+def rnn(node: ir.Node, t: Tracker) -> None:
+    """One gate."""
+    _cell(node, t, 1)
+
+
+RULES: Mapping[str, ChannelRule] = {"LSTM": lstm, "GRU": gru, "RNN": rnn}
