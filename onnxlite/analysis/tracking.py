@@ -132,8 +132,7 @@ class Tracking:
         vector = sum(size > 1 for size in shape) <= 1
         key = (value, axis, use) if vector else (value, axis)
         if (bound := self.bindings.get(key)) is None:
-            uses = (use,)
-            self.bindings[key] = Binding(value=value, uses=uses, axis=axis, line=line, fill=fill)
+            self.bindings[key] = Binding(value=value, uses=(use,), axis=axis, line=line, fill=fill)
         else:
             self.tie(bound.line, line)
             uses = tuple(dict.fromkeys((*bound.uses, use)))

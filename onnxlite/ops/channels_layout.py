@@ -207,7 +207,9 @@ def slice_(node: ir.Node, t: Tracker) -> None:
             t.pin(ids, "it is sliced with a step or with computed bounds")
             ids = ids.take([0], axis) if before[axis] != after[axis] or step != 1 else ids
             continue
-        assert starts is not None and ends is not None and entry is not None
+        assert starts is not None
+        assert ends is not None
+        assert entry is not None
         start, end, _ = slice(starts[entry], ends[entry]).indices(before[axis])
         for port, name, bound in ((1, "starts", start), (2, "ends", end)):
             if 0 < bound < before[axis]:

@@ -12,6 +12,7 @@ from onnxlite.ops.tracker import (
     Tracker,
     keep_axes,
     line_of,
+    mixed_over,
     spread,
     tie_along,
     tracked_axes,
@@ -75,9 +76,11 @@ def layer_normalization(node: ir.Node, t: Tracker) -> None:
     assert data is not None
     ids = t.ids(data)
     first = attribute(node, "axis", -1) % ids.ndim
-    ids = keep_axes(t, ids, tuple(range(first)), "it is normalised over")
-    for value in node.outputs:
-        t.put(value, ids)
+    ids = mixed_over(t, ids, tuple(range(first, ids.ndim)), "it is normalised over")
+    t.put(node.outputs[0], ids)
+    for value in node.outputs[1:]:
+        if value.name and set(tracked_axes(ids)) & set(range(first, ids.ndim)) == set():
+            t.put(value, ids)
 
 
 def softmax(node: ir.Node, t: Tracker) -> None:
@@ -114,18 +117,19 @@ def top_k(node: ir.Node, t: Tracker) -> None:
     """The positions that are the largest are not known before."""
     data = node.inputs[0]
     assert data is not None
-    axis = attribute(node, "axis", -1) % len(t.shape(data))
-    _mix(node, t, (axis,), "the largest of its axis are picked")
+    ids = t.ids(data)
+    axis = attribute(node, "axis", -1) % ids.ndim
+    others = tuple(a for a in range(ids.ndim) if a != axis)
+    ids = keep_axes(t, ids, others, "the largest of its axis are picked")
+    for value in node.outputs:
+        t.put(value, ids)
 
 
 def _mix(node: ir.Node, t: Tracker, axes: Sequence[int], reason: str) -> None:
     data = node.inputs[0]
     assert data is not None
     ids = t.ids(data)
-    kept = tuple(axis for axis in range(ids.ndim) if axis not in axes)
-    ids = keep_axes(t, ids, kept, reason)
-    for value in node.outputs:
-        t.put(value, ids)
+    t.put(node.outputs[0], mixed_over(t, ids, tuple(axes), reason))
 
 
 def reduce(node: ir.Node, t: Tracker) -> None:

@@ -41,11 +41,11 @@ def _cell(node: ir.Node, t: Tracker, gates: int) -> None:
     t.bind(3, 1, np.tile(hidden, 2 * gates))
     t.bind(_PEEPHOLE, 1, np.tile(hidden, 3))
     for port in _STATES:
-        value = node.inputs[port] if port < len(node.inputs) else None
-        if value is None:
+        initial = node.inputs[port] if port < len(node.inputs) else None
+        if initial is None:
             continue
-        state = t.ids(value)
-        if t.is_constant(value):
+        state = t.ids(initial)
+        if t.is_constant(initial):
             t.bind(port, 2, hidden)
         elif state.shape[2] > 1:
             t.tie(state, spread(hidden, 2, 3))

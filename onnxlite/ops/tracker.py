@@ -136,9 +136,21 @@ def aligned(ids: Ids, rank: int) -> Ids:
 
 
 def keep_axes(t: Tracker, ids: Ids, axes: tuple[int, ...], reason: str) -> Ids:
-    """Pin what is tracked along other axes than `axes`, and forget it there."""
-    for axis in tracked_axes(ids):
-        if axis not in axes:
-            t.pin(ids, reason)
-            ids = ids.take([0], axis)
+    """Ids for an operator that needs all of its other axes: they become the same along these.
+
+    What then has no axis left must stay, for `reason`.
+    """
+    others = [axis for axis in tracked_axes(ids) if axis not in axes]
+    if others and len(others) == len(tracked_axes(ids)):
+        t.pin(ids, reason)
+        return blank(ids.ndim)
+    return tie_along(t, ids, *others)
+
+
+def mixed_over(t: Tracker, ids: Ids, axes: tuple[int, ...], reason: str) -> Ids:
+    """Ids of a result whose positions along `axes` depend on each other, and stay in place."""
+    others = [axis for axis in tracked_axes(ids) if axis not in axes]
+    if others:
+        return tie_along(t, ids, *(axis for axis in tracked_axes(ids) if axis in axes))
+    t.pin(ids, reason)
     return ids

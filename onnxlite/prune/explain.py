@@ -1,0 +1,86 @@
+"""Which channel units a model has, as records: what binds them, what pins them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from onnxlite.analysis.channels import ChannelMap, UnitGroup, channel_map
+from onnxlite.model import ModelLike, load
+from onnxlite.normalize import normalize
+
+
+class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Interchangeable units.
+
+    Attributes:
+        name: of the layer that makes them, as `prune_channels(ratio={name: ...})` takes it.
+        units: how many there are.
+        width: channels that one unit is, on the axis where it is fewest (an attention head
+            is `head_size`).
+        parameters: elements that go with one unit.
+        layers: names of the nodes whose weights become smaller, in the order of the graph.
+        pinned: why they must stay, and at which node; None if they may go.
+    """
+
+    name: str
+    units: int
+    width: int
+    parameters: int
+    layers: tuple[str, ...]
+    pinned: str | None
+
+
+class ChannelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All units of a model.
+
+    Attributes:
+        groups: in the order of the graph.
+        units: how many there are.
+        prunable: how many of them may go.
+    """
+
+    groups: tuple[GroupRow, ...]
+    units: int
+    prunable: int
+
+
+def explain_channels(model: ModelLike) -> ChannelReport:
+    """Find the channel units of a model: which layers each binds, why some must stay.
+
+    Args:
+        model: a path, a `ModelProto` or an `ir.Model`; it is not changed.
+    """
+    copy = load(model)
+    normalize(copy)
+    channels = channel_map(copy)
+    rows = tuple(_row(channels, group) for group in channels.groups)
+    return ChannelReport(
+        groups=rows,
+        units=sum(row.units for row in rows),
+        prunable=sum(row.units for row in rows if row.pinned is None),
+    )
+
+
+def _row(channels: ChannelMap, group: UnitGroup) -> GroupRow:
+    return GroupRow(
+        name=group.name,
+        units=len(group.units),
+        width=group.width,
+        parameters=_parameters(channels, group),
+        layers=tuple(node.name or node.op_type for node in group.layers),
+        pinned=None if group.pin is None else f"{group.pin.reason} ({group.pin.where})",
+    )
+
+
+def _parameters(channels: ChannelMap, group: UnitGroup) -> int:
+    """Elements bound to the first unit; where two axes cross they count once."""
+    marks: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]] = {}
+    for binding in group.bindings:
+        tensor, name = binding.value.const_value, binding.value.name or ""
+        assert tensor is not None
+        if name not in marks:
+            marks[name] = np.zeros(tensor.shape.numpy(), bool)
+        own = channels.root[binding.line] == group.units[0]
+        np.moveaxis(marks[name], binding.axis, 0)[own] = True
+    return sum(int(mark.sum()) for mark in marks.values())
