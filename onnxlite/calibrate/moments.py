@@ -44,8 +44,8 @@ class Moments:
         mean_x: Array64 = x.mean(axis=0, dtype=np.float64)
         mean_y: Array64 = y.mean(axis=0, dtype=np.float64)
         # The products run in the data's own precision: that is the whole cost of a fit.
-        dx = np.ascontiguousarray((x - mean_x.astype(x.dtype)).transpose(1, 0, 2))
-        dy = np.ascontiguousarray((y - mean_y.astype(y.dtype)).transpose(1, 0, 2))
+        dx = _centred(x, mean_x)
+        dy = _centred(y, mean_y)
         transposed = dx.transpose(0, 2, 1)
         gram = np.stack([part.T @ part for part in dx]) if len(dx) == 1 else transposed @ dx
         return cls(
@@ -93,3 +93,10 @@ class Moments:
         linear = np.einsum("gkm,gkm->gm", weight, self.cross)
         square = np.einsum("gkm,gkm->gm", weight, self.gram @ weight)
         return np.asarray(np.maximum(self.power - 2 * linear + square, 0.0), np.float64)
+
+
+def _centred(rows: Array, mean: Array64) -> Array:
+    """`[n, g, K]` less its mean, laid out as `[g, n, K]`, in one pass."""
+    grouped = rows.transpose(1, 0, 2)
+    centred: Array = np.subtract(grouped, mean[:, None].astype(rows.dtype), order="C")
+    return centred

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -30,6 +30,9 @@ METHODS: tuple[Method, ...] = ("auto", "full", "affine", "bias")
 _BLOCK_ROWS = 2048
 #: Rows per unknown beyond which more of them tell nothing new, and the least number.
 _ROWS_PER_FEATURE, _LEAST_ROWS = 24, 2048
+#: With fewer rows per feature than this, stronger pulls are tried as well.
+_AMPLE_ROWS = 4
+_PULLS = (1.0, 10.0, 100.0)
 #: A Gram matrix of more features than this is not formed (0.5 GB in float64).
 MAX_FEATURES = 8192
 #: An error must fall by this share; less is chance.
@@ -134,8 +137,8 @@ class Rows:
         variance = float(((held_y - moments.mean_y) ** 2).sum()) or 1.0
         before = _error(held_x, held_y, start, old_bias) / variance
         best = (before, "none", start, old_bias)
-        for method in self._methods:
-            weight = _solver(method, start)(moments.gram, moments.cross, start, ridge)
+        for method, pull in self._attempts(ridge):
+            weight = _solver(method, start)(moments.gram, moments.cross, start, pull)
             bias = moments.intercept(weight) if self._has_bias else old_bias
             dead = self._dead.reshape(old_bias.shape)
             weight, bias = np.where(dead[:, None], start, weight), np.where(dead, 0.0, bias)
@@ -148,6 +151,14 @@ class Rows:
         if self._narrow:
             weight = self._weight * weight.reshape(shape[0], 1, shape[2])
         return Fit(weight, bias.reshape(self._bias.shape), name, before, error)
+
+    def _attempts(self, ridge: float) -> Iterator[tuple[Method, float]]:
+        """Ways to solve; where rows are scarce, also with a stronger pull to the old weight."""
+        assert self._moments is not None
+        scarce = self._moments.rows < _AMPLE_ROWS * self._weight.shape[1]
+        for method in self._methods:
+            for strength in _PULLS if scarce and method == "full" else _PULLS[:1]:
+                yield method, ridge * strength
 
 
 def _solver(method: str, weight: Array64) -> Solver:

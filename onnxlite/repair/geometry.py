@@ -154,12 +154,13 @@ class Product:
 
     def matrix(self, weight: Array) -> Array:
         """The weight as `[1, K, M]`."""
-        matrix: Array = weight.T if self.weight_transposed else weight
-        return self.factor * matrix[None]
+        matrix: Array = self.factor * (weight.T if self.weight_transposed else weight)
+        return matrix[None]
 
     def tensor(self, matrix: Array) -> Array:
         """The inverse of `matrix`."""
-        return (matrix[0].T if self.weight_transposed else matrix[0]) / self.factor
+        weight: Array = matrix[0].T if self.weight_transposed else matrix[0]
+        return weight / self.factor
 
     def features(self, data: Array, positions: Positions) -> Array:
         """The rows `[n, 1, K]` of the data."""
