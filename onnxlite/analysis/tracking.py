@@ -145,27 +145,32 @@ class Tracking:
         """Remember the line of a constant that all its users share."""
         self._lines.setdefault((value, axis), []).append(line)
 
-    def recount(self, where: int | str, ids: Ids, axis: int, *, entry: int | None = None) -> None:
+    def recount(
+        self,
+        where: int | str,
+        ids: Ids,
+        axis: int,
+        *,
+        entry: int | None = None,
+        bound: bool = False,
+    ) -> None:
         """See `Tracker`."""
         assert self._node is not None
-        if isinstance(where, str):
-            if where not in self._node.attributes:
-                self.pin(ids, f"attribute {where!r} is missing")
-                return
-            number = attribute(self._node, where)
-            if entry is not None and int(number[entry]) <= 0:
-                return
-            self._count(self._node, where, entry, ids, axis)
+        if isinstance(where, int):
+            self._recount_input(self._node, where, entry or 0, ids, axis, bound)
             return
-        self._recount_input(self._node, where, entry or 0, ids, axis)
+        number = attribute(self._node, where, 1)
+        if bound or int(number if entry is None else number[entry]) > 0:
+            self._count(self._node, where, entry, ids, axis)
 
-    def _recount_input(self, node: ir.Node, port: int, entry: int, ids: Ids, axis: int) -> None:
+    def _recount_input(
+        self, node: ir.Node, port: int, entry: int, ids: Ids, axis: int, bound: bool
+    ) -> None:
         """Find what holds an entry of an integer input: a constant, or a size that follows."""
         value = node.inputs[port] if port < len(node.inputs) else None
         array = const_array(value)
         if array is not None:
-            # -1 is what remains, 0 is copied from the input: both follow by themselves.
-            if int(array.reshape(-1)[entry]) > 0:
+            if bound or int(array.reshape(-1)[entry]) > 0:
                 self._count(node, port, entry, ids, axis)
             return
         sizes = None if value is None else self._sizes.get(value)
@@ -173,17 +178,17 @@ class Tracking:
             self._same_count(counted, (ids, axis))
             return
         producer = None if value is None else value.producer()
-        if is_op(producer, "Concat") and producer is not None:
+        if producer is not None and is_op(producer, "Concat"):
             for index, part in enumerate(producer.inputs):
                 shape = self._shape_of(part)
                 if shape is None or len(shape) != 1:
                     break
                 if entry < shape[0]:
-                    self._recount_input(producer, index, entry, ids, axis)
+                    self._recount_input(producer, index, entry, ids, axis, bound)
                     return
                 entry -= shape[0]
-        elif is_op(producer, "Cast", "Identity", "Unsqueeze", "Squeeze") and producer is not None:
-            self._recount_input(producer, 0, entry, ids, axis)
+        elif producer is not None and is_op(producer, "Cast", "Identity", "Unsqueeze", "Squeeze"):
+            self._recount_input(producer, 0, entry, ids, axis, bound)
             return
         self.pin(ids, f"its size is computed in {value.name if value else '?'!r}")
 

@@ -214,7 +214,7 @@ def slice_(node: ir.Node, t: Tracker) -> None:
         for port, name, bound in ((1, "starts", start), (2, "ends", end)):
             if 0 < bound < before[axis]:
                 where = name if name in node.attributes else port
-                t.recount(where, ids.take(range(bound), axis), axis, entry=entry)
+                t.recount(where, ids.take(range(bound), axis), axis, entry=entry, bound=True)
         ids = ids.take(range(start, end), axis)
     t.put(out, ids)
 

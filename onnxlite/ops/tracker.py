@@ -69,7 +69,15 @@ class Tracker(Protocol):
         """
         ...
 
-    def recount(self, where: int | str, ids: Ids, axis: int, *, entry: int | None = None) -> None:
+    def recount(
+        self,
+        where: int | str,
+        ids: Ids,
+        axis: int,
+        *,
+        entry: int | None = None,
+        bound: bool = False,
+    ) -> None:
         """A number that counts positions: those kept of `ids` along `axis`.
 
         Args:
@@ -78,6 +86,8 @@ class Tracker(Protocol):
             ids: the positions that are counted.
             axis: of `ids`.
             entry: which entry of the list; None for a single number.
+            bound: the number is a place on the axis, set whatever it is. Otherwise it is a
+                size, of which 0 and -1 (of Reshape) follow by themselves.
         """
         ...
 

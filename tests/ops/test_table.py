@@ -12,7 +12,7 @@ import pytest
 
 from onnxlite.graph import iter_nodes
 from onnxlite.model import load
-from onnxlite.ops import OPS, spec_of
+from onnxlite.ops import OPS, OpSpec, spec_of
 from onnxlite.runtime import Outputs, run_all
 from tests.odd_models import parse
 
@@ -55,7 +55,10 @@ EXAMPLES = {
     "AveragePool": ("AveragePool<kernel_shape=[2,2]>(x)", "1,2,4,4", ""),
     "GlobalAveragePool": ("GlobalAveragePool(x)", "1,2,4,4", ""),
 }
-ROWS = sorted(OPS)
+#: The rows that say more than what becomes of channels; those rules have tests of their own.
+ROWS = sorted(
+    name for name, row in OPS.items() if row != OpSpec(op_type=name, channels=row.channels)
+)
 
 
 def example(op_type: str) -> tuple[ir.Model, ir.Node]:
@@ -88,7 +91,7 @@ def shapes(op_type: str):
 
 
 def test_every_row_has_an_example():
-    assert set(EXAMPLES) == set(OPS)
+    assert set(EXAMPLES) == set(ROWS)
     assert all(spec.op_type == name for name, spec in OPS.items())
 
 
