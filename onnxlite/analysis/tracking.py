@@ -87,6 +87,10 @@ class Tracking:
         """See `Tracker`."""
         return self.units.mint(count)
 
+    def roots(self, ids: Ids) -> Ids:
+        """See `Tracker`."""
+        return self.units.roots(ids)
+
     def tie(self, a: Ids, b: Ids) -> None:
         """See `Tracker`."""
         if a is b:
@@ -113,13 +117,13 @@ class Tracking:
         if value is None or not line.any():
             return
         shape = self.shape(value)
-        if axis < len(shape) and shape[axis] == 1 and len(line) > 1:
+        if axis < len(shape) and shape[axis] == 1 and line.shape[-1] > 1:
             return
         if value not in self._constants:
             self.pin(line, f"{value.name!r} is computed")
             return
-        if axis >= len(shape) or shape[axis] != len(line):
-            self.pin(line, f"{value.name!r} {list(shape)} has not {len(line)} slices")
+        if axis >= len(shape) or shape[axis] != line.shape[-1]:
+            self.pin(line, f"{value.name!r} {list(shape)} has not {line.shape[-1]} slices")
             return
         self._covered.setdefault((value, axis), set()).add((self._node, port))
         producer = value.producer()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxlite.ops import Ids
 
@@ -73,7 +75,8 @@ class Binding:
             all its uses; vectors, of which tools share equal ones between unrelated layers,
             have one per use.
         axis: of the initializer.
-        line: the unit of every slice; 0 for slices that always stay.
+        line: the unit of every slice, 0 for slices that always stay; two-dimensional where
+            axis 0 is in groups, see `Tracker.bind`.
         fill: see `Tracker.bind`.
     """
 
@@ -102,3 +105,11 @@ class Reindex:
     node: ir.Node
     port: int
     line: Ids
+
+
+def in_groups(
+    array: NDArray[Any], line: NDArray[Any]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Views of `array` with the line of each: one, or one per group of axis 0."""
+    lines = np.atleast_2d(line)
+    return zip(np.split(array, len(lines)), lines, strict=True)

@@ -24,8 +24,9 @@ from onnxlite.ops.tracker import (
 def conv(node: ir.Node, t: Tracker) -> None:
     """Input units are consumed by slices of `W[out, in/group, *kernel]`, output units minted.
 
-    Grouped: the j-th channel of every group goes together, in and out. Depthwise (one input
-    channel a group): an output channel belongs to the unit of its input, `group` counts.
+    Grouped: every group loses equally many; the j-th outputs of all go together. Depthwise
+    (one input channel a group): an output channel belongs to the unit of its input, `group`
+    counts.
     """
     _convolution(node, t, out_axis=0, in_axis=1)
 
@@ -58,8 +59,8 @@ def _convolution(node: ir.Node, t: Tracker, *, out_axis: int, in_axis: int) -> N
         t.bind(1, 0, made if out_axis == 0 else line)
     else:
         if tracked:
-            line = _tied_groups(t, ids.reshape(-1), group)
-            t.bind(1, in_axis, line if in_axis == 0 else line[: channels // group])
+            line = ids.reshape(-1) if group == 1 else _balanced_groups(t, ids.reshape(group, -1))
+            t.bind(1, in_axis, line.reshape(-1) if in_axis == 0 else line)
         made = _tied_groups(t, t.mint(outputs), group)
         t.bind(1, out_axis, made if out_axis == 0 else made[: outputs // group])
     t.bind(2, 0, made)
@@ -70,6 +71,47 @@ def _tied_groups(t: Tracker, line: Ids, group: int) -> Ids:
     if group == 1:
         return line
     return np.tile(tie_along(t, line.reshape(group, -1), 0).reshape(-1), group)
+
+
+def _balanced_groups(t: Tracker, lines: Ids) -> Ids:
+    """Tie every position of the first group to one of each other group, as little as needed.
+
+    Positions of one unit are paired first, then those of units with as many positions: a
+    channel shuffle before puts several positions of a unit in one group.
+    """
+    for other in range(1, len(lines)):
+        first, second = _paired(t.roots(lines[0]), t.roots(lines[other]))
+        t.tie(lines[0][first], lines[other][second])
+    return lines
+
+
+def _paired(a: Ids, b: Ids) -> tuple[list[int], list[int]]:
+    """Two orders of positions in which `a` and `b` agree where they can."""
+    free: dict[int, list[int]] = {}
+    for place, unit in enumerate(b.tolist()):
+        free.setdefault(unit, []).append(place)
+    left, right, rest = [], [], []
+    for place, unit in enumerate(a.tolist()):
+        if free.get(unit):
+            left.append(place)
+            right.append(free[unit].pop(0))
+        else:
+            rest.append(place)
+    return left + _by_count(a, rest), right + _by_count(
+        b, sorted(place for places in free.values() for place in places)
+    )
+
+
+def _by_count(line: Ids, places: list[int]) -> list[int]:
+    """Places of the units that have most of them first; those of a unit stay together."""
+    units = line[places].tolist()
+    return [
+        place
+        for place, unit in sorted(
+            zip(places, units, strict=True),
+            key=lambda pair: (-units.count(pair[1]), units.index(pair[1])),
+        )
+    ]
 
 
 def pool(node: ir.Node, t: Tracker) -> None:

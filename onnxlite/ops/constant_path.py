@@ -20,6 +20,8 @@ def bind_behind(node: ir.Node, t: Tracker, axis: int, line: Ids, fill: float | N
         t.pin(line, f"its weight comes from a {node.op_type} node")
     elif is_op(node, "Identity", "Cast"):
         t.bind(0, axis, line, fill=fill)
+    elif line.ndim > 1 and not is_op(node, "QuantizeLinear", "DequantizeLinear"):
+        t.pin(line, f"its weight in groups is moved by {node.op_type} node {node.name!r}")
     elif is_op(node, "Transpose"):
         perm = attribute(node, "perm", list(range(len(t.shape(value))))[::-1])
         t.bind(0, perm[axis], line, fill=fill)

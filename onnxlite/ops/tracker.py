@@ -49,6 +49,10 @@ class Tracker(Protocol):
         """A line of new units, one per position."""
         ...
 
+    def roots(self, ids: Ids) -> Ids:
+        """The same units, each written with one id."""
+        ...
+
     def tie(self, a: Ids, b: Ids) -> None:
         """Make the units at the same (broadcast) positions one unit."""
         ...
@@ -63,7 +67,8 @@ class Tracker(Protocol):
         Args:
             port: an input of the node; nothing happens if it is absent.
             axis: not negative.
-            line: one id per slice.
+            line: one id per slice; or `[group, slice]` where the axis before, axis 0, is
+                in groups that lose slices of their own, equally many.
             fill: what silences a unit when written in its slices; None if they must stay
                 as they are (a divisor).
         """

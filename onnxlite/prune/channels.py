@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.analysis.units import Binding, Recount, Reindex
+from onnxlite.analysis.units import Binding, Recount, Reindex, in_groups
 from onnxlite.graph import add_initializer, attribute, const_array, fresh_name, value_names
 from onnxlite.ops import Ids
 
@@ -68,14 +68,16 @@ _Edit = Callable[[Array, int, NDArray[np.bool_], float | None], Array]
 
 
 def _compressed(array: Array, axis: int, gone: NDArray[np.bool_], _fill: float | None) -> Array:
-    return np.compress(~gone, array, axis)
+    parts = [np.compress(~own, part, axis) for part, own in in_groups(array, gone)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _silenced(array: Array, axis: int, gone: NDArray[np.bool_], fill: float | None) -> Array:
     if fill is None:
         return array
     array = array.copy()
-    np.moveaxis(array, axis, 0)[gone] = fill
+    for part, own in in_groups(array, gone):
+        np.moveaxis(part, axis, 0)[own] = fill
     return array
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap, UnitGroup
+from onnxlite.analysis.units import Binding, in_groups
 from onnxlite.errors import OptionError
 from onnxlite.ops import Ids
 
@@ -74,14 +75,14 @@ def unit_scores(
     """
     if importance == "random":
         return rng.permutation(len(group.units)).astype(np.float64)
-    terms = [_norms(channels, group, b.line, b.axis, a, importance) for b, a in _weights(group)]
+    terms = [_norms(channels, group, b, a, importance) for b, a in _weights(group)]
     total = np.zeros(len(group.units))
     for term in terms:
         total += term / (max(float(term.mean()), 1e-30) * len(terms))
     return total
 
 
-def _weights(group: UnitGroup) -> list[tuple[Any, Array]]:
+def _weights(group: UnitGroup) -> list[tuple[Binding, Array]]:
     arrays = []
     for binding in group.bindings:
         assert binding.value.const_value is not None
@@ -91,15 +92,14 @@ def _weights(group: UnitGroup) -> list[tuple[Any, Array]]:
 
 
 def _norms(
-    channels: ChannelMap, group: UnitGroup, line: Ids, axis: int, array: Array, importance: str
+    channels: ChannelMap, group: UnitGroup, binding: Binding, array: Array, importance: str
 ) -> NDArray[np.float64]:
-    rows = np.moveaxis(array, axis, 0).reshape(len(line), -1).astype(np.float64)
-    sums = np.abs(rows).sum(1) if importance == "l1" else np.square(rows).sum(1)
-    root = channels.root[line]
-    own = np.isin(root, group.units)
-    place = np.searchsorted(group.units, root[own])
     total = np.zeros(len(group.units))
-    np.add.at(total, place, sums[own])
+    for part, line in in_groups(array, channels.root[binding.line]):
+        rows = np.moveaxis(part, binding.axis, 0).reshape(len(line), -1).astype(np.float64)
+        sums = np.abs(rows).sum(1) if importance == "l1" else np.square(rows).sum(1)
+        own = np.isin(line, group.units)
+        np.add.at(total, np.searchsorted(group.units, line[own]), sums[own])
     return total if importance == "l1" else np.asarray(np.sqrt(total))
 
 

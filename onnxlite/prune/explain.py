@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from onnxlite.analysis.channels import ChannelMap, UnitGroup, channel_map
+from onnxlite.analysis.units import in_groups
 from onnxlite.model import ModelLike, load
 from onnxlite.normalize import normalize
 
@@ -81,6 +82,7 @@ def _parameters(channels: ChannelMap, group: UnitGroup) -> int:
         assert tensor is not None
         if name not in marks:
             marks[name] = np.zeros(tensor.shape.numpy(), bool)
-        own = channels.root[binding.line] == group.units[0]
-        np.moveaxis(marks[name], binding.axis, 0)[own] = True
+        owned = channels.root[binding.line] == group.units[0]
+        for part, own in in_groups(marks[name], owned):
+            np.moveaxis(part, binding.axis, 0)[own] = True
     return sum(int(mark.sum()) for mark in marks.values())
