@@ -15,6 +15,7 @@ from onnxlite.samples import Feed, Samples
 
 #: Stops in a row that may be run again because their values are too large to be held.
 _LONGEST_RERUN = 5
+_STRING_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ def _sizes(model: ir.Model, feed: Feed) -> dict[ir.Value, int]:
     sizes = {}
     for value in chain(model.graph.inputs, *(node.outputs for node in model.graph)):
         shape = shape_of(value)
-        if shape is not None and value.dtype is not None:
-            sizes[value] = int(prod(shape) * value.dtype.itemsize)
+        if shape is not None:
+            sizes[value] = int(prod(shape) * _itemsize(value.dtype))
     return sizes
+
+
+def _itemsize(dtype: ir.DataType | None) -> float:
+    """Bytes of an element; of a string, those of the pointer and a short text."""
+    if dtype is None:
+        return ir.DataType.FLOAT.itemsize
+    return _STRING_BYTES if dtype.is_string() else dtype.itemsize

@@ -1,0 +1,106 @@
+"""Running piece by piece: the same values as a whole run, and no more held than allowed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from onnxlite.model import load
+from onnxlite.repair import frontier
+from onnxlite.repair.frontier import Frontier, Route
+from onnxlite.repair.memory import plan
+from onnxlite.runtime import Session, tapped
+from onnxlite.samples import Samples, input_specs
+from tests.odd_models import parse
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,8] x) => (float[n,8] y) <float[8,64] w, float[64,8] v, float[8,8] u>
+    { a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  d = Add(c, x)  e = Tanh(d)
+      f = MatMul(e, u)  g = Add(f, c)  y = MatMul(g, u) }"""
+STOPS = ["x", "b", "c", "e", "g"]
+
+
+@pytest.fixture
+def model():
+    return load(parse(NET))
+
+
+@pytest.fixture
+def data():
+    return np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+
+
+def route_of(model) -> Route:
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    values.update({value.name: value for value in model.graph.inputs})
+    return Route(model, [values[name] for name in STOPS])
+
+
+@pytest.mark.parametrize("hold", [[True] * 5, [False] * 5, [True, False, True, False, False]])
+def test_visits_see_what_a_whole_run_computes(model, data, hold):
+    feeds = [{"x": data[:10]}, {"x": data[10:15]}]
+    whole = [Session(tapped(model, STOPS)).run(feed) | feed for feed in feeds]
+    walk = Frontier(route_of(model), feeds, threads=1)
+    for index, name in enumerate(STOPS):
+        for seen, want in zip(walk.visit(index, hold=hold[index]), whole, strict=True):
+            np.testing.assert_allclose(seen, want[name], atol=1e-5)
+
+
+def test_every_node_runs_once_per_feed(model, data, monkeypatch):
+    ran: Counter[str] = Counter()
+
+    class Counting(Session):
+        def __init__(self, piece, **options):
+            super().__init__(piece, **options)
+            self.nodes = [node.outputs[0].name for node in piece.graph]
+
+        def run(self, feed):
+            ran.update(self.nodes)
+            return super().run(feed)
+
+    monkeypatch.setattr(frontier, "Session", Counting)
+    walk = Frontier(route_of(model), [{"x": data}, {"x": data}], threads=1)
+    for index in range(len(STOPS)):
+        list(walk.visit(index, hold=True))
+    assert ran == dict.fromkeys("abcdefg", 2)
+
+
+def test_only_what_is_still_needed_is_held(model, data):
+    walk = Frontier(route_of(model), [{"x": data}], threads=1)
+    held = []
+    for index in range(len(STOPS)):
+        list(walk.visit(index, hold=True))
+        held.append(sorted(value.name for value in walk._held[0]))
+    assert held == [["x"], ["b", "x"], ["c", "x"], ["c", "e"], ["g"]]
+
+
+def test_held_bytes_are_known_beforehand(model):
+    route = route_of(model)
+    sizes = {value: 10 ** (ord(value.name) - ord("a")) for n in model.graph for value in n.outputs}
+    assert route.held_bytes(sizes | {model.graph.inputs[0]: 7}) == [7, 17, 107, 10100, 1000000]
+
+
+def test_samples_are_taken_as_memory_allows(model, data):
+    specs = input_specs(model)
+    many = Samples(np.tile(data, (100, 1)), specs)
+    counts = {}
+    for cache in (1 << 14, 1 << 16, 1 << 30):
+        chosen = plan(many, [route_of(model), route_of(model)], cache)
+        counts[cache] = len(chosen.feeds)
+        held = [
+            size * len(chosen.feeds)
+            for size, hold in zip(
+                route_of(model).held_bytes(memory_sizes(model)), chosen.hold[0], strict=True
+            )
+            if hold
+        ]
+        assert max(held) <= cache
+    assert counts[1 << 14] < counts[1 << 16] < counts[1 << 30] == 500
+
+
+def memory_sizes(model):
+    width = {"a": 64, "b": 64}
+    sizes = {v: 8 * 4 * width.get(v.name, 8) for n in model.graph for v in n.outputs}
+    return sizes | {model.graph.inputs[0]: 8 * 4 * 8}

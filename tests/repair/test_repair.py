@@ -1,0 +1,343 @@
+"""Repair: damage is undone exactly where it can be, structure stays, nothing gets worse."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxlite.analysis.lineage import record_kept, record_renamed
+from onnxlite.errors import OnnxliteError, OptionError
+from onnxlite.graph import const_array
+from onnxlite.model import load
+from onnxlite.records import StepReport
+from onnxlite.repair import repair, repair_ir
+from onnxlite.runtime import Session
+from tests.odd_models import ODD, feeds, odd, parse
+
+HEADER = '<ir_version: 8, opset_import: ["": 17]>'
+NET = f"""{HEADER} g (float[n,3,8,8] x) => (float[n,5] y)
+    <float[6,3,3,3] w, float[6] b, float[6,6,3,3] v, float[6] c, float[6,5] u, float[5] d>
+    {{ t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)  s = Conv<pads=[1,1,1,1]>(r, v, c)
+       q = Add(s, r)  p = Relu(q)  a = GlobalAveragePool(p)  f = Flatten(a)
+       y = Gemm(f, u, d) }}"""
+
+#: One layer each: text, names of weight and bias, shape of a sample batch.
+LAYERS = {
+    "Conv": (
+        "float[n,3,6,6] x) => (float[n,4,6,6] y) <float[4,3,3,3] w, float[4] b>"
+        "{ y = Conv<pads=[1,1,1,1]>(x, w, b) }",
+        (16, 3, 6, 6),
+    ),
+    "depthwise": (
+        "float[n,4,6,6] x) => (float[n,4,6,6] y) <float[4,1,3,3] w, float[4] b>"
+        "{ y = Conv<pads=[1,1,1,1], group=4>(x, w, b) }",
+        (16, 4, 6, 6),
+    ),
+    "grouped": (
+        "float[n,4,6,6] x) => (float[n,6,4,4] y) <float[6,2,3,3] w, float[6] b>"
+        "{ y = Conv<group=2>(x, w, b) }",
+        (16, 4, 6, 6),
+    ),
+    "ConvTranspose": (
+        "float[n,3,5,5] x) => (float[n,4,c,d] y) <float[3,4,3,3] w, float[4] b>"
+        "{ y = ConvTranspose<strides=[2,2]>(x, w, b) }",
+        (16, 3, 5, 5),
+    ),
+    "Gemm": (
+        "float[n,5] x) => (float[n,4] y) <float[4,5] w, float[4] b>"
+        "{ y = Gemm<transB=1, alpha=0.5, beta=2.0>(x, w, b) }",
+        (256, 5),
+    ),
+    "MatMul and Add": (
+        "float[n,7,5] x) => (float[n,7,4] y) <float[5,4] w, float[4] b>"
+        "{ t = MatMul(x, w)  y = Add(b, t) }",
+        (64, 7, 5),
+    ),
+    "MatMul from the left": (
+        "float[n,5,7] x) => (float[n,4,7] y) <float[4,5] w, float[4,1] b>"
+        "{ t = MatMul(w, x)  y = Add(t, b) }",
+        (64, 5, 7),
+    ),
+    "MatMul": (
+        "float[n,7,5] x) => (float[n,7,4] y) <float[5,4] w> { y = MatMul(x, w) }",
+        (64, 7, 5),
+    ),
+}
+
+
+def images(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def changed(proto: onnx.ModelProto, change) -> onnx.ModelProto:
+    """A copy with `change(name, array)` for every initializer."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        new = np.asarray(change(tensor.name, array), array.dtype)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
+    return copy
+
+
+def noisy(proto: onnx.ModelProto, size: float = 0.3) -> onnx.ModelProto:
+    rng = np.random.default_rng(5)
+    return changed(proto, lambda _, a: a + size * rng.standard_normal(a.shape))
+
+
+def pruned(proto: onnx.ModelProto) -> onnx.ModelProto:
+    return changed(proto, lambda _, a: np.where(np.abs(a) < 0.4, 0, a) if a.ndim > 1 else a)
+
+
+def outputs(model, x: np.ndarray) -> np.ndarray:
+    return next(iter(Session(load(model)).run({"x": x}).values()))
+
+
+def noise(model, reference, x: np.ndarray) -> float:
+    want = outputs(reference, x)
+    return float(((outputs(model, x) - want) ** 2).sum() / (want**2).sum())
+
+
+def weights(model) -> dict[str, np.ndarray]:
+    return {k: const_array(v) for k, v in load(model).graph.initializers.items()}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_perturbed_layer_is_recovered(kind: str) -> None:
+    text, shape = LAYERS[kind]
+    reference = parse(f"{HEADER} g ({text}")
+    damaged = noisy(reference)
+    result = repair(damaged, reference, images(*shape), ridge=1e-9)
+    for name, array in weights(reference).items():
+        found = weights(result)[name]
+        assert found.shape == array.shape
+        np.testing.assert_allclose(found, array, atol=1e-4, err_msg=name)
+    x = images(3, *shape[1:], seed=9)
+    np.testing.assert_allclose(outputs(result, x), outputs(reference, x), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_affine_undoes_a_factor_per_channel(kind: str) -> None:
+    text, shape = LAYERS[kind]
+    reference = parse(f"{HEADER} g ({text}")
+    damaged = changed(reference, lambda name, a: a * 1.5 if name == "w" else a)
+    result = repair(damaged, reference, images(*shape), method="affine", ridge=0)
+    np.testing.assert_allclose(weights(result)["w"], weights(reference)["w"], atol=1e-4)
+
+
+def test_a_layer_without_bias_gets_one_where_it_costs_nothing() -> None:
+    reference = parse(f"{HEADER} g ({LAYERS['Conv'][0]}")
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(reference)
+    del damaged.graph.node[0].input[2]
+    del damaged.graph.initializer[1]
+    x = images(16, 3, 6, 6)
+    assert noise(damaged, reference, x) > 0.01
+    assert noise(repair(damaged, reference, x, ridge=1e-9), reference, x) < 1e-8
+
+
+def test_zeros_stay_and_the_rest_makes_up_for_them() -> None:
+    reference = parse(NET)
+    damaged = pruned(reference)
+    result = repair(damaged, reference, images(64, 3, 8, 8))
+    for name, array in weights(damaged).items():
+        if array.ndim > 1:
+            assert (array == 0).mean() > 0.3
+            assert np.array_equal(weights(result)[name] == 0, array == 0), name
+    x = images(64, 3, 8, 8, seed=1)
+    assert noise(result, reference, x) < 0.5 * noise(damaged, reference, x)
+
+
+def test_dead_channels_stay_dead() -> None:
+    reference = parse(NET)
+
+    def kill(name: str, array: np.ndarray) -> np.ndarray:
+        dead = array.copy()
+        if name in ("w", "b"):
+            dead[2] = 0
+        return dead
+
+    result = repair(changed(reference, kill), reference, images(64, 3, 8, 8))
+    assert not weights(result)["w"][2].any()
+    assert weights(result)["b"][2] == 0
+
+
+def test_removed_channels_are_lined_up_by_the_lineage() -> None:
+    reference = parse(NET.replace("q = Add(s, r)  p = Relu(q)", "p = Relu(s)"))
+    kept = [0, 1, 3, 5]
+    axis = {"w": 0, "b": 0, "v": 1}
+
+    def cut(name: str, array: np.ndarray) -> np.ndarray:
+        return np.take(array, kept, axis[name]) if name in axis else array
+
+    small = load(changed(reference, cut))
+    node = next(node for node in small.graph if node.op_type == "Conv")
+    for value in (node.outputs[0], next(iter(node.outputs[0].uses())).node.outputs[0]):
+        value.shape = None
+    x = images(128, 3, 8, 8)
+    reports: list[StepReport] = []
+    unknown = repair(small, reference, x, on_report=reports.append)
+    assert "6 channels" in reports[0].declined[0].reason or "kept" in reports[0].declined[0].reason
+    node.name = "first"
+    small.graph.sort()
+    original = next(n for n in load(reference).graph if n.op_type == "Conv")
+    record_renamed(small, original.name or "", "first")
+    record_kept(small, "first", kept)
+    result = repair(small, reference, x, on_report=reports.append)
+    assert not reports[1].declined
+    fresh = images(64, 3, 8, 8, seed=1)
+    assert noise(result, reference, fresh) < 0.7 * noise(small, reference, fresh)
+    assert noise(unknown, reference, fresh) < noise(small, reference, fresh)
+
+
+def test_a_model_that_needs_no_repair_stays(caplog: pytest.LogCaptureFixture) -> None:
+    reference = parse(NET)
+    with caplog.at_level(logging.WARNING):
+        result = repair(reference, reference, images(32, 3, 8, 8))
+    assert "changed nothing" in caplog.text
+    assert result == onnx.load_from_string(result.SerializeToString())
+    x = images(4, 3, 8, 8)
+    assert np.array_equal(outputs(result, x), outputs(reference, x))
+
+
+def test_a_repair_that_would_make_the_model_worse_is_undone() -> None:
+    # The reference's inner values are wrong on purpose: every layer comes closer to its
+    # target, and the output, which the Add takes from elsewhere, further from its own.
+    text = f"""{HEADER} g (float[n,4] x) => (float[n,4] y) <float[4,4] w, float[4] b, float k>
+        {{ t = Gemm(x, w, b)  m = Mul(t, k)  y = Add(m, x) }}"""
+    model = changed(parse(text), lambda name, a: np.float32(1) if name == "k" else a)
+    reference = changed(
+        model, lambda name, a: a * -10 if name in ("w", "b") else np.float32(-0.099)
+    )
+    reports: list[StepReport] = []
+    result = repair(model, reference, images(64, 4), on_report=reports.append)
+    assert not reports[0].changed
+    assert "undone" in reports[0].summary
+    assert np.array_equal(weights(result)["w"], weights(model)["w"])
+
+
+def test_random_targets_change_nothing() -> None:
+    """What does not hold on other samples is chance, and is not learnt."""
+    reference = parse(f"{HEADER} g (float[n,40] x) => (float[n,3] y) <float[40,3] w>"
+                      "{ y = MatMul(x, w) }")  # fmt: skip
+    model = changed(reference, lambda _, a: a + 1e-3 * images(*a.shape, seed=3))
+    reports: list[StepReport] = []
+    repair(model, reference, images(16, 40), on_report=reports.append)
+    (row,) = reports[0].layers
+    assert row.values["error"] <= row.values["error_before"]
+
+
+def test_shared_weights_keep_their_values() -> None:
+    reference = parse(
+        f"""{HEADER} g (float[n,4] x) => (float[n,4] y) <float[4,4] w, float[4] b>
+        {{ t = Gemm(x, w, b)  r = Relu(t)  y = Gemm(r, w, b) }}"""
+    )
+    damaged = changed(reference, lambda _, a: a + 0.5)
+    reports: list[StepReport] = []
+    result = repair(damaged, reference, images(64, 4), on_report=reports.append)
+    assert np.array_equal(weights(result)["w"], weights(damaged)["w"])
+    assert {row.values["method"] for row in reports[0].layers} == {"bias"}
+    assert len(weights(result)) == 3
+    x = images(32, 4, seed=2)
+    assert noise(result, reference, x) < noise(damaged, reference, x)
+    bare = odd("shared weight")
+    repair(noisy(bare), bare, images(32, 4), on_report=reports.append)
+    assert "shared" in reports[1].declined[0].reason
+
+
+def test_what_has_no_counterpart_is_declined() -> None:
+    reference = parse(NET)
+    other = parse(NET.replace("s = Conv", "zz = Conv").replace("Add(s", "Add(zz"))
+    model = load(noisy(other))
+    for number, node in enumerate(model.graph):
+        node.name = f"new{number}"
+    reports: list[StepReport] = []
+    result = repair(model, reference, images(32, 3, 8, 8), on_report=reports.append)
+    assert ["'zz'" in d.reason for d in reports[0].declined] == [True]
+    assert len(reports[0].layers) == 2
+    assert isinstance(result, ir.Model)
+
+
+@pytest.mark.parametrize("name", sorted(ODD))
+def test_odd_models_survive(name: str) -> None:
+    reference = odd(name)
+    try:
+        Session(load(reference)).run(feeds(name)[0])
+    except OnnxliteError:
+        pytest.skip("ONNX Runtime does not run it")
+    reports: list[StepReport] = []
+    result = repair(reference, reference, feeds(name), on_report=reports.append)
+    Session(load(result)).run(feeds(name)[0])
+    assert not reports[0].changed
+
+
+def test_bodies_of_control_flow_are_declined_and_carried_along() -> None:
+    text = f"""{HEADER} g (bool flag, float[n,4] x) => (float[n,4] y)
+        <float[4,4] w, float[4] b, float[4,4] v>
+        {{ t = Gemm(x, w, b)
+           y = If(flag) <then_branch = yes () => (float[n,4] a) {{ a = MatMul(t, v) }},
+                         else_branch = no () => (float[n,4] c) {{ c = Relu(t) }}> }}"""
+    reference = parse(text)
+    reports: list[StepReport] = []
+    mixed = [{"flag": np.array(True), "x": images(8, 4, seed=i)} for i in range(16)]
+    result = repair(noisy(reference), reference, mixed, ridge=1e-9, on_report=reports.append)
+    assert "control-flow" in reports[0].declined[0].reason
+    np.testing.assert_allclose(weights(result)["w"], weights(reference)["w"], atol=1e-4)
+
+
+def test_any_batch_and_any_size() -> None:
+    text = NET.replace("[n,3,8,8]", "[n,3,h,k]")
+    reference = parse(text)
+    batches = [images(1 + i % 3, 3, 6 + i % 4, 9, seed=i) for i in range(24)]
+    result = repair(noisy(reference, 0.1), reference, batches, ridge=1e-9)
+    x = images(5, 3, 12, 7)
+    assert noise(result, reference, x) < 1e-6
+    assert [d.dim_param for d in result.graph.input[0].type.tensor_type.shape.dim] == [
+        "n", "", "h", "k"]  # fmt: skip
+
+
+def test_names_select_layers_and_the_report_has_their_errors() -> None:
+    reference = parse(NET)
+    reports: list[StepReport] = []
+    result = repair(
+        noisy(reference), reference, images(32, 3, 8, 8), exclude=["v"], on_report=reports.append
+    )
+    report = reports[0]
+    assert report.step == "repair"
+    assert report.changes == {"layers-repaired": 2}
+    assert [d.reason for d in report.declined] == ["excluded by name"]
+    assert all(row.values["error"] < row.values["error_before"] for row in report.layers)
+    assert np.array_equal(weights(result)["v"], weights(noisy(reference))["v"])
+
+
+def test_same_seed_same_result() -> None:
+    reference = parse(NET)
+    x = images(64, 3, 8, 8)
+    twice = [
+        repair_ir(load(noisy(reference)), load(reference), x, max_rows=300, seed=7)[0]
+        for _ in range(2)
+    ]
+    assert all(np.array_equal(weights(twice[0])[k], weights(twice[1])[k]) for k in "wvu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "best"}, "method"),
+        ({"ridge": -1.0}, "ridge"),
+        ({"max_rows": 0}, "max_rows"),
+        ({"include": ["nothing*"]}, "matches 'nothing"),
+    ],
+)
+def test_wrong_options(options: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        repair(parse(NET), parse(NET), images(4, 3, 8, 8), **options)
+
+
+def test_a_reference_with_other_inputs_is_refused() -> None:
+    with pytest.raises(OptionError, match="made from"):
+        repair(parse(NET), parse(ODD["plain"].replace("x", "z")), images(4, 3, 8, 8))
