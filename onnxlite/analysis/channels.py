@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.analysis.tracking import Tracking
 from onnxlite.analysis.units import Binding, Pin, Recount, Reindex
-from onnxlite.graph import STANDARD_DOMAINS, iter_nodes
+from onnxlite.graph import iter_nodes
 from onnxlite.ops import Ids, carry_sizes, spec_of, tracked_axes
 from onnxlite.samples import Feed
 
@@ -101,9 +101,8 @@ def channel_map(model: ir.Model, *, feeds: Sequence[Feed] | None = None) -> Chan
 
 def _visit(node: ir.Node, t: Tracking, known: Iterable[bool]) -> None:
     rule = spec_of(node).channels
-    if node.domain in STANDARD_DOMAINS:
-        carry_sizes(node, t)
     if rule is not None and all(known):
+        carry_sizes(node, t)
         rule(node, t)
         return
     reason = "nothing is known of its operator" if rule is None else "its shapes are unknown"
@@ -111,10 +110,9 @@ def _visit(node: ir.Node, t: Tracking, known: Iterable[bool]) -> None:
         if value is None:
             continue
         t.pin(t.ids(value), reason)
-        if rule is None:
-            for entry in t.sizes(value) or ():
-                if entry is not None:
-                    t.pin(entry[0], reason)
+        for entry in t.sizes(value) or ():
+            if entry is not None:
+                t.pin(entry[0], reason)
 
 
 def _constants(model: ir.Model) -> set[ir.Value]:

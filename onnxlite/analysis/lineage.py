@@ -8,14 +8,19 @@ with all of its channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from onnxlite.analysis.units import Binding
 from onnxlite.errors import OptionError
+from onnxlite.graph import attribute, is_op, rank
+from onnxlite.ops import spec_of
 
 _KEY = "onnxlite.lineage"
 
@@ -66,6 +71,37 @@ def record_kept(model: ir.Model, node_name: str, kept: Sequence[int]) -> None:
 def record_renamed(model: ir.Model, old_name: str, new_name: str) -> None:
     """Record that a node got another name, or that the node `new_name` took its place."""
     _put(model, {new_name: origin_of(model, old_name)})
+
+
+def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[np.bool_]) -> None:
+    """Record which output channels the layers of `bindings` keep, before they are cut.
+
+    Args:
+        model: whose layers the bindings refer to, by name.
+        bindings: of weights, as channel analysis gives them.
+        gone: whether a unit is removed, by id.
+    """
+    for binding in bindings:
+        for node, port in binding.uses:
+            if binding.axis != _output_axis(node, port):
+                continue
+            lost = gone[binding.line.reshape(-1)]
+            if is_op(node, "ConvTranspose"):
+                lost = np.tile(lost, attribute(node, "group", 1))
+            if lost.any():
+                record_kept(model, node.name or "", np.flatnonzero(~lost).tolist())
+
+
+def _output_axis(node: ir.Node, port: int) -> int | None:
+    """The axis of a layer's weight that its output channels lie along."""
+    if port not in spec_of(node).weights:
+        return None
+    if is_op(node, "ConvTranspose"):
+        return 1
+    if is_op(node, "MatMul"):
+        return {0: (rank(node.inputs[0]) or 2) - 2, 1: (rank(node.inputs[1]) or 2) - 1}[port]
+    rule = spec_of(node).quant
+    return rule.channel_axis(node) if rule is not None and rule.channel_axis else None
 
 
 def _put(model: ir.Model, entries: Mapping[str, Origin]) -> None:

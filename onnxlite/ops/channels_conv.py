@@ -130,6 +130,9 @@ def resize(node: ir.Node, t: Tracker) -> None:
     before, after = t.shape(data), t.shape(out)
     same = tuple(axis for axis in range(len(before)) if before[axis] == after[axis])
     ids = keep_axes(t, t.ids(data), same, "its axis is resized")
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    if scales is not None and not t.is_constant(scales):
+        t.pin(ids, "the scales of its resize are computed")
     axes = attribute(node, "axes")
     for axis in tracked_axes(ids):
         if len(node.inputs) > 3 and node.inputs[3] is not None:

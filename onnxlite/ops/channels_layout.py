@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +41,9 @@ def _reshaped(node: ir.Node, t: Tracker) -> Ids:
     assert data is not None
     ids = t.ids(data)
     if not tracked_axes(ids):
+        return blank(len(t.shape(out)))
+    if prod(t.shape(data)) != prod(t.shape(out)) or 0 in t.shape(data):
+        t.pin(ids, "its shape could not be told")
         return blank(len(t.shape(out)))
     result = reshaped(ids, t.shape(data), t.shape(out))
     t.put(out, result)
@@ -121,6 +125,8 @@ def tile(node: ir.Node, t: Tracker) -> None:
     data, out = node.inputs[0], node.outputs[0]
     assert data is not None
     ids, before, after = t.ids(data), t.shape(data), t.shape(out)
+    if _is_computed(node, 1):
+        t.pin(ids, "how often it is repeated is computed")
     repeats = [
         after[axis] // before[axis] if ids.shape[axis] > 1 else 1 for axis in range(len(before))
     ]

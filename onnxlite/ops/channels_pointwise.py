@@ -110,11 +110,6 @@ def _bind(node: ir.Node, t: Tracker, ids: Ids, port: int, value: ir.Value) -> Id
     return spread(line, axis, ids.ndim)
 
 
-def prelu(node: ir.Node, t: Tracker) -> None:
-    """The slope is broadcast onto the data, whose shape the result has."""
-    elementwise(node, t)
-
-
 def first_input(node: ir.Node, t: Tracker) -> None:
     """The result has the units of the first input; the others are single numbers."""
     data = t.ids(node.inputs[0])  # type: ignore[arg-type]
@@ -150,14 +145,13 @@ _ELEMENTWISE = (
     *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "Where"),
     *("Abs", "Neg", "Sign", "Ceil", "Floor", "Round", "Sqrt", "Exp", "Log", "Erf", "Reciprocal"),
     *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
-    *("Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Relu", "LeakyRelu"),
+    *("Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Relu", "LeakyRelu", "PRelu"),
     *("ThresholdedRelu", "Elu", "Selu", "Celu", "Gelu", "Softplus", "Softsign", "Shrink"),
     *("IsNaN", "IsInf", "Identity", "Cast"),
 )
 
 RULES: Mapping[str, ChannelRule] = {
     **dict.fromkeys(_ELEMENTWISE, elementwise),
-    "PRelu": prelu,
     "Clip": first_input,
     "Dropout": first_input,
     "QuantizeLinear": quantized,

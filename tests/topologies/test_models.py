@@ -38,7 +38,7 @@ MODELS = {
     "residual": (504, 514),
     "mobilenet": (1448, 1458),
     "vit": (784, 858),
-    "magika": (64, 804),
+    "magika": (64, 790),
     "squeezenet": (2944, 3944),
 }
 
