@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap
+from onnxlite.analysis.lineage import record_removed
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.analysis.units import Binding, Recount, Reindex, in_groups
 from onnxlite.graph import add_initializer, attribute, const_array, fresh_name, value_names
@@ -34,6 +35,7 @@ def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) ->
         `model`.
     """
     removed = _mask(channels, units)
+    record_removed(model, channels.bindings, removed)
     names = value_names(model)
     _rewrite(model, channels.bindings, removed, names, _compressed)
     for recount in channels.recounts:
