@@ -2,7 +2,7 @@
 
 Each Fashion-MNIST net is damaged in several ways and repaired with 256 unlabelled training
 images; accuracy is on the committed 2,000 test images. The damage is crude on purpose: the
-smallest weights of every layer, rounding to nearest on a grid per output channel, channel
+weights, or channels, of smallest norm, rounding to nearest on a grid per output channel, channel
 scales and biases that are off. Rounded weights are repaired by a factor and a bias per
 channel only (`method="affine"`), so that they stay on their grid.
 """
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from benchmarks._tables import publish
 from models import data
+from onnxlite.analysis.summary import inspect
 from onnxlite.graph import const_array, is_op
 from onnxlite.model import load
 from onnxlite.ops import iter_parameters
-from onnxlite.prune import prune_weights
+from onnxlite.prune import prune_channels, prune_weights
 from onnxlite.records import StepReport
 from onnxlite.repair import repair
 from onnxlite.repair.fit import Method
@@ -81,6 +82,7 @@ def damages() -> Iterator[tuple[str, Damage, Method]]:
     """Name, damage, and how it is repaired."""
     yield "50% smallest weights", lambda m: prune_weights(m, sparsity=0.5), "auto"
     yield "80% smallest weights", lambda m: prune_weights(m, sparsity=0.8), "auto"
+    yield "30% of channels", lambda m: prune_channels(m, ratio=0.3), "auto"
     yield "4 bits per channel", lambda m: every_weight(m, lambda w: to_bits(w, 4)), "affine"
     yield "3 bits per channel", lambda m: every_weight(m, lambda w: to_bits(w, 3)), "affine"
     yield "ternary per channel", lambda m: every_weight(m, to_ternary), "affine"
@@ -99,6 +101,7 @@ def measure(name: str, images: Array, labels: Array, calibration: Array) -> Iter
         yield {
             "model": name,
             "damage": damage,
+            "macs": (inspect(damaged).macs or 0) / (inspect(reference).macs or 1),
             "method": method,
             "float_accuracy": accuracy(expected, labels),
             "damaged_accuracy": accuracy(before, labels),
