@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxlite.graph import STANDARD_DOMAINS
 from onnxlite.ops import (
+    channels_attention,
     channels_conv,
     channels_layout,
     channels_normal,
@@ -25,6 +26,7 @@ from onnxlite.ops.spec import OpSpec
 from onnxlite.ops.tracker import ChannelRule
 
 _CHANNELS: Mapping[str, ChannelRule] = {
+    **channels_attention.RULES,
     **channels_conv.RULES,
     **channels_layout.RULES,
     **channels_normal.RULES,

@@ -112,6 +112,36 @@ PRODUCTS: dict[str, Net] = {
         [3],
         **ROWS,
     ),
+    "fused attention": Net(
+        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) "
+        "o = Attention<q_num_heads=6, kv_num_heads=3>(q, k, v) y = MatMul(o, wo)",
+        "float[3,24] wq, float[3,12] wk, float[3,6] wv, float[12,3] wo",
+        [3],
+        opset=23,
+        **ROWS,
+    ),
+    "fused attention of four axes": Net(
+        "q0 = MatMul(x, wq) q2 = Reshape(q0, s) q = Transpose<perm=[0,2,1,3]>(q2) "
+        "k0 = MatMul(x, wk) k2 = Reshape(k0, s) k = Transpose<perm=[0,2,1,3]>(k2) "
+        "v0 = MatMul(x, wv) v2 = Reshape(v0, s) v = Transpose<perm=[0,2,1,3]>(v2) "
+        "o0 = Attention(q, k, v, mask) o1 = Transpose<perm=[0,2,1,3]>(o0) "
+        "o = Reshape(o1, u) y = MatMul(o, wo)",
+        "float[3,12] wq, float[3,12] wk, float[3,12] wv, float[12,3] wo, float[5,5] mask, "
+        "int64[4] s = {0, 0, 4, 3}, int64[3] u = {0, 0, 12}",
+        [4],
+        opset=23,
+        **ROWS,
+    ),
+    "fused attention to an input": Net(
+        "q = MatMul(x, wq) v = MatMul(x, wv) "
+        "o = Attention<q_num_heads=2, kv_num_heads=2>(q, z, v) y = MatMul(o, wo)",
+        "float[3,8] wq, float[3,8] wv, float[8,3] wo",
+        [],
+        inputs="float[n,5,3] x, float[n,5,8] z",
+        outputs="float[n,o1,o2] y",
+        opset=23,
+        reason="attention on computed values",
+    ),
     "lstm": Net(
         "h, last = LSTM<hidden_size=6>(x, w, r, b) s = Squeeze(h, one) y = MatMul(s, w2)",
         "float[1,24,3] w, float[1,24,6] r, float[1,48] b, int64[1] one = {1}, float[6,4] w2",

@@ -193,6 +193,30 @@ NETS: dict[str, Net] = {
         [],
         reason="picked",
     ),
+    "gather computed places": Net(
+        f"{FRONT} y = Gather<axis=1>(c, i)",
+        W1,
+        [],
+        inputs="float[n,3,6,6] x, int64[5] i",
+        outputs="float[n,5,o2,o3] y",
+        reason="computed indices",
+    ),
+    "units as indices": Net(
+        "c = MatMul(x, w) i = Cast<to=7>(c) y = Gather(table, i)",
+        "float[3,8] w, float[10] table",
+        [],
+        inputs="float[n,3] x",
+        outputs="float[n,8] y",
+        reason="index",
+    ),
+    "units as a conv weight": Net(
+        "h = MatMul(z, w) k = Reshape(h, s) y = Conv(x, k)",
+        "float[4,24] w, int64[4] s = {8, 3, 1, 1}",
+        [],
+        inputs="float[1,3,6,6] x, float[1,4] z",
+        outputs="float[1,8,6,6] y",
+        reason="convolution's weight",
+    ),
     "gather elsewhere": between("d = Gather<axis=2>(c, i)", "int64[2] i = {1, 3}"),
     "embedding": Net(
         "e = Gather(table, x) y = MatMul(e, w)",
@@ -282,6 +306,19 @@ NETS: dict[str, Net] = {
     "quantized activations": between(
         "q = QuantizeLinear(c, s, z) d = DequantizeLinear(q, s, z)",
         "float s = {0.1}, uint8 z = {128}",
+    ),
+    "quantized activations per channel": between(
+        "q = QuantizeLinear<axis=1>(c, s, z) d = DequantizeLinear<axis=1>(q, s, z)",
+        "float[8] s = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8}, "
+        "uint8[8] z = {101, 102, 103, 104, 105, 106, 107, 108}",
+    ),
+    "weight is an output": Net(
+        "c = MatMul(x, w1) y = MatMul(c, w2)",
+        MW,
+        [],
+        inputs="float[n,5,3] x",
+        outputs="float[n,o1,o2] y, float[8,4] w2",
+        reason="output of the model",
     ),
     "weights behind nodes": rows(
         "k = Transpose<perm=[1,0]>(w3) e = MatMul(c, k) u = Unsqueeze(b, zero) d = Add(e, u)",
