@@ -93,10 +93,14 @@ class Rows:
         self._moments: Moments | None = None
         self._buffer: list[tuple[Array, Array]] = []
         self._held: list[tuple[Array, Array]] = []
+        self._broken = False
         self.count = 0
 
     def add(self, x: Array, y: Array, *, held_out: NDArray[np.bool_]) -> None:
         """Add rows `x: [n, g, K]`, `y: [n, g, M]`; those marked are not fitted."""
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            self._broken = True
+            return
         x, y = self._reduced(x), np.asarray(y, np.result_type(y.dtype, np.float32))
         if self._narrow:
             y = y.reshape(len(y), -1, 1)
@@ -123,13 +127,15 @@ class Rows:
 
     def solve(self, ridge: float) -> Fit | str:
         """The best of the solutions on the held-out rows, or why there is none."""
+        if self._broken:
+            return "its values are NaN or infinite on some sample"
         if self._buffer:
             self._flush()
+        if not self._held:
+            return "too few rows to fit and to check"
         held_x, held_y = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
         if self._moments is None or not len(held_x):
             return "too few rows to fit and to check"
-        if not (np.isfinite(self._moments.gram).all() and np.isfinite(self._moments.power).all()):
-            return "its values are NaN or infinite on some sample"
         moments = self._moments if self._has_bias else self._moments.about_zero()
         shape = self._weight.shape
         start = np.ones((shape[0] * shape[2], 1, 1)) if self._narrow else self._weight

@@ -11,99 +11,23 @@ import pytest
 
 from onnxlite.analysis.lineage import record_kept, record_renamed
 from onnxlite.errors import OnnxliteError, OptionError
-from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.records import StepReport
-from onnxlite.repair import repair, repair_ir
+from onnxlite.repair import fit, repair, repair_ir
 from onnxlite.runtime import Session
 from tests.odd_models import ODD, feeds, odd, parse
-
-HEADER = '<ir_version: 8, opset_import: ["": 17]>'
-NET = f"""{HEADER} g (float[n,3,8,8] x) => (float[n,5] y)
-    <float[6,3,3,3] w, float[6] b, float[6,6,3,3] v, float[6] c, float[6,5] u, float[5] d>
-    {{ t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)  s = Conv<pads=[1,1,1,1]>(r, v, c)
-       q = Add(s, r)  p = Relu(q)  a = GlobalAveragePool(p)  f = Flatten(a)
-       y = Gemm(f, u, d) }}"""
-
-#: One layer each: text, names of weight and bias, shape of a sample batch.
-LAYERS = {
-    "Conv": (
-        "float[n,3,6,6] x) => (float[n,4,6,6] y) <float[4,3,3,3] w, float[4] b>"
-        "{ y = Conv<pads=[1,1,1,1]>(x, w, b) }",
-        (16, 3, 6, 6),
-    ),
-    "depthwise": (
-        "float[n,4,6,6] x) => (float[n,4,6,6] y) <float[4,1,3,3] w, float[4] b>"
-        "{ y = Conv<pads=[1,1,1,1], group=4>(x, w, b) }",
-        (16, 4, 6, 6),
-    ),
-    "grouped": (
-        "float[n,4,6,6] x) => (float[n,6,4,4] y) <float[6,2,3,3] w, float[6] b>"
-        "{ y = Conv<group=2>(x, w, b) }",
-        (16, 4, 6, 6),
-    ),
-    "ConvTranspose": (
-        "float[n,3,5,5] x) => (float[n,4,c,d] y) <float[3,4,3,3] w, float[4] b>"
-        "{ y = ConvTranspose<strides=[2,2]>(x, w, b) }",
-        (16, 3, 5, 5),
-    ),
-    "Gemm": (
-        "float[n,5] x) => (float[n,4] y) <float[4,5] w, float[4] b>"
-        "{ y = Gemm<transB=1, alpha=0.5, beta=2.0>(x, w, b) }",
-        (256, 5),
-    ),
-    "MatMul and Add": (
-        "float[n,7,5] x) => (float[n,7,4] y) <float[5,4] w, float[4] b>"
-        "{ t = MatMul(x, w)  y = Add(b, t) }",
-        (64, 7, 5),
-    ),
-    "MatMul from the left": (
-        "float[n,5,7] x) => (float[n,4,7] y) <float[4,5] w, float[4,1] b>"
-        "{ t = MatMul(w, x)  y = Add(t, b) }",
-        (64, 5, 7),
-    ),
-    "MatMul": (
-        "float[n,7,5] x) => (float[n,7,4] y) <float[5,4] w> { y = MatMul(x, w) }",
-        (64, 7, 5),
-    ),
-}
-
-
-def images(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def changed(proto: onnx.ModelProto, change) -> onnx.ModelProto:
-    """A copy with `change(name, array)` for every initializer."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for tensor in copy.graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor)
-        new = np.asarray(change(tensor.name, array), array.dtype)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
-    return copy
-
-
-def noisy(proto: onnx.ModelProto, size: float = 0.3) -> onnx.ModelProto:
-    rng = np.random.default_rng(5)
-    return changed(proto, lambda _, a: a + size * rng.standard_normal(a.shape))
-
-
-def pruned(proto: onnx.ModelProto) -> onnx.ModelProto:
-    return changed(proto, lambda _, a: np.where(np.abs(a) < 0.4, 0, a) if a.ndim > 1 else a)
-
-
-def outputs(model, x: np.ndarray) -> np.ndarray:
-    return next(iter(Session(load(model)).run({"x": x}).values()))
-
-
-def noise(model, reference, x: np.ndarray) -> float:
-    want = outputs(reference, x)
-    return float(((outputs(model, x) - want) ** 2).sum() / (want**2).sum())
-
-
-def weights(model) -> dict[str, np.ndarray]:
-    return {k: const_array(v) for k, v in load(model).graph.initializers.items()}
+from tests.repair.nets import (
+    HEADER,
+    LAYERS,
+    NET,
+    changed,
+    images,
+    noise,
+    noisy,
+    outputs,
+    pruned,
+    weights,
+)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -341,3 +265,63 @@ def test_wrong_options(options: dict, message: str) -> None:
 def test_a_reference_with_other_inputs_is_refused() -> None:
     with pytest.raises(OptionError, match="made from"):
         repair(parse(NET), parse(ODD["plain"].replace("x", "z")), images(4, 3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["float16", "double", "bfloat16"])
+def test_other_float_types(kind: str) -> None:
+    text = (
+        f"{HEADER} g (float[n,5] x) => (float[n,4] y) <{kind}[5,4] w, {kind}[4] b>"
+        f"{{ a = Cast<to={int(getattr(onnx.TensorProto, kind.upper()))}>(x)"
+        "  y2 = Gemm(a, w, b)  y = Cast<to=1>(y2) }"
+    )
+    reference = parse(text)
+    damaged = noisy(reference)
+    x = images(256, 5)
+    try:
+        Session(load(reference)).run({"x": x})
+    except OnnxliteError:
+        pytest.skip(f"ONNX Runtime has no {kind} Gemm")
+    result = repair(damaged, reference, x, ridge=1e-9)
+    assert noise(result, reference, x) < 1e-4 * noise(damaged, reference, x)
+    assert result.graph.initializer[0].data_type == reference.graph.initializer[0].data_type
+
+
+def test_a_very_wide_layer_gets_a_factor_and_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "MAX_FEATURES", 20)
+    reference = parse(NET)
+    damaged = changed(reference, lambda name, a: a * 1.4 if name in ("w", "v") else a)
+    reports: list[StepReport] = []
+    result = repair(damaged, reference, images(64, 3, 8, 8), ridge=0, on_report=reports.append)
+    assert [row.values["method"] for row in reports[0].layers][:2] == ["affine", "affine"]
+    np.testing.assert_allclose(weights(result)["v"], weights(reference)["v"], atol=1e-4)
+
+
+def test_few_samples_are_held_back_row_by_row() -> None:
+    reference = parse(NET)
+    x = images(6, 3, 8, 8)
+    result = repair(noisy(reference), reference, x, include=["w"])
+    fresh = images(32, 3, 8, 8, seed=4)
+    assert noise(result, reference, fresh) < noise(noisy(reference), reference, fresh)
+
+
+def test_infinite_values_are_declined() -> None:
+    reference = parse(
+        f"""{HEADER} g (float[n,4] x) => (float[n,4] y) <float[4,4] w>
+        {{ z = Sub(x, x)  i = Div(x, z)  t = MatMul(i, w)  m = IsInf(t)  k = Cast<to=1>(m)
+           y = Add(k, x) }}"""
+    )
+    reports: list[StepReport] = []
+    repair(noisy(reference), reference, images(16, 4), on_report=reports.append)
+    assert "NaN or infinite" in reports[0].declined[0].reason
+
+
+def test_progress_is_told_and_can_stop_the_work() -> None:
+    reference = parse(NET)
+    seen: list[tuple[int, int]] = []
+    repair(
+        noisy(reference),
+        reference,
+        images(8, 3, 8, 8),
+        progress=lambda stage, done, total: seen.append((done, total)),
+    )
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
