@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from math import prod
 
 import onnx_ir as ir
@@ -20,10 +20,17 @@ _STRING_BYTES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """The feeds to run on, and for each route which stops are held."""
+    """The feeds to run on, and for each route which stops are held.
+
+    Attributes:
+        feeds: the first ones of the samples.
+        hold: of each route, for each stop.
+        complete: there are no more samples.
+    """
 
     feeds: tuple[Feed, ...]
     hold: tuple[tuple[bool, ...], ...]
+    complete: bool
 
 
 def plan(samples: Samples, routes: Sequence[Route], cache_bytes: int) -> Plan:
@@ -37,13 +44,14 @@ def plan(samples: Samples, routes: Sequence[Route], cache_bytes: int) -> Plan:
     needed = [route.held_bytes(_sizes(route.model, first)) for route in routes]
     per_feed = sum(map(_least_held, needed)) + sum(array.nbytes for array in first.values())
     count = max(1, cache_bytes // max(per_feed, 1))
-    feeds = tuple(feed for feed, _ in zip(samples, range(count), strict=False))
+    taken = tuple(islice(samples, count + 1))
+    feeds = taken[:count]
     share = cache_bytes // len(routes)
     hold = tuple(
         tuple(size * len(feeds) <= share or size <= _least_held(sizes) for size in sizes)
         for sizes in needed
     )
-    return Plan(feeds, hold)
+    return Plan(feeds, hold, complete=len(taken) <= count)
 
 
 def _least_held(sizes: Sequence[int]) -> int:

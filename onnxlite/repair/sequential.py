@@ -79,6 +79,9 @@ def repair_ir(
     route = Route(model, [layer.data for layer, _ in pairs])
     wanted = Route(reference, [target.value for _, target in pairs])
     chosen = plan(feeds, (route, wanted), cache_bytes)
+    if not chosen.complete:
+        reason = f"only the first {len(chosen.feeds)} feeds are used, to bound the memory"
+        declined.append(Declined(STEP, "the samples", reason))
     fits = _fits(
         pairs,
         (Frontier(route, chosen.feeds, threads=threads), chosen.hold[0]),

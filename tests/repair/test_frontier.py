@@ -89,6 +89,7 @@ def test_samples_are_taken_as_memory_allows(model, data):
     for cache in (1 << 14, 1 << 16, 1 << 30):
         chosen = plan(many, [route_of(model), route_of(model)], cache)
         counts[cache] = len(chosen.feeds)
+        assert chosen.complete == (counts[cache] == 500)
         held = [
             size * len(chosen.feeds)
             for size, hold in zip(

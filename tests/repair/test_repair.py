@@ -325,3 +325,14 @@ def test_progress_is_told_and_can_stop_the_work() -> None:
         progress=lambda stage, done, total: seen.append((done, total)),
     )
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_samples_that_do_not_fit_into_memory_are_left_out_and_counted() -> None:
+    reference = parse(NET)
+    fewer, report = repair_ir(
+        load(noisy(reference)), load(reference), images(400, 3, 8, 8), cache_bytes=1 << 18
+    )
+    assert "only the first" in report.declined[0].reason
+    assert report.layers[-1].values["rows"] < 400
+    fresh = images(32, 3, 8, 8, seed=4)
+    assert noise(fewer, reference, fresh) < noise(noisy(reference), reference, fresh)
