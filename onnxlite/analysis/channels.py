@@ -83,10 +83,11 @@ def channel_map(model: ir.Model, *, feeds: Sequence[Feed] | None = None) -> Chan
                 continue
             _visit(node, t, [shape_of(v) is not None for v in (*node.inputs, *node.outputs) if v])
     for value in model.graph.outputs:
-        t.pin(t.ids(value), f"{value.name!r} is an output of the model")
-    for value, ids in t.values.items():
-        if any(use.node.graph is not model.graph for use in value.uses()):
-            t.pin(ids, f"{value.name!r} is used in a subgraph")
+        t.pin_whole(value, f"{value.name!r} is an output of the model")
+    for node in model.graph:
+        for value in node.outputs:
+            if any(use.node.graph is not model.graph for use in value.uses()):
+                t.pin_whole(value, f"{value.name!r} is used in a subgraph")
     t.finish()
     root = t.units.all_roots()
     bindings = tuple(t.bindings.values())
@@ -107,12 +108,8 @@ def _visit(node: ir.Node, t: Tracking, known: Iterable[bool]) -> None:
         return
     reason = "nothing is known of its operator" if rule is None else "its shapes are unknown"
     for value in node.inputs:
-        if value is None:
-            continue
-        t.pin(t.ids(value), reason)
-        for entry in t.sizes(value) or ():
-            if entry is not None:
-                t.pin(entry[0], reason)
+        if value is not None:
+            t.pin_whole(value, reason)
 
 
 def _constants(model: ir.Model) -> set[ir.Value]:

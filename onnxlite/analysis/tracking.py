@@ -76,8 +76,12 @@ class Tracking:
         if not value.name:
             return
         shape = self.shape(value)
-        assert len(shape) == ids.ndim, (value.name, shape, ids.shape)
-        assert all(i in (1, n) for i, n in zip(ids.shape, shape, strict=True)), (shape, ids.shape)
+        fits = len(shape) == ids.ndim and all(
+            i in (1, n) for i, n in zip(ids.shape, shape, strict=True)
+        )
+        if not fits:  # shape inference is not always right
+            self.pin(ids, f"the shape of {value.name!r}, {list(shape)}, contradicts its inputs")
+            return
         if ids.size == 1:
             self.pin(ids, "it is alone on its axis")
         elif ids.any():
@@ -109,6 +113,13 @@ class Tracking:
         if len(unique):
             where = describe(self._node) if self._node is not None else "the graph"
             self.pins.append(Pin(ids=unique, reason=reason, where=where))
+
+    def pin_whole(self, value: ir.Value, reason: str) -> None:
+        """Pin the units of a value, and those whose number it holds."""
+        self.pin(self.ids(value), reason)
+        for entry in self._sizes.get(value, ()):
+            if entry is not None:
+                self.pin(entry[0], reason)
 
     def bind(self, port: int, axis: int, line: Ids, *, fill: float | None = 0.0) -> None:
         """See `Tracker`."""

@@ -177,7 +177,8 @@ def pad(node: ir.Node, t: Tracker) -> None:
         amounts, where = _pads(node)
         if amounts is None or (len(node.inputs) > 3 and node.inputs[3] is not None):
             t.pin(ids, "its padding is computed or for some axes only")
-            continue
+            ids = blank(rank)
+            break
         before, after = int(amounts[axis]), int(amounts[axis + rank])
         if before == after == 0:
             continue

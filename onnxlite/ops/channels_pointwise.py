@@ -113,9 +113,6 @@ def _bind(node: ir.Node, t: Tracker, ids: Ids, port: int, value: ir.Value) -> Id
 def first_input(node: ir.Node, t: Tracker) -> None:
     """The result has the units of the first input; the others are single numbers."""
     data = t.ids(node.inputs[0])  # type: ignore[arg-type]
-    for value in node.inputs[1:]:
-        if value is not None:
-            t.pin(t.ids(value), "it is a setting of the operator")
     for value in node.outputs:
         t.put(value, data)
 
