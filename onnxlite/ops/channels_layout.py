@@ -253,24 +253,15 @@ def gather(node: ir.Node, t: Tracker) -> None:
             t.put(out, spread(made, count, count + 1))
         return
     ids = t.ids(data)
+    if len(tracked_axes(ids)) > 1:
+        # Places of a grid, as in x.reshape(B, N, 3, heads, dim)[:, :, 0]: heads stay units.
+        ids = tie_along(t, ids, axis)
     if ids.shape[axis] == 1:
         t.put(out, ids.reshape(ids.shape[:axis] + (1,) * count + ids.shape[axis + 1 :]))
         return
     picked = const_array(indices)
-    if picked is None:
-        t.pin(ids, "positions of its axis are picked by computed indices")
-        return
-    if picked.ndim != 1:
-        if len(tracked_axes(ids)) > 1:
-            # One place of a grid, as in x.reshape(B, N, 3, heads, dim)[:, :, 0].
-            ids = tie_along(t, ids, axis)
-            t.put(out, ids.reshape(ids.shape[:axis] + (1,) * count + ids.shape[axis + 1 :]))
-            return
-        t.pin(ids, "single positions of its axis are picked")
-        return
-    if len(tracked_axes(ids)) > 1:
-        ids = tie_along(t, ids, axis)
-        t.put(out, ids)
+    if picked is None or picked.ndim != 1:
+        t.pin(ids, "single positions of its axis are picked, or by computed indices")
         return
     t.reindex(1, ids.reshape(-1))
     t.put(out, ids.take(picked.astype(np.int64), axis))
