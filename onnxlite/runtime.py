@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,8 +162,10 @@ def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]
     specs = input_specs(model)
     session = Session(model, threads=1)
     last: ExecutionError | None = None
-    for dims in _dim_guesses(specs):
-        feeds = generate(specs, count=count, seed=seed, dims=dims)
+    for dims, unnamed in _dim_guesses(specs):
+        if _elements(specs, dims, unnamed) > _MAX_PROBED_ELEMENTS:
+            continue
+        feeds = generate(specs, count=count, seed=seed, dims=dims, default_dim=unnamed)
         try:
             for feed in feeds:
                 session.run(feed)
@@ -173,18 +176,33 @@ def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]
     raise ExecutionError(f"no generated input is accepted, give samples; {last}") from last
 
 
-def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[Mapping[str, int]]:
-    """Sizes for symbolic axes: the first is a batch, later ones need room for windows."""
+#: No larger input is made up: with several dynamic axes a guess soon exceeds the memory.
+_MAX_PROBED_ELEMENTS = 1 << 22
+
+
+def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[tuple[Mapping[str, int], int]]:
+    """Sizes for dynamic axes by name, and one for all axes without a name.
+
+    The first axis is a batch, later ones need room for windows.
+    """
     batch = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
     names = {d for s in specs for d in s.shape or () if isinstance(d, str)}
-    if not names:
-        yield {}
+    unnamed = any(d is None for s in specs for d in s.shape or ())
+    if not names and not unnamed:
+        yield {}, 1
         return
-    for size in (1, 16, 32, 64, 224, 256, 299, 512, 2, 4, 8):
+    for size in (1, 16, 32, 64, 224, 256, 299, 512, 2, 3, 4, 8):
         for first in (2, 1):
-            yield {name: first if name in batch else size for name in names}
+            yield {name: first if name in batch else size for name in names}, size
             if names == batch:
-                yield dict.fromkeys(names, size)
+                yield dict.fromkeys(names, size), size
+
+
+def _elements(specs: Sequence[InputSpec], dims: Mapping[str, int], unnamed: int) -> int:
+    return sum(
+        prod(d if isinstance(d, int) else dims.get(d or "", unnamed) for d in s.shape or ())
+        for s in specs
+    )
 
 
 def symbolic_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:

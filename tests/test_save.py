@@ -16,13 +16,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxlite import save as save_module
 from onnxlite.errors import LoadError, OptionError, SaveError
 from onnxlite.model import disk_bytes, load, mapped_files, source_files
 from onnxlite.runtime import Session, run_all
 from onnxlite.save import save
 from tests.odd_models import odd, parse
 
+#: The module; the package's attribute of that name is the function.
+save_module = sys.modules["onnxlite.save"]
 X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
 
 
