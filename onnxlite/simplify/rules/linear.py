@@ -7,14 +7,17 @@ zero would have become `t`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import attribute, const_array, const_tensor, rank
+from onnxlite.graph import attribute, const_tensor, rank
+from onnxlite.model import unmapped
 from onnxlite.simplify.patterns import const_operand, owned_by, small_const
 from onnxlite.simplify.rewrite import Context, Outcome, Refused, constant, replace_with, rule
 from onnxlite.simplify.rules.affine import AFFINE_OPS, Affine, affine_of
@@ -30,15 +33,20 @@ _LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 class _Linear:
     """A layer with constant weights, seen as rows (inputs) and columns (outputs).
 
-    `weight` is the stored array; `dims` is the rank of input and output.
+    `tensor` is the stored weight; `dims` is the rank of input and output.
     """
 
     node: ir.Node
-    weight: Array
+    tensor: ir.TensorProtocol
     bias: Array | None
     outputs: int
     inputs: int
     dims: int
+
+    @property
+    def weight(self) -> Array:
+        """The stored weight, read anew: nothing keeps a large one in memory."""
+        return unmapped(self.tensor).numpy()
 
     @property
     def axis(self) -> int:
@@ -72,9 +80,7 @@ def _linear_of(node: ir.Node) -> _Linear | None:
             if len(shape) != 2 or (dims := rank(node.inputs[0]) or 0) < 2:
                 return None
             inputs, outputs = shape
-    weight = const_array(weight_value)
-    assert weight is not None
-    return _Linear(node, weight, bias, outputs, inputs, dims)
+    return _Linear(node, tensor, bias, outputs, inputs, dims)
 
 
 def _obstacle(layer: _Linear, affine: Affine) -> Refused | None:
@@ -83,8 +89,8 @@ def _obstacle(layer: _Linear, affine: Affine) -> Refused | None:
     assert weight is not None
     if len(list(weight.uses())) > 1:
         return Refused("its weight is shared with another node")
-    if layer.weight.nbytes > _MAX_WEIGHT_BYTES:
-        mebibytes = layer.weight.nbytes >> 20
+    if layer.tensor.nbytes > _MAX_WEIGHT_BYTES:
+        mebibytes = layer.tensor.nbytes >> 20
         return Refused(f"its weight holds {mebibytes} MiB, too much to compute with in memory")
     return None if affine.finite else Refused("a folded coefficient is not finite")
 
@@ -126,10 +132,12 @@ def _output_sums(layer: _Linear, weight: Array) -> Array:
     return np.asarray(weight.sum(0))
 
 
-def _rebuilt(layer: _Linear, data: ir.Value | None, weight: Array, bias: Array | None) -> ir.Node:
+def _rebuilt(
+    layer: _Linear, data: ir.Value | None, weight: Callable[[], Array], bias: Array | None
+) -> ir.Node:
     """The layer with a new weight and a new bias, float64[outputs] or None."""
-    node, dtype = layer.node, layer.weight.dtype
-    inputs = [data, constant(weight.astype(dtype), f"{node.name}_weight")]
+    node, dtype = layer.node, layer.tensor.dtype.numpy()
+    inputs = [data, _folded(layer, weight)]
     attributes = dict(node.attributes)
     if bias is not None:
         bias = np.broadcast_to(bias, (layer.outputs,))
@@ -140,6 +148,23 @@ def _rebuilt(layer: _Linear, data: ir.Value | None, weight: Array, bias: Array |
     result = ir.Node("", op_type, inputs, attributes.values())
     result.metadata_props.update(node.metadata_props)
     return result
+
+
+def _folded(layer: _Linear, weight: Callable[[], Array]) -> ir.Value:
+    """The new weight as a constant; one mapped from disk is computed whenever it is needed.
+
+    So a model larger than memory can be folded: only one weight exists at a time.
+    """
+    old, name = layer.tensor, f"{layer.node.name}_weight"
+    if not isinstance(old, ir.ExternalTensor | ir.LazyTensor):
+        return constant(weight().astype(old.dtype.numpy()), name)
+
+    def build() -> ir.TensorProtocol:
+        return ir.Tensor(weight().astype(old.dtype.numpy()), dtype=old.dtype, name=name)
+
+    shape = ir.Shape(old.shape.numpy())
+    tensor = ir.LazyTensor(build, old.dtype, shape, name=name)
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(old.dtype), const_value=tensor)
 
 
 def _bias_of(layer: _Linear) -> Array:
@@ -164,7 +189,7 @@ def _fold_forward(node: ir.Node) -> Outcome:
         return obstacle
     if found.op_type == "MatMul" and affine.shift.any() and layer.dims != 2:
         return None
-    weight = _scaled_columns(layer, affine.scale)
+    weight = partial(_scaled_columns, layer, affine.scale)
     has_bias = layer.bias is not None or bool(affine.shift.any())
     bias = _bias_of(layer) * affine.scale + affine.shift if has_bias else None
     return replace_with(node, _rebuilt(layer, found.inputs[0], weight, bias))
@@ -188,7 +213,7 @@ def _fold_backward(node: ir.Node, *ops: str) -> Outcome:
         if node.op_type == "MatMul" and layer.dims != 2:
             return None
     alpha = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0
-    weight = _grouped_rows(layer, affine.scale)
+    weight = partial(_grouped_rows, layer, affine.scale)
     moved = alpha * _output_sums(layer, _grouped_rows(layer, affine.shift))
     has_bias = layer.bias is not None or bool(affine.shift.any())
     bias = _bias_of(layer) + moved if has_bias else None
@@ -257,8 +282,10 @@ def fold_scale_before_bias(node: ir.Node, context: Context) -> Outcome:
         return None
     if {scale.scale.size, shift.shift.size} - {1, layer.outputs} or layer.dims != dims:
         return None
-    weight = _rebuilt(layer, product.inputs[0], _scaled_columns(layer, scale.scale), None)
-    bias = constant((shift.shift * scale.scale).astype(layer.weight.dtype), f"{add.name}_bias")
+    scaled = partial(_scaled_columns, layer, scale.scale)
+    weight = _rebuilt(layer, product.inputs[0], scaled, None)
+    dtype = layer.tensor.dtype.numpy()
+    bias = constant((shift.shift * scale.scale).astype(dtype), f"{add.name}_bias")
     return replace_with(node, weight, ir.node("Add", [weight.outputs[0], bias]))
 
 
