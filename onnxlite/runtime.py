@@ -159,13 +159,13 @@ def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]
         ExecutionError: the model does not load, or no generated input is accepted; the
             message asks for real samples.
     """
-    specs = input_specs(model)
+    specs = [_named(spec) for spec in input_specs(model)]
     session = Session(model, threads=1)
     last: ExecutionError | None = None
-    for dims, unnamed in _dim_guesses(specs):
-        if _elements(specs, dims, unnamed) > _MAX_PROBED_ELEMENTS:
+    for dims in _dim_guesses(specs):
+        if _elements(specs, dims) > _MAX_PROBED_ELEMENTS:
             continue
-        feeds = generate(specs, count=count, seed=seed, dims=dims, default_dim=unnamed)
+        feeds = generate(specs, count=count, seed=seed, dims=dims)
         try:
             for feed in feeds:
                 session.run(feed)
@@ -180,28 +180,29 @@ def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]
 _MAX_PROBED_ELEMENTS = 1 << 22
 
 
-def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[tuple[Mapping[str, int], int]]:
-    """Sizes for dynamic axes by name, and one for all axes without a name.
+def _named(spec: InputSpec) -> InputSpec:
+    """The spec with a name for every dynamic axis: those without get one by position."""
+    if spec.shape is None:
+        return spec
+    shape = tuple(f"?{axis}" if dim is None else dim for axis, dim in enumerate(spec.shape))
+    return InputSpec(spec.name, spec.dtype, shape)
 
-    The first axis is a batch, later ones need room for windows.
-    """
+
+def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[Mapping[str, int]]:
+    """Sizes for dynamic axes: the first is a batch, later ones need room for windows."""
     batch = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
     names = {d for s in specs for d in s.shape or () if isinstance(d, str)}
-    unnamed = any(d is None for s in specs for d in s.shape or ())
-    if not names and not unnamed:
-        yield {}, 1
+    if not names:
+        yield {}
         return
     for size in (1, 16, 32, 64, 224, 256, 299, 512, 2, 3, 4, 8):
-        for first in (2, 1):
-            yield {name: first if name in batch else size for name in names}, size
-            if names == batch:
-                yield dict.fromkeys(names, size), size
+        for first in (2, 1, size):
+            yield {name: first if name in batch else size for name in names}
 
 
-def _elements(specs: Sequence[InputSpec], dims: Mapping[str, int], unnamed: int) -> int:
+def _elements(specs: Sequence[InputSpec], dims: Mapping[str, int]) -> int:
     return sum(
-        prod(d if isinstance(d, int) else dims.get(d or "", unnamed) for d in s.shape or ())
-        for s in specs
+        prod(d if isinstance(d, int) else dims[d or ""] for d in s.shape or ()) for s in specs
     )
 
 
