@@ -105,6 +105,7 @@ def _rewritten(
 ) -> ir.Model:
     """Rewrite to the fixed point; a firing that changes the outputs is left out alone."""
     growth = max(GROWTH_BYTES, int(GROWTH_FRACTION * size_bytes(model)))
+    trust = reference.skipped is None
     blocked: frozenset[Firing] = frozenset()
     rolled_back: list[Declined] = []
     wrong: Counter[str] = Counter()
@@ -115,6 +116,7 @@ def _rewritten(
             candidate,
             active,
             growth=growth,
+            trust_shapes=trust,
             blocked=blocked,
             on_pass=lambda number, fired: progress(f"pass {number}: {fired} rewrites", 0, 1),
         )
@@ -126,6 +128,9 @@ def _rewritten(
             log.changes += Counter()  # drops zeros
             log.declined = [*log.declined, *run.declined, *rolled_back]
             return candidate
+        if trust:
+            trust = False  # the declared shapes may be what is wrong
+            continue
         culprit = _first_wrong(model, active, run, reference, growth, blocked)
         wrong[culprit.rule] += 1
         blocked |= {culprit}

@@ -295,3 +295,26 @@ def test_duplicate_initializers_are_merged():
     result, report = simplify_ir(clone(model), onnxsim=False)
     assert report.changes == {"merge-duplicate-initializers": 1}
     assert len(result.graph.initializers) == 1
+
+
+CONSTANT_IF = """g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+  c = Constant<value = bool {1}>()
+  a = Relu(x)
+  y = If (c) <
+    then_branch = then () => (float[N,4] t) { u = Exp(a) t = Neg(u) },
+    else_branch = other () => (float[N,4] e) { e = Abs(a) }
+  >
+  d = Not(c)
+  z = If (d) <
+    then_branch = then2 () => (float[N,4] t) { u = Exp(a) t = Neg(u) },
+    else_branch = other2 () => (float[N,4] e) { u = Sin(a) e = Cos(u) }
+  >
+}"""
+
+
+def test_branches_that_are_always_taken_are_inlined():
+    model = build(CONSTANT_IF)
+    result, report = simplify_ir(clone(model), onnxsim=False)
+    assert dict(operators(result)) == {"Relu": 1, "Exp": 1, "Neg": 1, "Sin": 1, "Cos": 1}
+    assert report.changes["inline-if"] == 2
+    assert difference(model, result) == 0

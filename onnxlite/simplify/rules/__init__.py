@@ -18,6 +18,7 @@ from onnxlite.simplify.rules import (
     activations,
     affine,
     cleanup,
+    control,
     folding,
     layout,
     linear,
@@ -30,6 +31,7 @@ from onnxlite.simplify.rules import (
 #: Rewrites that only move or drop values: right on every model, even one that cannot run.
 EXACT_RULES: tuple[Rewrite, ...] = (
     *cleanup.RULES,
+    *control.RULES,
     *shapes.RULES,
     *slices.RULES,
     *layout.RULES,
@@ -38,6 +40,7 @@ EXACT_RULES: tuple[Rewrite, ...] = (
 #: Every rewrite, in the order in which they are tried on a node.
 DEFAULT_RULES: tuple[Rewrite, ...] = (
     *cleanup.RULES,
+    *control.RULES,
     *shapes.RULES,
     *folding.RULES,
     *slices.RULES,
