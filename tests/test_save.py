@@ -112,6 +112,13 @@ class TestSavingOverAModel:
         save(self.other(), external_model)
         assert "weights.bin" in files(tmp_path)
 
+    def test_data_that_the_saved_model_is_read_from_stay(self, external_model, tmp_path, reference):
+        twin = tmp_path / "twin.onnx"
+        twin.write_bytes(external_model.read_bytes())
+        save(twin, external_model, external_data="never")
+        for path in (twin, external_model):
+            np.testing.assert_array_equal(outputs(path), reference)
+
     def test_not_a_model(self, tmp_path):
         target = tmp_path / "m.onnx"
         target.write_text("notes of a user")
@@ -216,6 +223,7 @@ POINTS = [
     ("os", "fsync", 2),
     ("os", "replace", 1),
     ("os", "replace", 2),
+    ("os", "replace", 3),
     ("progress", "", 1),
     ("progress", "", 2),
 ]
