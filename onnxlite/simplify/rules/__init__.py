@@ -28,11 +28,13 @@ from onnxlite.simplify.rules import (
     slices,
 )
 
-#: Rewrites that only move or drop values: right on every model, even one that cannot run.
+#: Rewrites that only move or drop values, or let ONNX Runtime compute constants: what is
+#: applied to a model that ONNX Runtime cannot run, where no result can be compared.
 EXACT_RULES: tuple[Rewrite, ...] = (
     *cleanup.RULES,
     *control.RULES,
     *shapes.RULES,
+    *folding.RULES,
     *slices.RULES,
     *layout.RULES,
 )

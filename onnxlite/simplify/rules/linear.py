@@ -214,9 +214,10 @@ def _fold_backward(node: ir.Node, *ops: str) -> Outcome:
             return None
     alpha = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0
     weight = partial(_grouped_rows, layer, affine.scale)
-    moved = alpha * _output_sums(layer, _grouped_rows(layer, affine.shift))
-    has_bias = layer.bias is not None or bool(affine.shift.any())
-    bias = _bias_of(layer) + moved if has_bias else None
+    bias = _bias_of(layer) if layer.bias is not None else None
+    if affine.shift.any():
+        moved = alpha * _output_sums(layer, _grouped_rows(layer, affine.shift))
+        bias = moved if bias is None else bias + moved
     return replace_with(node, _rebuilt(layer, affine.data, weight, bias))
 
 
