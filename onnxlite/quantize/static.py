@@ -60,6 +60,7 @@ def quantize_static_ir(
     if isinstance(upgraded, Declined):
         return source, _unchanged(upgraded.reason, (*declined, upgraded), start)
     model = upgraded
+    normalize(model)  # the converter writes Constant nodes
     infer_shapes(model)
     placement = place(model, include=include, exclude=exclude)
     declined += placement.declined
