@@ -222,27 +222,28 @@ def _splice(root: ir.Node, graph: ir.Graph, replacement: Replacement, names: _Na
         for output in node.outputs:
             if output.name is None:
                 output.name = names.fresh(f"{root.name}_{node.op_type}_output")
-    graph.insert_before(root, replacement.nodes)
+    graph.insert_before(replacement.before or root, replacement.nodes)
     made = {output for node in replacement.nodes for output in node.outputs}
     for old, new in replacement.outputs:
         _substitute(old, new, root, graph, fresh_value=new in made, names=names)
-    if replacement.nodes and replacement.outputs:
-        _inherit(root, replacement)
+    _inherit(replacement)
     olds = {old.producer() for old, _ in replacement.outputs} | {root}
     for node_or_none in olds:
         if node_or_none is not None:
             remove_dead(node_or_none)
 
 
-def _inherit(root: ir.Node, replacement: Replacement) -> None:
-    """The node that makes the root's output takes over its name and metadata."""
+def _inherit(replacement: Replacement) -> None:
+    """A new node takes over name and metadata of the node whose output it now makes."""
+    done: set[ir.Node] = set()
     for old, new in replacement.outputs:
-        producer = new.producer()
-        if old.producer() is root and producer in replacement.nodes and producer is not None:
-            producer.name, root.name = root.name, producer.name
-            producer.metadata_props.update(root.metadata_props)
-            producer.doc_string = root.doc_string
-            return
+        before, after = old.producer(), new.producer()
+        if before is None or after is None or after not in replacement.nodes or after in done:
+            continue
+        done |= {before, after}
+        after.name, before.name = before.name, after.name
+        after.metadata_props.update(before.metadata_props)
+        after.doc_string = before.doc_string
 
 
 def _substitute(

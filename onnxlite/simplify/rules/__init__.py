@@ -7,6 +7,8 @@ slices          Slice, Split, Gather
 layout          Transpose
 affine, linear  per-channel constants, BatchNormalization, Gemm
 activations     HardSwish, GELU, SiLU, Clip, ...
+scales          factors far behind a layer
+tokens          constant tokens
 normalization   LayerNormalization
 pooling         means over space, padding
 """
@@ -24,8 +26,10 @@ from onnxlite.simplify.rules import (
     linear,
     normalization,
     pooling,
+    scales,
     shapes,
     slices,
+    tokens,
 )
 
 #: Rewrites that only move or drop values, or let ONNX Runtime compute constants: what is
@@ -48,6 +52,8 @@ DEFAULT_RULES: tuple[Rewrite, ...] = (
     *slices.RULES,
     *linear.RULES,
     *affine.RULES,
+    *scales.RULES,
+    *tokens.RULES,
     *normalization.RULES,
     *activations.RULES,
     *pooling.RULES,
