@@ -63,7 +63,7 @@ def simplify_ir(
     for number in range(_MAX_ROUNDS):
         progress("simplify", number, _MAX_ROUNDS)
         model = _rewritten(model, rules, reference, log, progress)
-        if not onnxsim:
+        if not onnxsim or count_nodes(model) < 2:
             break
         shrunk = _by_onnxsim(model, reference, log, time_limit=time_limit)
         if shrunk is None:

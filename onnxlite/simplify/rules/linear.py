@@ -74,7 +74,7 @@ def linear_of(node: ir.Node) -> Linear | None:
         case "Gemm":
             inputs, outputs = shape[::-1] if attribute(node, "transB", 0) else shape
             dims = 2
-            if bias is not None and bias.size not in (1, outputs):
+            if bias is not None and bias.size != 1 and bias.shape not in ((outputs,), (1, outputs)):
                 return None
         case _:
             if len(shape) != 2 or (dims := rank(node.inputs[0]) or 0) < 2:

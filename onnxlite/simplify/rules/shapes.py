@@ -43,8 +43,8 @@ def fold_shape(node: ir.Node, context: Context) -> Outcome:
     return Replacement((), ((output, constant(array, output.name or "shape")),))
 
 
-@rule("gather-known-entry", "Concat")
-def shorten_concat(node: ir.Node, context: Context) -> Outcome:
+@rule("reuse-shape", "Concat")
+def reuse_shape(node: ir.Node, context: Context) -> Outcome:
     """Concat of shape entries that is the whole Shape of a value -> that Shape."""
     output = node.outputs[0]
     entries = entries_of(output) if rank(output) == 1 else None
@@ -214,7 +214,7 @@ def drop_expand(node: ir.Node, context: Context) -> Outcome:
 
 RULES = (
     fold_shape,
-    shorten_concat,
+    reuse_shape,
     constant_reshape,
     merge_reshapes,
     cancel_squeeze,
