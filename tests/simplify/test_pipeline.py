@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.model import clone, load, to_bytes
+from onnxlite.opset import opset_version
 from onnxlite.simplify import DEFAULT_RULES, simplify, simplify_ir, upgrade_opset
 from onnxlite.simplify.onnxsim import run_onnxsim
-from onnxlite.simplify.opset import opset_of
 from onnxlite.simplify.rewrite import Rule, constant, replace_with
 from onnxlite.simplify.verify import mismatch, relative_difference, take_reference
 from tests.simplify.conftest import build, difference, operators
@@ -239,8 +239,8 @@ def test_random_outputs_are_not_compared():
 def test_upgrade_opset():
     model = build("g (float[N,4] x) => (float[N,4] y) { y = Softmax<axis=1>(x) }", opset=11)
     result = upgrade_opset(model, 20)
-    assert opset_of(result) == 20
-    assert opset_of(model) == 11
+    assert opset_version(result) == 20
+    assert opset_version(model) == 11
     assert difference(model, result) < 1e-6
     with pytest.raises(OptionError, match="opset 999 does not exist"):
         upgrade_opset(model, 999)
