@@ -11,9 +11,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from onnxlite.errors import OptionError, UnsupportedError
+from onnxlite.errors import ExecutionError, OptionError, UnsupportedError
 from onnxlite.model import clone, load, to_bytes
 from onnxlite.opset import opset_version
+from onnxlite.runtime import Session
 from onnxlite.simplify import DEFAULT_RULES, simplify, simplify_ir, upgrade_opset
 from onnxlite.simplify.onnxsim import run_onnxsim
 from onnxlite.simplify.rewrite import Rule, constant, replace_with
@@ -318,3 +319,41 @@ def test_branches_that_are_always_taken_are_inlined():
     assert dict(operators(result)) == {"Relu": 1, "Exp": 1, "Neg": 1, "Sin": 1, "Cos": 1}
     assert report.changes["inline-if"] == 2
     assert difference(model, result) == 0
+
+
+SQUEEZE_IF = """g (float[N,5,S] x, float[1,16,5] w, float[1,16,4] r) => (float[1,1,N,4] y) {
+  last = Constant<value = int64[1] {-1}>()
+  first = Constant<value = int64[1] {0}>()
+  one = Constant<value = int64[1] {1}>()
+  s = Shape(x)
+  d = Gather(s, last)
+  e = Equal(d, one)
+  q = If (e) <
+    then_branch = then () => (float[N,5] t) { t = Squeeze(x, last) },
+    else_branch = other () => (float[N,5,S] t2) { t2 = Identity(x) }
+  >
+  u = Unsqueeze(q, first)
+  y, h, c = LSTM<hidden_size=4>(u, w, r)
+}"""
+
+
+def test_an_if_whose_other_branch_cannot_run_is_decided():
+    model = build(SQUEEZE_IF)
+    result, report = simplify_ir(clone(model), onnxsim=False)
+    assert dict(operators(result)) == {"Squeeze": 1, "Unsqueeze": 1, "LSTM": 1}
+    assert report.changes["decide-if"] == 1
+    feed = {"x": np.random.default_rng(0).standard_normal((3, 5, 1)).astype(np.float32)}
+    assert take_reference(model, samples=[feed]).difference(result) is None
+    # What the original refuses stays refused.
+    for candidate in (model, result):
+        with pytest.raises(ExecutionError):
+            Session(candidate, threads=1).run({"x": np.zeros((3, 5, 2), np.float32)})
+
+
+def test_an_if_that_both_branches_satisfy_stays():
+    text = SQUEEZE_IF.replace("=> (float[1,1,N,4] y)", "=> (float[A,B] z)")
+    start = text.index("  u = Unsqueeze")
+    model = build(text[:start] + "  z = Relu(q)\n}")
+    result, report = simplify_ir(clone(model), onnxsim=False)
+    assert operators(result)["If"] == 1
+    assert "decide-if" not in report.changes

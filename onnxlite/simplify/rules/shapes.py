@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, const_tensor, is_op, rank
+from onnxlite.graph import attribute, const_tensor, is_op, rank, static_dim, static_shape
 from onnxlite.simplify.patterns import axes_of, const_ints, has_axes, made_by
 from onnxlite.simplify.rewrite import (
     Context,
@@ -128,7 +128,9 @@ def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
     inner = made_by(node.inputs[0], *RESHAPES, like=node)
     data = inner.inputs[0] if inner is not None else None
     wanted = shape_entries(node.outputs[0])
-    if inner is None or data is None or wanted is None or not _is_plain(inner):
+    if inner is None or data is None or wanted is None:
+        return None
+    if not (_is_plain(inner) and _is_plain(node)):
         return None
     have = shape_entries(data)
     if have == wanted:
@@ -143,8 +145,13 @@ def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Whether a reshaping node keeps every element (a Reshape to zero size does not)."""
-    return not attribute(node, "allowzero", 0)
+    """Whether a reshaping node cannot fail: what failed before must not pass as a Reshape."""
+    if node.op_type != "Squeeze":
+        return not attribute(node, "allowzero", 0)
+    data = node.inputs[0]
+    if not has_axes(node):
+        return static_shape(data) is not None
+    return all(static_dim(data, axis) == 1 for axis in axes_of(node) or [0])
 
 
 @rule("flatten-reshape", "Reshape")
