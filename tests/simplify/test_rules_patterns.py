@@ -122,8 +122,9 @@ DECLINES = [
         f"{ROWS} {{ {ONE} {ROOT2} a = Div(x, root) b = Erf(a) c = Add(b, one) y = Mul(x, c) }}",
     ),
     (
-        "fuse-hardsigmoid", None, 21,  # Clip(x + 1, 0, 6) / 6
-        f"{IMAGE} {{ {ONE} {SIX} {ZERO} a = Add(x, one) b = Clip(a, zero, six) y = Div(b, six) }}",
+        "fuse-hardsigmoid", None, 21,  # Clip(x + 3, 0, 6) / 3
+        f"{IMAGE} {{ {THREE} {SIX} {ZERO} a = Add(x, three) b = Clip(a, zero, six)"
+        " y = Div(b, three) }",
     ),
     (
         "fuse-layernorm", "opset 17", 13,
