@@ -11,10 +11,10 @@ from onnxlite.simplify.rewrite import Context, Outcome, Refused, replace_with, r
 
 @rule("mean-to-pool", "ReduceMean")
 def mean_to_pool(node: ir.Node, context: Context) -> Outcome:
-    """ReduceMean(x, axes 2, 3) of a rank-4 x -> GlobalAveragePool(x) [-> Flatten].
+    """ReduceMean(x, axes 2, 3) of a rank-4 x -> GlobalAveragePool(x).
 
-    Without keepdims a Flatten drops the two axes, which costs nothing at run time. Only
-    float32, the one type for which ONNX Runtime's CPU kernels pool globally.
+    Only float32, the one type for which ONNX Runtime's CPU kernels pool globally. Without
+    keepdims it would take a Flatten more; quantization does it where it needs that.
     """
     data = node.inputs[0]
     axes = axes_of(node)
@@ -22,10 +22,9 @@ def mean_to_pool(node: ir.Node, context: Context) -> Outcome:
         return None
     if sorted(axis % 4 for axis in axes) != [2, 3]:
         return None
-    pool = ir.node("GlobalAveragePool", [data])
-    if attribute(node, "keepdims", 1):
-        return replace_with(node, pool)
-    return replace_with(node, pool, ir.node("Flatten", [pool.outputs[0]], {"axis": 1}))
+    if not attribute(node, "keepdims", 1):
+        return Refused("without keepdims it would take one node more")
+    return replace_with(node, ir.node("GlobalAveragePool", [data]))
 
 
 @rule("pool-to-global", "AveragePool", "MaxPool")
