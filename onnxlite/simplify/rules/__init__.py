@@ -4,13 +4,14 @@ cleanup         nodes that do nothing; common subexpressions
 folding         constants computed once
 shapes, dims    shape arithmetic, reshapes
 slices          Slice, Split, Gather
-layout          Transpose
+layout, axes    Transpose
 affine, linear  per-channel constants, BatchNormalization, Gemm
 activations     HardSwish, GELU, SiLU, Clip, ...
 scales          factors far behind a layer
 tokens          constant tokens
 normalization   LayerNormalization
 pooling         means over space, padding
+recurrent       initial states
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.simplify.rules import (
     activations,
     affine,
+    axes,
     cleanup,
     control,
     folding,
@@ -26,6 +28,7 @@ from onnxlite.simplify.rules import (
     linear,
     normalization,
     pooling,
+    recurrent,
     scales,
     shapes,
     slices,
@@ -41,6 +44,7 @@ EXACT_RULES: tuple[Rewrite, ...] = (
     *folding.RULES,
     *slices.RULES,
     *layout.RULES,
+    *axes.RULES,
 )
 
 #: Every rewrite, in the order in which they are tried on a node.
@@ -57,5 +61,7 @@ DEFAULT_RULES: tuple[Rewrite, ...] = (
     *normalization.RULES,
     *activations.RULES,
     *pooling.RULES,
+    *recurrent.RULES,
     *layout.RULES,
+    *axes.RULES,
 )

@@ -97,7 +97,7 @@ def constant_reshape(node: ir.Node, context: Context) -> Outcome:
     if data is None or shape is None or const_tensor(shape) is not None:
         return None
     entries = entries_of(shape)
-    if entries is None or attribute(node, "allowzero", 0):
+    if entries is None or (attribute(node, "allowzero", 0) and 0 in entries):
         return None
     target = _with_markers(data, entries)
     if target is None:
@@ -130,7 +130,7 @@ def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
     wanted = shape_entries(node.outputs[0])
     if inner is None or data is None or wanted is None:
         return None
-    if not (_is_plain(inner) and _is_plain(node)):
+    if not (cannot_fail(inner) and cannot_fail(node)):
         return None
     have = shape_entries(data)
     if have == wanted:
@@ -144,14 +144,16 @@ def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
     return replace_with(node, ir.node("Reshape", [data, ints(target, f"{node.name}_shape")]))
 
 
-def _is_plain(node: ir.Node) -> bool:
+def cannot_fail(node: ir.Node) -> bool:
     """Whether a reshaping node cannot fail: what failed before must not pass as a Reshape."""
-    if node.op_type != "Squeeze":
-        return not attribute(node, "allowzero", 0)
-    data = node.inputs[0]
-    if not has_axes(node):
-        return static_shape(data) is not None
-    return all(static_dim(data, axis) == 1 for axis in axes_of(node) or [0])
+    if node.op_type == "Squeeze":
+        if not has_axes(node):
+            return static_shape(node.inputs[0]) is not None
+        return all(static_dim(node.inputs[0], axis) == 1 for axis in axes_of(node) or [0])
+    if attribute(node, "allowzero", 0):
+        target = const_ints(node.inputs[1])
+        return target is not None and 0 not in target
+    return True
 
 
 @rule("flatten-reshape", "Reshape")
