@@ -6,9 +6,6 @@ any output from the original on real inputs, whether that makes the result corre
 relative to the original (interleaved, median). Every tool runs in a child process, so
 that a crash is a row in the table.
 
-A mean over space without keepdims becomes GlobalAveragePool and Flatten, one node more, on
-purpose: ONNX Runtime pools in its fast layout and on integers, but never takes a mean there.
-
 `python -m benchmarks.simplify MODEL...` runs some models, `--large` adds the three light
 models above 200 MB.
 """

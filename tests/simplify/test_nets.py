@@ -28,8 +28,7 @@ def test_channels_last_net(simplified):
         " p = MatMul(o, w3) y = Add(p, b3) }"
     )
     assert dict(result.operators) == {
-        "Transpose": 1, "Conv": 2, "Relu": 2, "Add": 1, "GlobalAveragePool": 1, "Flatten": 1,
-        "Gemm": 1,
+        "Transpose": 1, "Conv": 2, "Relu": 2, "Add": 1, "ReduceMean": 1, "Gemm": 1,
     }  # fmt: skip
     assert result.difference < 1e-5
 
@@ -67,7 +66,7 @@ def test_squeeze_and_excite_with_hard_swish(simplified):
     assert result.difference < 1e-5
 
 
-@pytest.mark.parametrize(("name", "most"), [("residual", 37), ("mobilenet", 44), ("vit", 104)])
+@pytest.mark.parametrize(("name", "most"), [("residual", 36), ("mobilenet", 43), ("vit", 103)])
 def test_fashion_nets(name, most):
     path = FASHION / f"{name}.onnx"
     if not path.is_file():
