@@ -66,7 +66,7 @@ def test_squeeze_and_excite_with_hard_swish(simplified):
     assert result.difference < 1e-5
 
 
-@pytest.mark.parametrize(("name", "most"), [("residual", 36), ("mobilenet", 43), ("vit", 103)])
+@pytest.mark.parametrize(("name", "most"), [("residual", 36), ("mobilenet", 43), ("vit", 104)])
 def test_fashion_nets(name, most):
     path = FASHION / f"{name}.onnx"
     if not path.is_file():
