@@ -53,7 +53,7 @@ def rewrite_to_fixed_point(
     trust_shapes: bool = False,
     limit: int | None = None,
     blocked: frozenset[Firing] = frozenset(),
-    on_pass: Callable[[int, int], None] | None = None,
+    on_pass: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Apply `rules` to `model` in place until none fires.
 
@@ -65,7 +65,7 @@ def rewrite_to_fixed_point(
             inference can tell, but not every exporter keeps them right.
         limit: stop after this many firings.
         blocked: firings not to repeat.
-        on_pass: called after every pass with its number and the firings so far.
+        on_pass: called after every pass with its number.
     """
     run = _Run(model, rules, growth=growth, limit=limit, blocked=blocked)
     for number in range(_MAX_PASSES):
@@ -73,7 +73,7 @@ def rewrite_to_fixed_point(
         infer_shapes(model, refresh=number == 0 and not trust_shapes, symbolic=number == 0)
         changed = run.one_pass()
         if on_pass is not None:
-            on_pass(number + 1, len(run.outcome.firings))
+            on_pass(number + 1)
         if not changed or run.exhausted:
             break
     else:

@@ -118,11 +118,12 @@ def _rewritten(
             growth=growth,
             trust_shapes=trust,
             blocked=blocked,
-            on_pass=lambda number, fired: progress(f"pass {number}: {fired} rewrites", 0, 1),
+            on_pass=lambda number: progress("rewrite", number, number + 1),
         )
         merged = merge_duplicate_initializers(candidate)
         difference = reference.difference(candidate) if run.firings else None
         if difference is None:
+            progress("rewrite", 1, 1)
             log.changes += run.changes
             log.changes["merge-duplicate-initializers"] += merged
             log.changes += Counter()  # drops zeros
