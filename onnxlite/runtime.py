@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
@@ -84,13 +85,20 @@ class Session:
         values = _guard(
             lambda: self._session.run(None, feed),
             "ONNX Runtime cannot run the model on inputs "
-            + ", ".join(f"{k}: {v.dtype}{list(v.shape)}" for k, v in feed.items()),
+            + ", ".join(_fed_as(name, value) for name, value in feed.items()),
         )
         return dict(zip(self.output_names, values, strict=True))
 
     def end_profiling(self) -> Path:
         """Stop profiling and return the path of the JSON profile."""
         return Path(self._session.end_profiling())
+
+
+def _fed_as(name: str, value: Any) -> str:
+    """How messages show one input; sequences and optionals are no arrays."""
+    if isinstance(value, np.ndarray):
+        return f"{name}: {value.dtype}{list(value.shape)}"
+    return f"{name}: {type(value).__name__}"
 
 
 @contextlib.contextmanager
