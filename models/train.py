@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -115,10 +116,8 @@ def train(name: str, *, epochs: int | None = None, seed: int = 0) -> nn.Module:
         export(
             copy.deepcopy(average).eval(), OUT / f"{name}.onnx"
         )  # an interrupted run leaves its best
-        print(
-            f"{name} {epoch + 1}/{total} size {size} accuracy {score:.4f} {time.perf_counter() - start:.0f}s",
-            flush=True,
-        )
+        seconds = time.perf_counter() - start
+        print(f"{name} {epoch + 1}/{total} at {size}: {score:.4f}, {seconds:.0f} s", flush=True)
     return average.eval()
 
 
@@ -153,6 +152,17 @@ def export(net: nn.Module, path: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         external_data=False,
     )
+    strip_metadata(path)
+
+
+def strip_metadata(path: Path) -> None:
+    """Remove the exporter's stack traces, which hold the paths of the machine it ran on."""
+    model = onnx.load(path)
+    for item in (*model.graph.node, *model.graph.value_info, model.graph, model):
+        del item.metadata_props[:]
+    for item in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del item.metadata_props[:]
+    onnx.save(model, path)
 
 
 def verify(path: Path) -> float:

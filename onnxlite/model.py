@@ -306,7 +306,7 @@ def _check_external(model: ir.Model, path: Path) -> None:
                 "copy it beside the model"
             )
         offset = tensor.offset or 0
-        if offset < 0 or (tensor.length is not None and tensor.length != tensor.nbytes):
+        if tensor.length is not None and tensor.length != tensor.nbytes:
             raise LoadError(
                 f"tensor {tensor.name!r} of {str(path)!r} has {tensor.nbytes} bytes and refers to "
                 f"{tensor.length} at offset {offset} of {str(file)!r}: export the model again"

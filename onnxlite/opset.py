@@ -8,7 +8,6 @@ from onnx import version_converter
 
 from onnxlite.graph import STANDARD_DOMAINS
 from onnxlite.model import clone
-from onnxlite.normalize import normalize
 from onnxlite.records import Declined
 
 #: The converter reads small constants (scales, axes, bounds); weights it only carries.
@@ -27,7 +26,7 @@ def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Declined:
     Weights are not copied: the converter sees them as inputs, and they return afterwards.
 
     Args:
-        model: a normalised model; it is not changed.
+        model: it is not changed.
         version: the least version wanted.
 
     Returns:
@@ -52,27 +51,27 @@ def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Declined:
 
 def _converted(model: ir.Model, version: int) -> ir.Model:
     skeleton = clone(model)
-    carried: dict[str, ir.Value] = {}
+    inputs = set(skeleton.graph.inputs)
+    carried: dict[str, ir.TensorProtocol] = {}
     for name, value in list(skeleton.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _CARRIED_ABOVE_BYTES:
-            carried[name] = value
-            del skeleton.graph.initializers[name]
-            skeleton.graph.inputs.append(value)
-    tensors = {name: value.const_value for name, value in carried.items()}
-    for value in carried.values():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= _CARRIED_ABOVE_BYTES or value in inputs:
+            continue
+        del skeleton.graph.initializers[name]
         value.const_value = None
+        skeleton.graph.inputs.append(value)
+        carried[name] = tensor
     proto: onnx.ModelProto = version_converter.convert_version(ir.to_proto(skeleton), version)
     result = ir.from_proto(proto)
     assert isinstance(result, ir.Model)
     for value in list(result.graph.inputs):
-        if value.name in tensors:
+        if value.name in carried:
             result.graph.inputs.remove(value)
-            value.const_value = tensors[value.name]
+            value.const_value = carried[value.name]
             result.graph.register_initializer(value)
     result.metadata_props.update(model.metadata_props)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     result.doc_string, result.domain = model.doc_string, model.domain
     result.model_version = model.model_version
     result.meta.update(model.meta)
-    normalize(result)
     return result

@@ -10,9 +10,11 @@ import contextlib
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
@@ -83,13 +85,20 @@ class Session:
         values = _guard(
             lambda: self._session.run(None, feed),
             "ONNX Runtime cannot run the model on inputs "
-            + ", ".join(f"{k}: {v.dtype}{list(v.shape)}" for k, v in feed.items()),
+            + ", ".join(_fed_as(name, value) for name, value in feed.items()),
         )
         return dict(zip(self.output_names, values, strict=True))
 
     def end_profiling(self) -> Path:
         """Stop profiling and return the path of the JSON profile."""
         return Path(self._session.end_profiling())
+
+
+def _fed_as(name: str, value: Any) -> str:
+    """How messages show one input; sequences and optionals are no arrays."""
+    if isinstance(value, np.ndarray):
+        return f"{name}: {value.dtype}{list(value.shape)}"
+    return f"{name}: {type(value).__name__}"
 
 
 @contextlib.contextmanager
@@ -158,10 +167,12 @@ def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]
         ExecutionError: the model does not load, or no generated input is accepted; the
             message asks for real samples.
     """
-    specs = input_specs(model)
+    specs = [_named(spec) for spec in input_specs(model)]
     session = Session(model, threads=1)
     last: ExecutionError | None = None
     for dims in _dim_guesses(specs):
+        if _elements(specs, dims) > _MAX_PROBED_ELEMENTS:
+            continue
         feeds = generate(specs, count=count, seed=seed, dims=dims)
         try:
             for feed in feeds:
@@ -173,18 +184,34 @@ def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]
     raise ExecutionError(f"no generated input is accepted, give samples; {last}") from last
 
 
+#: No larger input is made up: with several dynamic axes a guess soon exceeds the memory.
+_MAX_PROBED_ELEMENTS = 1 << 22
+
+
+def _named(spec: InputSpec) -> InputSpec:
+    """The spec with a name for every dynamic axis: those without get one by position."""
+    if spec.shape is None:
+        return spec
+    shape = tuple(f"?{axis}" if dim is None else dim for axis, dim in enumerate(spec.shape))
+    return InputSpec(spec.name, spec.dtype, shape)
+
+
 def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[Mapping[str, int]]:
-    """Sizes for symbolic axes: the first is a batch, later ones need room for windows."""
+    """Sizes for dynamic axes: the first is a batch, later ones need room for windows."""
     batch = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
     names = {d for s in specs for d in s.shape or () if isinstance(d, str)}
     if not names:
         yield {}
         return
-    for size in (1, 16, 32, 64, 224, 256, 299, 512, 2, 4, 8):
-        for first in (2, 1):
+    for size in (1, 16, 32, 64, 224, 256, 299, 512, 2, 3, 4, 8):
+        for first in (2, 1, size):
             yield {name: first if name in batch else size for name in names}
-            if names == batch:
-                yield dict.fromkeys(names, size)
+
+
+def _elements(specs: Sequence[InputSpec], dims: Mapping[str, int]) -> int:
+    return sum(
+        prod(d if isinstance(d, int) else dims[d or ""] for d in s.shape or ()) for s in specs
+    )
 
 
 def symbolic_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:

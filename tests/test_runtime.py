@@ -107,9 +107,7 @@ class TestTaps:
 
 
 class TestProbe:
-    @pytest.mark.parametrize(
-        "name", [n for n in ODD if n not in NOT_RUNNABLE | {"no shapes", "unnamed dims"}]
-    )
+    @pytest.mark.parametrize("name", [n for n in ODD if n not in NOT_RUNNABLE | {"no shapes"}])
     def test_finds_feeds(self, name):
         feeds = probe_feeds(load(odd(name)), count=2)
         assert len(feeds) == 2
@@ -119,6 +117,23 @@ class TestProbe:
         text = """<ir_version: 8, opset_import: ["": 17]>
             g (float[n,1,h,w] x) => (float[n,1,a,b] y) <float[1,1,30,30] k> { y = Conv(x, k) }"""
         assert probe_feeds(load(parse(text)))[0]["x"].shape[2:] == (32, 32)
+
+    @pytest.mark.parametrize("names", ["?,?|1,?", "n,len|1,?", "n,len|1,n", "?,3|1,?"])
+    def test_axes_without_names(self, names):
+        """A state whose batch axis is the second one and, in some exports, has no name."""
+        data, state = names.split("|")
+        text = f"""<ir_version: 8, opset_import: ["": 17]>
+            g (float[{data}] x, float[{state}, 1] h) => (float[] y) <int64[1] a = {{0}}>
+            {{ s = Squeeze(h, a)  y = Concat<axis=1>(x, s) }}"""
+        feed = probe_feeds(load(parse(text)))[0]
+        assert feed["x"].shape[0] == feed["h"].shape[1]
+
+    def test_makes_no_huge_input(self):
+        text = """<ir_version: 8, opset_import: ["": 17]>
+            g (float[a,b,c,d,e] x, float[?,?,?,?,?] z) => (float[] y) <float[1,7] w>
+            { s = Concat<axis=4>(x, z)  y = MatMul(s, w) }"""
+        with pytest.raises(ExecutionError, match="no generated input is accepted, give samples"):
+            probe_feeds(load(parse(text)))
 
     def test_gives_up_with_a_request(self):
         text = """<ir_version: 8, opset_import: ["": 17]>

@@ -16,13 +16,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxlite import save as save_module
 from onnxlite.errors import LoadError, OptionError, SaveError
 from onnxlite.model import disk_bytes, load, mapped_files, source_files
 from onnxlite.runtime import Session, run_all
 from onnxlite.save import save
 from tests.odd_models import odd, parse
 
+#: The module; the package's attribute of that name is the function.
+save_module = sys.modules["onnxlite.save"]
 X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
 
 
@@ -110,6 +111,13 @@ class TestSavingOverAModel:
         external_model.write_bytes(proto.SerializeToString())
         save(self.other(), external_model)
         assert "weights.bin" in files(tmp_path)
+
+    def test_data_that_the_saved_model_is_read_from_stay(self, external_model, tmp_path, reference):
+        twin = tmp_path / "twin.onnx"
+        twin.write_bytes(external_model.read_bytes())
+        save(twin, external_model, external_data="never")
+        for path in (twin, external_model):
+            np.testing.assert_array_equal(outputs(path), reference)
 
     def test_not_a_model(self, tmp_path):
         target = tmp_path / "m.onnx"
@@ -215,6 +223,7 @@ POINTS = [
     ("os", "fsync", 2),
     ("os", "replace", 1),
     ("os", "replace", 2),
+    ("os", "replace", 3),
     ("progress", "", 1),
     ("progress", "", 2),
 ]

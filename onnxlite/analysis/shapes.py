@@ -140,7 +140,8 @@ def concrete_shapes(
 def generated_feed(model: ir.Model, *, batch: int = 1, seed: int = 0) -> Feed:
     """A made-up feed whose dynamic first axes have the size `batch`.
 
-    Its other dynamic axes have a size that the model was seen to accept.
+    Its other dynamic axes have a size that the model was seen to accept; where axes have no
+    name, the first is not known to be a batch either.
 
     Raises:
         ExecutionError: no size that was tried is accepted; the message asks for samples.
@@ -148,7 +149,9 @@ def generated_feed(model: ir.Model, *, batch: int = 1, seed: int = 0) -> Feed:
     specs = input_specs(model)
     dims = {s.shape[0]: batch for s in specs if s.shape and isinstance(s.shape[0], str)}
     if any(name not in dims for spec in specs for name in _dynamic(spec)):
-        accepted = probe_feeds(model, count=1)[0]
+        accepted = probe_feeds(model, count=1, seed=seed)[0]
+        if any(name is None for spec in specs for name in _dynamic(spec)):
+            return accepted
         for spec in specs:
             for dim, size in zip(spec.shape or (), accepted[spec.name].shape, strict=False):
                 if isinstance(dim, str):
@@ -157,7 +160,8 @@ def generated_feed(model: ir.Model, *, batch: int = 1, seed: int = 0) -> Feed:
 
 
 def _dynamic(spec: InputSpec) -> Iterator[str | None]:
-    return (dim for dim in spec.shape or (None,) if not isinstance(dim, int))
+    dims = (None,) if spec.shape is None else spec.shape
+    return (dim for dim in dims if not isinstance(dim, int))
 
 
 def _write_probed(model: ir.Model, feed: Feed) -> None:

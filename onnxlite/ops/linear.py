@@ -11,7 +11,15 @@ from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
 
 
 def _conv_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
-    weight, output = shape_of(node.inputs[1]), shape_of(node.outputs[0])
+    return _filter_macs(node, shape_of, port=1)
+
+
+def _qlinear_conv_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    return _filter_macs(node, shape_of, port=3)
+
+
+def _filter_macs(node: ir.Node, shape_of: ShapeOf, *, port: int) -> int | None:
+    weight, output = shape_of(node.inputs[port]), shape_of(node.outputs[0])
     if weight is None or output is None:
         return None
     return prod(output) * prod(weight[1:])
@@ -124,4 +132,9 @@ LINEAR = (
     OpSpec(op_type="LSTM", macs=_recurrent_macs, weights=(1, 2)),
     OpSpec(op_type="GRU", macs=_recurrent_macs, weights=(1, 2)),
     OpSpec(op_type="RNN", macs=_recurrent_macs, weights=(1, 2)),
+    # What a quantized model is made of: counted, never pruned or quantized again.
+    OpSpec(op_type="ConvInteger", macs=_conv_macs, weights=(1,)),
+    OpSpec(op_type="MatMulInteger", macs=_matmul_macs, weights=(1,)),
+    OpSpec(op_type="QLinearConv", macs=_qlinear_conv_macs, weights=(3,)),
+    OpSpec(op_type="QLinearMatMul", macs=_matmul_macs, weights=(3,)),
 )

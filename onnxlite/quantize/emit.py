@@ -59,6 +59,7 @@ class Emitter:
                     graph.outputs[index] = dq.outputs[0]
             value.name = fresh_name(self._names, f"{base}_float")
             dq.outputs[0].name = base
+            dq.outputs[0].type, dq.outputs[0].shape = value.type, value.shape
         anchor = source.producer()
         if anchor is None:
             first = next(iter(graph))
@@ -152,7 +153,7 @@ class Emitter:
             attributes,
             name=fresh_name(self._node_names, f"{name}_dq"),
         )
-        self._describe(dq.outputs[0], f"{name}_dq", ir.DataType.FLOAT, ir.Shape(integers.shape))
+        dq.outputs[0].name = fresh_name(self._names, f"{name}_dq")
         self._graph.insert_before(node, dq)
         old = node.inputs[port]
         node.replace_input_with(port, dq.outputs[0])
@@ -170,16 +171,16 @@ class Emitter:
             [source, *constants],
             name=fresh_name(self._node_names, f"{base}_q"),
         )
-        dtype = constants[1].dtype
-        assert dtype is not None
-        self._describe(q.outputs[0], f"{base}_q", dtype, like.shape)
+        # Types and shapes of the new values follow from the nodes: written out, they would
+        # be a tenth of a small model's file.
+        q.outputs[0].name = fresh_name(self._names, f"{base}_q")
         dq = ir.node(
             "DequantizeLinear",
             [q.outputs[0], *constants],
             name=fresh_name(self._node_names, f"{base}_dq"),
         )
         dq.meta["onnxlite.value"] = like
-        self._describe(dq.outputs[0], f"{base}_dq", ir.DataType.FLOAT, like.shape)
+        dq.outputs[0].name = fresh_name(self._names, f"{base}_dq")
         return q, dq
 
     def _scale_and_zero(self, name: str, params: QParams) -> tuple[ir.Value, ir.Value]:
@@ -192,13 +193,6 @@ class Emitter:
             fresh = fresh_name(self._names, name)
             self._constants[key] = add_initializer(self._graph, fresh, array)
         return self._constants[key]
-
-    def _describe(
-        self, value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None
-    ) -> None:
-        value.name = fresh_name(self._names, name)
-        value.type = ir.TensorType(dtype)
-        value.shape = None if shape is None else ir.Shape(list(shape))
 
 
 def _room_for_bias(params: QParams, bias: NDArray[Any], input_scale: float) -> QParams:

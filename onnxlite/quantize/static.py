@@ -23,6 +23,7 @@ from onnxlite.ops import spec_of
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.placement import Placement, place
+from onnxlite.quantize.prepare import pool_means
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.targets import Target, target_named
@@ -60,6 +61,9 @@ def quantize_static_ir(
     if isinstance(upgraded, Declined):
         return source, _unchanged(upgraded.reason, (*declined, upgraded), start)
     model = upgraded
+    normalize(model)  # the converter writes Constant nodes
+    infer_shapes(model)
+    pooled = pool_means(model)
     infer_shapes(model)
     placement = place(model, include=include, exclude=exclude)
     declined += placement.declined
@@ -84,6 +88,7 @@ def quantize_static_ir(
             "layers-quantized": len(layers),
             "activations-absorbed": len(placement.absorbed),
             "values-quantized": len(placement.values),
+            "means-pooled": pooled,
         },
         declined=tuple(declined),
         layers=tuple(rows),

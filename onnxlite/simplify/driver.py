@@ -50,9 +50,10 @@ def rewrite_to_fixed_point(
     rules: Sequence[Rewrite],
     *,
     growth: int,
+    trust_shapes: bool = False,
     limit: int | None = None,
     blocked: frozenset[Firing] = frozenset(),
-    on_pass: Callable[[int, int], None] | None = None,
+    on_pass: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Apply `rules` to `model` in place until none fires.
 
@@ -60,22 +61,23 @@ def rewrite_to_fixed_point(
         model: the model to change; its constants must be initializers.
         rules: tried in order; the first that fires on a node wins.
         growth: bytes by which new constants may enlarge the model.
+        trust_shapes: believe the inner shapes that the model declares. They say more than
+            inference can tell, but not every exporter keeps them right.
         limit: stop after this many firings.
         blocked: firings not to repeat.
-        on_pass: called after every pass with its number and the firings so far.
+        on_pass: called after every pass with its number.
     """
     run = _Run(model, rules, growth=growth, limit=limit, blocked=blocked)
     for number in range(_MAX_PASSES):
-        infer_shapes(model, refresh=True, symbolic=number == 0)
+        # A rewrite keeps the shapes of the values it replaces, so only new ones are unknown.
+        infer_shapes(model, refresh=number == 0 and not trust_shapes, symbolic=number == 0)
         changed = run.one_pass()
         if on_pass is not None:
-            on_pass(number + 1, len(run.outcome.firings))
+            on_pass(number + 1)
         if not changed or run.exhausted:
             break
     else:
         logger.warning("rules still fire after %d passes; stopped there", _MAX_PASSES)
-    if not run.exhausted:
-        infer_shapes(model, refresh=True)
     drop_unused_initializers(model)
     return run.outcome
 
@@ -115,7 +117,12 @@ class _Run:
         self.outcome.declined.clear()
         self._visited.clear()
         before = len(self.outcome.firings)
-        for graph in list(self._model.graphs()):
+        owners = _owners(self._model.graph)
+        dropped: set[ir.Graph] = set()
+        for graph, owner in owners:
+            if owner is not None and (owner.graph is None or owner.graph in dropped):
+                dropped.add(graph)
+                continue
             for node in graph:
                 if self.exhausted:
                     return True
@@ -147,6 +154,25 @@ class _Run:
                 _splice(node, graph, result, self._names)
                 self.outcome.firings.append(firing)
                 return
+
+
+def _owners(graph: ir.Graph, owner: ir.Node | None = None) -> list[tuple[ir.Graph, ir.Node | None]]:
+    """Every graph with the node it belongs to, outer before inner."""
+    result: list[tuple[ir.Graph, ir.Node | None]] = [(graph, owner)]
+    for node in graph:
+        for subgraph in _subgraphs(node):
+            result += _owners(subgraph, node)
+    return result
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    graphs: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            graphs.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            graphs += attr.as_graphs()
+    return graphs
 
 
 class _Names:
@@ -196,27 +222,28 @@ def _splice(root: ir.Node, graph: ir.Graph, replacement: Replacement, names: _Na
         for output in node.outputs:
             if output.name is None:
                 output.name = names.fresh(f"{root.name}_{node.op_type}_output")
-    graph.insert_before(root, replacement.nodes)
+    graph.insert_before(replacement.before or root, replacement.nodes)
     made = {output for node in replacement.nodes for output in node.outputs}
     for old, new in replacement.outputs:
         _substitute(old, new, root, graph, fresh_value=new in made, names=names)
-    if replacement.nodes and replacement.outputs:
-        _inherit(root, replacement)
+    _inherit(replacement)
     olds = {old.producer() for old, _ in replacement.outputs} | {root}
     for node_or_none in olds:
         if node_or_none is not None:
             remove_dead(node_or_none)
 
 
-def _inherit(root: ir.Node, replacement: Replacement) -> None:
-    """The node that makes the root's output takes over its name and metadata."""
+def _inherit(replacement: Replacement) -> None:
+    """A new node takes over name and metadata of the node whose output it now makes."""
+    done: set[ir.Node] = set()
     for old, new in replacement.outputs:
-        producer = new.producer()
-        if old.producer() is root and producer in replacement.nodes and producer is not None:
-            producer.name, root.name = root.name, producer.name
-            producer.metadata_props.update(root.metadata_props)
-            producer.doc_string = root.doc_string
-            return
+        before, after = old.producer(), new.producer()
+        if before is None or after is None or after not in replacement.nodes or after in done:
+            continue
+        done |= {before, after}
+        after.name, before.name = before.name, after.name
+        after.metadata_props.update(before.metadata_props)
+        after.doc_string = before.doc_string
 
 
 def _substitute(
@@ -265,19 +292,12 @@ def remove_dead(node: ir.Node) -> None:
 def _detach_subgraphs(node: ir.Node) -> list[ir.Node]:
     """Let go of the outer values that a dead node's subgraphs read; returns their makers."""
     makers: list[ir.Node] = []
-    for attr in node.attributes.values():
-        if attr.type == ir.AttributeType.GRAPH:
-            graphs = [attr.as_graph()]
-        elif attr.type == ir.AttributeType.GRAPHS:
-            graphs = list(attr.as_graphs())
-        else:
-            continue
-        for graph in graphs:
-            for inner in ir.traversal.RecursiveGraphIterator(graph):
-                for index, value in enumerate(inner.inputs):
-                    if value is not None and (maker := value.producer()) is not None:
-                        makers.append(maker)
-                    inner.replace_input_with(index, None)
+    for graph in _subgraphs(node):
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            for index, value in enumerate(inner.inputs):
+                if value is not None and (maker := value.producer()) is not None:
+                    makers.append(maker)
+                inner.replace_input_with(index, None)
     return makers
 
 

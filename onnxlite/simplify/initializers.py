@@ -24,6 +24,8 @@ def merge_duplicate_initializers(model: ir.Model) -> int:
             tensor = value.const_value
             if tensor is None or tensor.dtype == ir.DataType.STRING:
                 continue
+            if isinstance(tensor, ir.LazyTensor):  # just computed, and not yet in memory
+                continue
             if not value.is_graph_output() and not value.is_graph_input():
                 groups[tensor.dtype, tuple(tensor.shape)].append(value)
         for limit in (_CHUNK_BYTES, None):

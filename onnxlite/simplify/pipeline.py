@@ -63,7 +63,7 @@ def simplify_ir(
     for number in range(_MAX_ROUNDS):
         progress("simplify", number, _MAX_ROUNDS)
         model = _rewritten(model, rules, reference, log, progress)
-        if not onnxsim:
+        if not onnxsim or count_nodes(model) < 2:
             break
         shrunk = _by_onnxsim(model, reference, log, time_limit=time_limit)
         if shrunk is None:
@@ -105,6 +105,7 @@ def _rewritten(
 ) -> ir.Model:
     """Rewrite to the fixed point; a firing that changes the outputs is left out alone."""
     growth = max(GROWTH_BYTES, int(GROWTH_FRACTION * size_bytes(model)))
+    trust = reference.skipped is None
     blocked: frozenset[Firing] = frozenset()
     rolled_back: list[Declined] = []
     wrong: Counter[str] = Counter()
@@ -115,17 +116,22 @@ def _rewritten(
             candidate,
             active,
             growth=growth,
+            trust_shapes=trust,
             blocked=blocked,
-            on_pass=lambda number, fired: progress(f"pass {number}: {fired} rewrites", 0, 1),
+            on_pass=lambda number: progress("rewrite", number, number + 1),
         )
         merged = merge_duplicate_initializers(candidate)
         difference = reference.difference(candidate) if run.firings else None
         if difference is None:
+            progress("rewrite", 1, 1)
             log.changes += run.changes
             log.changes["merge-duplicate-initializers"] += merged
             log.changes += Counter()  # drops zeros
             log.declined = [*log.declined, *run.declined, *rolled_back]
             return candidate
+        if trust:
+            trust = False  # the declared shapes may be what is wrong
+            continue
         culprit = _first_wrong(model, active, run, reference, growth, blocked)
         wrong[culprit.rule] += 1
         blocked |= {culprit}

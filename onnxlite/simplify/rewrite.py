@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 class Replacement:
     """New nodes in topological order, and which new value stands for which old one.
 
-    The nodes go directly before the root. Constants made with `constant` are registered
+    The nodes go directly before the root, or before another node if an earlier value is
+    replaced too. Constants made with `constant` are registered
     as initializers by the driver. An old value keeps its name if its new value comes
     from a new node, and a graph output keeps its name in any case.
     """
 
     nodes: tuple[ir.Node, ...]
     outputs: tuple[tuple[ir.Value, ir.Value], ...]
+    before: ir.Node | None = None
 
 
 @dataclass(frozen=True)

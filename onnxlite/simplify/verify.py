@@ -8,7 +8,6 @@ places.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ TOLERANCE = 1e-4
 #: ONNX Runtime holds two copies of the weights while loading: above this, only on request.
 MAX_UNASKED_BYTES = 1 << 30
 _SAMPLES = 4
-#: Tried for all axes without a name; a probe of the named ones comes first.
-_UNNAMED_SIZES = (16, 64, 256, 512)
 _RANDOM = frozenset(
     {
         "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -99,7 +96,7 @@ def take_reference(
         feeds = list(Samples(samples, input_specs(model), batch=2, limit=_SAMPLES))
     else:
         try:
-            feeds = _accepted_feeds(model)
+            feeds = probe_feeds(model, count=2)
         except (ExecutionError, UnsupportedError) as error:
             return Reference(skipped=str(error), runs=False)
     session = Session(model, threads=1)
@@ -113,24 +110,6 @@ def take_reference(
     return Reference(
         tuple(feeds), tuple(outputs), unstable=_unstable(model, session, feeds, outputs)
     )
-
-
-def _accepted_feeds(model: ir.Model) -> list[Feed]:
-    """Generated feeds that the model accepts, also for axes that have no name."""
-    try:
-        return probe_feeds(model, count=2)
-    except ExecutionError:
-        specs = input_specs(model)
-        if all(dim is not None for spec in specs for dim in spec.shape or ()):
-            raise
-        session = Session(model, threads=1)
-        for size in _UNNAMED_SIZES:
-            feeds = generate(specs, count=2, default_dim=size)
-            with contextlib.suppress(ExecutionError):
-                for feed in feeds:
-                    session.run(feed)
-                return feeds
-        raise
 
 
 def _resized(feed: Feed, specs: Sequence[InputSpec]) -> Feed | None:

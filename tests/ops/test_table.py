@@ -54,6 +54,25 @@ EXAMPLES = {
     "Concat": ("Concat<axis=1>(x, x)", "3,4", ""),
     "AveragePool": ("AveragePool<kernel_shape=[2,2]>(x)", "1,2,4,4", ""),
     "GlobalAveragePool": ("GlobalAveragePool(x)", "1,2,4,4", ""),
+    "ConvInteger": ("ConvInteger(x, w)", "1,2,5,5", "int8[4,2,3,3] w"),
+    "MatMulInteger": ("MatMulInteger(x, w)", "3,4", "int8[4,5] w"),
+    "QLinearConv": (
+        "QLinearConv(x, s, z, w, s, v, s, z)",
+        "1,2,5,5",
+        "float s = {0.1}, uint8 z = {9}, int8 v = {0}, int8[4,2,3,3] w",
+    ),
+    "QLinearMatMul": (
+        "QLinearMatMul(x, s, z, w, s, v, s, z)",
+        "3,4",
+        "float s = {0.1}, uint8 z = {9}, int8 v = {0}, int8[4,5] w",
+    ),
+}
+#: Types of data and output where they are not float.
+TYPES = {
+    "ConvInteger": ("uint8", "int32"),
+    "MatMulInteger": ("uint8", "int32"),
+    "QLinearConv": ("uint8", "uint8"),
+    "QLinearMatMul": ("uint8", "uint8"),
 }
 #: The rows that say more than what becomes of channels; those rules have tests of their own.
 ROWS = sorted(
@@ -64,8 +83,9 @@ ROWS = sorted(
 def example(op_type: str) -> tuple[ir.Model, ir.Node]:
     call, shape, weights = EXAMPLES[op_type]
     outputs = "y, rest" if op_type == "Split" else "y"
+    taken, made = TYPES.get(op_type, ("float", "float"))
     text = f"""<ir_version: 8, opset_import: ["": 18]>
-        g (float[{shape}] x) => (float[] y) <{weights or "float unused = {0}"}>
+        g ({taken}[{shape}] x) => ({made}[] y) <{weights or "float unused = {0}"}>
         {{ {outputs} = {call} }}"""
     model = load(parse(text))
     (node,) = iter_nodes(model)
@@ -75,6 +95,8 @@ def example(op_type: str) -> tuple[ir.Model, ir.Node]:
 def data(op_type: str, scale: float = 1.0) -> dict[str, np.ndarray]:
     shape = [int(size) for size in EXAMPLES[op_type][1].split(",")]
     values = np.random.default_rng(1).standard_normal(shape) * 3
+    if op_type in TYPES:
+        return {"x": np.clip(values * scale + 9, 0, 255).astype(np.uint8)}
     return {"x": (values * scale).astype(np.float32)}
 
 

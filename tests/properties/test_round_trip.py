@@ -35,6 +35,8 @@ TYPES = {
     np.dtype(ml_dtypes.bfloat16): onnx.TensorProto.BFLOAT16,
     np.dtype(ml_dtypes.int4): onnx.TensorProto.INT4,
     np.dtype(ml_dtypes.uint4): onnx.TensorProto.UINT4,
+    np.dtype(ml_dtypes.int2): onnx.TensorProto.INT2,
+    np.dtype(ml_dtypes.uint2): onnx.TensorProto.UINT2,
     np.dtype(ml_dtypes.float8_e4m3fn): onnx.TensorProto.FLOAT8E4M3FN,
 }
 
@@ -118,7 +120,7 @@ def written(model, folder: Path) -> Path:
     seed=st.integers(0, 100),
     external=st.booleans(),
 )
-@repeatable
+@settings(repeatable, max_examples=200)
 def test_tensors_keep_every_bit(dtype, shape, raw, seed, external):
     rng = np.random.default_rng(seed)
     array = rng.integers(-100, 100, shape).astype(np.float32).astype(dtype)

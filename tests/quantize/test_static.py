@@ -99,6 +99,24 @@ def test_residual_addition_runs_on_integers(tmp_path: Path) -> None:
     assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
 
 
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_mean_over_space_runs_on_integers(opset: int, keepdims: int, tmp_path: Path) -> None:
+    axes = "(r)" if opset < 18 else "(r, axes)"
+    attributes = "axes=[2,3], " if opset < 18 else ""
+    text = f"""<ir_version: 8, opset_import: ["": {opset}]>
+        g (float[n,4,8,8] x) => (float[n,4] y)
+        <float[4,4,3,3] w, float[4] b, float[4,4] m, float[4] d, int64[2] axes = {{2, -1}},
+         int64[2] s = {{0, -1}}>
+        {{ t = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(t)
+          p = ReduceMean<{attributes}keepdims={keepdims}>{axes} f = Reshape(p, s)
+          y = Gemm(f, m, d) }}"""
+    model, report = quantized(text, images(12, 4, 8, 8))
+    assert report.changes["means-pooled"] == 1
+    assert executed(model, tmp_path)["QLinearGlobalAveragePool"] == 1
+    assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
+
+
 def test_moves_share_the_scale_of_what_they_move() -> None:
     text = """<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4,8,8] x) => (float[n,4,4,4] y)

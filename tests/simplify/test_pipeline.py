@@ -11,11 +11,12 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from onnxlite.errors import OptionError, UnsupportedError
+from onnxlite.errors import ExecutionError, OptionError, UnsupportedError
 from onnxlite.model import clone, load, to_bytes
+from onnxlite.opset import opset_version
+from onnxlite.runtime import Session
 from onnxlite.simplify import DEFAULT_RULES, simplify, simplify_ir, upgrade_opset
 from onnxlite.simplify.onnxsim import run_onnxsim
-from onnxlite.simplify.opset import opset_of
 from onnxlite.simplify.rewrite import Rule, constant, replace_with
 from onnxlite.simplify.verify import mismatch, relative_difference, take_reference
 from tests.simplify.conftest import build, difference, operators
@@ -239,8 +240,8 @@ def test_random_outputs_are_not_compared():
 def test_upgrade_opset():
     model = build("g (float[N,4] x) => (float[N,4] y) { y = Softmax<axis=1>(x) }", opset=11)
     result = upgrade_opset(model, 20)
-    assert opset_of(result) == 20
-    assert opset_of(model) == 11
+    assert opset_version(result) == 20
+    assert opset_version(model) == 11
     assert difference(model, result) < 1e-6
     with pytest.raises(OptionError, match="opset 999 does not exist"):
         upgrade_opset(model, 999)
@@ -251,7 +252,7 @@ def test_upgrade_refuses_what_it_cannot_convert():
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in ("x", "y")]
     graph = helper.make_graph(nodes, "g", info[:1], info[1:])
     model = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)]))
-    with pytest.raises(UnsupportedError, match="cannot upgrade from opset 11 to 20"):
+    with pytest.raises(UnsupportedError, match="at opset 11, 20 is needed"):
         upgrade_opset(model, 20)
 
 
@@ -295,3 +296,64 @@ def test_duplicate_initializers_are_merged():
     result, report = simplify_ir(clone(model), onnxsim=False)
     assert report.changes == {"merge-duplicate-initializers": 1}
     assert len(result.graph.initializers) == 1
+
+
+CONSTANT_IF = """g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+  c = Constant<value = bool {1}>()
+  a = Relu(x)
+  y = If (c) <
+    then_branch = then () => (float[N,4] t) { u = Exp(a) t = Neg(u) },
+    else_branch = other () => (float[N,4] e) { e = Abs(a) }
+  >
+  d = Not(c)
+  z = If (d) <
+    then_branch = then2 () => (float[N,4] t) { u = Exp(a) t = Neg(u) },
+    else_branch = other2 () => (float[N,4] e) { u = Sin(a) e = Cos(u) }
+  >
+}"""
+
+
+def test_branches_that_are_always_taken_are_inlined():
+    model = build(CONSTANT_IF)
+    result, report = simplify_ir(clone(model), onnxsim=False)
+    assert dict(operators(result)) == {"Relu": 1, "Exp": 1, "Neg": 1, "Sin": 1, "Cos": 1}
+    assert report.changes["inline-if"] == 2
+    assert difference(model, result) == 0
+
+
+SQUEEZE_IF = """g (float[N,5,S] x, float[1,16,5] w, float[1,16,4] r) => (float[1,1,N,4] y) {
+  last = Constant<value = int64[1] {-1}>()
+  first = Constant<value = int64[1] {0}>()
+  one = Constant<value = int64[1] {1}>()
+  s = Shape(x)
+  d = Gather(s, last)
+  e = Equal(d, one)
+  q = If (e) <
+    then_branch = then () => (float[N,5] t) { t = Squeeze(x, last) },
+    else_branch = other () => (float[N,5,S] t2) { t2 = Identity(x) }
+  >
+  u = Unsqueeze(q, first)
+  y, h, c = LSTM<hidden_size=4>(u, w, r)
+}"""
+
+
+def test_an_if_whose_other_branch_cannot_run_is_decided():
+    model = build(SQUEEZE_IF)
+    result, report = simplify_ir(clone(model), onnxsim=False)
+    assert dict(operators(result)) == {"Squeeze": 1, "Unsqueeze": 1, "LSTM": 1}
+    assert report.changes["decide-if"] == 1
+    feed = {"x": np.random.default_rng(0).standard_normal((3, 5, 1)).astype(np.float32)}
+    assert take_reference(model, samples=[feed]).difference(result) is None
+    # What the original refuses stays refused.
+    for candidate in (model, result):
+        with pytest.raises(ExecutionError):
+            Session(candidate, threads=1).run({"x": np.zeros((3, 5, 2), np.float32)})
+
+
+def test_an_if_that_both_branches_satisfy_stays():
+    text = SQUEEZE_IF.replace("=> (float[1,1,N,4] y)", "=> (float[A,B] z)")
+    start = text.index("  u = Unsqueeze")
+    model = build(text[:start] + "  z = Relu(q)\n}")
+    result, report = simplify_ir(clone(model), onnxsim=False)
+    assert operators(result)["If"] == 1
+    assert "decide-if" not in report.changes

@@ -162,6 +162,11 @@ DECLINES = [
         " { c = Conv(x, w) d = Mul(c, s) y = Add(c, d) }",
     ),
     (
+        "fold-constant", None,  # a bias per row, not per column
+        "g (float[5,4] x, float[5,4] w, float[5,1] b, float s) => (float[5,5] y)"
+        " { c = Gemm<transB=1>(x, w, b) y = Mul(c, s) }",
+    ),
+    (
         "fold-batchnorm", None,  # training mode
         "g (float[N,3,8,8] x, float[4,3,3,3] w, float[4] s, float[4] t, float[4] m, float[4] v)"
         " => (float[N,4,6,6] y, float[4] z, float[4] q) { c = Conv(x, w)"

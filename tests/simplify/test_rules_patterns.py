@@ -82,12 +82,6 @@ FIRES = [
     ),
     (
         "mean-to-pool",
-        "g (float[N,4,6,6] x) => (float[N,4] y)"
-        " { a = Constant<value = int64[2] {2, 3}>() y = ReduceMean<keepdims=0>(x, a) }",
-        {"GlobalAveragePool": 1, "Flatten": 1},
-    ),
-    (
-        "mean-to-pool",
         "g (float[N,4,6,6] x) => (float[N,4,1,1] y)"
         " { a = Constant<value = int64[2] {-1, -2}>() y = ReduceMean(x, a) }",
         {"GlobalAveragePool": 1},
@@ -122,14 +116,20 @@ DECLINES = [
         f"{ROWS} {{ {ONE} {ROOT2} a = Div(x, root) b = Erf(a) c = Add(b, one) y = Mul(x, c) }}",
     ),
     (
-        "fuse-hardsigmoid", None, 21,  # Clip(x + 1, 0, 6) / 6
-        f"{IMAGE} {{ {ONE} {SIX} {ZERO} a = Add(x, one) b = Clip(a, zero, six) y = Div(b, six) }}",
+        "fuse-hardsigmoid", None, 21,  # Clip(x + 3, 0, 6) / 3
+        f"{IMAGE} {{ {THREE} {SIX} {ZERO} a = Add(x, three) b = Clip(a, zero, six)"
+        " y = Div(b, three) }",
     ),
     (
         "fuse-layernorm", "opset 17", 13,
         "g (float[N,5,8] x) => (float[N,5,8] y) { two = Constant<value = float {2.0}>()"
         " eps = Constant<value = float {0.00001}>() m = ReduceMean<axes=[-1]>(x) d = Sub(x, m)"
         " p = Pow(d, two) q = ReduceMean<axes=[-1]>(p) r = Add(q, eps) t = Sqrt(r) y = Div(d, t) }",
+    ),
+    (
+        "mean-to-pool", "one node more", 21,
+        "g (float[N,4,6,6] x) => (float[N,4] y)"
+        " { a = Constant<value = int64[2] {2, 3}>() y = ReduceMean<keepdims=0>(x, a) }",
     ),
     (
         "mean-to-pool", None, 21,  # a mean over channels

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -178,3 +180,26 @@ def test_squeeze_cancels_unsqueeze_without_shapes():
     result = cancel_squeeze.apply(squeeze, context)
     assert isinstance(result, Replacement)
     assert result.outputs == ((squeeze.outputs[0], model.graph.inputs[0]),)
+
+
+def test_large_weights_on_disk_are_folded_on_demand(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((768, 512)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 512])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 768])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="data", size_threshold=1024)
+    result, report = simplify_ir(load(path), onnxsim=False)
+    assert report.changes == {"fold-constants": 1}
+    (folded,) = result.graph.initializers.values()
+    assert isinstance(folded.const_value, ir.LazyTensor)
+    assert np.array_equal(folded.const_value.numpy(), weight.T)

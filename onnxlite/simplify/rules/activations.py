@@ -148,17 +148,29 @@ def _relu6_of_plus3(value: ir.Value | None, like: ir.Node) -> ir.Value | None:
 
 @rule("fuse-hardsigmoid", "Div", "Mul")
 def fuse_hardsigmoid(node: ir.Node, context: Context) -> Outcome:
-    """Clip(x + 3, 0, 6) / 6 -> HardSigmoid(x, alpha 1/6, beta 0.5).
+    """Clip(x + b, 0, c) / c -> HardSigmoid(x, alpha 1/c, beta b/c); x + 3 and 6 usually.
 
-    Declines when the inner values have other readers (nothing would be removed).
+    Without the addition (it may be in a bias by now) beta is 0. Declines when the inner
+    values have other readers (nothing would be removed).
     """
-    output = node.outputs[0]
-    inner = _sixth_of(node, output)
-    data = _relu6_of_plus3(inner, node)
-    if data is None or inner is None or owned_by(inner, "Clip", like=node) is None:
+    operand = const_operand(node)
+    clip = owned_by(operand.data, "Clip", like=node) if operand is not None else None
+    bounds = clip_bounds(clip) if clip is not None else None
+    if operand is None or clip is None or bounds is None or operand.array.size != 1:
         return None
-    new = ir.node("HardSigmoid", [data], {"alpha": 1 / 6, "beta": 0.5})
-    return replace_with(node, new)
+    factor = float(operand.array.item())
+    divides = node.op_type == "Div"
+    if (divides and operand.port == 0) or not factor or operand.array.ndim > 1:
+        return None
+    low, high = bounds
+    if low != 0 or not np.isclose(high, factor if divides else 1 / factor, rtol=1e-6):
+        return None
+    data, beta = clip.inputs[0], 0.0
+    add = owned_by(data, "Add", like=clip)
+    shift = const_operand(add) if add is not None else None
+    if shift is not None and shift.array.size == 1 and shift.array.ndim <= 1:
+        data, beta = shift.data, float(shift.array.item()) / high
+    return replace_with(node, ir.node("HardSigmoid", [data], {"alpha": 1 / high, "beta": beta}))
 
 
 @rule("fuse-hardswish", "Mul", "Div")

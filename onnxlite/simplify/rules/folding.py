@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import ExecutionError, ModelError
 from onnxlite.graph import const_tensor, is_op, static_shape
+from onnxlite.model import unmapped
 from onnxlite.runtime import Session
 from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, constant, rule
+
+Array: TypeAlias = NDArray[Any]
 
 #: Results change from run to run, or folding would undo a quantized model's purpose.
 _NEVER = frozenset(
@@ -27,6 +31,8 @@ _FOLDABLE = frozenset("biuf")
 _MAX_GROWTH_BYTES = 256 << 10
 #: And this large in any case, because it is held in memory.
 _MAX_BYTES = 128 << 20
+#: Larger results that come from disk are computed again when needed instead of being held.
+_MAX_HELD_BYTES = 1 << 20
 
 
 @rule("fold-constants")
@@ -52,13 +58,17 @@ def fold_constants(node: ir.Node, context: Context) -> Outcome:
     expected = _expected_bytes(node)
     if expected is not None and expected > allowed:
         return Refused(f"its result of {expected:,} bytes would be larger than its inputs")
-    arrays = evaluate(node, context.opset)
+    program = _Program.of(node, context.opset)
+    arrays = program.run()
     if arrays is None:
         return None
     if sum(array.nbytes for array in arrays) > allowed:
         total = sum(array.nbytes for array in arrays)
         return Refused(f"its result of {total:,} bytes would be larger than its inputs")
-    pairs = zip([o for o in node.outputs if o.name], arrays, strict=True)
+    olds = [output for output in node.outputs if output.name]
+    if len(olds) == 1 and nbytes > _MAX_HELD_BYTES and program.reads_from_disk:
+        return Replacement((), ((olds[0], program.on_demand(arrays[0], olds[0].name or "")),))
+    pairs = zip(olds, arrays, strict=True)
     return Replacement(
         (), tuple((old, constant(array, old.name or "folded")) for old, array in pairs)
     )
@@ -85,38 +95,71 @@ def _native(dtype: ir.DataType) -> bool:
         return False
 
 
-def evaluate(node: ir.Node, opset: int) -> list[NDArray[Any]] | None:
-    """Compute a node on its constant inputs; None if ONNX Runtime cannot."""
-    feed: dict[str, NDArray[Any]] = {}
-    inputs: list[ir.Value | None] = []
-    for index, value in enumerate(node.inputs):
-        tensor = const_tensor(value)
-        if tensor is None:
-            inputs.append(None)
-            continue
-        name = f"input_{index}"
-        shape = ir.Shape(tensor.shape.numpy()) if tensor.shape is not None else None
-        inputs.append(ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype)))
-        feed[name] = tensor.numpy()
-    copy = ir.Node(
-        "", node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs)
-    )
-    outputs = []
-    for index, (old, new) in enumerate(zip(node.outputs, copy.outputs, strict=True)):
-        if old.name:
-            new.name, new.type = f"output_{index}", old.type
-            outputs.append(new)
-    present = [value for value in inputs if value is not None]
-    graph = ir.Graph(present, outputs, nodes=[copy], opset_imports={"": opset}, name="fold")
-    model = ir.Model(graph, ir_version=10)
-    try:
-        result = Session(model, threads=1, optimization="none").run(feed)
-    except (ExecutionError, ModelError):
-        return None
-    arrays = list(result.values())
-    if not all(isinstance(array, np.ndarray) and array.dtype.kind in _FOLDABLE for array in arrays):
-        return None
-    return arrays
+@dataclass(frozen=True)
+class _Program:
+    """A node cut out of its graph, with the constants that it reads."""
+
+    model: ir.Model
+    tensors: dict[str, ir.TensorProtocol]
+
+    @classmethod
+    def of(cls, node: ir.Node, opset: int) -> _Program:
+        """The program that computes `node`, whose inputs must all be constants."""
+        tensors: dict[str, ir.TensorProtocol] = {}
+        inputs: list[ir.Value | None] = []
+        for index, value in enumerate(node.inputs):
+            tensor = const_tensor(value)
+            if tensor is None:
+                inputs.append(None)
+                continue
+            name = f"input_{index}"
+            shape = ir.Shape(tensor.shape.numpy())
+            inputs.append(ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype)))
+            tensors[name] = tensor
+        copy = ir.Node(
+            "", node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs)
+        )
+        outputs = []
+        for index, (old, new) in enumerate(zip(node.outputs, copy.outputs, strict=True)):
+            if old.name:
+                new.name, new.type = f"output_{index}", old.type
+                outputs.append(new)
+        present = [value for value in inputs if value is not None]
+        graph = ir.Graph(present, outputs, nodes=[copy], opset_imports={"": opset}, name="fold")
+        return cls(ir.Model(graph, ir_version=10), tensors)
+
+    @property
+    def reads_from_disk(self) -> bool:
+        """Whether an input is not held in memory."""
+        kinds = (ir.ExternalTensor, ir.LazyTensor)
+        return any(isinstance(tensor, kinds) for tensor in self.tensors.values())
+
+    def run(self) -> list[Array] | None:
+        """Compute the outputs; None if ONNX Runtime cannot."""
+        feed = {name: unmapped(tensor).numpy() for name, tensor in self.tensors.items()}
+        try:
+            result = Session(self.model, threads=1, optimization="none").run(feed)
+        except (ExecutionError, ModelError):
+            return None
+        arrays = list(result.values())
+        known = all(isinstance(a, np.ndarray) and a.dtype.kind in _FOLDABLE for a in arrays)
+        return arrays if known else None
+
+    def on_demand(self, array: Array, name: str) -> ir.Value:
+        """The result as a constant that is computed again whenever it is needed.
+
+        `array` is the result itself, of which only type and shape are kept: so a model
+        larger than memory can be folded.
+        """
+
+        def build() -> ir.TensorProtocol:
+            arrays = self.run()
+            assert arrays is not None  # it ran when the node was folded
+            return ir.tensor(arrays[0], name=name)
+
+        dtype, shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+        lazy = ir.LazyTensor(build, dtype, shape, name=name)
+        return ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=lazy)
 
 
 RULES = (fold_constants,)

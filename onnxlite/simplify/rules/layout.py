@@ -14,7 +14,6 @@ from onnxlite.graph import attribute, rank, static_dim
 from onnxlite.simplify.patterns import (
     axes_of,
     const_ints,
-    has_axes,
     made_by,
     small_const,
 )
@@ -180,7 +179,7 @@ def sink_through_reduce(node: ir.Node, context: Context) -> Outcome:
     """
     found = _source(node.inputs[0], node)
     axes = axes_of(node)
-    if found is None or axes is None or not has_axes(node):
+    if found is None or not axes:  # no axes mean all of them, or none: not worth a rule
         return None
     data, perm = found
     moved = sorted(perm[axis % len(perm)] for axis in axes)
@@ -240,7 +239,7 @@ def sink_through_squeeze(node: ir.Node, context: Context) -> Outcome:
     """Squeeze(Transpose(x), axes) -> [Transpose](Squeeze(x, moved axes))."""
     found = _source(node.inputs[0], node)
     axes = axes_of(node)
-    if found is None or axes is None:
+    if found is None or not axes:
         return None
     data, perm = found
     moved = sorted(perm[axis % len(perm)] for axis in axes)

@@ -7,14 +7,17 @@ zero would have become `t`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import attribute, const_array, const_tensor, rank
+from onnxlite.graph import attribute, const_tensor, rank
+from onnxlite.model import unmapped
 from onnxlite.simplify.patterns import const_operand, owned_by, small_const
 from onnxlite.simplify.rewrite import Context, Outcome, Refused, constant, replace_with, rule
 from onnxlite.simplify.rules.affine import AFFINE_OPS, Affine, affine_of
@@ -27,18 +30,23 @@ _LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """A layer with constant weights, seen as rows (inputs) and columns (outputs).
 
-    `weight` is the stored array; `dims` is the rank of input and output.
+    `tensor` is the stored weight; `dims` is the rank of input and output.
     """
 
     node: ir.Node
-    weight: Array
+    tensor: ir.TensorProtocol
     bias: Array | None
     outputs: int
     inputs: int
     dims: int
+
+    @property
+    def weight(self) -> Array:
+        """The stored weight, read anew: nothing keeps a large one in memory."""
+        return unmapped(self.tensor).numpy()
 
     @property
     def axis(self) -> int:
@@ -46,7 +54,7 @@ class _Linear:
         return 1 if self.node.op_type in ("Conv", "ConvTranspose") else self.dims - 1
 
 
-def _linear_of(node: ir.Node) -> _Linear | None:
+def linear_of(node: ir.Node) -> Linear | None:
     """Read a layer; None if its weight or bias is computed or its rank is unknown."""
     weight_value = node.inputs[1] if len(node.inputs) > 1 else None
     tensor = const_tensor(weight_value)
@@ -66,30 +74,28 @@ def _linear_of(node: ir.Node) -> _Linear | None:
         case "Gemm":
             inputs, outputs = shape[::-1] if attribute(node, "transB", 0) else shape
             dims = 2
-            if bias is not None and bias.size not in (1, outputs):
+            if bias is not None and bias.size != 1 and bias.shape not in ((outputs,), (1, outputs)):
                 return None
         case _:
             if len(shape) != 2 or (dims := rank(node.inputs[0]) or 0) < 2:
                 return None
             inputs, outputs = shape
-    weight = const_array(weight_value)
-    assert weight is not None
-    return _Linear(node, weight, bias, outputs, inputs, dims)
+    return Linear(node, tensor, bias, outputs, inputs, dims)
 
 
-def _obstacle(layer: _Linear, affine: Affine) -> Refused | None:
+def obstacle(layer: Linear, affine: Affine) -> Refused | None:
     """Why the layer may not take up the affine map, or None."""
     weight = layer.node.inputs[1]
     assert weight is not None
     if len(list(weight.uses())) > 1:
         return Refused("its weight is shared with another node")
-    if layer.weight.nbytes > _MAX_WEIGHT_BYTES:
-        mebibytes = layer.weight.nbytes >> 20
+    if layer.tensor.nbytes > _MAX_WEIGHT_BYTES:
+        mebibytes = layer.tensor.nbytes >> 20
         return Refused(f"its weight holds {mebibytes} MiB, too much to compute with in memory")
     return None if affine.finite else Refused("a folded coefficient is not finite")
 
 
-def _scaled_columns(layer: _Linear, scale: Array) -> Array:
+def scaled_columns(layer: Linear, scale: Array) -> Array:
     """The weight with output channel j multiplied by `scale[j]`."""
     weight: Array = layer.weight.astype(np.float64)
     if scale.ndim == 0:
@@ -106,7 +112,7 @@ def _scaled_columns(layer: _Linear, scale: Array) -> Array:
             return weight * (scale[:, None] if attribute(layer.node, "transB", 0) else scale)
 
 
-def _grouped_rows(layer: _Linear, vector: Array) -> Array:
+def _grouped_rows(layer: Linear, vector: Array) -> Array:
     """The weight with input channel i multiplied by `vector[i]` (not for ConvTranspose)."""
     weight: Array = layer.weight.astype(np.float64)
     if vector.ndim == 0:
@@ -119,17 +125,19 @@ def _grouped_rows(layer: _Linear, vector: Array) -> Array:
     return weight * (vector if attribute(layer.node, "transB", 0) else vector[:, None])
 
 
-def _output_sums(layer: _Linear, weight: Array) -> Array:
+def _output_sums(layer: Linear, weight: Array) -> Array:
     """Sum of a weight over everything but the output channels: float64[outputs]."""
     if layer.node.op_type == "Conv" or attribute(layer.node, "transB", 0):
         return np.asarray(weight.reshape(weight.shape[0], -1).sum(1))
     return np.asarray(weight.sum(0))
 
 
-def _rebuilt(layer: _Linear, data: ir.Value | None, weight: Array, bias: Array | None) -> ir.Node:
+def rebuilt(
+    layer: Linear, data: ir.Value | None, weight: Callable[[], Array], bias: Array | None
+) -> ir.Node:
     """The layer with a new weight and a new bias, float64[outputs] or None."""
-    node, dtype = layer.node, layer.weight.dtype
-    inputs = [data, constant(weight.astype(dtype), f"{node.name}_weight")]
+    node, dtype = layer.node, layer.tensor.dtype.numpy()
+    inputs = [data, _folded(layer, weight)]
     attributes = dict(node.attributes)
     if bias is not None:
         bias = np.broadcast_to(bias, (layer.outputs,))
@@ -142,7 +150,24 @@ def _rebuilt(layer: _Linear, data: ir.Value | None, weight: Array, bias: Array |
     return result
 
 
-def _bias_of(layer: _Linear) -> Array:
+def _folded(layer: Linear, weight: Callable[[], Array]) -> ir.Value:
+    """The new weight as a constant; one mapped from disk is computed whenever it is needed.
+
+    So a model larger than memory can be folded: only one weight exists at a time.
+    """
+    old, name = layer.tensor, f"{layer.node.name}_weight"
+    if not isinstance(old, ir.ExternalTensor | ir.LazyTensor):
+        return constant(weight().astype(old.dtype.numpy()), name)
+
+    def build() -> ir.TensorProtocol:
+        return ir.Tensor(weight().astype(old.dtype.numpy()), dtype=old.dtype, name=name)
+
+    shape = ir.Shape(old.shape.numpy())
+    tensor = ir.LazyTensor(build, old.dtype, shape, name=name)
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(old.dtype), const_value=tensor)
+
+
+def _bias_of(layer: Linear) -> Array:
     if layer.bias is None:
         return np.zeros(layer.outputs)
     beta = float(attribute(layer.node, "beta", 1.0)) if layer.node.op_type == "Gemm" else 1.0
@@ -154,32 +179,32 @@ def _fold_forward(node: ir.Node) -> Outcome:
         return None
     producers = [owned_by(value, *_LINEAR_OPS, like=node) for value in node.inputs]
     found = next((producer for producer in producers if producer is not None), None)
-    layer = _linear_of(found) if found is not None else None
+    layer = linear_of(found) if found is not None else None
     if layer is None or found is None:
         return None
     affine = affine_of(node, dims=layer.dims, axis=layer.axis)
     if affine is None or {affine.scale.size, affine.shift.size} - {1, layer.outputs}:
         return None
-    if (obstacle := _obstacle(layer, affine)) is not None:
-        return obstacle
+    if (refused := obstacle(layer, affine)) is not None:
+        return refused
     if found.op_type == "MatMul" and affine.shift.any() and layer.dims != 2:
         return None
-    weight = _scaled_columns(layer, affine.scale)
+    weight = partial(scaled_columns, layer, affine.scale)
     has_bias = layer.bias is not None or bool(affine.shift.any())
     bias = _bias_of(layer) * affine.scale + affine.shift if has_bias else None
-    return replace_with(node, _rebuilt(layer, found.inputs[0], weight, bias))
+    return replace_with(node, rebuilt(layer, found.inputs[0], weight, bias))
 
 
 def _fold_backward(node: ir.Node, *ops: str) -> Outcome:
     before = owned_by(node.inputs[0], *ops, like=node)
-    layer = _linear_of(node) if before is not None else None
+    layer = linear_of(node) if before is not None else None
     if before is None or layer is None:
         return None
     affine = affine_of(before, dims=layer.dims, axis=layer.axis)
     if affine is None or {affine.scale.size, affine.shift.size} - {1, layer.inputs}:
         return None
-    if (obstacle := _obstacle(layer, affine)) is not None:
-        return obstacle
+    if (refused := obstacle(layer, affine)) is not None:
+        return refused
     if attribute(node, "transA", 0):
         return None
     if affine.shift.any():
@@ -188,11 +213,12 @@ def _fold_backward(node: ir.Node, *ops: str) -> Outcome:
         if node.op_type == "MatMul" and layer.dims != 2:
             return None
     alpha = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0
-    weight = _grouped_rows(layer, affine.scale)
-    moved = alpha * _output_sums(layer, _grouped_rows(layer, affine.shift))
-    has_bias = layer.bias is not None or bool(affine.shift.any())
-    bias = _bias_of(layer) + moved if has_bias else None
-    return replace_with(node, _rebuilt(layer, affine.data, weight, bias))
+    weight = partial(_grouped_rows, layer, affine.scale)
+    bias = _bias_of(layer) if layer.bias is not None else None
+    if affine.shift.any():
+        moved = alpha * _output_sums(layer, _grouped_rows(layer, affine.shift))
+        bias = moved if bias is None else bias + moved
+    return replace_with(node, rebuilt(layer, affine.data, weight, bias))
 
 
 def _pads(node: ir.Node) -> bool:
@@ -252,13 +278,15 @@ def fold_scale_before_bias(node: ir.Node, context: Context) -> Outcome:
     if scale is None or add is None or shift is None:
         return None
     product = owned_by(shift.data, "MatMul", like=add)
-    layer = _linear_of(product) if product is not None else None
-    if layer is None or product is None or _obstacle(layer, scale) is not None:
+    layer = linear_of(product) if product is not None else None
+    if layer is None or product is None or obstacle(layer, scale) is not None:
         return None
     if {scale.scale.size, shift.shift.size} - {1, layer.outputs} or layer.dims != dims:
         return None
-    weight = _rebuilt(layer, product.inputs[0], _scaled_columns(layer, scale.scale), None)
-    bias = constant((shift.shift * scale.scale).astype(layer.weight.dtype), f"{add.name}_bias")
+    scaled = partial(scaled_columns, layer, scale.scale)
+    weight = rebuilt(layer, product.inputs[0], scaled, None)
+    dtype = layer.tensor.dtype.numpy()
+    bias = constant((shift.shift * scale.scale).astype(dtype), f"{add.name}_bias")
     return replace_with(node, weight, ir.node("Add", [weight.outputs[0], bias]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, const_tensor, is_op, rank
+from onnxlite.graph import attribute, const_tensor, is_op, rank, static_dim, static_shape
 from onnxlite.simplify.patterns import axes_of, const_ints, has_axes, made_by
 from onnxlite.simplify.rewrite import (
     Context,
@@ -43,8 +43,8 @@ def fold_shape(node: ir.Node, context: Context) -> Outcome:
     return Replacement((), ((output, constant(array, output.name or "shape")),))
 
 
-@rule("gather-known-entry", "Concat")
-def shorten_concat(node: ir.Node, context: Context) -> Outcome:
+@rule("reuse-shape", "Concat")
+def reuse_shape(node: ir.Node, context: Context) -> Outcome:
     """Concat of shape entries that is the whole Shape of a value -> that Shape."""
     output = node.outputs[0]
     entries = entries_of(output) if rank(output) == 1 else None
@@ -97,7 +97,7 @@ def constant_reshape(node: ir.Node, context: Context) -> Outcome:
     if data is None or shape is None or const_tensor(shape) is not None:
         return None
     entries = entries_of(shape)
-    if entries is None or attribute(node, "allowzero", 0):
+    if entries is None or (attribute(node, "allowzero", 0) and 0 in entries):
         return None
     target = _with_markers(data, entries)
     if target is None:
@@ -128,7 +128,9 @@ def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
     inner = made_by(node.inputs[0], *RESHAPES, like=node)
     data = inner.inputs[0] if inner is not None else None
     wanted = shape_entries(node.outputs[0])
-    if inner is None or data is None or wanted is None or not _is_plain(inner):
+    if inner is None or data is None or wanted is None:
+        return None
+    if not (cannot_fail(inner) and cannot_fail(node)):
         return None
     have = shape_entries(data)
     if have == wanted:
@@ -142,9 +144,16 @@ def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
     return replace_with(node, ir.node("Reshape", [data, ints(target, f"{node.name}_shape")]))
 
 
-def _is_plain(node: ir.Node) -> bool:
-    """Whether a reshaping node keeps every element (a Reshape to zero size does not)."""
-    return not attribute(node, "allowzero", 0)
+def cannot_fail(node: ir.Node) -> bool:
+    """Whether a reshaping node cannot fail: what failed before must not pass as a Reshape."""
+    if node.op_type == "Squeeze":
+        if not has_axes(node):
+            return static_shape(node.inputs[0]) is not None
+        return all(static_dim(node.inputs[0], axis) == 1 for axis in axes_of(node) or [0])
+    if attribute(node, "allowzero", 0):
+        target = const_ints(node.inputs[1])
+        return target is not None and 0 not in target
+    return True
 
 
 @rule("flatten-reshape", "Reshape")
@@ -214,7 +223,7 @@ def drop_expand(node: ir.Node, context: Context) -> Outcome:
 
 RULES = (
     fold_shape,
-    shorten_concat,
+    reuse_shape,
     constant_reshape,
     merge_reshapes,
     cancel_squeeze,

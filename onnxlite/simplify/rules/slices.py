@@ -74,11 +74,11 @@ def split_to_gather(node: ir.Node, context: Context) -> Outcome:
 def slices_to_split(node: ir.Node, context: Context) -> Outcome:
     """Slices that cut x into adjoining parts along one axis -> one Split.
 
-    Declines unless the parts cover the whole axis, and below opset 13.
+    Declines unless the parts cover the whole axis.
     """
     data = node.inputs[0]
     own = _range_of(node)
-    if data is None or own is None or context.opset < 13 or own[1] != 0:
+    if data is None or own is None or own[1] != 0:
         return None
     axis = own[0]
     size = static_dim(data, axis)
@@ -93,8 +93,12 @@ def slices_to_split(node: ir.Node, context: Context) -> Outcome:
         return None
     if ordered[-1][1][2] != size or any(context.precedes(user) for user in parts):
         return None
-    sizes = ints([r[2] - r[1] for _, r in ordered], f"{node.name}_sizes")
-    split = ir.node("Split", [data, sizes], {"axis": axis}, num_outputs=len(ordered))
+    sizes = [r[2] - r[1] for _, r in ordered]
+    if context.opset < 13:
+        split = ir.node("Split", [data], {"axis": axis, "split": sizes}, num_outputs=len(sizes))
+    else:
+        inputs = [data, ints(sizes, f"{node.name}_sizes")]
+        split = ir.node("Split", inputs, {"axis": axis}, num_outputs=len(sizes))
     pairs = zip((user.outputs[0] for user, _ in ordered), split.outputs, strict=True)
     return Replacement((split,), tuple(pairs))
 

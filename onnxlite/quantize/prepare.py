@@ -1,0 +1,46 @@
+"""What integers need that floats do not: rewritten in the model before placement."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxlite.graph import attribute, const_array, fresh_name, is_op, rank, value_names
+
+
+def pool_means(model: ir.Model) -> int:
+    """Rewrite means over space as pooling, in place; returns how many.
+
+    ReduceMean(x, axes 2, 3) -> GlobalAveragePool(x) [-> Flatten]
+
+    ReduceMean has no integer kernel in ONNX Runtime, GlobalAveragePool does. It is done here
+    and not by `simplify` where it takes one node more.
+    """
+    means = [node for node in model.graph if _is_mean_over_space(node)]
+    names = value_names(model) if means else set()
+    for node in means:
+        data, output = node.inputs[0], node.outputs[0]
+        pool = ir.node("GlobalAveragePool", [data], name=f"{node.name}_pool")
+        last = pool
+        new = [pool]
+        if not attribute(node, "keepdims", 1):
+            pool.outputs[0].name = fresh_name(names, f"{output.name}_pooled")
+            pool.outputs[0].type = output.type
+            last = ir.node("Flatten", [pool.outputs[0]], {"axis": 1}, name=node.name)
+            new.append(last)
+        replacement = last.outputs[0]
+        replacement.name, output.name = output.name, None
+        replacement.type, replacement.shape = output.type, output.shape
+        model.graph.insert_before(node, new)
+        output.replace_all_uses_with(replacement, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+    return len(means)
+
+
+def _is_mean_over_space(node: ir.Node) -> bool:
+    if not is_op(node, "ReduceMean") or rank(node.inputs[0]) != 4:
+        return False
+    axes = attribute(node, "axes")
+    if axes is None and len(node.inputs) > 1:
+        constant = const_array(node.inputs[1])
+        axes = None if constant is None else constant.tolist()
+    return axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]
