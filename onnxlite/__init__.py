@@ -33,10 +33,11 @@ from onnxlite.errors import (
 )
 from onnxlite.evaluate import Fidelity, Latency, benchmark, compare
 from onnxlite.model import ModelLike, load
-from onnxlite.prune import prune_weights
+from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
 from onnxlite.recipe import (
     Outcome,
+    PruneChannels,
     PruneWeights,
     QuantizeStatic,
     Recipe,
@@ -47,6 +48,7 @@ from onnxlite.recipe import (
     run,
 )
 from onnxlite.records import Declined, LayerRow, StepReport
+from onnxlite.repair import repair
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.save import save
 from onnxlite.simplify import simplify
@@ -57,6 +59,7 @@ except importlib.metadata.PackageNotFoundError:  # a checkout that was never ins
     __version__ = "0+unknown"
 
 __all__ = [
+    "ChannelReport",
     "Declined",
     "ExecutionError",
     "Fidelity",
@@ -70,6 +73,7 @@ __all__ = [
     "OnnxliteError",
     "OptionError",
     "Outcome",
+    "PruneChannels",
     "PruneWeights",
     "QuantizeStatic",
     "Recipe",
@@ -87,11 +91,14 @@ __all__ = [
     "__version__",
     "benchmark",
     "compare",
+    "explain_channels",
     "inspect",
     "load",
     "load_recipe",
+    "prune_channels",
     "prune_weights",
     "quantize_static",
+    "repair",
     "run",
     "save",
     "simplify",

@@ -18,6 +18,7 @@ from onnxlite.analysis.summary import Summary
 from onnxlite.cli import app
 from onnxlite.errors import VerificationError
 from onnxlite.evaluate import Fidelity
+from onnxlite.prune import ChannelReport
 from onnxlite.recipe import RunReport
 from onnxlite.report import from_json
 from tests.odd_models import parse
@@ -27,7 +28,9 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
     <float[16,3,3,3] w, float[16] b, float[16,4] v, int64[2] shape = {0, -1}>
     { t = Conv<pads=[1,1,1,1]>(x, w, b)  i = Identity(t)  r = Relu(i)
       p = GlobalAveragePool(r)  f = Reshape(p, shape)  y = MatMul(f, v) }"""
-COMMANDS = ("inspect", "simplify", "prune", "quantize", "compare", "benchmark", "run", "demo")
+COMMANDS = (
+    "inspect", "channels", "simplify", "prune", "quantize", "compare", "benchmark", "run", "demo",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -84,6 +87,13 @@ def test_the_help_of_run_shows_a_recipe_that_works():
 
 def test_version():
     assert call("--version").stdout == f"onnxlite {onnxlite.__version__}\n"
+
+
+def test_channels(folder):
+    assert "16 of 20 channel units may be removed" in call("channels net.onnx").stdout
+    report = from_json(call("channels net.onnx --json").stdout, "channels", ChannelReport)
+    assert (report.units, report.prunable) == (20, 16)
+    assert [group.pinned is None for group in report.groups] == [True, False]
 
 
 def test_inspect(folder):

@@ -93,6 +93,7 @@ def _onnxlite(
 
 
 app.command("inspect")(measure.inspect)
+app.command("channels")(measure.channels)
 app.command("simplify")(optimize.simplify)
 app.command("prune")(optimize.prune)
 app.command("quantize")(optimize.quantize)

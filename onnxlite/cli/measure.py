@@ -1,4 +1,4 @@
-"""Commands that look at models and change none: inspect, compare, benchmark."""
+"""Commands that look at models and change none: inspect, channels, compare, benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from onnxlite.analysis import summary as summaries
 from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
-from onnxlite.report import fidelity_view, latency_view, summary_view
+from onnxlite.prune import explain_channels
+from onnxlite.report import channels_view, fidelity_view, latency_view, summary_view
 
 
 def inspect(
@@ -31,6 +32,19 @@ def inspect(
     with Terminal(json=json, quiet=quiet) as terminal:
         summary = summaries.inspect(model, samples=data, batch=batch)
     terminal.show("summary", summary, summary_view(summary, layers=layers))
+
+
+def channels(model: args.ModelPath, json: args.Json = False, quiet: args.Quiet = False) -> None:
+    """Show which channels can be removed together, and why others must stay.
+
+    A group holds interchangeable units: channels, attention heads or hidden units that have
+    to go from all its layers at once. Remove them with a `prune-channels` step in a recipe.
+
+    [bold]Example[/bold]: onnxlite channels model.onnx
+    """
+    with Terminal(json=json, quiet=quiet) as terminal:
+        report = explain_channels(model)
+    terminal.show("channels", report, channels_view(report))
 
 
 def compare(

@@ -16,6 +16,7 @@ from onnxlite.prune.explain import ChannelReport, GroupRow, explain_channels
 from onnxlite.prune.shrink import prune_channels_ir
 from onnxlite.prune.weights import Scope, prune_weights_ir
 from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ def prune_weights(
 def prune_channels(
     model: onnx.ModelProto,
     *,
+    samples: SamplesLike | None = None,
     ratio: float | Mapping[str, float] = 0.3,
     importance: Importance = "l2",
     round_to: int = 1,
@@ -115,6 +117,7 @@ def prune_channels(
 def prune_channels(
     model: str | os.PathLike[str] | ir.Model,
     *,
+    samples: SamplesLike | None = None,
     ratio: float | Mapping[str, float] = 0.3,
     importance: Importance = "l2",
     round_to: int = 1,
@@ -127,6 +130,7 @@ def prune_channels(
 def prune_channels(
     model: ModelLike,
     *,
+    samples: SamplesLike | None = None,
     ratio: float | Mapping[str, float] = 0.3,
     importance: Importance = "l2",
     round_to: int = 1,
@@ -140,10 +144,12 @@ def prune_channels(
 
     What goes together (through residual sums, concatenations, reshapes, attention heads) is
     derived from the graph; what must stay is declined with the reason. `explain_channels`
-    shows both beforehand. Weights are not repaired: expect a loss of accuracy.
+    shows both beforehand. With samples the layers that remain are repaired (`onnxlite.repair`);
+    without them expect a large loss of accuracy.
 
     Args:
         model: a path, a `ModelProto` or an `ir.Model`; it is not changed. Simplify it first.
+        samples: unlabelled inputs for the repair, in any form of `SamplesLike`.
         ratio: share of the units of every group to remove, 0 to below 1; or shares by the
             names of groups, which leaves all other groups as they are.
         importance: the units of smallest norm go (`"l1"`, `"l2"`), or any (`"random"`).
@@ -159,9 +165,11 @@ def prune_channels(
 
     Raises:
         OptionError: a value out of range, or a name or pattern that matches nothing.
+        SamplesError: the samples do not fit the model.
     """
     result, report = prune_channels_ir(
         load(model),
+        samples=samples,
         ratio=ratio,
         importance=importance,
         round_to=round_to,

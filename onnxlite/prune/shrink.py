@@ -9,11 +9,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.channels import ChannelMap, channel_map
+from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import Ids, iter_parameters
 from onnxlite.prune.channels import remove_units
 from onnxlite.prune.choose import Importance, choose_units
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.repair import repair_ir
+from onnxlite.runtime import check_loads
+from onnxlite.samples import SamplesLike
 
 _STEP = "prune-channels"
 
@@ -21,6 +25,7 @@ _STEP = "prune-channels"
 def prune_channels_ir(
     model: ir.Model,
     *,
+    samples: SamplesLike | None = None,
     ratio: float | Mapping[str, float] = 0.3,
     importance: Importance = "l2",
     round_to: int = 1,
@@ -33,6 +38,7 @@ def prune_channels_ir(
     start = time.perf_counter()
     progress(_STEP, 0, 3)
     normalize(model)
+    reference = clone(model)
     channels = channel_map(model)
     progress(_STEP, 1, 3)
     chosen = choose_units(
@@ -49,20 +55,33 @@ def prune_channels_ir(
     units = np.concatenate([*chosen.values(), np.zeros(0, np.int64)])
     if len(units):
         remove_units(model, channels, units.tolist())
+        check_loads(model)
     progress(_STEP, 3, 3)
     rows = _rows(before, _weights(model))
+    fit = None
+    if samples is not None and len(units):
+        model, fit = repair_ir(model, reference, samples, seed=seed, progress=progress)
     return model, StepReport(
         step=_STEP,
         changed=len(units) > 0,
-        summary=_summary(channels, chosen, before, _weights(model)),
-        changes={"units-removed": len(units), "groups": len(chosen)} if chosen else {},
-        declined=tuple(
-            Declined(_STEP, group.name, f"{group.pin.reason} ({group.pin.where})")
-            for group in channels.groups
-            if group.pin is not None
+        summary=_summary(channels, chosen, before, _weights(model))
+        + (f"; repair: {fit.summary}" if fit is not None else ""),
+        changes=(
+            {"units-removed": len(units), "groups": len(chosen), **(fit.changes if fit else {})}
+            if chosen
+            else {}
         ),
+        declined=(*_pinned(channels), *(fit.declined if fit else ())),
         layers=rows,
         seconds=time.perf_counter() - start,
+    )
+
+
+def _pinned(channels: ChannelMap) -> tuple[Declined, ...]:
+    return tuple(
+        Declined(_STEP, group.name, f"{group.pin.reason} ({group.pin.where})")
+        for group in channels.groups
+        if group.pin is not None
     )
 
 

@@ -6,12 +6,21 @@ from onnxlite.recipe.document import Recipe, load_recipe
 from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
 from onnxlite.recipe.run import run
 from onnxlite.recipe.split import SampleUse
-from onnxlite.recipe.steps import STEPS, PruneWeights, QuantizeStatic, Simplify, Step, step_name
+from onnxlite.recipe.steps import (
+    STEPS,
+    PruneChannels,
+    PruneWeights,
+    QuantizeStatic,
+    Simplify,
+    Step,
+    step_name,
+)
 
 __all__ = [
     "STEPS",
     "Environment",
     "Outcome",
+    "PruneChannels",
     "PruneWeights",
     "QuantizeStatic",
     "Recipe",

@@ -14,7 +14,8 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.errors import OptionError
-from onnxlite.prune import prune_weights_ir
+from onnxlite.prune import prune_channels_ir, prune_weights_ir
+from onnxlite.prune.choose import Importance
 from onnxlite.prune.weights import Scope
 from onnxlite.quantize import quantize_static_ir
 from onnxlite.quantize.targets import target_named
@@ -42,6 +43,37 @@ class Simplify(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag=
             verify=self.verify,
             onnxsim=self.onnxsim,
             time_limit=self.time_limit,
+            progress=progress,
+        )
+
+
+class PruneChannels(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="prune-channels"
+):
+    """Remove the least important channels and repair the rest; see `onnxlite.prune_channels`."""
+
+    needs_samples: ClassVar[bool] = True
+
+    ratio: Annotated[float, Meta(ge=0, lt=1)] = 0.3
+    importance: Importance = "l2"
+    round_to: Annotated[int, Meta(ge=1)] = 1
+    protect: tuple[str, ...] = ()
+    minimum: Annotated[int, Meta(ge=1)] = 1
+    seed: int = 0
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike, progress: Progress
+    ) -> tuple[ir.Model, StepReport]:
+        """Make the layers of `model` smaller, repaired on the calibration samples."""
+        return prune_channels_ir(
+            model,
+            samples=samples,
+            ratio=self.ratio,
+            importance=self.importance,
+            round_to=self.round_to,
+            protect=self.protect,
+            minimum=self.minimum,
+            seed=self.seed,
             progress=progress,
         )
 
@@ -110,7 +142,7 @@ class QuantizeStatic(
         )
 
 
-Step: TypeAlias = Simplify | PruneWeights | QuantizeStatic
+Step: TypeAlias = Simplify | PruneChannels | PruneWeights | QuantizeStatic
 
 #: Every step class by its name in recipes and reports.
 STEPS: dict[str, type[Step]] = {str(cls.__struct_config__.tag): cls for cls in get_args(Step)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxlite.report.channels_view import channels_view
 from onnxlite.report.json_form import SCHEMA, from_json, to_json
 from onnxlite.report.measure_view import fidelity_view, latency_view
 from onnxlite.report.run_view import run_view
@@ -9,6 +10,7 @@ from onnxlite.report.summary_view import summary_view
 
 __all__ = [
     "SCHEMA",
+    "channels_view",
     "fidelity_view",
     "from_json",
     "latency_view",

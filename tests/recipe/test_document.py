@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnxlite.errors import OptionError
 from onnxlite.recipe import (
     STEPS,
+    PruneChannels,
     PruneWeights,
     QuantizeStatic,
     Recipe,
@@ -27,6 +28,7 @@ SIMPLIFY = st.builds(
 )
 PRUNE = st.one_of(
     st.builds(PruneWeights, sparsity=SHARES, scope=SCOPES, include=NAMES, exclude=NAMES),
+    st.builds(PruneChannels, ratio=SHARES, round_to=st.integers(1, 32), protect=NAMES),
     st.builds(PruneWeights, threshold=st.floats(0, 1e30), include=NAMES),
 )
 QUANTIZE = st.builds(
@@ -88,7 +90,7 @@ def test_step_names():
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (table(step='"prune"'), ["step 1", "'prune'", "'simplify', 'prune-weights'"]),
+        (table(step='"prune"'), ["step 1", "'prune'", "'simplify', 'prune-channels'"]),
         (
             table(step='"simplify"') + "\n" + table(step='"prune-weights"', sparsty=0.1),
             ["step 2 (prune-weights)", "'sparsty'", "allowed: sparsity, threshold, scope"],

@@ -14,7 +14,7 @@ from onnxlite.errors import OptionError, SamplesError, SaveError, VerificationEr
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.graph import add_initializer
 from onnxlite.model import load
-from onnxlite.recipe import PruneWeights, QuantizeStatic, Recipe, Simplify, run
+from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, run
 from onnxlite.recipe import steps as step_module
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
@@ -239,3 +239,19 @@ def test_samples_may_be_prepared(net, images):
     samples = Samples(images, input_specs(load(net)), limit=20)
     report = run(net, samples, [QuantizeStatic()], benchmark=False).report
     assert (report.samples.calibration, report.samples.evaluation) == (12, 8)
+
+
+def test_channels_are_removed_and_repaired(images):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,3,8,8] x) => (float[n,4] y)
+        <float[16,3,3,3] w, float[16] b, float[8,16,3,3] u, float[8] c, float[8,4] v>
+        { t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)  s = Conv(r, u, c)  q = Relu(s)
+          p = GlobalAveragePool(q)  f = Flatten(p)  y = MatMul(f, v) }"""
+    outcome = run(parse(text), images, [PruneChannels(ratio=0.5)], benchmark=False)
+    (report,) = outcome.report.steps
+    assert report.changes["units-removed"] == 12
+    assert "repair" in report.summary
+    sizes = {name: list(v.shape) for name, v in load(outcome.model).graph.initializers.items()}
+    assert [8, 3, 3, 3] in sizes.values()
+    assert [4, 8, 3, 3] in sizes.values()
+    assert outcome.report.sizes.ratio < 0.6
