@@ -280,10 +280,11 @@ def test_interrupt(external_model, tmp_path, monkeypatch, mode, module, function
 
 
 CHILD = """
-import os, sys
+import os, signal, sys
 from onnxlite.save import save
 from tests.test_save import interrupting
 source, target, module, function, nth, number = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 progress = interrupting(
     lambda: os.kill(os.getpid(), int(number)), module, function, int(nth), setattr)
 save(source, target, external_data="always", progress=progress)
