@@ -80,6 +80,18 @@ def _matmul_axis(node: ir.Node) -> int | None:
     return 1 if weight_rank == 2 else None
 
 
+#: With fewer input channels a convolution gains nothing from integers, and as the first
+#: layer of a net it passes its rounding on to all others.
+_FEWEST_CHANNELS = 3
+
+
+def _conv_refusal(node: ir.Node) -> str | None:
+    channels = static_dim(node.inputs[1], 1)
+    if attribute(node, "group", 1) == 1 and channels is not None and channels < _FEWEST_CHANNELS:
+        return f"with {channels} input channel(s) float is as fast, and exact"
+    return None
+
+
 def _gemm_refusal(node: ir.Node) -> str | None:
     if attribute(node, "transA", 0):
         return "it transposes its data (transA)"
@@ -104,7 +116,12 @@ def _matmul_reduction(node: ir.Node) -> tuple[int, ...]:
 
 
 _CONV = QuantRule(
-    kind="compute", weight=1, channel_axis=_first_axis, reduction_axes=_conv_reduction, bias=2
+    kind="compute",
+    weight=1,
+    channel_axis=_first_axis,
+    reduction_axes=_conv_reduction,
+    bias=2,
+    refuses=_conv_refusal,
 )
 _GEMM = QuantRule(
     kind="compute",

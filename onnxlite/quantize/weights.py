@@ -19,8 +19,9 @@ from onnxlite.quantize.qtypes import QParams, QType, params_for_weight, quantize
 
 #: `255 * 128 == 32640`, the largest multiple of 255 within int16.
 _PAIR_LIMIT = 128
-#: Scales tried, as multiples of the one that uses the whole range; at 2 no pair overflows.
-_FACTORS = np.geomspace(1.0, 2.0, 17)
+#: Scales tried, as multiples of the one that uses the whole range: below 1 the largest
+#: weights are clipped and the others finer, at 2 no pair overflows.
+_FACTORS = np.geomspace(0.8, 2.0, 33)
 
 
 def quantize_weight(
