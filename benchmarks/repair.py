@@ -82,7 +82,7 @@ def damages() -> Iterator[tuple[str, Damage, Method]]:
     """Name, damage, and how it is repaired."""
     yield "50% smallest weights", lambda m: prune_weights(m, sparsity=0.5), "auto"
     yield "80% smallest weights", lambda m: prune_weights(m, sparsity=0.8), "auto"
-    yield "30% of channels", lambda m: prune_channels(m, ratio=0.3), "auto"
+    yield "30% of channels", lambda m: prune_channels(m, ratio=0.3, round_to=1), "auto"
     yield "4 bits per channel", lambda m: every_weight(m, lambda w: to_bits(w, 4)), "affine"
     yield "3 bits per channel", lambda m: every_weight(m, lambda w: to_bits(w, 3)), "affine"
     yield "ternary per channel", lambda m: every_weight(m, to_ternary), "affine"

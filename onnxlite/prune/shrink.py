@@ -28,7 +28,7 @@ def prune_channels_ir(
     samples: SamplesLike | None = None,
     ratio: float | Mapping[str, float] = 0.3,
     importance: Importance = "l2",
-    round_to: int = 1,
+    round_to: int = 8,
     protect: Sequence[str] = (),
     minimum: int = 1,
     seed: int = 0,

@@ -56,7 +56,7 @@ class PruneChannels(
 
     ratio: Annotated[float, Meta(ge=0, lt=1)] = 0.3
     importance: Importance = "l2"
-    round_to: Annotated[int, Meta(ge=1)] = 1
+    round_to: Annotated[int, Meta(ge=1)] = 8
     protect: tuple[str, ...] = ()
     minimum: Annotated[int, Meta(ge=1)] = 1
     seed: int = 0

@@ -42,7 +42,7 @@ def shapes(model) -> dict[str, tuple[int, ...]]:
 def test_ratio_of_every_group():
     proto = parse(NET)
     reports = []
-    result = prune_channels(proto, ratio=0.25, on_report=reports.append)
+    result = prune_channels(proto, ratio=0.25, round_to=1, on_report=reports.append)
     assert isinstance(result, onnx.ModelProto)
     found = shapes(result)
     assert found == {"w1": (9, 3, 1, 1), "b1": (9,), "w2": (15, 9, 1, 1), "w3": (15, 5)}
@@ -63,14 +63,14 @@ def test_the_smallest_go():
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
     for importance in ("l1", "l2"):
-        result = prune_channels(proto, ratio=0.25, importance=importance)
+        result = prune_channels(proto, ratio=0.25, round_to=1, importance=importance)
         kept = load(result).graph.initializers["b1"].const_value.numpy()
         np.testing.assert_array_equal(kept, np.delete(weights["b1"], small))
 
 
 def test_random_follows_the_seed():
     def kept(seed):
-        model = prune_channels(parse(NET), ratio=0.5, importance="random", seed=seed)
+        model = prune_channels(parse(NET), ratio=0.5, round_to=1, importance="random", seed=seed)
         return load(model).graph.initializers["b1"].const_value.numpy().tolist()
 
     assert kept(1) == kept(1)
@@ -83,8 +83,9 @@ def test_random_follows_the_seed():
         ({"ratio": 0.3, "round_to": 4}, 8, 16),
         ({"ratio": 0.9, "round_to": 8}, 8, 8),
         ({"ratio": 0.1, "round_to": 16}, 12, 16),
-        ({"ratio": 0.99}, 1, 1),
-        ({"ratio": 0.99, "minimum": 3}, 3, 3),
+        ({"ratio": 0.99, "round_to": 1}, 1, 1),
+        ({"ratio": 0.3}, 8, 16),
+        ({"ratio": 0.99, "round_to": 1, "minimum": 3}, 3, 3),
         ({"ratio": 0.5, "minimum": 100}, 12, 20),
     ],
 )
@@ -96,9 +97,9 @@ def test_counts(options, channels, hidden):
 def test_ratio_by_group_and_protection():
     proto = parse(NET)
     first, second = (name for name in names(proto) if name.startswith("Conv"))
-    found = shapes(prune_channels(proto, ratio={first: 0.5}))
+    found = shapes(prune_channels(proto, ratio={first: 0.5}, round_to=1))
     assert (found["w1"], found["w2"]) == ((6, 3, 1, 1), (20, 6, 1, 1))
-    found = shapes(prune_channels(proto, ratio=0.5, protect=("w1",)))
+    found = shapes(prune_channels(proto, ratio=0.5, round_to=1, protect=("w1",)))
     assert (found["w1"], found["w2"]) == ((12, 3, 1, 1), (10, 12, 1, 1))
     reports = []
     prune_channels(proto, ratio=0.5, protect=(second,), on_report=reports.append)
@@ -134,7 +135,7 @@ def test_nothing_to_prune_warns(caplog):
 
 
 def test_shapes_are_fresh_and_the_batch_stays_dynamic():
-    model = prune_channels(load(parse(NET)), ratio=0.5)
+    model = prune_channels(load(parse(NET)), ratio=0.5, round_to=1)
     known = {v.name: list(v.shape) for node in model.graph for v in node.outputs}
     assert known["r"][1:] == [6, 4, 4]
     assert str(known["b"][0]) == "n"
@@ -180,7 +181,7 @@ def test_unshared_copies():
 def test_odd_models_still_run(name):
     model = load(parse(ODD[name]))
     reports = []
-    pruned = prune_channels(model, ratio=0.5, on_report=reports.append)
+    pruned = prune_channels(model, ratio=0.5, round_to=1, on_report=reports.append)
     assert reports[0].summary
     try:
         feed = generated_feed(model)

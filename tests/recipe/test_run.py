@@ -247,7 +247,7 @@ def test_channels_are_removed_and_repaired(images):
         <float[16,3,3,3] w, float[16] b, float[8,16,3,3] u, float[8] c, float[8,4] v>
         { t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)  s = Conv(r, u, c)  q = Relu(s)
           p = GlobalAveragePool(q)  f = Flatten(p)  y = MatMul(f, v) }"""
-    outcome = run(parse(text), images, [PruneChannels(ratio=0.5)], benchmark=False)
+    outcome = run(parse(text), images, [PruneChannels(ratio=0.5, round_to=4)], benchmark=False)
     (report,) = outcome.report.steps
     assert report.changes["units-removed"] == 12
     assert "repair" in report.summary
