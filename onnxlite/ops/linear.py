@@ -88,7 +88,7 @@ _FEWEST_CHANNELS = 3
 def _conv_refusal(node: ir.Node) -> str | None:
     channels = static_dim(node.inputs[1], 1)
     if attribute(node, "group", 1) == 1 and channels is not None and channels < _FEWEST_CHANNELS:
-        return f"with {channels} input channel(s) float is as fast, and exact"
+        return f"with {channels} input channel(s) integers save too little for their rounding"
     return None
 
 
