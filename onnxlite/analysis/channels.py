@@ -8,7 +8,7 @@ of coupled structures is that of Fang et al. 2023 (DepGraph).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.analysis.tracking import Tracking
 from onnxlite.analysis.units import Binding, Pin, Recount, Reindex
 from onnxlite.graph import iter_nodes
-from onnxlite.ops import Ids, carry_sizes, spec_of, tracked_axes
+from onnxlite.ops import Ids, ShapeOf, carry_sizes, spec_of, tracked_axes
 from onnxlite.samples import Feed
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,10 @@ class ChannelMap:
         recounts: numbers that count positions.
         reindexes: lists of positions.
         groups: the units that are bound anywhere, by what they are bound in.
+        values: the ids of every computed value that has units.
+        slices: the unit of every slice of a constant along an axis, see `Binding.line`; also
+            of constants that are computed from others.
+        shape_of: the concrete shapes that the analysis saw.
     """
 
     root: Ids
@@ -63,6 +67,9 @@ class ChannelMap:
     recounts: tuple[Recount, ...]
     reindexes: tuple[Reindex, ...]
     groups: tuple[UnitGroup, ...]
+    values: Mapping[ir.Value, Ids]
+    slices: Mapping[tuple[ir.Value, int], Ids]
+    shape_of: ShapeOf
 
 
 def channel_map(model: ir.Model, *, feeds: Sequence[Feed] | None = None) -> ChannelMap:
@@ -97,6 +104,9 @@ def channel_map(model: ir.Model, *, feeds: Sequence[Feed] | None = None) -> Chan
         recounts=tuple(t.recounts),
         reindexes=tuple(t.reindexes),
         groups=tuple(_groups(model, t, root, bindings)),
+        values=t.values,
+        slices=t.slices(),
+        shape_of=shape_of,
     )
 
 

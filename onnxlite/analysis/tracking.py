@@ -160,6 +160,11 @@ class Tracking:
         """Remember the line of a constant that all its users share."""
         self._lines.setdefault((value, axis), []).append(line)
 
+    def slices(self) -> dict[tuple[ir.Value, int], Ids]:
+        """The unit of every slice of each bound constant, by value and axis."""
+        bound = {(b.value, b.axis): b.line for b in self.bindings.values()}
+        return {**bound, **{key: lines[0] for key, lines in self._lines.items()}}
+
     def recount(
         self,
         where: int | str,

@@ -80,18 +80,6 @@ def _matmul_axis(node: ir.Node) -> int | None:
     return 1 if weight_rank == 2 else None
 
 
-#: With fewer input channels a convolution gains nothing from integers, and as the first
-#: layer of a net it passes its rounding on to all others.
-_FEWEST_CHANNELS = 3
-
-
-def _conv_refusal(node: ir.Node) -> str | None:
-    channels = static_dim(node.inputs[1], 1)
-    if attribute(node, "group", 1) == 1 and channels is not None and channels < _FEWEST_CHANNELS:
-        return f"with {channels} input channel(s) integers save too little for their rounding"
-    return None
-
-
 def _gemm_refusal(node: ir.Node) -> str | None:
     if attribute(node, "transA", 0):
         return "it transposes its data (transA)"
@@ -121,7 +109,6 @@ _CONV = QuantRule(
     channel_axis=_first_axis,
     reduction_axes=_conv_reduction,
     bias=2,
-    refuses=_conv_refusal,
 )
 _GEMM = QuantRule(
     kind="compute",

@@ -34,6 +34,14 @@ class Geometry(Protocol):
         """The layer's weight as `[g, K, M]`."""
         ...
 
+    def arranged(self, weight: Array) -> Array:
+        """Anything shaped like the weight, moved to `[g, K, M]` and not multiplied."""
+        ...
+
+    def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        """The positions of the output: its shape without the channel axis."""
+        ...
+
     def tensor(self, matrix: Array) -> Array:
         """The inverse of `matrix`."""
         ...
@@ -57,6 +65,7 @@ class Convolution:
     Attributes:
         weight_shape: `[g*M, K/taps, *kernel]`, transposed `[g*K/taps, M, *kernel]`.
         pads: at the start of each axis; None where `auto_pad` decides by the input's size.
+        end_pads: at the end of each axis, less the output padding of a transposed one.
     """
 
     weight_shape: tuple[int, ...]
@@ -64,6 +73,7 @@ class Convolution:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[int, ...] | None
+    end_pads: tuple[int, ...]
     auto_pad: str
     transposed: bool
 
@@ -79,6 +89,10 @@ class Convolution:
 
     def matrix(self, weight: Array) -> Array:
         """The weight as `[g, K, M]`."""
+        return self.arranged(weight)
+
+    def arranged(self, weight: Array) -> Array:
+        """The same for anything of the weight's shape."""
         first, second = self.weight_shape[0] // self.groups, self.weight_shape[1]
         split = weight.reshape(self.groups, first, second, prod(self.kernel))
         order = (0, 1, 3, 2) if self.transposed else (0, 2, 3, 1)
@@ -106,6 +120,20 @@ class Convolution:
         rows[~valid] = 0
         split = rows.reshape(len(sample), taps.shape[1], self.groups, -1)
         return split.transpose(0, 2, 3, 1).reshape(len(sample), self.groups, -1)
+
+    def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        """Samples and the sizes that follow from stride, padding and kernel."""
+        return data[0], *(self._size(axis, size) for axis, size in enumerate(data[2:]))
+
+    def _size(self, axis: int, size: int) -> int:
+        stride = self.strides[axis]
+        reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+        if self.pads is None:
+            return -(-size // stride)
+        pads = self.pads[axis] + self.end_pads[axis]
+        if self.transposed:
+            return stride * (size - 1) + reach - pads
+        return (size + pads - reach) // stride + 1
 
     def reaches(self, data: tuple[int, ...], grid: tuple[int, ...]) -> bool:
         """Samples and number of axes must agree; sizes follow from attributes."""
@@ -154,8 +182,18 @@ class Product:
 
     def matrix(self, weight: Array) -> Array:
         """The weight as `[1, K, M]`."""
-        matrix: Array = self.factor * (weight.T if self.weight_transposed else weight)
-        return matrix[None]
+        matrix: Array = self.factor * self.arranged(weight)
+        return matrix
+
+    def arranged(self, weight: Array) -> Array:
+        """The same without the factor, for anything of the weight's shape."""
+        matrix: Array = (weight.T if self.weight_transposed else weight)[None]
+        return matrix
+
+    def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        """Every axis but the features'."""
+        swap = self.data_transposed or self.constant_left
+        return (*data[:-2], data[-1]) if swap else data[:-1]
 
     def tensor(self, matrix: Array) -> Array:
         """The inverse of `matrix`."""
@@ -170,8 +208,7 @@ class Product:
 
     def reaches(self, data: tuple[int, ...], grid: tuple[int, ...]) -> bool:
         """Every axis but the features' is one of positions."""
-        swap = self.data_transposed or self.constant_left
-        return len(data) > 1 and grid == ((*data[:-2], data[-1]) if swap else data[:-1])
+        return len(data) > 1 and grid == self.grid(data)
 
 
 def geometry_of(node: ir.Node, weight_shape: tuple[int, ...]) -> Geometry | str:
@@ -205,13 +242,18 @@ def _convolution(node: ir.Node, weight_shape: tuple[int, ...]) -> Convolution | 
     if transposed and (same or attribute(node, "output_shape")):
         return "its padding follows from a wanted output shape"
     zeros, ones = [0] * axes, [1] * axes
-    pads = zeros if auto_pad == "VALID" else attribute(node, "pads", zeros)[:axes]
+    pads = attribute(node, "pads", [*zeros, *zeros])
+    start, end = (zeros, zeros) if auto_pad == "VALID" else (pads[:axes], pads[axes:])
+    if transposed:
+        more = attribute(node, "output_padding", zeros)
+        end = [pad - extra for pad, extra in zip(end, more, strict=True)]
     return Convolution(
         weight_shape=weight_shape,
         groups=int(attribute(node, "group", 1)),
         strides=tuple(attribute(node, "strides", ones)),
         dilations=tuple(attribute(node, "dilations", ones)),
-        pads=None if same else tuple(pads),
+        pads=None if same else tuple(start),
+        end_pads=tuple(end),
         auto_pad=auto_pad,
         transposed=transposed,
     )

@@ -34,7 +34,7 @@ from onnxlite.repair.fit import (
 from onnxlite.repair.frontier import Frontier, Route
 from onnxlite.repair.layers import STEP, Layer, find_layers
 from onnxlite.repair.memory import plan
-from onnxlite.repair.targets import Target, targets_of
+from onnxlite.repair.targets import Target, clip_behind, sum_target, targets_of
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
@@ -53,6 +53,7 @@ def repair_ir(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     cache_bytes: int = 1 << 29,
+    passes: int = 1,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = silent,
@@ -61,6 +62,7 @@ def repair_ir(
 
     Args:
         cache_bytes: bytes of values held between layers; it bounds the number of samples.
+        passes: fits of a layer, after the first, that heed the activation behind it.
         seed: of the choice of rows.
         threads: of ONNX Runtime; None takes all cores.
         limit: use at most this many samples.
@@ -76,7 +78,7 @@ def repair_ir(
     pairs, declined = _pairs(model, reference, include, exclude)
     if not pairs:
         return source, _report("no layer can be repaired", 0, declined, (), start)
-    route = Route(model, [layer.data for layer, _ in pairs])
+    route = Route(model, [value for pair in pairs for value in _reads(*pair)])
     wanted = Route(reference, [target.value for _, target in pairs])
     chosen = plan(feeds, (route, wanted), cache_bytes)
     if not chosen.complete:
@@ -90,6 +92,7 @@ def repair_ir(
         method=method,
         ridge=ridge,
         max_rows=max_rows,
+        passes=passes,
         seed=seed,
     )
     rows: list[LayerRow] = []
@@ -181,7 +184,16 @@ def _pairs(
             declined.append(Declined(STEP, describe(layer.node), reason))
         else:
             pairs.append((layer, target))
-    return pairs, declined
+    nodes = [layer.node for layer, _ in pairs]
+    return [
+        (layer, sum_target(layer, target, set(nodes[index + 1 :])))
+        for index, (layer, target) in enumerate(pairs)
+    ], declined
+
+
+def _reads(layer: Layer, target: Target) -> list[ir.Value]:
+    """What the fit of a layer needs of the compressed model."""
+    return [layer.data] if target.addend is None else [target.addend, layer.data]
 
 
 def _fits(
@@ -193,9 +205,11 @@ def _fits(
     method: Method,
     ridge: float,
     max_rows: int,
+    passes: int,
     seed: int,
 ) -> Iterator[tuple[Fit | str, int]]:
     """The fit of every layer and its number of rows; the layers before it must be written."""
+    stop = 0
     for index, (layer, target) in enumerate(pairs):
         weight = layer.matrix
         rows = Rows(
@@ -204,13 +218,20 @@ def _fits(
             method=method,
             fixed=not layer.weight_free,
             has_bias=layer.biased is not None,
+            clip=clip_behind(layer, target),
+            passes=passes,
         )
         per_feed = -(-rows_wanted(weight.shape[1], max_rows) // feeds)
-        inputs = have[0].visit(index, hold=have[1][index])
+        addends: list[Array | None] = [None] * feeds
+        if target.addend is not None:
+            addends = list(have[0].visit(stop, hold=have[1][stop]))
+            stop += 1
+        inputs = have[0].visit(stop, hold=have[1][stop])
+        stop += 1
         outputs = want[0].visit(index, hold=want[1][index])
         problem = ""
-        for feed, (data, output) in enumerate(zip(inputs, outputs, strict=True)):
-            drawn = _draw(layer, target, data, output, per_feed, (seed, index, feed))
+        for feed, values in enumerate(zip(inputs, outputs, addends, strict=True)):
+            drawn = _draw(layer, target, *values, per_feed, (seed, index, feed))
             if isinstance(drawn, str):
                 problem = drawn
             elif not problem:
@@ -219,9 +240,15 @@ def _fits(
 
 
 def _draw(
-    layer: Layer, target: Target, data: Array, output: Array, count: int, seed: tuple[int, ...]
-) -> tuple[Array, Array] | str:
-    """Rows `x: [n, g, K]`, `y: [n, g, M]` at random output positions of one feed."""
+    layer: Layer,
+    target: Target,
+    data: Array,
+    output: Array,
+    addend: Array | None,
+    count: int,
+    seed: tuple[int, ...],
+) -> tuple[Array, Array, Array | None] | str:
+    """Rows of a `fit.Block` at random output positions of one feed."""
     groups, _, channels = layer.matrix_shape
     wanted = target.channels(output, layer.geometry.channel_axis)
     *grid, found = wanted.shape
@@ -232,5 +259,9 @@ def _draw(
     positions = np.unravel_index(chosen, grid)
     if not layer.geometry.reaches(data.shape, tuple(grid)):
         return f"its target has positions {grid}, and its data are {list(data.shape)}"
-    x = layer.geometry.features(data, positions)
-    return x, wanted[positions].reshape(len(chosen), groups, channels)
+    x, y = layer.geometry.features(data, positions), wanted[positions]
+    shape = (len(chosen), groups, channels)
+    if addend is None:
+        return x, y.reshape(shape), None
+    shift = np.moveaxis(addend, layer.geometry.channel_axis, -1)[positions]
+    return x, (y - shift).reshape(shape), shift.reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.lineage import origin_of
+from onnxlite.graph import const_tensor, is_op, sole_consumer
+from onnxlite.ops import spec_of
+from onnxlite.repair.fit import NO_CLIP, Clip
 from onnxlite.repair.layers import Layer
 
 
@@ -20,10 +24,13 @@ class Target:
     Attributes:
         value: of the reference model, the same shape but for the channels.
         kept: which of its channels the layer still has; None means all.
+        addend: what the compressed model adds to the layer's output; then `value` is the sum,
+            and the layer makes up for what the other branch lacks (He et al. 2017, sec. 3.3).
     """
 
     value: ir.Value
     kept: tuple[int, ...] | None
+    addend: ir.Value | None = None
 
     def channels(self, array: NDArray[Any], axis: int) -> NDArray[Any]:
         """The kept channels of a computed target, moved to the last axis."""
@@ -57,6 +64,54 @@ def targets_of(
         target = Target(value, origin.kept)
         result.append(_mismatch(layer, target) or target)
     return result
+
+
+def sum_target(layer: Layer, target: Target, later: Set[ir.Node]) -> Target:
+    """The target of a layer whose output alone goes into a sum: the sum, less its other side.
+
+    Args:
+        layer: of the compressed model.
+        target: its own output in the reference.
+        later: layers that are not repaired yet when this one is. A side that depends on one
+            of them will be repaired towards the sum itself.
+    """
+    add, original = sole_consumer(layer.output), sole_consumer(target.value)
+    if not (is_op(add, "Add") and is_op(original, "Add")):
+        return target
+    assert add is not None
+    assert original is not None
+    if add.outputs[0].name != original.outputs[0].name:
+        return target
+    other = add.inputs[1] if add.inputs[0] is layer.output else add.inputs[0]
+    known = other is not None and other.shape is not None and const_tensor(other) is None
+    if not known or other is None or other.shape != layer.output.shape or _needs(other, later):
+        return target
+    return Target(original.outputs[0], target.kept, other)
+
+
+def clip_behind(layer: Layer, target: Target) -> Clip:
+    """What the activation lets through that alone reads a layer's output, or its sum."""
+    value = layer.output
+    if target.addend is not None:
+        add = sole_consumer(value)
+        assert add is not None
+        value = add.outputs[0]
+    reader = sole_consumer(value)
+    output_range = None if reader is None else spec_of(reader).output_range
+    bounds = output_range(reader) if reader is not None and output_range is not None else None
+    return bounds or NO_CLIP
+
+
+def _needs(value: ir.Value, nodes: Set[ir.Node]) -> bool:
+    """Whether any of `nodes` is needed to compute a value."""
+    seen: set[ir.Node] = set()
+    queue = [value]
+    while queue:
+        producer = queue.pop().producer()
+        if producer is not None and producer not in seen:
+            seen.add(producer)
+            queue += [read for read in producer.inputs if read is not None]
+    return not seen.isdisjoint(nodes)
 
 
 def _mismatch(layer: Layer, target: Target) -> str | None:

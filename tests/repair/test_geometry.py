@@ -62,6 +62,7 @@ def test_features_times_matrix(name: str) -> None:
     expected = moved[positions].reshape(-1, groups, outputs)
     np.testing.assert_allclose(product, expected, atol=1e-4)
     assert layer.geometry.reaches(x.shape, moved.shape[:-1])
+    assert layer.geometry.grid(x.shape) == moved.shape[:-1]
     array = const_array(layer.weight)
     back = layer.geometry.tensor(layer.geometry.matrix(array))
     assert np.array_equal(back, array)

@@ -1,0 +1,178 @@
+"""Damage as the error that remains when the layers that read a unit make up for its loss.
+
+With second moments G = X'X of a layer's input, removing the features S and fitting the
+other weights anew leaves, at best, the squared error
+
+    e(S) = tr( W_S' [ (G^-1)_SS ]^-1 W_S ),
+
+and the other weights become `W - (G^-1)_:S [ (G^-1)_SS ]^-1 W_S` (optimal brain surgeon,
+Hassibi & Stork 1993; in blocks Kurtic et al. 2022, structured ZipLM 2023). Units go one
+after the other, always the one that costs least now, so that of two units that say the
+same only one is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.analysis.channels import ChannelMap
+from onnxlite.analysis.units import in_groups
+from onnxlite.calibrate.moments import Moments
+from onnxlite.graph import const_array
+from onnxlite.ops import Ids
+from onnxlite.prune.curve import Array64, Curve
+from onnxlite.repair.layers import Layer
+
+#: Of layers with more features only the energy of each is used, not what they share.
+MAX_FEATURES = 4608
+#: Ridge of the inverse, as a share of the mean second moment.
+_RIDGE = 1e-3
+#: Units that go at once, as a share of a group: at most so many rounds a group.
+_ROUNDS = 64
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads units, with what its samples say.
+
+    Attributes:
+        layer: the layer.
+        units: the unit of every feature, int64[g, K]; 0 for those of no unit.
+        inverse: float32[g, K, K] of the second moments, or None where there are too many
+            features; then `energy` stands for them.
+        energy: float64[g, K], mean square of every feature.
+        power: variance of its output, summed over channels.
+    """
+
+    layer: Layer
+    units: Ids
+    inverse: NDArray[np.float32] | None
+    energy: Array64
+    power: float
+
+
+def units_read(layer: Layer, channels: ChannelMap) -> Ids | None:
+    """The unit of every feature `[g, K]` of a layer that reads units, else None."""
+    array = const_array(layer.weight)
+    assert array is not None
+    for axis in range(array.ndim):
+        line = channels.slices.get((layer.weight, axis))
+        if line is None:
+            continue
+        ids = np.zeros(array.shape, np.int64)
+        for part, own in in_groups(ids, channels.root[line]):
+            np.moveaxis(part, axis, -1)[...] = own
+        arranged = layer.geometry.arranged(ids)
+        features = arranged[:, :, 0]
+        # Of a unit that a layer makes all features are its own; one that it reads differs.
+        if (arranged == features[:, :, None]).all() and (features != features[:, :1]).any():
+            return np.ascontiguousarray(features)
+    return None
+
+
+def reader_of(layer: Layer, units: Ids, moments: Moments) -> Reader:
+    """What a layer's samples say of the features that it reads.
+
+    Args:
+        layer: the layer; with a bias it makes up for the mean of what is lost.
+        units: of its features, see `units_read`.
+        moments: of its features.
+    """
+    if layer.biased is None:
+        moments = moments.about_zero()
+    weight = layer.matrix
+    gram = moments.gram / moments.rows
+    power = float(np.einsum("gkm,gkm->", weight, gram @ weight))
+    energy = np.diagonal(gram, axis1=1, axis2=2).copy()
+    inverse = None
+    if weight.shape[1] <= MAX_FEATURES:
+        pull = np.maximum(_RIDGE * energy.mean(axis=1), np.finfo(np.float32).tiny)
+        gram += pull[:, None, None] * np.eye(weight.shape[1])
+        inverse = np.linalg.inv(gram).astype(np.float32)
+    return Reader(layer, units, inverse, energy, max(power, 1e-30))
+
+
+def reconstruction_curve(units: Ids, readers: Sequence[Reader]) -> Curve:
+    """The order in which interchangeable units go, and the error that this leaves.
+
+    Args:
+        units: of one group, read by every reader.
+        readers: the layers that read them. Their errors are shares of their power, and
+            add up.
+    """
+    losses = [_Loss(reader, units) for reader in readers]
+    alive = np.arange(len(units))
+    order: list[int] = []
+    damage = [0.0]
+    at_once = -(-len(units) // _ROUNDS)
+    while len(alive):
+        scores = np.sum([loss.scores(alive) for loss in losses], axis=0)
+        picked = np.argsort(scores, kind="stable")[:at_once]
+        # Together they cost what they cost; apart, in the order of their own scores.
+        cost = sum(loss.remove(alive[picked]) for loss in losses)
+        shares = np.cumsum(scores[picked]) / max(float(scores[picked].sum()), 1e-300)
+        damage += (damage[-1] + cost * shares).tolist()
+        order += alive[picked].tolist()
+        alive = np.delete(alive, picked)
+    return Curve(units[order], np.maximum.accumulate(np.array(damage)))
+
+
+class _Loss:
+    """The features of one reader that belong to the units of one group, as they go."""
+
+    def __init__(self, reader: Reader, units: Ids) -> None:
+        weight = reader.layer.matrix
+        self._power = reader.power
+        groups = range(len(weight))
+        own = [np.flatnonzero(np.isin(reader.units[g], units)) for g in groups]
+        self._weight = [weight[g][own[g]] for g in groups]
+        self._places = [_places(reader.units[g][own[g]], units) for g in groups]
+        if reader.inverse is None:
+            energies = [np.maximum(reader.energy[g][own[g]], 1e-30) for g in groups]
+            self._inverse = [np.diag(1 / energy) for energy in energies]
+        else:
+            self._inverse = [
+                reader.inverse[g][np.ix_(own[g], own[g])].astype(np.float64) for g in groups
+            ]
+
+    def scores(self, alive: NDArray[np.intp]) -> Array64:
+        """What each unit would cost if it alone went now, as a share of the power."""
+        total = np.zeros(len(alive))
+        for weight, places, inverse in zip(self._weight, self._places, self._inverse, strict=True):
+            at = places[alive]
+            if not at.shape[1]:
+                continue
+            blocks = inverse[at[:, :, None], at[:, None, :]]
+            rows = weight[at]
+            total += np.einsum("usm,usm->u", rows, np.linalg.solve(blocks, rows))
+        return total / self._power
+
+    def remove(self, units: NDArray[np.intp]) -> float:
+        """Take units out, adapt the others, and return what that cost."""
+        cost = 0.0
+        for index, (weight, places) in enumerate(zip(self._weight, self._places, strict=True)):
+            gone = places[units].reshape(-1)
+            inverse = self._inverse[index]
+            if not len(gone):
+                continue
+            columns = inverse[:, gone]
+            solved = np.linalg.solve(columns[gone], np.concatenate([weight[gone], columns.T], 1))
+            cost += float((weight[gone] * solved[:, : weight.shape[1]]).sum())
+            change = columns @ solved
+            weight -= change[:, : weight.shape[1]]
+            inverse -= change[:, weight.shape[1] :]
+            # What is gone stays gone; a unit diagonal keeps later systems regular.
+            weight[gone] = 0.0
+            inverse[gone], inverse[:, gone] = 0.0, 0.0
+            inverse[gone, gone] = 1.0
+        return cost / self._power
+
+
+def _places(features: Ids, units: Ids) -> NDArray[np.intp]:
+    """Where each unit's features are, intp[units, features of one unit]."""
+    order = np.argsort(features, kind="stable")
+    return order.reshape(len(units), -1)
