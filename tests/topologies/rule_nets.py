@@ -1,14 +1,21 @@
-"""One small network per channel rule: maps and layouts."""
+"""One small network per channel rule: maps and layouts; and those of the other files."""
 
 from __future__ import annotations
 
+from tests.topologies import constant_cases, product_cases
+from tests.topologies.axis_nets import AXES
 from tests.topologies.constant_nets import CONSTANTS
+from tests.topologies.layout_nets import LAYOUTS
 from tests.topologies.net import BACK, EIGHT, FRONT, W1, Net, between, rows
 from tests.topologies.product_nets import PRODUCTS
 
 NETS: dict[str, Net] = {
     **CONSTANTS,
+    **constant_cases.CASES,
     **PRODUCTS,
+    **product_cases.CASES,
+    **LAYOUTS,
+    **AXES,
     "conv": between("d = Relu(c)"),
     "conv 1-d": Net(
         "c = Conv(x, w1, b1) d = Relu(c) y = Conv<dilations=[2]>(d, w2)",
