@@ -50,6 +50,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         """Whether products of uint8 and int8 are added in 32 bits, so that none saturates."""
         return bool({"avx_vnni", "avx512_vnni"} & set(self.instructions))
 
+    @property
+    def channel_block(self) -> int:
+        """Channels that ONNX Runtime's float kernels work on at once; others are padded."""
+        if "avx512f" in self.instructions:
+            return 16
+        return 8 if "avx2" in self.instructions else 4
+
     def __str__(self) -> str:
         sets = f" ({', '.join(self.instructions)})" if self.instructions else ""
         return f"{self.cpu}{sets}, {self.cores} cores, ONNX Runtime {self.onnxruntime}"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
-    {"errors", "records"},
+    {"errors", "records", "cache"},
     {"graph", "proto"},
     {"model"},
     {"save", "samples", "normalize"},

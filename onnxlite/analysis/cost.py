@@ -105,7 +105,7 @@ def cost(
     macs = _graph_macs(model.graph, shape_of, notes)
     inputs = {value.name or "?": shape_of(value) for value in model.graph.inputs}
     return ModelCost(
-        parameters=sum(tensor.size for tensor in _constants(model) if _is_parameter(tensor)),
+        parameters=sum(tensor.size for tensor in _constants(model) if is_parameter(tensor)),
         macs=macs,
         layers=tuple(
             _layer(node, shape_of, sparsity) for node in iter_nodes(model) if _is_layer(node)
@@ -125,7 +125,8 @@ def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
             yield tensor
 
 
-def _is_parameter(tensor: ir.TensorProtocol) -> bool:
+def is_parameter(tensor: ir.TensorProtocol) -> bool:
+    """Whether a constant counts as parameters, rather than as a shape, an index or text."""
     return tensor.dtype not in _NOT_PARAMETERS
 
 
@@ -143,7 +144,7 @@ def _behind(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 def _parameters(node: ir.Node) -> list[ir.TensorProtocol]:
     tensors = [_behind(value) for value in node.inputs]
-    return [tensor for tensor in tensors if tensor is not None and _is_parameter(tensor)]
+    return [tensor for tensor in tensors if tensor is not None and is_parameter(tensor)]
 
 
 def _is_layer(node: ir.Node) -> bool:

@@ -33,6 +33,12 @@ class KeptShapes:
         for group, order in enumerate(orders):
             group_of[order] = group
             rank_of[order] = np.arange(len(order))
+        self._counts: dict[tuple[ir.Node, str], tuple[int, Ids]] = {}
+        for recount in channels.recounts:
+            if isinstance(recount.where, str) and recount.entry is None:
+                line = _first_line(channels.root[recount.ids], recount.axis)
+                self._counts[recount.node, recount.where] = (len(line), line)
+        self._group_of, self._rank_of = group_of, rank_of
         # Of every value: axis, group, and how many positions go with the first n units.
         self._losses: dict[ir.Value, list[tuple[int, int, NDArray[np.int64]]]] = defaultdict(list)
         for value, axis, line in _lines(channels):
@@ -47,6 +53,19 @@ class KeptShapes:
         """The groups on which the shape of a value depends."""
         return set() if value is None else {group for _, group, _ in self._losses.get(value, ())}
 
+    def varying(self, value: ir.Value) -> set[int]:
+        """The axes of a value that lose positions as units go."""
+        return {axis for axis, _, _ in self._losses.get(value, ())}
+
+    def count(self, node: ir.Node, attribute: str) -> int | None:
+        """What an attribute of a node counts now; None for one that counts no units."""
+        if (node, attribute) not in self._counts:
+            return None
+        total, line = self._counts[node, attribute]
+        groups = self._group_of[line]
+        gone = (groups >= 0) & (self._rank_of[line] < np.array(self.removed)[groups])
+        return total - int(gone.sum())
+
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """The shape of a value with the units in `removed` gone; None where it is unknown."""
         shape = self._shape_of(value)
@@ -56,6 +75,10 @@ class KeptShapes:
         for axis, group, lost in self._losses[value]:
             sizes[axis] -= int(lost[self.removed[group]])
         return tuple(sizes)
+
+
+def _first_line(ids: Ids, axis: int) -> Ids:
+    return np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
 
 
 def _lines(channels: ChannelMap) -> Iterator[tuple[ir.Value, int, Ids]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.units import Binding
 from onnxlite.errors import OptionError
-from onnxlite.graph import attribute, is_op, rank
+from onnxlite.graph import attribute, is_op
 from onnxlite.ops import spec_of
 
 _KEY = "onnxlite.lineage"
@@ -94,14 +94,8 @@ def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[n
 
 def _output_axis(node: ir.Node, port: int) -> int | None:
     """The axis of a layer's weight that its output channels lie along."""
-    if port not in spec_of(node).weights:
-        return None
-    if is_op(node, "ConvTranspose"):
-        return 1
-    if is_op(node, "MatMul"):
-        return {0: (rank(node.inputs[0]) or 2) - 2, 1: (rank(node.inputs[1]) or 2) - 1}[port]
-    rule = spec_of(node).quant
-    return rule.channel_axis(node) if rule is not None and rule.channel_axis else None
+    axis_of = spec_of(node).output_axis
+    return axis_of(node, port) if axis_of is not None and port in spec_of(node).weights else None
 
 
 def _put(model: ir.Model, entries: Mapping[str, Origin]) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import generated_feed
+from onnxlite.analysis.timing import paired_times
 from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
@@ -33,9 +32,6 @@ from onnxlite.save import save
 
 logger = logging.getLogger(__name__)
 
-#: A slot of a round runs a fast model several times, until it is long against the clock.
-_SLOT_S = 0.002
-_MIN_ROUNDS, _MAX_ROUNDS = 5, 500
 _MAX_FEEDS = 8
 _MIN_STARTS, _MAX_STARTS = 2, 10
 _RESAMPLES = 2000
@@ -157,7 +153,9 @@ def benchmark(
         starts = _start_times(paths, threads, time_budget_s / 5)
         sessions = (Session(paths[0], threads=threads), Session(paths[1], threads=threads))
         pairs = [(feed, _renamed(feed, sessions[0], sessions[1])) for feed in feeds]
-        times = _rounds(sessions, pairs, rounds, time_budget_s * 4 / 5, progress)
+        times = paired_times(
+            sessions, pairs, rounds=rounds, budget_s=time_budget_s * 4 / 5, progress=progress
+        )
         measured = zip(paths, pairs[0], strict=True) if memory else ()
         memories = [_memory(path, feed, threads, notes) for path, feed in measured] or [None, None]
     timings = [
@@ -225,42 +223,6 @@ def _start_times(
             row[i] = time.perf_counter() - start
         times.append(row)
     return np.array(times)
-
-
-def _rounds(
-    sessions: tuple[Session, Session],
-    pairs: Sequence[tuple[Feed, Feed]],
-    rounds: int | None,
-    budget_s: float,
-    progress: Progress,
-) -> NDArray[np.float64]:
-    """Seconds of one run, float64[rounds, 2]: the mean of a round's two slots per model."""
-    repeats = [1, 1]
-    for i in (0, 1):
-        for _ in range(2):  # the second run is warm and tells how many make a slot
-            once = _slot(sessions[i], pairs[0][i], 1)
-        repeats[i] = max(1, math.ceil(_SLOT_S / once))
-        _slot(sessions[i], pairs[0][i], repeats[i])
-    times: list[tuple[float, float]] = []
-    began = time.perf_counter()
-    wanted = rounds or _MAX_ROUNDS
-    while len(times) < wanted:
-        feeds = pairs[len(times) % len(pairs)]
-        a, b, c, d = (_slot(sessions[i], feeds[i], repeats[i]) for i in (0, 1, 1, 0))
-        times.append(((a + d) / 2, (b + c) / 2))
-        elapsed = time.perf_counter() - began
-        if rounds is None and len(times) >= _MIN_ROUNDS:
-            wanted = min(_MAX_ROUNDS, max(_MIN_ROUNDS, int(len(times) * budget_s / elapsed)))
-        progress("benchmark", min(len(times), wanted), wanted)
-    return np.array(times)
-
-
-def _slot(session: Session, feed: Feed, repeats: int) -> float:
-    """Mean seconds of `repeats` runs."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        session.run(feed)
-    return (time.perf_counter() - start) / repeats
 
 
 def _ratio(times: NDArray[np.float64], seed: int) -> Ratio:

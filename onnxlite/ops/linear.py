@@ -127,11 +127,41 @@ _MATMUL = QuantRule(
     float_output=True,
 )
 
+
+def _conv_output(_node: ir.Node, _port: int) -> int:
+    return 0
+
+
+def _conv_transpose_output(_node: ir.Node, _port: int) -> int:
+    return 1
+
+
+def _gemm_output(node: ir.Node, _port: int) -> int:
+    return _gemm_axis(node)
+
+
+def _matmul_output(node: ir.Node, port: int) -> int | None:
+    """Columns of a matrix on the right, rows of one on the left."""
+    weight_rank = rank(node.inputs[port]) or 2
+    return weight_rank - 1 if port == 1 else weight_rank - 2
+
+
 LINEAR = (
-    OpSpec(op_type="Conv", quant=_CONV, macs=_conv_macs, weights=(1,)),
-    OpSpec(op_type="ConvTranspose", macs=_conv_transpose_macs, weights=(1,)),
-    OpSpec(op_type="Gemm", quant=_GEMM, macs=_gemm_macs, weights=(1,)),
-    OpSpec(op_type="MatMul", quant=_MATMUL, macs=_matmul_macs, weights=(0, 1)),
+    OpSpec(op_type="Conv", quant=_CONV, macs=_conv_macs, weights=(1,), output_axis=_conv_output),
+    OpSpec(
+        op_type="ConvTranspose",
+        macs=_conv_transpose_macs,
+        weights=(1,),
+        output_axis=_conv_transpose_output,
+    ),
+    OpSpec(op_type="Gemm", quant=_GEMM, macs=_gemm_macs, weights=(1,), output_axis=_gemm_output),
+    OpSpec(
+        op_type="MatMul",
+        quant=_MATMUL,
+        macs=_matmul_macs,
+        weights=(0, 1),
+        output_axis=_matmul_output,
+    ),
     OpSpec(op_type="Einsum", macs=_einsum_macs, weights=(0, 1)),
     OpSpec(op_type="LSTM", macs=_recurrent_macs, weights=(1, 2)),
     OpSpec(op_type="GRU", macs=_recurrent_macs, weights=(1, 2)),

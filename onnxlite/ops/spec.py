@@ -64,6 +64,8 @@ class OpSpec:
             without the entry costs none (its work is not multiplications by weights).
         weights: ports that hold trained parameters when constant (pruned, counted).
         output_range: the range an activation clips to, `(low, high)` with infinities.
+        output_axis: of a constant at a weight port, the axis that output channels lie along.
+        gain: the port of a normalisation's scale per channel.
         channels: what it does to channels (`ops.tracker`); None pins all that it touches.
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
     """
@@ -74,4 +76,6 @@ class OpSpec:
     weights: tuple[int, ...] = ()
     output_range: Callable[[ir.Node], tuple[float, float] | None] | None = None
     linear: bool = False
+    output_axis: Callable[[ir.Node, int], int | None] | None = None
+    gain: int | None = None
     channels: ChannelRule | None = None

@@ -21,6 +21,7 @@ from onnxlite.ops import (
 )
 from onnxlite.ops.layout import LAYOUT
 from onnxlite.ops.linear import LINEAR
+from onnxlite.ops.normal import NORMALIZATIONS
 from onnxlite.ops.pointwise import POINTWISE
 from onnxlite.ops.spec import OpSpec
 from onnxlite.ops.tracker import ChannelRule
@@ -39,7 +40,7 @@ _CHANNELS: Mapping[str, ChannelRule] = {
 
 def _rows() -> Iterator[OpSpec]:
     """Every row with its channel rule; operators that have no more than that rule, too."""
-    rows = {spec.op_type: spec for spec in (*LINEAR, *POINTWISE, *LAYOUT)}
+    rows = {spec.op_type: spec for spec in (*LINEAR, *POINTWISE, *LAYOUT, *NORMALIZATIONS)}
     for name in dict.fromkeys((*rows, *_CHANNELS)):
         yield replace(rows.get(name, OpSpec(op_type=name)), channels=_CHANNELS.get(name))
 

@@ -11,9 +11,10 @@ import onnx
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, give_back, load
-from onnxlite.prune.choose import Importance
+from onnxlite.prune.choose import RoundTo
 from onnxlite.prune.explain import ChannelReport, GroupRow, explain_channels
-from onnxlite.prune.shrink import prune_channels_ir
+from onnxlite.prune.importance import Importance, ImportanceFunction
+from onnxlite.prune.shrink import Repair, prune_channels_ir
 from onnxlite.prune.weights import Scope, prune_weights_ir
 from onnxlite.records import Progress, ReportSink, silent
 from onnxlite.samples import SamplesLike
@@ -104,12 +105,17 @@ def prune_channels(
     model: onnx.ModelProto,
     *,
     samples: SamplesLike | None = None,
-    ratio: float | Mapping[str, float] = 0.3,
-    importance: Importance = "l2",
-    round_to: int = 8,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    ratio: float | Mapping[str, float] | None = None,
+    importance: Importance | ImportanceFunction = "auto",
+    round_to: RoundTo = "auto",
     protect: Sequence[str] = (),
     minimum: int = 1,
+    repair: Repair = "auto",
     seed: int = 0,
+    threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto: ...
@@ -118,12 +124,17 @@ def prune_channels(
     model: str | os.PathLike[str] | ir.Model,
     *,
     samples: SamplesLike | None = None,
-    ratio: float | Mapping[str, float] = 0.3,
-    importance: Importance = "l2",
-    round_to: int = 8,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    ratio: float | Mapping[str, float] | None = None,
+    importance: Importance | ImportanceFunction = "auto",
+    round_to: RoundTo = "auto",
     protect: Sequence[str] = (),
     minimum: int = 1,
+    repair: Repair = "auto",
     seed: int = 0,
+    threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> ir.Model: ...
@@ -131,12 +142,17 @@ def prune_channels(
     model: ModelLike,
     *,
     samples: SamplesLike | None = None,
-    ratio: float | Mapping[str, float] = 0.3,
-    importance: Importance = "l2",
-    round_to: int = 8,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    ratio: float | Mapping[str, float] | None = None,
+    importance: Importance | ImportanceFunction = "auto",
+    round_to: RoundTo = "auto",
     protect: Sequence[str] = (),
     minimum: int = 1,
+    repair: Repair = "auto",
     seed: int = 0,
+    threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto | ir.Model:
@@ -144,40 +160,64 @@ def prune_channels(
 
     What goes together (through residual sums, concatenations, reshapes, attention heads) is
     derived from the graph; what must stay is declined with the reason. `explain_channels`
-    shows both beforehand. With samples the layers that remain are repaired (`onnxlite.repair`);
-    without them expect a large loss of accuracy.
+    shows both beforehand. Give exactly one of `macs`, `params`, `latency` and `ratio`. The
+    first three are reached by taking units where they do least damage for what they save;
+    channels that do nothing go first. With samples the layers that remain are repaired
+    (`onnxlite.repair`); without them expect a large loss of accuracy.
 
     Args:
         model: a path, a `ModelProto` or an `ir.Model`; it is not changed. Simplify it first.
-        samples: unlabelled inputs for the repair, in any form of `SamplesLike`.
+        samples: unlabelled inputs, in any form of `SamplesLike`.
+        macs: share of the multiply-accumulates to keep: `0.7` keeps 70%.
+        params: share of the parameters to keep.
+        latency: share of the latency to keep, at batch 1 on this machine. The times of
+            layers are measured and cached (`$ONNXLITE_CACHE`), the result is measured against
+            the original and corrected.
         ratio: share of the units of every group to remove, 0 to below 1; or shares by the
             names of groups, which leaves all other groups as they are.
-        importance: the units of smallest norm go (`"l1"`, `"l2"`), or any (`"random"`).
-        round_to: the channels that stay are a multiple of this where a group is large enough.
-            ONNX Runtime's kernels work on blocks of 8 (AVX2) or 16 (AVX-512) channels: with
-            odd widths a model with half the work is no faster.
+        importance: which units go. `"reconstruction"`: those whose loss the layers that read
+            them can best make up for, by second moments of the samples; `"energy"`: those
+            that add least to these layers; `"l1"`, `"l2"`: of smallest norm; `"bn"`: of
+            smallest normalization scale, where one is left in the graph; `"random"`; or a
+            function of the name of a group and of its weights' slices, each
+            `[units, elements]`, that gives a number per unit. `"auto"` is `"reconstruction"`
+            with samples, else `"l2"`.
+        round_to: the channels that stay are a multiple of this where a group is large enough;
+            below, half and a quarter of it are tried when there is a goal. ONNX Runtime's
+            kernels work on blocks of 16 (AVX-512), 8 (AVX2) or 4 channels: with odd widths a
+            model with half the work is no faster. `"auto"` takes this machine's block.
         protect: patterns (`fnmatch`) of node or weight names whose shapes stay.
         minimum: units to keep in every group at least.
-        seed: for `"random"`.
+        repair: `"auto"` repairs where there are samples.
+        seed: of `"random"`, and of the rows that moments are taken from.
+        threads: of ONNX Runtime; None takes all cores, and one where latency is measured.
         on_report: called with the `StepReport`: old and new shape of every weight.
-        progress: called between the stages.
+        progress: called as the stages go on.
 
     Returns:
         The smaller model: a `ModelProto` if one came in, otherwise an `ir.Model`.
 
     Raises:
-        OptionError: a value out of range, or a name or pattern that matches nothing.
+        OptionError: a value out of range, a name or pattern that matches nothing, or not
+            exactly one goal.
         SamplesError: the samples do not fit the model.
+        VerificationError: the result differs from the model with the same channels silenced
+            in place.
     """
     result, report = prune_channels_ir(
         load(model),
         samples=samples,
+        macs=macs,
+        params=params,
+        latency=latency,
         ratio=ratio,
         importance=importance,
         round_to=round_to,
         protect=protect,
         minimum=minimum,
+        repair=repair,
         seed=seed,
+        threads=threads,
         progress=progress,
     )
     if on_report is not None:

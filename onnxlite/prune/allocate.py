@@ -6,102 +6,138 @@ price depends on both of its sides, so savings are counted anew as neighbours sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import gcd
+from collections.abc import Iterator, Sequence
 
 from onnxlite.prune.curve import Curve
 from onnxlite.prune.price import Ledger
 
-#: Below one block of the kernels, half a block and a quarter are tried as well.
-_LEAST_BLOCK = 4
 #: How many steps ahead a group is judged by: a step may save nothing until the next is made.
 _AHEAD = 4
+#: Exchanges after that, at most: each tries all pairs of groups.
+_EXCHANGES = 24
 #: Damages below this are none.
 _NOTHING = 1e-9
-
-
-def allowed_counts(total: int, width: int, *, round_to: int, minimum: int) -> tuple[int, ...]:
-    """How many units of a group may be kept, in descending order from `total`.
-
-    Counts are those whose positions (`width` a unit) are a multiple of `round_to`; below
-    one such block also half of it and a quarter, from 4 positions on.
-    """
-    counts = {total}
-    block = round_to
-    step = block // gcd(block, width)
-    counts.update(range(step, total, step))
-    while block > _LEAST_BLOCK:
-        block //= 2
-        counts.add(block // gcd(block, width))
-    return tuple(sorted((c for c in counts if minimum <= c <= total), reverse=True))
 
 
 def allocate(
     curves: Sequence[Curve],
     counts: Sequence[Sequence[int]],
-    ledger: Ledger,
+    price: Ledger,
     target: float,
+    *,
+    worth: Ledger | None = None,
 ) -> bool:
-    """Remove units in `ledger` until its total is at most `target`.
+    """Remove units in `price` until its total is at most `target`.
 
     Args:
         curves: of every group; empty for groups that stay.
         counts: of every group the numbers of units it may keep, descending.
-        ledger: the price of the model, on the curves' orders; nothing is removed in it yet.
+        price: of the model, on the curves' orders; nothing is removed in it yet.
         target: the price to reach.
+        worth: another price that savings are judged by; None judges by `price`.
 
     Returns:
         Whether the target was reached; if not, all has gone that may.
     """
-    place = [0] * len(curves)
-    while ledger.total > target:
-        best: tuple[float, int, int] | None = None
-        for group, options in enumerate(counts):
-            for ahead in range(1, min(_AHEAD, len(options) - 1 - place[group]) + 1):
-                rate = _rate(curves[group], options, place[group], ahead, ledger, group)
-                if rate is not None and (best is None or rate < best[0]):
-                    best = (rate, group, ahead)
-        if best is None:
+    state = _Allocation(curves, counts, price, worth)
+    while price.total > target:
+        if not state.go_on():
             return False
-        _, group, ahead = best
-        place[group] += ahead
-        ledger.remove(group, counts[group][0] - counts[group][place[group]])
-    _give_back(curves, counts, place, ledger, target)
+    while state.give_back(target):
+        pass
+    for _ in range(_EXCHANGES):
+        if not state.exchange(target):
+            break
     return True
 
 
-def _rate(
-    curve: Curve, options: Sequence[int], place: int, ahead: int, ledger: Ledger, group: int
-) -> float | None:
-    """Damage per saving of going `ahead` steps on; None if nothing is saved."""
-    old, new = (options[0] - options[i] for i in (place, place + ahead))
-    saving = ledger.saving(group, new)
-    if saving <= 0:
-        return None
-    return float(max(curve.damage[new] - curve.damage[old], _NOTHING) / saving)
+class _Allocation:
+    """How far every group has gone, in steps of its counts."""
 
+    def __init__(
+        self,
+        curves: Sequence[Curve],
+        counts: Sequence[Sequence[int]],
+        price: Ledger,
+        worth: Ledger | None,
+    ) -> None:
+        self._curves, self._counts = curves, counts
+        self._price = price
+        self._prices = [price] if worth is None else [worth, price]
+        self._place = [0] * len(curves)
 
-def _give_back(
-    curves: Sequence[Curve],
-    counts: Sequence[Sequence[int]],
-    place: list[int],
-    ledger: Ledger,
-    target: float,
-) -> None:
-    """The last step went beyond the target: undo steps that it made unnecessary."""
-    while True:
+    def go_on(self) -> bool:
+        """Go on with the group that saves most for its damage; by price if none has worth."""
+        for judge in self._prices:
+            best: tuple[float, int, int] | None = None
+            for group in range(len(self._counts)):
+                for step in self._ahead(group):
+                    saving = judge.saving(group, self._gone(group, step))
+                    rate = max(self._harm(group, step), _NOTHING) / saving if saving > 0 else None
+                    if rate is not None and (best is None or rate < best[0]):
+                        best = (rate, group, step)
+            if best is not None:
+                self._move(best[1], best[2])
+                return True
+        return False
+
+    def give_back(self, target: float) -> bool:
+        """Undo a step that the last one made unnecessary, that of most damage."""
         best: tuple[float, int] | None = None
-        for group, options in enumerate(counts):
-            if not place[group]:
+        for group, place in enumerate(self._place):
+            if not place:
                 continue
-            now, before = (options[0] - options[place[group] - i] for i in (0, 1))
-            if ledger.total - ledger.saving(group, before) > target:
-                continue
-            relief = float(curves[group].damage[now] - curves[group].damage[before])
-            if relief > 0 and (best is None or relief > best[0]):
+            after = self._price.total - self._price.saving(group, self._gone(group, -1))
+            relief = -self._harm(group, -1)
+            if after <= target and relief > 0 and (best is None or relief > best[0]):
                 best = (relief, group)
         if best is None:
-            return
-        group = best[1]
-        place[group] -= 1
-        ledger.remove(group, counts[group][0] - counts[group][place[group]])
+            return False
+        self._move(best[1], -1)
+        return True
+
+    def exchange(self, target: float) -> bool:
+        """Give one group a step back and let another go on, where that lowers the damage most.
+
+        No price may rise for it, but that of the goal up to the target.
+        """
+        limits = [*(price.total for price in self._prices[:-1]), target]
+        best: tuple[float, int, int, int] | None = None
+        for giver, place in enumerate(self._place):
+            if not place:
+                continue
+            relief = -self._harm(giver, -1)
+            self._move(giver, -1)
+            for taker in range(len(self._counts)):
+                for step in self._ahead(taker) if taker != giver else ():
+                    gone = self._gone(taker, step)
+                    if all(
+                        price.total - price.saving(taker, gone) <= limit
+                        for price, limit in zip(self._prices, limits, strict=True)
+                    ):
+                        change = self._harm(taker, step) - relief
+                        if change < -_NOTHING and (best is None or change < best[0]):
+                            best = (change, giver, taker, step)
+                        break
+            self._move(giver, 1)
+        if best is None:
+            return False
+        self._move(best[1], -1)
+        self._move(best[2], best[3])
+        return True
+
+    def _ahead(self, group: int) -> Iterator[int]:
+        return iter(range(1, min(_AHEAD, len(self._counts[group]) - 1 - self._place[group]) + 1))
+
+    def _gone(self, group: int, step: int = 0) -> int:
+        options = self._counts[group]
+        return options[0] - options[self._place[group] + step]
+
+    def _harm(self, group: int, step: int) -> float:
+        damage = self._curves[group].damage
+        return float(damage[self._gone(group, step)] - damage[self._gone(group)])
+
+    def _move(self, group: int, step: int) -> None:
+        self._place[group] += step
+        for price in self._prices:
+            price.remove(group, self._gone(group))

@@ -9,8 +9,9 @@ from math import prod
 import onnx_ir as ir
 
 from onnxlite.analysis.channels import ChannelMap
+from onnxlite.analysis.cost import is_parameter
 from onnxlite.analysis.kept_shapes import KeptShapes
-from onnxlite.ops import Ids, ShapeOf, spec_of
+from onnxlite.ops import Ids, spec_of
 
 
 @dataclass(frozen=True)
@@ -19,36 +20,54 @@ class Item:
 
     Attributes:
         values: whose shapes decide the price.
-        price: of those shapes.
+        price: of those shapes, as they are now.
     """
 
     values: tuple[ir.Value, ...]
-    price: Callable[[ShapeOf], float]
+    price: Callable[[KeptShapes], float]
 
 
-def macs_items(model: ir.Model) -> list[Item]:
-    """The multiply-accumulates of every node of the main graph."""
-    return [_node_item(node) for node in model.graph if spec_of(node).macs is not None]
+def macs_items(model: ir.Model, *, block: int = 1) -> list[Item]:
+    """The multiply-accumulates of every node of the main graph.
+
+    Args:
+        model: the model.
+        block: channels that kernels work on at once: numbers of channels are rounded up.
+    """
+    return [_node_item(node, block) for node in model.graph if spec_of(node).macs is not None]
 
 
-def _node_item(node: ir.Node) -> Item:
+def _node_item(node: ir.Node, block: int) -> Item:
+    values = tuple(value for value in (*node.inputs, *node.outputs) if value is not None)
+    return Item(values, lambda shapes: padded_macs(node, shapes, block))
+
+
+def padded_macs(node: ir.Node, shapes: KeptShapes, block: int) -> int:
+    """MACs of a node, with every axis that may lose units rounded up to whole blocks."""
+
+    def padded(value: ir.Value | None) -> tuple[int, ...] | None:
+        shape = shapes.shape(value)
+        if shape is None or value is None:
+            return shape
+        varying = shapes.varying(value)
+        return tuple(-(-n // block) * block if i in varying else n for i, n in enumerate(shape))
+
     macs = spec_of(node).macs
     assert macs is not None
-    values = tuple(value for value in (*node.inputs, *node.outputs) if value is not None)
-    return Item(values, lambda shape_of: macs(node, shape_of) or 0)
+    return macs(node, padded) or 0
 
 
 def parameter_items(model: ir.Model) -> list[Item]:
-    """The elements of every floating-point initializer."""
+    """The elements of every initializer that counts as parameters."""
     return [
         _size_item(value)
         for value in model.graph.initializers.values()
-        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+        if value.const_value is not None and is_parameter(value.const_value)
     ]
 
 
 def _size_item(value: ir.Value) -> Item:
-    return Item((value,), lambda shape_of: prod(shape_of(value) or ()))
+    return Item((value,), lambda shapes: prod(shapes.shape(value) or ()))
 
 
 class Ledger:
@@ -70,7 +89,7 @@ class Ledger:
         for index, item in enumerate(self._items):
             for group in set().union(*map(self._shapes.groups_of, item.values)):
                 self._touched[group].append(index)
-        self._prices = [item.price(self._shapes.shape) for item in self._items]
+        self._prices = [item.price(self._shapes) for item in self._items]
         self._kept_savings: dict[tuple[int, int], float] = {}
         self.total = sum(self._prices)
 
@@ -86,8 +105,7 @@ class Ledger:
             old = self._shapes.removed[group]
             self._shapes.removed[group] = removed
             self._kept_savings[key] = sum(
-                self._prices[i] - self._items[i].price(self._shapes.shape)
-                for i in self._touched[group]
+                self._prices[i] - self._items[i].price(self._shapes) for i in self._touched[group]
             )
             self._shapes.removed[group] = old
         return self._kept_savings[key]
@@ -97,7 +115,7 @@ class Ledger:
         self._shapes.removed[group] = removed
         changed = self._touched[group]
         for index in changed:
-            self._prices[index] = self._items[index].price(self._shapes.shape)
+            self._prices[index] = self._items[index].price(self._shapes)
         self.total = sum(self._prices)
         # A layer's price depends on both of its sides: what neighbours save has changed, too.
         near = set().union(

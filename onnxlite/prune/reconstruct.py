@@ -29,8 +29,8 @@ from onnxlite.repair.layers import Layer
 
 #: Of layers with more features only the energy of each is used, not what they share.
 MAX_FEATURES = 4608
-#: Ridge of the inverse, as a share of the mean second moment.
-_RIDGE = 1e-3
+#: Ridge of the inverse, as a share of a feature's second moment, and of their mean.
+_RIDGE, _LEAST_RIDGE = 1e-3, 1e-9
 #: Units that go at once, as a share of a group: at most so many rounds a group.
 _ROUNDS = 64
 
@@ -45,6 +45,7 @@ class Reader:
         inverse: float32[g, K, K] of the second moments, or None where there are too many
             features; then `energy` stands for them.
         energy: float64[g, K], mean square of every feature.
+        mean: float64[g, K], of every feature; zeros for a layer that has no bias.
         power: variance of its output, summed over channels.
     """
 
@@ -52,7 +53,20 @@ class Reader:
     units: Ids
     inverse: NDArray[np.float32] | None
     energy: Array64
+    mean: Array64
     power: float
+
+    def without(self, units: Ids) -> tuple[Array64, Array64]:
+        """Weight `[g, K, M]` and bias `[g, M]` that best do without these units."""
+        weight, bias = self.layer.matrix, self.layer.bias
+        adapted = weight.copy()
+        for g, own in enumerate(self.units):
+            gone = np.flatnonzero(np.isin(own, units))
+            if len(gone) and self.inverse is not None:
+                columns = self.inverse[g][:, gone].astype(np.float64)
+                adapted[g] -= columns @ np.linalg.solve(columns[gone], weight[g][gone])
+            adapted[g][gone] = 0.0
+        return adapted, bias + np.einsum("gk,gkm->gm", self.mean, weight - adapted)
 
 
 def units_read(layer: Layer, channels: ChannelMap) -> Ids | None:
@@ -74,6 +88,15 @@ def units_read(layer: Layer, channels: ChannelMap) -> Ids | None:
     return None
 
 
+def is_even(reader: Reader, units: Ids) -> bool:
+    """Whether a reader reads all of some units, equally many features of each per group."""
+    for own in reader.units:
+        counts = np.bincount(np.searchsorted(units, own[np.isin(own, units)]), minlength=len(units))
+        if not counts.all() or (counts != counts[0]).any():
+            return False
+    return True
+
+
 def reader_of(layer: Layer, units: Ids, moments: Moments) -> Reader:
     """What a layer's samples say of the features that it reads.
 
@@ -90,10 +113,12 @@ def reader_of(layer: Layer, units: Ids, moments: Moments) -> Reader:
     energy = np.diagonal(gram, axis1=1, axis2=2).copy()
     inverse = None
     if weight.shape[1] <= MAX_FEATURES:
-        pull = np.maximum(_RIDGE * energy.mean(axis=1), np.finfo(np.float32).tiny)
-        gram += pull[:, None, None] * np.eye(weight.shape[1])
+        # In proportion to each feature, so that one that never varies costs nothing.
+        least = np.maximum(_LEAST_RIDGE * energy.mean(axis=1), np.finfo(np.float32).tiny)
+        pull = _RIDGE * energy + least[:, None]
+        gram += pull[:, :, None] * np.eye(weight.shape[1])
         inverse = np.linalg.inv(gram).astype(np.float32)
-    return Reader(layer, units, inverse, energy, max(power, 1e-30))
+    return Reader(layer, units, inverse, energy, moments.mean_x, max(power, 1e-30))
 
 
 def reconstruction_curve(units: Ids, readers: Sequence[Reader]) -> Curve:

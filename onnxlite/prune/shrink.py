@@ -1,80 +1,248 @@
-"""The step that makes a model's layers smaller: choose units, remove them, report."""
+"""The step that makes a model's layers smaller: score, choose, remove, verify, repair."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.channels import ChannelMap, channel_map
+from onnxlite.analysis.shapes import generated_feed
+from onnxlite.errors import ExecutionError, OptionError, VerificationError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import Ids, iter_parameters
-from onnxlite.prune.channels import remove_units
-from onnxlite.prune.choose import Importance, choose_units
+from onnxlite.prune.channels import remove_units, zero_units
+from onnxlite.prune.choose import (
+    RoundTo,
+    allowed_counts,
+    block_of,
+    check_options,
+    count_to_keep,
+    free_groups,
+)
+from onnxlite.prune.curve import Curve
+from onnxlite.prune.curves import Scored, score
+from onnxlite.prune.goal import Goal
+from onnxlite.prune.importance import FROM_SAMPLES, Importance, ImportanceFunction
+from onnxlite.prune.probe import probed_curves
+from onnxlite.prune.reach import Reached, Removed, reach
+from onnxlite.prune.speed import latency_ratio
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
 from onnxlite.repair import repair_ir
-from onnxlite.runtime import check_loads
-from onnxlite.samples import SamplesLike
+from onnxlite.runtime import check_loads, run_all
+from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 
 _STEP = "prune-channels"
+#: Pruned and zeroed in place differ by rounding: relative to the largest number.
+_TOLERANCE = 1e-3
+#: Seconds to time one choice in, when latency is the goal.
+_TIMING_S = 1.0
+
+Repair = bool | Literal["auto"]
 
 
 def prune_channels_ir(
     model: ir.Model,
     *,
     samples: SamplesLike | None = None,
-    ratio: float | Mapping[str, float] = 0.3,
-    importance: Importance = "l2",
-    round_to: int = 8,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    ratio: float | Mapping[str, float] | None = None,
+    importance: Importance | ImportanceFunction = "auto",
+    round_to: RoundTo = "auto",
     protect: Sequence[str] = (),
     minimum: int = 1,
+    repair: Repair = "auto",
     seed: int = 0,
+    threads: int | None = None,
     progress: Progress = silent,
 ) -> tuple[ir.Model, StepReport]:
     """Remove units from `model` in place; see `onnxlite.prune_channels`."""
     start = time.perf_counter()
-    progress(_STEP, 0, 3)
+    goal = Goal(macs=macs, params=params, latency=latency, ratio=ratio)
+    goal.check()
+    if repair is True and samples is None:
+        raise OptionError("repair needs samples: a few hundred unlabelled inputs")
     normalize(model)
+    stream = None if samples is None else Samples(samples, input_specs(model))
     reference = clone(model)
-    channels = channel_map(model)
-    progress(_STEP, 1, 3)
-    chosen = choose_units(
-        channels,
-        ratio=ratio,
-        importance=importance,
-        round_to=round_to,
-        protect=protect,
-        minimum=minimum,
-        seed=seed,
+    channels = channel_map(model, feeds=None if stream is None else [_one(model, stream)])
+    check_options(channels, ratio, importance, round_to, minimum, samples=stream is not None)
+    if importance == "auto":
+        importance = "l2" if stream is None else "reconstruction"
+    free = free_groups(channels, protect)
+    scored = score(
+        model, channels, free, importance, stream, seed=seed, threads=threads, progress=progress
     )
-    progress(_STEP, 2, 3)
+    block = block_of(round_to)
+    reached = None
+    if goal.kept is None:
+        assert ratio is not None
+        removed = _by_ratio(channels, scored.curves, ratio, block, minimum)
+    else:
+        curves = scored.curves
+        if stream is not None and importance in FROM_SAMPLES:
+            curves = _probed(model, scored, stream, goal, threads, progress)
+        reached = _reach(model, channels, curves, goal, block, minimum, stream, threads, progress)
+        removed = reached.removed
+    chosen = {
+        group.name: curve.order[:count]
+        for group, curve, count in zip(channels.groups, scored.curves, removed, strict=True)
+        if count
+    }
     before = _weights(model)
     units = np.concatenate([*chosen.values(), np.zeros(0, np.int64)])
+    declined = [*scored.declined, *_pinned(channels)]
     if len(units):
         remove_units(model, channels, units.tolist())
-        check_loads(model)
-    progress(_STEP, 3, 3)
+        declined += _verify(model, reference, units, stream)
     rows = _rows(before, _weights(model))
     fit = None
-    if samples is not None and len(units):
-        model, fit = repair_ir(model, reference, samples, seed=seed, progress=progress)
+    if stream is not None and len(units) and repair:
+        model, fit = repair_ir(
+            model, reference, stream, seed=seed, threads=threads, progress=progress
+        )
+    if reached is not None and not reached.complete:
+        declined.insert(0, _short(goal, reached, channels, free))
     return model, StepReport(
         step=_STEP,
         changed=len(units) > 0,
-        summary=_summary(channels, chosen, before, _weights(model))
+        summary=_summary(channels, free, chosen, before, _weights(model))
+        + (f"; {_reached(goal, reached)}" if reached is not None and len(units) else "")
         + (f"; repair: {fit.summary}" if fit is not None else ""),
         changes=(
             {"units-removed": len(units), "groups": len(chosen), **(fit.changes if fit else {})}
             if chosen
             else {}
         ),
-        declined=(*_pinned(channels), *(fit.declined if fit else ())),
+        declined=(*declined, *(fit.declined if fit else ())),
         layers=rows,
         seconds=time.perf_counter() - start,
     )
+
+
+def _one(model: ir.Model, samples: Samples) -> Feed:
+    """The first sample alone, where the batch axis is dynamic."""
+    feed = next(iter(samples))
+    return trim(feed, input_specs(model), 1) or feed
+
+
+def _by_ratio(
+    channels: ChannelMap,
+    curves: Sequence[Curve],
+    ratio: float | Mapping[str, float],
+    block: int,
+    minimum: int,
+) -> Removed:
+    removed = []
+    for group, curve in zip(channels.groups, curves, strict=True):
+        share = ratio.get(group.name, 0.0) if isinstance(ratio, Mapping) else ratio
+        kept = count_to_keep(group, share, block=block, minimum=minimum)
+        removed.append(len(group.units) - kept if len(curve.order) and share else 0)
+    return tuple(removed)
+
+
+def _probed(
+    model: ir.Model,
+    scored: Scored,
+    samples: Samples,
+    goal: Goal,
+    threads: int | None,
+    progress: Progress,
+) -> list[Curve]:
+    assert goal.kept is not None
+    # Where both sides of a layer shrink alike, its work is the square of what they keep.
+    share = 1 - goal.kept[1] ** 0.5
+    return probed_curves(
+        model,
+        scored.curves,
+        scored.readers,
+        samples,
+        share=share,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def _reach(
+    model: ir.Model,
+    channels: ChannelMap,
+    curves: Sequence[Curve],
+    goal: Goal,
+    block: int,
+    minimum: int,
+    samples: Samples | None,
+    threads: int | None,
+    progress: Progress,
+) -> Reached:
+    counts = [
+        allowed_counts(group, block=block, minimum=minimum)
+        if len(curve.order)
+        else (len(group.units),)
+        for group, curve in zip(channels.groups, curves, strict=True)
+    ]
+    feed = generated_feed(model) if samples is None else _one(model, samples)
+    threads = 1 if threads is None else threads
+
+    def measure(removed: Removed) -> float:
+        candidate = clone(model)
+        units = [c.order[:n] for c, n in zip(curves, removed, strict=True)]
+        remove_units(
+            candidate, channel_map(candidate, feeds=[feed]), np.concatenate(units).tolist()
+        )
+        return latency_ratio(model, candidate, feed, threads=threads, budget_s=_TIMING_S)
+
+    return reach(
+        model,
+        channels,
+        curves,
+        counts,
+        goal,
+        block=block,
+        feed=feed,
+        measure=measure,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def _verify(
+    model: ir.Model, reference: ir.Model, units: Ids, samples: Samples | None
+) -> list[Declined]:
+    """Compare with the reference, the same units silenced in place, on one feed.
+
+    Raises:
+        VerificationError: they differ.
+        ExecutionError: ONNX Runtime refuses the smaller model.
+    """
+    check_loads(model)
+    zeroed = clone(reference)
+    try:
+        feed = generated_feed(zeroed) if samples is None else _one(zeroed, samples)
+    except ExecutionError as error:
+        return [Declined("verify", "the model", f"no input is known to run it on: {error}")]
+    zero_units(zeroed, channel_map(zeroed, feeds=[feed]), units.tolist())
+    (expected,), (got,) = run_all(zeroed, [feed]), run_all(model, [feed])
+    for name, array in expected.items():
+        if array.shape != got[name].shape:
+            raise VerificationError(
+                f"output {name!r} is {list(got[name].shape)} after pruning and was "
+                f"{list(array.shape)}: protect the layers before it and report this"
+            )
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            continue
+        scale = max(float(np.abs(array).max(initial=0)), 1e-6)
+        if float(np.abs(array - got[name]).max(initial=0)) > _TOLERANCE * scale:
+            raise VerificationError(
+                f"output {name!r} is not what it is with the same channels silenced in place: "
+                "protect the layers before it and report this"
+            )
+    return []
 
 
 def _pinned(channels: ChannelMap) -> tuple[Declined, ...]:
@@ -112,10 +280,31 @@ def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
+def _reached(goal: Goal, reached: Reached) -> str:
+    assert goal.kept is not None
+    name, share = goal.kept
+    return f"{reached.share:.1%} of the {name} is left (wanted {share:.1%})"
+
+
+def _short(goal: Goal, reached: Reached, channels: ChannelMap, free: frozenset[str]) -> Declined:
+    """Why a goal was not reached: what stays."""
+    staying = [group for group in channels.groups if group.name not in free]
+    names = ", ".join(f"{group.name!r} ({len(group.units)} units)" for group in staying[:5])
+    more = f" and {len(staying) - 5} more" if len(staying) > 5 else ""
+    reason = "every group that may lose units keeps the least it is allowed to"
+    if staying:
+        reason += f"; these groups must stay, for the reasons given for each: {names}{more}"
+    return Declined(_STEP, _reached(goal, reached), reason)
+
+
 def _summary(
-    channels: ChannelMap, chosen: Mapping[str, Ids], before: _Shapes, after: _Shapes
+    channels: ChannelMap,
+    free_names: frozenset[str],
+    chosen: Mapping[str, Ids],
+    before: _Shapes,
+    after: _Shapes,
 ) -> str:
-    free = [group for group in channels.groups if group.pin is None]
+    free = [group for group in channels.groups if group.name in free_names]
     if not free:
         return "no layer has channels that may be removed: see the declined groups"
     if not chosen:

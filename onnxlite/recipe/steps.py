@@ -15,7 +15,10 @@ from msgspec import Meta
 
 from onnxlite.errors import OptionError
 from onnxlite.prune import prune_channels_ir, prune_weights_ir
-from onnxlite.prune.choose import Importance
+from onnxlite.prune.choose import RoundTo
+from onnxlite.prune.goal import Goal
+from onnxlite.prune.importance import Importance
+from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
 from onnxlite.quantize import quantize_static_ir
 from onnxlite.quantize.targets import target_named
@@ -54,12 +57,19 @@ class PruneChannels(
 
     needs_samples: ClassVar[bool] = True
 
-    ratio: Annotated[float, Meta(ge=0, lt=1)] = 0.3
-    importance: Importance = "l2"
-    round_to: Annotated[int, Meta(ge=1)] = 8
+    macs: Annotated[float, Meta(gt=0, le=1)] | None = None
+    params: Annotated[float, Meta(gt=0, le=1)] | None = None
+    latency: Annotated[float, Meta(gt=0, le=1)] | None = None
+    ratio: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    importance: Importance = "auto"
+    round_to: RoundTo = "auto"
     protect: tuple[str, ...] = ()
     minimum: Annotated[int, Meta(ge=1)] = 1
+    repair: Repair = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        Goal(macs=self.macs, params=self.params, latency=self.latency, ratio=self.ratio).check()
 
     def apply(
         self, model: ir.Model, samples: SamplesLike, progress: Progress
@@ -68,11 +78,15 @@ class PruneChannels(
         return prune_channels_ir(
             model,
             samples=samples,
+            macs=self.macs,
+            params=self.params,
+            latency=self.latency,
             ratio=self.ratio,
             importance=self.importance,
             round_to=self.round_to,
             protect=self.protect,
             minimum=self.minimum,
+            repair=self.repair,
             seed=self.seed,
             progress=progress,
         )

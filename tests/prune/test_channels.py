@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from onnxlite.analysis.channels import channel_map
+from onnxlite.analysis.cost import cost
 from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.model import load
@@ -84,9 +85,10 @@ def test_random_follows_the_seed():
         ({"ratio": 0.9, "round_to": 8}, 8, 8),
         ({"ratio": 0.1, "round_to": 16}, 12, 16),
         ({"ratio": 0.99, "round_to": 1}, 1, 1),
-        ({"ratio": 0.3}, 8, 16),
+        ({"ratio": 0.3, "round_to": 8}, 8, 16),
         ({"ratio": 0.99, "round_to": 1, "minimum": 3}, 3, 3),
-        ({"ratio": 0.5, "minimum": 100}, 12, 20),
+        ({"ratio": 0.5, "minimum": 100, "round_to": 8}, 12, 20),
+        ({"macs": 1.0}, 12, 20),
     ],
 )
 def test_counts(options, channels, hidden):
@@ -102,8 +104,110 @@ def test_ratio_by_group_and_protection():
     found = shapes(prune_channels(proto, ratio=0.5, round_to=1, protect=("w1",)))
     assert (found["w1"], found["w2"]) == ((12, 3, 1, 1), (10, 12, 1, 1))
     reports = []
-    prune_channels(proto, ratio=0.5, protect=(second,), on_report=reports.append)
+    prune_channels(proto, ratio=0.5, round_to=1, protect=(second,), on_report=reports.append)
     assert not reports[0].changed
+
+
+@pytest.mark.parametrize("goal", ["macs", "params"])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
+def test_goals_are_reached_and_not_far_exceeded(goal, share):
+    proto, reports = parse(NET), []
+    result = prune_channels(proto, round_to=1, on_report=reports.append, **{goal: share})
+    before, after = (cost(load(model)) for model in (proto, result))
+    attribute = {"macs": "macs", "params": "parameters"}[goal]
+    left = getattr(after, attribute) / getattr(before, attribute)
+    assert share - 0.1 < left <= share
+    assert f"{left:.1%} of the {goal} is left (wanted {share:.1%})" in reports[0].summary
+
+
+def test_a_goal_out_of_reach_says_what_stays():
+    reports = []
+    result = prune_channels(parse(NET), macs=0.01, round_to=4, on_report=reports.append)
+    assert {name: shape[0] for name, shape in shapes(result).items()}["b1"] == 4
+    assert "(wanted 1.0%)" in reports[0].declined[0].where
+    assert "'Gemm' (5 units)" in reports[0].declined[0].reason
+
+
+def test_dead_channels_go_first():
+    proto = parse(NET)
+    weights = {t.name: onnx.numpy_helper.to_array(t).copy() for t in proto.graph.initializer}
+    dead = [2, 4, 10]
+    weights["w1"][dead] = 0
+    weights["b1"][dead] = 0
+    weights["w2"][:, dead] *= 100
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+    feed = {"x": np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float32)}
+    for samples in (None, feed["x"]):
+        result = prune_channels(proto, samples=samples, macs=0.75, round_to=1, repair=False)
+        kept = load(result).graph.initializers["b1"].const_value.numpy()
+        assert not np.isin(weights["b1"][dead], kept).any()
+        assert len(kept) <= 9
+        first = prune_channels(proto, samples=samples, macs=0.8, round_to=1, repair=False)
+        before, after = run_all(load(proto), [feed])[0], run_all(load(first), [feed])[0]
+        np.testing.assert_allclose(after["y"], before["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_users_importance():
+    proto = parse(NET)
+    seen = {}
+
+    def last_first(name, slices):
+        seen[name] = [array.shape for array in slices]
+        return -np.arange(len(slices[0]))
+
+    result = prune_channels(proto, ratio=0.25, round_to=1, importance=last_first)
+    first, second = (shapes(proto)[name][0] for name in ("b1", "w2"))
+    assert list(seen.values()) == [[(12, 3), (12, 1), (12, 20)], [(20, 12), (20, 5)]]
+    kept = load(result).graph.initializers["b1"].const_value.numpy()
+    original = load(proto).graph.initializers["b1"].const_value.numpy()
+    np.testing.assert_array_equal(kept, original[: first * 3 // 4])
+    assert shapes(result)["w2"][0] == second * 3 // 4
+
+
+def test_batch_norm_scales():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,3,4,4] x) => (float[n,5,4,4] y)
+        <float[4,3,1,1] w, float[4] s = {3, -0.1, 2, 0.2}, float[4] b, float[4] m,
+         float[4] v = {1, 1, 1, 1}, float[5,4,1,1] u, float[6,5,1,1] t, float[5,6,1,1] q>
+        { c = Conv(x, w) d = BatchNormalization(c, s, b, m, v) e = Conv(d, u) f = Conv(e, t)
+          y = Conv(f, q) }"""
+    reports = []
+    result = prune_channels(
+        parse(text), ratio=0.5, round_to=1, importance="bn", on_report=reports.append
+    )
+    np.testing.assert_allclose(load(result).graph.initializers["s"].const_value.numpy(), [3, 2])
+    assert shapes(result)["t"] == (6, 5, 1, 1)
+    assert any("no normalization" in declined.reason for declined in reports[0].declined)
+
+
+def test_energy_counts_what_samples_show():
+    """Of two channels with equal weights the one that is always zero behind the Relu goes."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,2] x) => (float[n,3] y)
+        <float[2,2] w = {1, -1, 1, -1}, float[2,3] v = {1, 1, 1, 1, 1, 1}>
+        { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"""
+    samples = np.random.default_rng(0).random((64, 2)).astype(np.float32)
+    for importance in ("energy", "reconstruction"):
+        result = prune_channels(
+            parse(text), samples=samples, ratio=0.5, round_to=1, importance=importance
+        )
+        np.testing.assert_array_equal(
+            load(result).graph.initializers["w"].const_value.numpy(), [[1], [1]]
+        )
+
+
+def test_latency_is_measured():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,64,16,16] x) => (float[n,8,16,16] y)
+        <float[256,64,3,3] w1, float[256,256,1,1] w2, float[8,256,1,1] w3>
+        { a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv(b, w2) d = Relu(c)
+          y = Conv(d, w3) }"""
+    proto, reports = parse(text), []
+    result = prune_channels(proto, latency=0.5, on_report=reports.append)
+    assert "of the latency is left (wanted 50.0%)" in reports[0].summary
+    before, after = (cost(load(model)) for model in (proto, result))
+    assert 0.2 < after.macs / before.macs < 0.8
 
 
 @pytest.mark.parametrize(
@@ -113,10 +217,19 @@ def test_ratio_by_group_and_protection():
         ({"ratio": -0.1}, "0 to below 1"),
         ({"ratio": {"nobody": 0.5}}, "no group of units is named 'nobody'"),
         ({"ratio": {"Gemm": 0.5}}, "must stay"),
-        ({"importance": "magic"}, "'magic'"),
-        ({"round_to": 0}, "1 or more"),
-        ({"minimum": 0}, "1 or more"),
-        ({"protect": ("conv*9",)}, "'conv*9'"),
+        ({}, "exactly one of macs, params, latency"),
+        ({"ratio": 0.5, "macs": 0.5}, "exactly one of macs, params, latency"),
+        ({"macs": 0.0}, "macs is a share to keep, above 0 to 1, given was 0.0"),
+        ({"params": 1.1}, "params is a share to keep"),
+        ({"latency": -1.0}, "latency is a share to keep"),
+        ({"ratio": 0.5, "importance": "magic"}, "'magic'"),
+        ({"ratio": 0.5, "importance": "reconstruction"}, "give samples"),
+        ({"ratio": 0.5, "importance": "energy"}, "give samples"),
+        ({"ratio": 0.5, "importance": lambda _name, slices: [1.0]}, "for each of the 12 units"),
+        ({"ratio": 0.5, "repair": True}, "repair needs samples"),
+        ({"ratio": 0.5, "round_to": 0}, "1 or more"),
+        ({"ratio": 0.5, "minimum": 0}, "1 or more"),
+        ({"ratio": 0.5, "protect": ("conv*9",)}, "'conv*9'"),
     ],
 )
 def test_wrong_options(options, message):
@@ -129,7 +242,7 @@ def test_nothing_to_prune_warns(caplog):
         g (float[n,4] x) => (float[n,3] y) <float[4,3] w> { y = MatMul(x, w) }"""
     reports = []
     with caplog.at_level(logging.WARNING):
-        prune_channels(parse(text), on_report=reports.append)
+        prune_channels(parse(text), ratio=0.3, on_report=reports.append)
     assert not reports[0].changed
     assert "changed nothing" in caplog.text
 

@@ -29,6 +29,7 @@ SIMPLIFY = st.builds(
 PRUNE = st.one_of(
     st.builds(PruneWeights, sparsity=SHARES, scope=SCOPES, include=NAMES, exclude=NAMES),
     st.builds(PruneChannels, ratio=SHARES, round_to=st.integers(1, 32), protect=NAMES),
+    st.builds(PruneChannels, macs=st.floats(0.01, 1), repair=st.booleans()),
     st.builds(PruneWeights, threshold=st.floats(0, 1e30), include=NAMES),
 )
 QUANTIZE = st.builds(

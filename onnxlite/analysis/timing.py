@@ -1,0 +1,63 @@
+"""Run times of two models as they alternate in one process: only their ratio is steady."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.records import Progress, silent
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed
+
+#: A slot of a round runs a fast model several times, until it is long against the clock.
+_SLOT_S = 0.002
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 500
+
+
+def paired_times(
+    sessions: tuple[Session, Session],
+    pairs: Sequence[tuple[Feed, Feed]],
+    *,
+    rounds: int | None = None,
+    budget_s: float,
+    progress: Progress = silent,
+) -> NDArray[np.float64]:
+    """Seconds of one run, float64[rounds, 2]: the mean of a round's two slots per model.
+
+    Args:
+        sessions: the two models.
+        pairs: the inputs of both, taken in turn.
+        rounds: A B B A each; None does as many as the budget allows, from 5 to 500.
+        budget_s: seconds, exceeded if 5 rounds take longer.
+        progress: called after every round.
+    """
+    repeats = [1, 1]
+    for i in (0, 1):
+        for _ in range(2):  # the second run is warm and tells how many make a slot
+            once = _slot(sessions[i], pairs[0][i], 1)
+        repeats[i] = max(1, math.ceil(_SLOT_S / once))
+        _slot(sessions[i], pairs[0][i], repeats[i])
+    times: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    wanted = rounds or _MAX_ROUNDS
+    while len(times) < wanted:
+        feeds = pairs[len(times) % len(pairs)]
+        a, b, c, d = (_slot(sessions[i], feeds[i], repeats[i]) for i in (0, 1, 1, 0))
+        times.append(((a + d) / 2, (b + c) / 2))
+        elapsed = time.perf_counter() - began
+        if rounds is None and len(times) >= _MIN_ROUNDS:
+            wanted = min(_MAX_ROUNDS, max(_MIN_ROUNDS, int(len(times) * budget_s / elapsed)))
+        progress("benchmark", min(len(times), wanted), wanted)
+    return np.array(times)
+
+
+def _slot(session: Session, feed: Feed, repeats: int) -> float:
+    """Mean seconds of `repeats` runs."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        session.run(feed)
+    return (time.perf_counter() - start) / repeats

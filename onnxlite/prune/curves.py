@@ -1,0 +1,127 @@
+"""The curve of every group, by whatever importance was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.channels import ChannelMap, UnitGroup
+from onnxlite.prune.curve import Curve
+from onnxlite.prune.importance import (
+    FROM_SAMPLES,
+    Importance,
+    ImportanceFunction,
+    energy_curve,
+    weight_curve,
+)
+from onnxlite.prune.reconstruct import (
+    Reader,
+    is_even,
+    reader_of,
+    reconstruction_curve,
+    units_read,
+)
+from onnxlite.records import Declined, Progress
+from onnxlite.repair.inputs import input_moments
+from onnxlite.repair.layers import find_layers
+from onnxlite.samples import Samples
+
+_WHAT = "score units"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is known of the units of a model, group by group.
+
+    Attributes:
+        curves: of every group of the channel map; empty for groups that stay.
+        readers: of every group the layers that read it, where samples were looked at.
+        declined: groups that could not be scored as asked, and stay.
+    """
+
+    curves: list[Curve]
+    readers: list[list[Reader]]
+    declined: tuple[Declined, ...] = ()
+
+
+def score(
+    model: ir.Model,
+    channels: ChannelMap,
+    free: Set[str],
+    importance: Importance | ImportanceFunction,
+    samples: Samples | None,
+    *,
+    seed: int,
+    threads: int | None,
+    progress: Progress,
+) -> Scored:
+    """Score the units of the groups named in `free`.
+
+    With `"reconstruction"` and `"energy"` a group that no layer reads (the hidden state of
+    an LSTM) is scored by its weights.
+    """
+    readers: list[Reader] = []
+    if importance in FROM_SAMPLES:
+        assert samples is not None
+        readers = _readers(model, channels, samples, seed, threads, progress)
+    rng = np.random.default_rng(seed)
+    curves: list[Curve] = []
+    own_readers: list[list[Reader]] = []
+    declined: list[Declined] = []
+    for index, group in enumerate(channels.groups):
+        progress("score units", index, len(channels.groups))
+        own = [r for r in readers if is_even(r, group.units)] if group.name in free else []
+        curve = _curve(channels, group, own, importance, rng) if group.name in free else ""
+        if isinstance(curve, str):
+            if curve:
+                declined.append(Declined(_WHAT, group.name, curve))
+            curve = Curve(group.units[:0], np.zeros(1))
+        curves.append(curve)
+        own_readers.append(own)
+    progress("score units", len(channels.groups), len(channels.groups))
+    return Scored(curves, own_readers, tuple(declined))
+
+
+def _curve(
+    channels: ChannelMap,
+    group: UnitGroup,
+    readers: Sequence[Reader],
+    importance: Importance | ImportanceFunction,
+    rng: np.random.Generator,
+) -> Curve | str:
+    if importance not in FROM_SAMPLES:
+        return weight_curve(channels, group, importance, rng)
+    if not readers:
+        return weight_curve(channels, group, "l2", rng)
+    if importance == "energy":
+        return energy_curve(group.units, readers)
+    return reconstruction_curve(group.units, readers)
+
+
+def _readers(
+    model: ir.Model,
+    channels: ChannelMap,
+    samples: Samples,
+    seed: int,
+    threads: int | None,
+    progress: Progress,
+) -> list[Reader]:
+    layers, _ = find_layers(model)
+    found = [(layer, units_read(layer, channels)) for layer in layers]
+    reading = [(layer, units) for layer, units in found if units is not None]
+    moments = input_moments(
+        model,
+        [layer for layer, _ in reading],
+        samples,
+        seed=seed,
+        threads=threads,
+        progress=progress,
+    )
+    return [
+        reader_of(layer, units, seen)
+        for (layer, units), seen in zip(reading, moments, strict=True)
+        if seen is not None
+    ]

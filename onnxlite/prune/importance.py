@@ -1,0 +1,142 @@
+"""What units are worth by their weights or their energy: curves of damages that add up.
+
+Every score is a share of a whole (of a layer's norm, of a reader's energy), so that groups
+of different layers compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike, NDArray
+
+from onnxlite.analysis.channels import ChannelMap, UnitGroup
+from onnxlite.analysis.units import Binding, in_groups
+from onnxlite.errors import OptionError
+from onnxlite.ops import spec_of
+from onnxlite.prune.curve import Array64, Curve, curve_of
+from onnxlite.prune.reconstruct import Reader
+
+Array = NDArray[Any]
+
+#: How units are scored; see `onnxlite.prune_channels`.
+Importance = Literal["auto", "l1", "l2", "bn", "energy", "reconstruction", "random"]
+IMPORTANCES: tuple[Importance, ...] = (
+    "auto", "l1", "l2", "bn", "energy", "reconstruction", "random",
+)  # fmt: skip
+#: Those that look at samples.
+FROM_SAMPLES = ("energy", "reconstruction")
+#: A user's: from the name of a group and, of every weight that is bound to it, the slices
+#: that go with its units, `[units, elements]`, to a number per unit; small ones go first.
+ImportanceFunction: TypeAlias = Callable[[str, Sequence[Array]], ArrayLike]
+
+
+def weight_curve(
+    channels: ChannelMap,
+    group: UnitGroup,
+    importance: Importance | ImportanceFunction,
+    rng: np.random.Generator,
+) -> Curve | str:
+    """The curve of a group by its weights alone, or why it has none."""
+    units = len(group.units)
+    if importance == "random":
+        return curve_of(group.units, rng.permutation(units) / max(units * (units - 1) / 2, 1))
+    if callable(importance):
+        return curve_of(group.units, _users(channels, group, importance))
+    if importance == "bn":
+        gains = [b for b in group.bindings if any(spec_of(n).gain == p for n, p in b.uses)]
+        if not gains:
+            return "no normalization with a scale per channel is bound to it (it may be folded)"
+        scores = sum(_share(np.abs(_slices(channels, group, b)[:, 0])) for b in gains)
+        return curve_of(group.units, np.asarray(scores, np.float64) / len(gains))
+    power = 1 if importance == "l1" else 2
+    terms = [
+        _share((np.abs(_slices(channels, group, binding)) ** power).sum(axis=1))
+        for binding in _weights(group)
+    ]
+    scores = np.mean(terms, axis=0)
+    # A unit that nothing is computed for, or that nobody reads, is no loss.
+    return curve_of(group.units, np.where(_dead(channels, group), 0.0, scores))
+
+
+def energy_curve(units: NDArray[np.int64], readers: Sequence[Reader]) -> Curve:
+    """The curve by what units add to their readers: mean square of the input times |w|^2.
+
+    The criterion of Sun et al. 2023 (Wanda), summed over the features of a unit.
+    """
+    total = np.zeros(len(units))
+    for reader in readers:
+        energy = reader.energy * np.square(reader.layer.matrix).sum(axis=2)
+        own = np.isin(reader.units, units)
+        np.add.at(total, np.searchsorted(units, reader.units[own]), energy[own] / energy.sum())
+    return curve_of(units, total)
+
+
+def _share(scores: Array) -> Array64:
+    return np.asarray(scores / max(float(scores.sum()), 1e-30), np.float64)
+
+
+def _users(channels: ChannelMap, group: UnitGroup, function: ImportanceFunction) -> Array64:
+    slices = [_slices(channels, group, binding) for binding in group.bindings]
+    scores = np.asarray(function(group.name, slices), np.float64)
+    if scores.shape != (len(group.units),) or not np.isfinite(scores).all():
+        raise OptionError(
+            f"importance gave {scores.shape} for group {group.name!r}: it must give one finite "
+            f"number for each of the {len(group.units)} units"
+        )
+    return scores - scores.min() if (scores < 0).any() else scores
+
+
+def _weights(group: UnitGroup) -> Sequence[Binding]:
+    """The matrices of a group; vectors count only where there is nothing else."""
+    return [b for b in group.bindings if _is_matrix(b)] or group.bindings
+
+
+def _is_matrix(binding: Binding) -> bool:
+    assert binding.value.const_value is not None
+    return sum(int(size) > 1 for size in binding.value.const_value.shape.numpy()) > 1
+
+
+def _slices(channels: ChannelMap, group: UnitGroup, binding: Binding) -> Array64:
+    """What of a weight goes with each unit, float64[units, elements]."""
+    assert binding.value.const_value is not None
+    parts: list[list[Array]] = [[] for _ in group.units]
+    for part, line in in_groups(binding.value.const_value.numpy(), channels.root[binding.line]):
+        rows = np.moveaxis(part, binding.axis, 0).reshape(len(line), -1)
+        for place in np.flatnonzero(np.isin(line, group.units)):
+            parts[int(np.searchsorted(group.units, line[place]))].append(rows[place])
+    return np.stack([np.concatenate(own) for own in parts]).astype(np.float64)
+
+
+def _dead(channels: ChannelMap, group: UnitGroup) -> NDArray[np.bool_]:
+    """Units that are zero in everything that is added up to them, or read of them."""
+    reads: list[NDArray[np.bool_]] = []
+    makes: list[NDArray[np.bool_]] = []
+    for binding, zero in _zeros(channels, group):
+        (reads if _is_read(binding) else makes).append(zero)
+    none = np.zeros(len(group.units), bool)
+    return np.asarray(
+        (np.all(reads, axis=0) if reads else none) | (np.all(makes, axis=0) if makes else none)
+    )
+
+
+def _zeros(channels: ChannelMap, group: UnitGroup) -> Iterator[tuple[Binding, NDArray[np.bool_]]]:
+    for binding in group.bindings:
+        yield binding, np.asarray(~_slices(channels, group, binding).any(axis=1))
+
+
+def _is_read(binding: Binding) -> bool:
+    """Whether a slice multiplies units, rather than making them."""
+    return _is_matrix(binding) and any(_reads(binding, node, port) for node, port in binding.uses)
+
+
+def _reads(binding: Binding, node: ir.Node, port: int) -> bool:
+    spec = spec_of(node)
+    return (
+        spec.output_axis is not None
+        and port in spec.weights
+        and binding.axis != spec.output_axis(node, port)
+    )

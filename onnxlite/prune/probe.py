@@ -1,0 +1,155 @@
+"""How much of a group's damage arrives at the outputs: measured, one short run per group.
+
+The error that the readers of a group are left with is local; what it does to the outputs
+depends on everything in between. So of every group some units are taken out for a moment
+and the outputs compared: one factor per group. In a small model what is left is repaired
+before that, as it will be in the end; in a large one only the readers are adapted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.channels import channel_map
+from onnxlite.analysis.cost import cost
+from onnxlite.model import clone
+from onnxlite.ops import Ids
+from onnxlite.prune.channels import remove_units
+from onnxlite.prune.curve import Curve
+from onnxlite.prune.reconstruct import Reader
+from onnxlite.records import Progress, silent
+from onnxlite.repair import repair_ir
+from onnxlite.runtime import Outputs, Session
+from onnxlite.samples import Feed, Samples, input_specs
+
+#: Local damage below which a probe would measure rounding.
+_LEAST_DAMAGE = 1e-4
+#: Samples to probe with; fewer where all runs together would take more than so many MACs.
+_SAMPLES, _LEAST_SAMPLES, _MACS = 128, 8, 2e12
+#: Up to so many MACs in all runs, the rest of the model is repaired for every probe.
+_REPAIRED_MACS = 2e11
+
+
+def probed_curves(
+    model: ir.Model,
+    curves: Sequence[Curve],
+    readers: Sequence[Sequence[Reader]],
+    samples: Samples,
+    *,
+    share: float,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> list[Curve]:
+    """The curves with their damage as a share of the outputs' variance.
+
+    Args:
+        model: unchanged afterwards.
+        curves: of every group, with the damage to its readers.
+        readers: of every group; one without any keeps its curve, times the median of the
+            other groups' factors.
+        samples: to compare the outputs on.
+        share: of a group's units to take out, about as many as will go.
+        threads: of ONNX Runtime; None takes all cores.
+        progress: called as groups are done.
+    """
+    macs = cost(model, feeds=[next(iter(samples))]).macs or 0
+    runs = max(sum(map(bool, readers)) * macs, 1)
+    count = int(min(max(_MACS / runs, _LEAST_SAMPLES), _SAMPLES))
+    some = Samples(samples, input_specs(model), limit=count)
+    feeds = list(some)
+    expected = _run(model, feeds, threads)
+    outputs_of: Callable[[Sequence[Reader], Ids], list[Outputs]]
+    if runs * count <= _REPAIRED_MACS:
+
+        def outputs_of(_readers: Sequence[Reader], units: Ids) -> list[Outputs]:
+            return _run(_repaired(model, units, some, threads), feeds, threads)
+    else:
+
+        def outputs_of(readers: Sequence[Reader], units: Ids) -> list[Outputs]:
+            with _without(readers, units):
+                return _run(model, feeds, threads)
+
+    factors: list[float | None] = []
+    for index, (curve, own) in enumerate(zip(curves, readers, strict=True)):
+        progress("probe groups", index, len(curves))
+        taken = _probed_count(curve, share)
+        writable = [reader for reader in own if reader.layer.weight_free]
+        if taken < 1 or not writable:
+            factors.append(None)
+            continue
+        got = outputs_of(writable, curve.order[:taken])
+        factors.append(_distance(expected, got) / max(float(curve.damage[taken]), 1e-12))
+    progress("probe groups", len(curves), len(curves))
+    known = [factor for factor in factors if factor is not None]
+    middle = float(np.median(known)) if known else 1.0
+    import os
+
+    P = float(os.environ.get("CONC", "0"))
+    return [
+        Curve(
+            curve.order,
+            curve.damage
+            * (middle if factor is None else factor)
+            / np.maximum(
+                1 - np.arange(len(curve.damage)) / max(len(curve.order), 1),
+                0.5 / max(len(curve.order), 1),
+            )
+            ** P,
+        )
+        for curve, factor in zip(curves, factors, strict=True)
+    ]
+
+
+def _repaired(model: ir.Model, units: Ids, samples: Samples, threads: int | None) -> ir.Model:
+    smaller = clone(model)
+    remove_units(smaller, channel_map(smaller, feeds=[next(iter(samples))]), units.tolist())
+    return repair_ir(smaller, model, samples, passes=0, threads=threads)[0]
+
+
+def _probed_count(curve: Curve, share: float) -> int:
+    total = len(curve.order)
+    count = max(1, round(share * total), int(np.searchsorted(curve.damage, _LEAST_DAMAGE)))
+    return min(count, total - 1) if total else 0
+
+
+@contextmanager
+def _without(readers: Sequence[Reader], units: Ids) -> Iterator[None]:
+    """Within the context the readers do without `units`."""
+    layers = [reader.layer for reader in readers]
+    before = [(layer.matrix, layer.bias) for layer in layers]
+    adapted = [reader.without(units) for reader in readers]
+    try:
+        for layer, (weight, bias) in zip(layers, adapted, strict=True):
+            layer.write(weight, bias)
+        yield
+    finally:
+        for layer, (weight, bias) in zip(layers, before, strict=True):
+            layer.write(weight, bias)
+
+
+def _run(model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> list[Outputs]:
+    session = Session(model, threads=threads)
+    return [session.run(feed) for feed in feeds]
+
+
+def _distance(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
+    """Squared error over the variance, the mean of all float outputs; larger than 0."""
+    shares = []
+    for name in expected[0]:
+        want = [np.asarray(outputs[name]) for outputs in expected]
+        if want[0].dtype.kind != "f":
+            continue
+        noise = sum(
+            float(np.square(w.astype(np.float64) - o[name]).sum())
+            for w, o in zip(want, got, strict=True)
+        )
+        count = sum(w.size for w in want)
+        mean = sum(float(w.sum(dtype=np.float64)) for w in want) / max(count, 1)
+        power = sum(float(np.square(w.astype(np.float64) - mean).sum()) for w in want)
+        if power > 0 and np.isfinite(noise):
+            shares.append(noise / power)
+    return max(float(np.mean(shares)), 1e-12) if shares else 1e-12

@@ -1,0 +1,115 @@
+"""Reaching a goal: how many units of every group go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.channels import ChannelMap
+from onnxlite.prune.allocate import allocate
+from onnxlite.prune.curve import Curve
+from onnxlite.prune.goal import Goal, static_items
+from onnxlite.prune.price import Ledger, macs_items
+from onnxlite.prune.speed import latency_items
+from onnxlite.records import Progress
+from onnxlite.samples import Feed
+
+#: Latency is right within this share of the goal; tries to get there.
+_CLOSE, _TRIES = 0.04, 5
+
+#: How many units of every group are gone.
+Removed = tuple[int, ...]
+
+
+class Reached:
+    """What was chosen, and how far it goes by its own price.
+
+    Attributes:
+        removed: how many units of every group go, in the order of its curve.
+        share: the share of the price that is left; of the latency as it was measured.
+        complete: the goal is reached; if not, all that may go does.
+    """
+
+    def __init__(self, removed: Removed, share: float, *, complete: bool) -> None:
+        self.removed, self.share, self.complete = removed, share, complete
+
+
+def reach(
+    model: ir.Model,
+    channels: ChannelMap,
+    curves: Sequence[Curve],
+    counts: Sequence[Sequence[int]],
+    goal: Goal,
+    *,
+    block: int,
+    feed: Feed,
+    measure: Callable[[Removed], float],
+    threads: int | None,
+    progress: Progress,
+) -> Reached:
+    """Choose by a price: MACs, parameters, or the time of layers.
+
+    Args:
+        model: the model; left as it is.
+        channels: its units.
+        curves: of every group.
+        counts: of every group the numbers of units it may keep, descending.
+        goal: what is priced, and the share to keep.
+        block: channels are wanted in multiples of this; MACs that are saved inside of one
+            block save nothing.
+        feed: concrete inputs.
+        measure: the latency ratio of the model without these units to the model.
+        threads: of ONNX Runtime, for latency.
+        progress: called as layers are timed.
+    """
+    assert goal.kept is not None
+    name, share = goal.kept
+    orders = [curve.order for curve in curves]
+    if name != "latency":
+        ledger = Ledger(channels, orders, static_items(model, channels, name, [feed]))
+        whole = ledger.total
+        worth = None
+        if name == "macs" and block > 1:
+            worth = Ledger(channels, orders, macs_items(model, block=block))
+        complete = allocate(curves, counts, ledger, share * whole, worth=worth)
+        return Reached(ledger.removed, ledger.total / whole, complete=complete)
+    items = latency_items(model, channels, orders, counts, feed, threads=threads, progress=progress)
+    return _by_measuring(
+        lambda: Ledger(channels, orders, items), curves, counts, share, measure, progress
+    )
+
+
+def _by_measuring(
+    fresh: Callable[[], Ledger],
+    curves: Sequence[Curve],
+    counts: Sequence[Sequence[int]],
+    share: float,
+    measure: Callable[[Removed], float],
+    progress: Progress,
+) -> Reached:
+    """Correct what the times of layers predict by what the whole model is measured to take.
+
+    The widest gap between the two is in what lies between layers, so that the prediction is
+    aimed lower or higher until the measured ratio is right. Of all tries the closest counts.
+    """
+    tried: dict[Removed, tuple[float, bool]] = {}
+    aim, low, high = share, 0.0, 1.0
+    for index in range(_TRIES):
+        progress("measure latency", index, _TRIES)
+        ledger = fresh()
+        complete = allocate(curves, counts, ledger, aim * ledger.total)
+        if ledger.removed in tried:
+            break
+        ratio = measure(ledger.removed)
+        tried[ledger.removed] = (ratio, complete)
+        if abs(ratio / share - 1) <= _CLOSE or (not complete and ratio > share):
+            break
+        low, high = (aim, high) if ratio < share else (low, aim)
+        guess = aim * share / ratio
+        aim = guess if low < guess < high else (low + high) / 2
+    progress("measure latency", _TRIES, _TRIES)
+    removed = min(tried, key=lambda key: abs(float(np.log(tried[key][0] / share))))
+    ratio, complete = tried[removed]
+    return Reached(removed, ratio, complete=complete or ratio <= share * (1 + _CLOSE))

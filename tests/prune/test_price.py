@@ -1,0 +1,81 @@
+"""What a ledger says before anything is cut is what the cut model costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxlite.analysis.channels import ChannelMap
+from onnxlite.analysis.cost import cost
+from onnxlite.analysis.kept_shapes import KeptShapes
+from onnxlite.graph import attribute
+from onnxlite.prune.channels import remove_units
+from onnxlite.prune.goal import static_items
+from onnxlite.prune.price import Ledger, macs_items
+from tests.odd_models import parse
+from tests.topologies.oracle import mapped
+from tests.topologies.rule_nets import NETS
+
+FASHION = Path(__file__).parents[2] / "models" / "fashion"
+FREE = [name for name, net in NETS.items() if net.free]
+
+
+def random_cut(channels: ChannelMap, seed: int) -> tuple[list[np.ndarray], list[int]]:
+    """Of every free group an order, and how many of its units go."""
+    rng = np.random.default_rng(seed)
+    free = [group.units if group.pin is None else group.units[:0] for group in channels.groups]
+    return [rng.permutation(units) for units in free], [
+        int(rng.integers(0, len(units))) if len(units) else 0 for units in free
+    ]
+
+
+def check(source: object, seed: int) -> None:
+    model, channels = mapped(source)  # type: ignore[arg-type]
+    orders, gone = random_cut(channels, seed)
+    macs = Ledger(channels, orders, static_items(model, channels, "macs", None))
+    params = Ledger(channels, orders, static_items(model, channels, "params", None))
+    for ledger in (macs, params):
+        whole = ledger.total
+        savings = 0.0
+        for group, count in enumerate(gone):
+            savings += ledger.saving(group, count)
+            ledger.remove(group, count)
+        assert ledger.total == pytest.approx(whole - savings)
+    remove_units(model, channels, np.concatenate([o[:n] for o, n in zip(orders, gone)]).tolist())
+    after = cost(model)
+    assert macs.total == after.macs
+    # Vectors that only one of several uses changes are copied, which costs a few elements.
+    assert params.total == pytest.approx(after.parameters, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", FREE)
+def test_ledger_of_every_rule(name: str, seed: int) -> None:
+    check(parse(NETS[name].text), seed)
+
+
+@pytest.mark.parametrize("name", ["residual", "mobilenet", "vit"])
+def test_ledger_of_a_real_net(name: str) -> None:
+    check(FASHION / f"{name}.onnx", 3)
+
+
+def test_counts_of_attributes() -> None:
+    model, channels = mapped(parse(NETS["depthwise"].text))
+    orders, _ = random_cut(channels, 0)
+    shapes = KeptShapes(channels, orders)
+    node = next(n for n in model.graph if attribute(n, "group", 1) > 1)
+    assert shapes.count(node, "group") == 8
+    assert shapes.count(node, "pads") is None
+    shapes.removed[:] = [3 if len(order) else 0 for order in orders]
+    assert shapes.count(node, "group") == 5
+
+
+def test_blocks_are_paid_whole() -> None:
+    model, channels = mapped(parse(NETS["conv"].text))
+    orders, _ = random_cut(channels, 0)
+    (free,) = (i for i, order in enumerate(orders) if len(order))
+    ledger = Ledger(channels, orders, macs_items(model, block=4))
+    assert ledger.saving(free, 3) == 0
+    assert ledger.saving(free, 4) == ledger.total / 2
