@@ -11,6 +11,7 @@ from onnxlite.normalize import normalize
 from onnxlite.prune.channels import remove_units, zero_units
 from tests.odd_models import parse
 from tests.topologies.net import Net, between, rows
+from tests.topologies.rule_nets import NETS
 
 VECTOR = "float[8,1,1] k = {1, 2, 3, 4, 5, 6, 7, 8}"
 SCALES = "float[8] s = {1, 2, 3, 4, 5, 6, 7, 8}"
@@ -88,8 +89,8 @@ def test_quantized_weights_are_silenced_by_their_zero_point(more, inputs, fill):
 
 
 def test_weights_that_are_quantized_here_become_zero():
-    nodes = "q = QuantizeLinear(w3, s, z) k = DequantizeLinear(q, s, z) d = MatMul(c, k)"
-    assert fills(rows(nodes, f"float[8,8] w3, {SCALES}, {POINTS}"))["w3"] == 3.0
+    nodes = "q = QuantizeLinear(w3, s) k = DequantizeLinear(q, s) d = MatMul(c, k)"
+    assert fills(rows(nodes, f"float[8,8] w3, {SCALES}"))["w3"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,8 @@ def test_the_last_unit_may_go_and_what_is_no_unit_stays():
     for chosen, width in (([8], 7), ([0, 8], 7), ([0], 8), ([], 8)):
         model, channels = mapped(net)
         remove_units(model, channels, chosen)
-        assert tuple(model.graph.initializers["w1"].const_value.shape) == (3, width)
+        weight = model.graph.initializers["w1"]
+        assert weight.const_value.numpy().shape == tuple(weight.shape) == (3, width)
 
 
 def test_zeroed_slices():
@@ -136,3 +138,35 @@ def test_pinned_units_are_counted_one_by_one():
     net = between("d = Add(c, z)", inputs="float[n,3,6,6] x, float[n,8,6,6] z")
     _, channels = mapped(net)
     assert sorted(len(group.units) for group in channels.groups) == [4, 8]
+
+
+def test_a_target_with_one_reader_is_not_copied():
+    model, channels = mapped(NETS["reshape to rows"])
+    before = set(model.graph.initializers)
+    (group,) = (group for group in channels.groups if group.pin is None)
+    remove_units(model, channels, group.units[:3].tolist())
+    assert set(model.graph.initializers) == before
+    assert model.graph.initializers["s"].const_value.numpy().tolist() == [0, 5, 36]
+
+
+def test_the_shape_attribute_of_the_first_reshape_is_counted_again():
+    net = between("r = Reshape<shape=[0,8,36]>(c) d = Reshape<shape=[0,-1,6,6]>(r)", opset=4)
+    model, channels = mapped(net)
+    (group,) = (group for group in channels.groups if group.pin is None)
+    remove_units(model, channels, group.units[:3].tolist())
+    shapes = [list(n.attributes["shape"].value) for n in model.graph if n.op_type == "Reshape"]
+    assert shapes == [[0, 5, 36], [0, -1, 6, 6]]
+
+
+def test_a_weight_of_a_constant_node_stays():
+    net = Net(
+        "c = MatMul(x, w1) k = Constant<value = float[2,2] {1.0, 2.0, 3.0, 4.0}>() "
+        "y = MatMul(c, k)",
+        "float[3,2] w1",
+        [],
+        inputs="float[n,3] x",
+        outputs="float[n,2] y",
+    )
+    (group, *_) = channel_map(load(parse(net.text))).groups
+    assert group.pin is not None
+    assert "its weight comes from a Constant node" in group.pin.reason

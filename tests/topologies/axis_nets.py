@@ -19,11 +19,14 @@ def as_batch(call: str, more: str = "", free: tuple[int, ...] = (8,), **other: o
     return between(f"t = {BATCH}(c) e = {call} d = {BATCH}(e)", more, free, **other)
 
 
-def as_grid(call: str, more: str, *, before: str = "") -> Net:
+def as_grid(call: str, more: str, *, before: str = "", **other: object) -> Net:
     """`call` on `t` of shape [n,2,4,6,6], of which the units lie on two axes."""
     grid = "int64[5] grid = {0, 2, 4, 6, 6}, int64[4] flat = {0, -1, 6, 6}"
     return between(
-        f"t = Reshape(c, grid) {before} e = {call} d = Reshape(e, flat)", f"{grid}, {more}", (2,)
+        f"t = Reshape(c, grid) {before} e = {call} d = Reshape(e, flat)",
+        f"{grid}, {more}",
+        (2,),
+        **other,
     )
 
 
@@ -129,7 +132,9 @@ AXES: dict[str, Net] = {
         outputs="float[n,o1] y",
     ),
     "reduce 17": between("d = ReduceMean<axes=[2,3]>(c)", opset=17),
-    "reduce everything": between("e = ReduceMean(c) d = Add(c, e)", free=(), reason="reduced over"),
+    "reduce everything": between(
+        'e = ReduceMean(c, "") d = Add(c, e)', free=(), reason="reduced over"
+    ),
     "reduce everything 17": between(
         "e = ReduceMean(c) d = Add(c, e)", free=(), opset=17, reason="reduced over"
     ),
@@ -208,5 +213,43 @@ AXES: dict[str, Net] = {
         outputs="float[5,4] y",
         opset=21,
         reason="quantized in blocks",
+    ),
+    "softmax of instance groups": between(
+        "t = Reshape(c, grid) u = InstanceNormalization(t, s, b) e = Softmax<axis=1>(u) "
+        "d = Reshape(e, flat)",
+        f"{TWO}, int64[5] grid = {{0, 2, 4, 6, 6}}, int64[4] flat = {{0, -1, 6, 6}}",
+        (),
+        reason="softmax",
+    ),
+    "group normalization of groups": as_grid(
+        "GroupNormalization<num_groups=2>(t, s, b)", TWO, opset=21
+    ),
+    "constant of groups": as_grid("Add(t, k)", "float[2,1,1,1] k"),
+    "layer normalization from units on": rows(
+        "t = Transpose<perm=[0,2,1]>(c) l = LayerNormalization<axis=1>(t, s) "
+        "d = Transpose<perm=[0,2,1]>(l)",
+        "float[8,5] s",
+        (),
+        reason="normalised over",
+    ),
+    "product elsewhere": rows(
+        "t = Transpose<perm=[0,2,1]>(c) m = MatMul(t, w3) d = Transpose<perm=[0,2,1]>(m)",
+        "float[5,5] w3",
+    ),
+    "batch normalization of one row": Net(
+        "c = MatMul(x, w1) d = BatchNormalization(c, s, b, m, v) y = MatMul(d, w2)",
+        "float[3,8] w1, float[8,4] w2, float[8] s, float[8] b, float[8] m, "
+        "float[8] v = {1, 2, 3, 4, 5, 6, 7, 8}",
+        [8],
+        inputs="float[n,3] x",
+        outputs="float[n,4] y",
+    ),
+    "softmax 12 of samples by default": as_batch("Softmax(t)", opset=12),
+    "softmax of quantized groups": between(
+        "t = Reshape(c, grid) q = QuantizeLinear(t, s) u = DequantizeLinear(q, s) "
+        "e = Softmax<axis=1>(u) d = Reshape(e, flat)",
+        "float[2] s = {1, 2}, int64[5] grid = {0, 2, 4, 6, 6}, int64[4] flat = {0, -1, 6, 6}",
+        (),
+        reason="softmax",
     ),
 }

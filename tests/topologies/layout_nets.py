@@ -169,9 +169,9 @@ LAYOUTS: dict[str, Net] = {
         reason="some axes",
     ),
     "crop of channels": Net(
-        f"{FRONT} d = Pad(c, p) {BACK}",
-        f"{W1}, int64[8] p = {{0, -1, 0, 0, 0, 0, 0, 0}}, float[4,7,1,1] w2",
-        [],
+        f"{FRONT} e = Pad(c, p) d = Conv(e, w3) {BACK}",
+        f"{W1}, int64[8] p = {{0, -1, 0, 0, 0, 0, 0, 0}}, float[6,7,1,1] w3, float[4,6,1,1] w2",
+        [6],
         reason="or cropped",
     ),
     "pad 10": Net(
@@ -220,5 +220,95 @@ LAYOUTS: dict[str, Net] = {
     ),
     "arithmetic with the size of another axis": between(
         "s = Shape(c) k = Gather(s, two) f = Cast<to=1>(k) d = Div(c, f)", "int64 two = {2}"
+    ),
+    "depthwise conv of the input": Net(
+        "e = Conv<group=3>(x, wd) c = Conv(e, w1) y = Conv(c, w2)",
+        "float[6,1,3,3] wd, float[8,6,1,1] w1, float[4,8,1,1] w2",
+        [8],
+    ),
+    "grouped conv of the input": Net(
+        "c = Conv<group=2>(x, w1) y = Conv(c, w2)",
+        "float[8,2,3,3] w1, float[4,8,1,1] w2",
+        [4],
+        inputs="float[n,4,6,6] x",
+    ),
+    "target in steps": Net(
+        f"{FRONT} s = Shape(c) h = Slice(s, one, four, zero, two) t = Concat<axis=0>(rest, h) "
+        "p = ReduceMean<keepdims=0>(c, two) r = Reshape(p, t) u = Transpose<perm=[0,2,1]>(r) "
+        "y = MatMul(u, w)",
+        f"{W1}, {BOUNDS}, int64[1] one = {{1}}, int64[1] four = {{4}}, int64[1] rest = {{-1}}, "
+        "float[8,4] w",
+        [8],
+        outputs="float[n,o1,o2] y",
+    ),
+    "sizes of a slice from a computed start": between(
+        "s = Shape(c) h = Shape<end=1>(x) t = Slice(s, h, two) f = Cast<to=1>(t) d = Mul(c, f)",
+        "int64[1] two = {2}",
+        (),
+        reason="its size is computed with",
+        **FIXED,
+    ),
+    "pad in front": Net(
+        f"{FRONT} d = Pad(c, p) {BACK}",
+        f"{W1}, int64[8] p = {{0, 3, 0, 0, 0, 0, 0, 0}}, float[4,11,1,1] w2",
+        [3, 8],
+    ),
+    "pad of groups": Net(
+        f"{FRONT} t = Reshape(c, grid) e = Pad(t, p) d = Reshape(e, flat) {BACK}",
+        f"{W1}, int64[5] grid = {{0, 2, 4, 6, 6}}, int64[4] flat = {{0, -1, 6, 6}}, "
+        "int64[10] p = {0, 0, 0, 0, 0, 0, 2, 0, 0, 0}, float[4,16,1,1] w2",
+        [2, 2],
+    ),
+    "split without sizes": between(
+        'e, f = Split<axis=1, num_outputs=2>(c, "") d = Concat<axis=1>(f, e)', free=(4,)
+    ),
+    "columns of a table": Net(
+        "e = Gather<axis=1>(table, x) y = MatMul(e, w)",
+        "float[5,10] table, float[10,4] w",
+        [],
+        inputs="int64[10] x",
+        outputs="float[5,4] y",
+    ),
+    "depthwise conv of two": Net(
+        f"{FRONT} d = Conv<group=2>(c, wd) {BACK}",
+        "float[2,3,1,1] w1, float[2] b1, float[2,1,1,1] wd, float[4,2,1,1] w2",
+        [2],
+    ),
+    "grouped conv of repeated channels": Net(
+        "a = Conv(x, w1) b = Conv(x, w3) e = Gather<axis=1>(a, i) f = Gather<axis=1>(b, j) "
+        "c = Concat<axis=1>(e, f) d = Conv<group=2>(c, wg) y = Conv(d, w2)",
+        "float[3,3,1,1] w1, float[3,3,1,1] w3, int64[4] i = {0, 1, 1, 2}, "
+        "int64[4] j = {0, 0, 1, 2}, float[8,4,1,1] wg, float[4,8,1,1] w2",
+        [3, 4],
+    ),
+    "grouped conv of channels in two orders": Net(
+        "a = Conv(x, w1) c = Gather<axis=1>(a, i) d = Conv<group=2>(c, wg) y = Conv(d, w2)",
+        "float[4,3,1,1] w1, int64[8] i = {0, 1, 2, 3, 1, 0, 3, 2}, float[6,4,1,1] wg, "
+        "float[4,6,1,1] w2",
+        [3, 4],
+    ),
+    "depth to space by three": Net(
+        f"{FRONT} d = DepthToSpace<blocksize=3>(c) {BACK}",
+        "float[18,3,1,1] w1, float[18] b1, float[4,2,1,1] w2",
+        [2],
+    ),
+    "space to depth by three": Net(
+        f"{FRONT} d = SpaceToDepth<blocksize=3>(c) {BACK}", f"{W1}, float[4,72,1,1] w2", [8]
+    ),
+    "target from the end of a shape": between(
+        "s = Shape<start=1>(c) k = Slice(s, zero, one) t = Concat<axis=0>(rest, k, six, six) "
+        "d = Reshape(c, t)",
+        f"{BOUNDS}, int64[1] one = {{1}}, int64[1] rest = {{-1}}",
+    ),
+    "target of picked sizes": between(
+        "s = Shape(c) k = Gather(s, one) u = Unsqueeze(k, zero) i = Cast<to=7>(u) "
+        "t = Concat<axis=0>(rest, i, six, six) d = Reshape(c, t)",
+        f"{BOUNDS}, int64 one = {{1}}, int64[1] rest = {{-1}}",
+    ),
+    "sizes sliced 9": between(
+        "s = Shape(c) k = Slice<starts=[1], ends=[2]>(s) f = Cast<to=1>(k) d = Div(c, f)",
+        free=(),
+        opset=9,
+        reason="its size is computed with",
     ),
 }

@@ -9,11 +9,11 @@ _CELL = {"w": "float[1,24,3] w", "r": "float[1,24,6] r", "b": "float[1,48] b", "
 
 
 def heads(call: str, more: str = "", **other: object) -> Net:
-    """Fused attention with four heads of two."""
+    """Fused attention with two heads of four."""
     weights = "float[3,8] wq, float[3,8] wk, float[3,8] wv, float[8,3] wo"
     return Net(
         "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) "
-        f"{call.replace('{n}', 'q_num_heads=4, kv_num_heads=4')} y = MatMul(o, wo)",
+        f"{call.replace('{n}', 'q_num_heads=2, kv_num_heads=2')} y = MatMul(o, wo)",
         f"{weights}, {more}" if more else weights,
         **({"free": [], "reason": _STATES, "opset": 23} | ROWS | other),  # type: ignore[arg-type]
     )
@@ -104,8 +104,8 @@ CASES: dict[str, Net] = {
     ),
     "einsum over both axes of a grid": Net(
         'c = MatMul(x, w1) g = Reshape(c, s) y = Einsum<equation="bnhd,hdc->bnc">(g, w2)',
-        "float[3,8] w1, int64[4] s = {0, 0, 4, 2}, float[4,2,3] w2",
-        [4],
+        "float[3,8] w1, int64[4] s = {0, 0, 2, 4}, float[2,4,3] w2",
+        [2],
         **ROWS,
     ),
     "einsum sums a unit": Net(
@@ -163,21 +163,21 @@ CASES: dict[str, Net] = {
         outputs="float[n] y, float[n,4] z",
     ),
     "fused attention with a mask per head": heads(
-        "o = Attention<{n}>(q, k, v, m)", "bool[1,4,5,5] m"
+        "o = Attention<{n}>(q, k, v, m)", "bool[1,2,5,5] m"
     ),
     "fused attention with a shared mask": heads(
-        "o = Attention<{n}>(q, k, v, m)", "bool[1,1,5,5] m", free=[4], reason=""
+        "o = Attention<{n}>(q, k, v, m)", "bool[1,1,5,5] m", free=[2], reason=""
     ),
     "fused attention with a computed mask": heads(
         "m = MatMul(z, wm) o = Attention<{n}>(q, k, v, m)",
         "float[3,5] wm",
-        free=[4],
+        free=[2],
         inputs="float[n,5,3] x, float[5,3] z",
         reason="it is a mask or a past state",
     ),
     "fused attention with a past": heads(
-        'o, pk, pv = Attention<{n}>(q, k, v, "", p, p)',
-        "float[1,4,2,3] p",
+        'o = Attention<{n}>(q, k, v, "", p, p)',
+        "float[1,2,2,4] p",
         inputs="float[1,5,3] x",
     ),
     "fused attention that keeps its keys": heads("o, pk = Attention<{n}>(q, k, v)"),
@@ -233,5 +233,47 @@ CASES: dict[str, Net] = {
         [4],
         inputs="float[n,5,3] x, float[n,1,2,6] z",
         outputs="float[n,o1,o2] y",
+    ),
+    "einsum sums an index of the weight": Net(
+        'c = MatMul(x, w1) d = Einsum<equation="bnk,kmj->bnj">(c, w3) y = MatMul(d, w2)',
+        "float[3,8] w1, float[8,2,6] w3, float[6,4] w2",
+        [6, 8],
+        **ROWS,
+    ),
+    "lstm with a cell from outside": Net(
+        'h = LSTM<hidden_size=6>(x, w, r, b, "", h0, c0) s = Squeeze(h, one) y = MatMul(s, w2)',
+        "float[1,24,3] w, float[1,24,6] r, float[1,48] b, float[1,2,6] h0, int64[1] one = {1}, "
+        "float[6,4] w2",
+        [],
+        inputs="float[n,2,3] x, float[1,2,6] c0",
+        outputs="float[n,2,4] y",
+        reason="initial state",
+    ),
+    "fused attention of two long heads": Net(
+        "q0 = MatMul(x, wq) q2 = Reshape(q0, s) q = Transpose<perm=[0,2,1,3]>(q2) "
+        "k0 = MatMul(x, wk) k2 = Reshape(k0, s) k = Transpose<perm=[0,2,1,3]>(k2) "
+        "v0 = MatMul(x, wv) v2 = Reshape(v0, s) v = Transpose<perm=[0,2,1,3]>(v2) "
+        "o0 = Attention(q, k, v) o1 = Transpose<perm=[0,2,1,3]>(o0) o = Reshape(o1, u) "
+        "y = MatMul(o, wo)",
+        "float[3,8] wq, float[3,8] wk, float[3,8] wv, float[8,3] wo, int64[4] s = {0, 0, 2, 4}, "
+        "int64[3] u = {0, 0, 8}",
+        [2],
+        opset=23,
+        **ROWS,
+    ),
+    "fused attention along units": rows(
+        "t = Transpose<perm=[0,2,1]>(c) o = Attention<q_num_heads=1, kv_num_heads=1>(t, t, t) "
+        "d = Transpose<perm=[0,2,1]>(o)",
+        free=(),
+        opset=23,
+        reason="attention works along its axis",
+    ),
+    "gemm of inputs plus units": Net(
+        "c = Gemm(x, w1) e = Gemm(x, z, c) y = MatMul(e, w2)",
+        "float[3,8] w1, float[8,4] w2",
+        [],
+        inputs="float[n,3] x, float[3,8] z",
+        outputs="float[n,4] y",
+        reason="no units",
     ),
 }
