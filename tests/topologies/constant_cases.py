@@ -112,4 +112,11 @@ CASES: dict[str, Net] = {
         "q = QuantizeLinear<axis=0>(wg, s) k = DequantizeLinear<axis=0>(q, s)",
         f"float[8,4,1,1] wg, {_SCALES}",
     ),
+    "bias is an output": between("d = Relu(c)", outputs="float[n,o1,o2,o3] y, float[8] b1"),
+    "target is an output": Net(
+        f"{FRONT} r = Reshape(c, s) t = Transpose<perm=[0,2,1]>(r) y = MatMul(t, w)",
+        f"{W1}, int64[3] s = {{0, 8, 36}}, float[8,4] w",
+        [8],
+        outputs="float[n,o1,o2] y, int64[3] s",
+    ),
 }

@@ -233,9 +233,9 @@ LAYOUTS: dict[str, Net] = {
         inputs="float[n,4,6,6] x",
     ),
     "target in steps": Net(
-        f"{FRONT} s = Shape(c) h = Slice(s, one, four, zero, two) t = Concat<axis=0>(rest, h) "
-        "p = ReduceMean<keepdims=0>(c, two) r = Reshape(p, t) u = Transpose<perm=[0,2,1]>(r) "
-        "y = MatMul(u, w)",
+        f"{FRONT} h = Transpose<perm=[0,2,3,1]>(c) s = Shape(h) k = Slice(s, one, four, zero, two) "
+        "t = Concat<axis=0>(rest, k) p = ReduceMean<keepdims=0>(h, two) r = Reshape(p, t) "
+        "y = MatMul(r, w)",
         f"{W1}, {BOUNDS}, int64[1] one = {{1}}, int64[1] four = {{4}}, int64[1] rest = {{-1}}, "
         "float[8,4] w",
         [8],
@@ -275,11 +275,12 @@ LAYOUTS: dict[str, Net] = {
         [2],
     ),
     "grouped conv of repeated channels": Net(
-        "a = Conv(x, w1) b = Conv(x, w3) e = Gather<axis=1>(a, i) f = Gather<axis=1>(b, j) "
-        "c = Concat<axis=1>(e, f) d = Conv<group=2>(c, wg) y = Conv(d, w2)",
-        "float[3,3,1,1] w1, float[3,3,1,1] w3, int64[4] i = {0, 1, 1, 2}, "
+        "h = Conv(x, w0) a = Conv(h, w1) b = Conv(h, w3) e = Gather<axis=1>(a, i) "
+        "f = Gather<axis=1>(b, j) c = Concat<axis=1>(e, f) d = Conv<group=2>(c, wg) "
+        "y = Conv(d, w2)",
+        "float[5,3,1,1] w0, float[3,5,1,1] w1, float[3,5,1,1] w3, int64[4] i = {0, 1, 1, 2}, "
         "int64[4] j = {0, 0, 1, 2}, float[8,4,1,1] wg, float[4,8,1,1] w2",
-        [3, 4],
+        [3, 4, 5],
     ),
     "grouped conv of channels in two orders": Net(
         "a = Conv(x, w1) c = Gather<axis=1>(a, i) d = Conv<group=2>(c, wg) y = Conv(d, w2)",
@@ -310,5 +311,31 @@ LAYOUTS: dict[str, Net] = {
         free=(),
         opset=9,
         reason="its size is computed with",
+    ),
+    "target of squeezed sizes": between(
+        "s = Shape(c) k = Slice(s, one, two) q = Squeeze(k, zero) u = Unsqueeze(q, zero) "
+        "t = Concat<axis=0>(rest, u, six, six) d = Reshape(c, t)",
+        f"{BOUNDS}, int64[1] one = {{1}}, int64[1] rest = {{-1}}",
+    ),
+    "arithmetic with joined sizes": between(
+        "s = Shape<start=1, end=2>(c) t = Concat<axis=0>(s, s) f = Cast<to=1>(t) "
+        "q = ReduceMean(f) d = Div(c, q)",
+        free=(),
+        reason="its size is computed with",
+    ),
+    "concat of a grid with a constant": Net(
+        f"{FRONT} r = Reshape(c, s) u = Concat<axis=2>(r, k) d = Reshape(u, t) {BACK}",
+        f"{W1}, int64[5] s = {{0, 2, 4, 6, 6}}, float[1,2,1,6,6] k, int64[4] t = {{0, 10, 6, 6}}, "
+        "float[4,10,1,1] w2",
+        [],
+        reason="joined to values that have no units ('k')",
+        **FIXED,
+    ),
+    "gather in a grid of one head": Net(
+        "p = MatMul(x, w) p2 = Reshape(p, s) p3 = Transpose<perm=[2,0,1,3]>(p2) "
+        "q = Gather<axis=0>(p3, zero) k = Gather<axis=0>(p3, one) m = Mul(q, k) y = MatMul(m, wo)",
+        "float[3,8] w, float[4,3] wo, int64 zero = {0}, int64 one = {1}, int64[4] s = {0, 0, 2, 4}",
+        [4],
+        **ROWS,
     ),
 }

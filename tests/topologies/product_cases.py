@@ -276,4 +276,26 @@ CASES: dict[str, Net] = {
         outputs="float[n,4] y",
         reason="no units",
     ),
+    "vector into units": Net(
+        "c = MatMul(x, w1) d = Relu(c) y = MatMul(d, w2)",
+        "float[3,8] w1, float[8,4] w2",
+        [8],
+        inputs="float[3] x",
+        outputs="float[4] y",
+    ),
+    "rows of units times a vector": Net(
+        "c = MatMul(x, w1) t = Transpose<perm=[0,2,1]>(c) r = Relu(t) m = MatMul(r, v) "
+        "y = MatMul(m, w2)",
+        "float[3,8] w1, float[5] v, float[8,4] w2",
+        [8],
+        inputs="float[n,5,3] x",
+        outputs="float[n,4] y",
+    ),
+    "heads into a shared product": Net(
+        "c = MatMul(x, w1) r = Reshape(c, s) m = MatMul(r, w3) d = Reshape(m, u) y = MatMul(d, w2)",
+        "float[3,8] w1, int64[4] s = {0, 0, 2, 4}, float[4,6] w3, int64[3] u = {0, 0, 12}, "
+        "float[12,4] w2",
+        [2],
+        **ROWS,
+    ),
 }
