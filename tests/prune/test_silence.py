@@ -118,11 +118,22 @@ def test_the_last_unit_may_go_and_what_is_no_unit_stays():
         inputs="float[n,5,3] x",
         outputs="float[n,5] y",
     )
-    for chosen, width in (([8], 7), ([0, 8], 7), ([0], 8), ([], 8)):
+    for chosen, width in (([8], 7), ([1], 7), ([0, 8], 7), ([0], 8), ([], 8)):
         model, channels = mapped(net)
         remove_units(model, channels, chosen)
         weight = model.graph.initializers["w1"]
         assert weight.const_value.numpy().shape == tuple(weight.shape) == (3, width)
+
+
+def test_positions_of_no_unit_stay():
+    net = Net(
+        "c = Conv(x, w1) d = Concat<axis=1>(x, c) y = Conv(d, w2)",
+        "float[8,3,1,1] w1, float[4,11,1,1] w2",
+        [8],
+    )
+    model, channels = mapped(net)
+    remove_units(model, channels, [0, 1, 2])
+    assert model.graph.initializers["w2"].const_value.numpy().shape == (4, 9, 1, 1)
 
 
 def test_zeroed_slices():

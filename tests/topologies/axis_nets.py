@@ -252,4 +252,8 @@ AXES: dict[str, Net] = {
         (),
         reason="softmax",
     ),
+    "quantized along the last axis": rows(
+        "q = QuantizeLinear<axis=-1>(c, s) d = DequantizeLinear<axis=2>(q, s)",
+        "float[8] s = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8}",
+    ),
 }
