@@ -297,7 +297,7 @@ LAYOUTS: dict[str, Net] = {
         f"{FRONT} d = SpaceToDepth<blocksize=3>(c) {BACK}", f"{W1}, float[4,72,1,1] w2", [8]
     ),
     "target from the end of a shape": between(
-        "s = Shape<start=1>(c) k = Slice(s, zero, one) t = Concat<axis=0>(rest, k, six, six) "
+        "s = Shape<start=1>(c) k = Slice(s, zero, one, zero) t = Concat<axis=0>(rest, k, six, six) "
         "d = Reshape(c, t)",
         f"{BOUNDS}, int64[1] one = {{1}}, int64[1] rest = {{-1}}",
     ),
