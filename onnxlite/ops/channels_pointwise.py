@@ -126,8 +126,8 @@ def quantized(node: ir.Node, t: Tracker) -> None:
     assert scale is not None
     if len(t.shape(scale)) == 1 and t.shape(scale) != (1,) and tracked_axes(ids):
         axis = attribute(node, "axis", 1) % ids.ndim
-        line = line_of(t, ids, axis)
         if ids.shape[axis] > 1:
+            line = line_of(t, ids, axis)
             t.bind(1, axis=0, line=line, fill=None)
             t.bind(2, axis=0, line=line, fill=None)
             ids = spread(line, axis, ids.ndim)

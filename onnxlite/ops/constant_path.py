@@ -52,6 +52,8 @@ def _bind_quantized(node: ir.Node, t: Tracker, axis: int, line: Ids, fill: float
     if node.op_type == "DequantizeLinear" and fill is not None:
         points = {0.0} if zero is None else {float(point) for point in zero.reshape(-1)}
         fill = points.pop() if len(points) == 1 else None
+    elif fill is not None:  # what is quantized to the zero point
+        fill = 0.0
     t.bind(0, axis, line, fill=fill)
     per_channel = len(t.shape(scale)) == 1 and t.shape(scale)[0] > 1
     if per_channel and attribute(node, "axis", 1) % len(t.shape(value)) == axis:

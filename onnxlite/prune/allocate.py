@@ -24,8 +24,6 @@ def allocate(
     counts: Sequence[Sequence[int]],
     price: Ledger,
     target: float,
-    *,
-    worth: Ledger | None = None,
 ) -> bool:
     """Remove units in `price` until its total is at most `target`.
 
@@ -34,12 +32,11 @@ def allocate(
         counts: of every group the numbers of units it may keep, descending.
         price: of the model, on the curves' orders; nothing is removed in it yet.
         target: the price to reach.
-        worth: another price that savings are judged by; None judges by `price`.
 
     Returns:
         Whether the target was reached; if not, all has gone that may.
     """
-    state = _Allocation(curves, counts, price, worth)
+    state = _Allocation(curves, counts, price)
     while price.total > target:
         if not state.go_on():
             return False
@@ -59,27 +56,23 @@ class _Allocation:
         curves: Sequence[Curve],
         counts: Sequence[Sequence[int]],
         price: Ledger,
-        worth: Ledger | None,
     ) -> None:
-        self._curves, self._counts = curves, counts
-        self._price = price
-        self._prices = [price] if worth is None else [worth, price]
+        self._curves, self._counts, self._price = curves, counts, price
         self._place = [0] * len(curves)
 
     def go_on(self) -> bool:
-        """Go on with the group that saves most for its damage; by price if none has worth."""
-        for judge in self._prices:
-            best: tuple[float, int, int] | None = None
-            for group in range(len(self._counts)):
-                for step in self._ahead(group):
-                    saving = judge.saving(group, self._gone(group, step))
-                    rate = max(self._harm(group, step), _NOTHING) / saving if saving > 0 else None
-                    if rate is not None and (best is None or rate < best[0]):
-                        best = (rate, group, step)
-            if best is not None:
-                self._move(best[1], best[2])
-                return True
-        return False
+        """Go on with the group that saves most for its damage; False if none saves anything."""
+        best: tuple[float, int, int] | None = None
+        for group in range(len(self._counts)):
+            for step in self._ahead(group):
+                saving = self._price.saving(group, self._gone(group, step))
+                rate = max(self._harm(group, step), _NOTHING) / saving if saving > 0 else None
+                if rate is not None and (best is None or rate < best[0]):
+                    best = (rate, group, step)
+        if best is None:
+            return False
+        self._move(best[1], best[2])
+        return True
 
     def give_back(self, target: float) -> bool:
         """Undo a step that the last one made unnecessary, that of most damage."""
@@ -97,11 +90,7 @@ class _Allocation:
         return True
 
     def exchange(self, target: float) -> bool:
-        """Give one group a step back and let another go on, where that lowers the damage most.
-
-        No price may rise for it, but that of the goal up to the target.
-        """
-        limits = [*(price.total for price in self._prices[:-1]), target]
+        """Give one group a step back and let another go on, where that lowers the damage most."""
         best: tuple[float, int, int, int] | None = None
         for giver, place in enumerate(self._place):
             if not place:
@@ -111,10 +100,7 @@ class _Allocation:
             for taker in range(len(self._counts)):
                 for step in self._ahead(taker) if taker != giver else ():
                     gone = self._gone(taker, step)
-                    if all(
-                        price.total - price.saving(taker, gone) <= limit
-                        for price, limit in zip(self._prices, limits, strict=True)
-                    ):
+                    if self._price.total - self._price.saving(taker, gone) <= target:
                         change = self._harm(taker, step) - relief
                         if change < -_NOTHING and (best is None or change < best[0]):
                             best = (change, giver, taker, step)
@@ -139,5 +125,4 @@ class _Allocation:
 
     def _move(self, group: int, step: int) -> None:
         self._place[group] += step
-        for price in self._prices:
-            price.remove(group, self._gone(group))
+        self._price.remove(group, self._gone(group))

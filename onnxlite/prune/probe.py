@@ -86,20 +86,8 @@ def probed_curves(
     progress("probe groups", len(curves), len(curves))
     known = [factor for factor in factors if factor is not None]
     middle = float(np.median(known)) if known else 1.0
-    import os
-
-    P = float(os.environ.get("CONC", "0"))
     return [
-        Curve(
-            curve.order,
-            curve.damage
-            * (middle if factor is None else factor)
-            / np.maximum(
-                1 - np.arange(len(curve.damage)) / max(len(curve.order), 1),
-                0.5 / max(len(curve.order), 1),
-            )
-            ** P,
-        )
+        Curve(curve.order, curve.damage * (middle if factor is None else factor))
         for curve, factor in zip(curves, factors, strict=True)
     ]
 

@@ -11,7 +11,7 @@ from onnxlite.analysis.channels import ChannelMap
 from onnxlite.prune.allocate import allocate
 from onnxlite.prune.curve import Curve
 from onnxlite.prune.goal import Goal, static_items
-from onnxlite.prune.price import Ledger, macs_items
+from onnxlite.prune.price import Ledger
 from onnxlite.prune.speed import latency_items
 from onnxlite.records import Progress
 from onnxlite.samples import Feed
@@ -43,7 +43,6 @@ def reach(
     counts: Sequence[Sequence[int]],
     goal: Goal,
     *,
-    block: int,
     feed: Feed,
     measure: Callable[[Removed], float],
     threads: int | None,
@@ -57,8 +56,6 @@ def reach(
         curves: of every group.
         counts: of every group the numbers of units it may keep, descending.
         goal: what is priced, and the share to keep.
-        block: channels are wanted in multiples of this; MACs that are saved inside of one
-            block save nothing.
         feed: concrete inputs.
         measure: the latency ratio of the model without these units to the model.
         threads: of ONNX Runtime, for latency.
@@ -70,10 +67,7 @@ def reach(
     if name != "latency":
         ledger = Ledger(channels, orders, static_items(model, channels, name, [feed]))
         whole = ledger.total
-        worth = None
-        if name == "macs" and block > 1:
-            worth = Ledger(channels, orders, macs_items(model, block=block))
-        complete = allocate(curves, counts, ledger, share * whole, worth=worth)
+        complete = allocate(curves, counts, ledger, share * whole)
         return Reached(ledger.removed, ledger.total / whole, complete=complete)
     items = latency_items(model, channels, orders, counts, feed, threads=threads, progress=progress)
     return _by_measuring(

@@ -115,8 +115,13 @@ def reader_of(layer: Layer, units: Ids, moments: Moments) -> Reader:
     if weight.shape[1] <= MAX_FEATURES:
         # In proportion to each feature, so that one that never varies costs nothing.
         least = np.maximum(_LEAST_RIDGE * energy.mean(axis=1), np.finfo(np.float32).tiny)
-        pull = _RIDGE * energy + least[:, None]
-        gram += pull[:, :, None] * np.eye(weight.shape[1])
+        # With few rows features seem to stand in for each other that do not: what they have
+        # in common is believed the less, the more there are of them.
+        features = weight.shape[1]
+        doubt = (features / (features + moments.rows)) ** 2
+        gram *= 1 - doubt
+        pull = (_RIDGE + doubt) * energy + least[:, None]
+        gram += pull[:, :, None] * np.eye(features)
         inverse = np.linalg.inv(gram).astype(np.float32)
     return Reader(layer, units, inverse, energy, moments.mean_x, max(power, 1e-30))
 

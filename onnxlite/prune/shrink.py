@@ -203,7 +203,6 @@ def _reach(
         curves,
         counts,
         goal,
-        block=block,
         feed=feed,
         measure=measure,
         threads=threads,
@@ -291,6 +290,9 @@ def _short(goal: Goal, reached: Reached, channels: ChannelMap, free: frozenset[s
     staying = [group for group in channels.groups if group.name not in free]
     names = ", ".join(f"{group.name!r} ({len(group.units)} units)" for group in staying[:5])
     more = f" and {len(staying) - 5} more" if len(staying) > 5 else ""
+    if not channels.groups:
+        reason = "no layer of the main graph has channels (bodies of If, Loop and Scan stay)"
+        return Declined(_STEP, _reached(goal, reached), reason)
     reason = "every group that may lose units keeps the least it is allowed to"
     if staying:
         reason += f"; these groups must stay, for the reasons given for each: {names}{more}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxlite.analysis.channels import ChannelMap
-from onnxlite.analysis.cost import cost
+from onnxlite.analysis.cost import cost, is_parameter
 from onnxlite.analysis.kept_shapes import KeptShapes
 from onnxlite.graph import attribute
 from onnxlite.prune.channels import remove_units
@@ -43,11 +43,14 @@ def check(source: object, seed: int) -> None:
             savings += ledger.saving(group, count)
             ledger.remove(group, count)
         assert ledger.total == pytest.approx(whole - savings)
-    remove_units(model, channels, np.concatenate([o[:n] for o, n in zip(orders, gone)]).tolist())
+    units = [order[:count] for order, count in zip(orders, gone, strict=True)]
+    remove_units(model, channels, np.concatenate(units).tolist())
     after = cost(model)
     assert macs.total == after.macs
-    # Vectors that only one of several uses changes are copied, which costs a few elements.
-    assert params.total == pytest.approx(after.parameters, rel=0.2)
+    # Constants that only one of several uses changes are copied, which costs their elements.
+    tensors = [v.const_value for name, v in model.graph.initializers.items() if "_own" in name]
+    copied = sum(tensor.size for tensor in tensors if is_parameter(tensor))
+    assert params.total <= after.parameters <= params.total + 2 * copied
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -32,7 +32,7 @@ def reader(rows: int = 4000, seed: int = 0):
 
 
 def test_units_of_features() -> None:
-    layer, units, _, _ = reader()
+    _, units, _, _ = reader()
     assert units.shape == (1, 72)
     assert (units.reshape(8, 9) == units.reshape(8, 9)[:, :1]).all()
     assert len(np.unique(units)) == 8

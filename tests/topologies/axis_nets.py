@@ -256,4 +256,8 @@ AXES: dict[str, Net] = {
         "q = QuantizeLinear<axis=-1>(c, s) d = DequantizeLinear<axis=2>(q, s)",
         "float[8] s = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8}",
     ),
+    "values quantized along another axis": between(
+        "q = QuantizeLinear<axis=2>(c, s) d = DequantizeLinear<axis=2>(q, s)",
+        "float[6] s = {1, 2, 3, 1, 2, 3}",
+    ),
 }
