@@ -101,14 +101,18 @@ def _is_matrix(binding: Binding) -> bool:
 
 
 def _slices(channels: ChannelMap, group: UnitGroup, binding: Binding) -> Array64:
-    """What of a weight goes with each unit, float64[units, elements]."""
+    """What of a weight goes with each unit, float64[units, elements]; short rows end in zeros."""
     assert binding.value.const_value is not None
     parts: list[list[Array]] = [[] for _ in group.units]
     for part, line in in_groups(binding.value.const_value.numpy(), channels.root[binding.line]):
         rows = np.moveaxis(part, binding.axis, 0).reshape(len(line), -1)
         for place in np.flatnonzero(np.isin(line, group.units)):
             parts[int(np.searchsorted(group.units, line[place]))].append(rows[place])
-    return np.stack([np.concatenate(own) for own in parts]).astype(np.float64)
+    found = [np.concatenate(own) for own in parts]
+    slices = np.zeros((len(found), max(map(len, found))))
+    for row, own in zip(slices, found, strict=True):
+        row[: len(own)] = own
+    return slices
 
 
 def _dead(channels: ChannelMap, group: UnitGroup) -> NDArray[np.bool_]:

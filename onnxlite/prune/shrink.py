@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.channels import ChannelMap, channel_map
-from onnxlite.analysis.shapes import generated_feed
+from onnxlite.analysis.shapes import generated_feed, infer_shapes
 from onnxlite.errors import ExecutionError, OptionError, VerificationError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
@@ -69,6 +69,7 @@ def prune_channels_ir(
     if repair is True and samples is None:
         raise OptionError("repair needs samples: a few hundred unlabelled inputs")
     normalize(model)
+    infer_shapes(model)
     stream = None if samples is None else Samples(samples, input_specs(model))
     reference = clone(model)
     channels = channel_map(model, feeds=None if stream is None else [_one(model, stream)])
@@ -315,5 +316,5 @@ def _summary(
     removed, total = sum(map(len, chosen.values())), sum(len(group.units) for group in free)
     return (
         f"removed {removed} of {total} units in {len(chosen)} of {len(free)} groups: "
-        f"weights {old} -> {new} ({new / old:.1%})"
+        f"weights {old} -> {new} ({new / max(old, 1):.1%})"
     )

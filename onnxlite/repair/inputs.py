@@ -48,6 +48,8 @@ def input_moments(
     Yields:
         Moments whose targets are empty; None for a layer whose values are not finite.
     """
+    if not layers:
+        return
     route = Route(model, [layer.data for layer in layers])
     chosen = plan(samples, (route,), cache_bytes)
     frontier = Frontier(route, chosen.feeds, threads=threads)

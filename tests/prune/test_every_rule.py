@@ -1,0 +1,34 @@
+"""The whole step on the small network of every channel rule; it verifies itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxlite.analysis.shapes import generated_feed
+from onnxlite.errors import OptionError
+from onnxlite.model import load
+from onnxlite.prune import prune_channels
+from tests.odd_models import parse
+from tests.topologies.rule_nets import NETS
+
+FREE = [name for name, net in NETS.items() if net.free]
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_by_weights(name: str) -> None:
+    reports = []
+    prune_channels(parse(NETS[name].text), ratio=0.5, round_to=1, on_report=reports.append)
+    assert reports[0].changes["units-removed"] > 0 or max(NETS[name].free) == 1
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_by_samples(name: str) -> None:
+    proto, reports = parse(NETS[name].text), []
+    feeds = [generated_feed(load(proto), batch=4, seed=seed) for seed in range(3)]
+    try:
+        prune_channels(
+            proto, samples=feeds, params=0.6, round_to=1, repair=False, on_report=reports.append
+        )
+    except OptionError as error:
+        pytest.skip(str(error))
+    assert reports[0].changed
