@@ -29,7 +29,8 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
     { t = Conv<pads=[1,1,1,1]>(x, w, b)  i = Identity(t)  r = Relu(i)
       p = GlobalAveragePool(r)  f = Reshape(p, shape)  y = MatMul(f, v) }"""
 COMMANDS = (
-    "inspect", "channels", "simplify", "prune", "quantize", "compare", "benchmark", "run", "demo",
+    "inspect", "channels", "simplify", "prune", "prune-channels", "quantize", "compare",
+    "benchmark", "run", "demo",
 )  # fmt: skip
 
 
@@ -119,6 +120,19 @@ def test_prune(folder):
         for tensor in onnx.load("out.onnx").graph.initializer
     }
     assert (zeros["w"], zeros["v"]) == (216, 0)
+
+
+def test_prune_channels(folder):
+    options = "--round-to 1 --protect nothing* --data x.npy -o out.onnx --no-simplify"
+    assert "matches 'nothing*'" in refused(f"prune-channels net.onnx --macs 0.5 {options}", 2)
+    assert "exactly one" in refused("prune-channels net.onnx --data x.npy -o out.onnx", 2)
+    assert "needs samples" in refused("prune-channels net.onnx --macs 0.5 -o out.onnx", 2)
+    options = "--round-to 1 --data x.npy -o out.onnx --no-benchmark --json"
+    result = call(f"prune-channels net.onnx --macs 0.5 {options}")
+    report = from_json(result.stdout, "run", RunReport)
+    assert [step.step for step in report.steps] == ["simplify", "prune-channels"]
+    shapes = {tensor.name: list(tensor.dims) for tensor in onnx.load("out.onnx").graph.initializer}
+    assert shapes["w"] == [8, 3, 3, 3]
 
 
 def test_quantize_with_labels(folder):

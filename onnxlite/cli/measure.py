@@ -38,7 +38,7 @@ def channels(model: args.ModelPath, json: args.Json = False, quiet: args.Quiet =
     """Show which channels can be removed together, and why others must stay.
 
     A group holds interchangeable units: channels, attention heads or hidden units that have
-    to go from all its layers at once. Remove them with a `prune-channels` step in a recipe.
+    to go from all its layers at once. Remove them with `onnxlite prune-channels`.
 
     [bold]Example[/bold]: onnxlite channels model.onnx
     """

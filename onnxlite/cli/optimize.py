@@ -16,7 +16,8 @@ from onnxlite import recipe as recipes
 from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
-from onnxlite.recipe import PruneWeights, QuantizeStatic, Recipe, Simplify, Step
+from onnxlite.prune.importance import Importance
+from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view
 
 
@@ -84,6 +85,80 @@ def prune(
         exclude=tuple(exclude or ()),
     )
     _run(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
+
+
+def prune_channels(
+    model: args.ModelPath,
+    output: args.Output = None,
+    data: args.Data = None,
+    evaluation: args.Evaluation = None,
+    labels: args.Labels = None,
+    macs: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Keep this share of the MACs.")
+    ] = None,
+    params: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Keep this share of the parameters.")
+    ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Keep this share of the latency, measured here."),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Remove this share of every group of channels."),
+    ] = None,
+    importance: Annotated[
+        Importance, typer.Option(help="Which channels go; auto looks at --data.")
+    ] = "auto",
+    round_to: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Keep multiples of N; default: what runs fast here."),
+    ] = None,
+    protect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Names of nodes or weights whose shapes stay."),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair/--no-repair", help="Fit what remains to --data.")
+    ] = True,
+    first_simplify: Annotated[
+        bool,
+        typer.Option("--simplify/--no-simplify", help="Simplify first: more channels are free."),
+    ] = True,
+    benchmark: args.Benchmark = True,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Remove channels, so that layers become smaller and faster.
+
+    Give one of --macs, --params, --latency and --ratio, and --data: a few hundred unlabelled
+    inputs, by which channels are chosen and what remains is repaired.
+    [bold]onnxlite channels[/bold] shows what may go.
+
+    [bold]Example[/bold]: onnxlite prune-channels model.onnx --macs 0.5 --data x.npy -o small.onnx
+    """
+    step = PruneChannels(
+        macs=macs,
+        params=params,
+        latency=latency,
+        ratio=ratio,
+        importance=importance,
+        round_to="auto" if round_to is None else round_to,
+        protect=tuple(protect or ()),
+        repair="auto" if repair else False,
+    )
+    steps: list[Step] = [Simplify(), step] if first_simplify else [step]
+    _run(
+        model,
+        steps,
+        output,
+        data,
+        evaluation=evaluation,
+        labels=labels,
+        benchmark=benchmark,
+        json=json,
+        quiet=quiet,
+    )
 
 
 def quantize(

@@ -182,10 +182,11 @@ def prune_channels(
             function of the name of a group and of its weights' slices, each
             `[units, elements]`, that gives a number per unit. `"auto"` is `"reconstruction"`
             with samples, else `"l2"`.
-        round_to: the channels that stay are a multiple of this where a group is large enough;
-            below, half and a quarter of it are tried when there is a goal. ONNX Runtime's
-            kernels work on blocks of 16 (AVX-512), 8 (AVX2) or 4 channels: with odd widths a
-            model with half the work is no faster. `"auto"` takes this machine's block.
+        round_to: the channels that stay are a multiple of this; where there is a goal, a group
+            of no more than that may go to half of it, and on down to 4. ONNX Runtime's float
+            kernels work on blocks of 16 (AVX-512), 8 (AVX2) or 4 channels: with other widths
+            a model with half the work is hardly faster, but keeps more accuracy for its
+            MACs. `"auto"` takes this machine's block.
         protect: patterns (`fnmatch`) of node or weight names whose shapes stay.
         minimum: units to keep in every group at least.
         repair: `"auto"` repairs where there are samples.

@@ -14,7 +14,7 @@ from onnxlite.prune.importance import IMPORTANCES, Importance, ImportanceFunctio
 
 RoundTo = int | Literal["auto"]
 
-#: Below one block of the kernels, half a block and a quarter are tried as well.
+#: Kernels need at least so many channels at once.
 _LEAST_BLOCK = 4
 
 
@@ -66,13 +66,13 @@ def free_groups(channels: ChannelMap, protect: Sequence[str]) -> frozenset[str]:
 def allowed_counts(group: UnitGroup, *, block: int, minimum: int) -> tuple[int, ...]:
     """How many units of a group may be kept, in descending order from all.
 
-    Counts are those whose positions (`group.width` a unit) are a multiple of `block`; below
-    one such block also half of it and a quarter, from 4 positions on.
+    Counts are those whose positions (`group.width` a unit) are a multiple of `block`. A
+    group of no more than one block may go to half of it, and so on down to 4 positions.
     """
     total = len(group.units)
     step = block // gcd(block, group.width)
     counts = {total, *range(step, total, step)}
-    while block > _LEAST_BLOCK:
+    while total <= step and block > _LEAST_BLOCK:
         block //= 2
         counts.add(block // gcd(block, group.width))
     return tuple(sorted((c for c in counts if min(minimum, total) <= c <= total), reverse=True))
