@@ -54,6 +54,23 @@ EXAMPLES = {
     "Concat": ("Concat<axis=1>(x, x)", "3,4", ""),
     "AveragePool": ("AveragePool<kernel_shape=[2,2]>(x)", "1,2,4,4", ""),
     "GlobalAveragePool": ("GlobalAveragePool(x)", "1,2,4,4", ""),
+    "BatchNormalization": (
+        "BatchNormalization(x, w, b, m, v)",
+        "2,4,3,3",
+        "float[4] w, float[4] b = {0, 0, 0, 0}, float[4] m, float[4] v = {1, 2, 1, 2}",
+    ),
+    "GroupNormalization": (
+        "GroupNormalization<num_groups=2>(x, w, b)",
+        "2,4,3,3",
+        "float[4] w, float[4] b = {0, 0, 0, 0}",
+    ),
+    "InstanceNormalization": (
+        "InstanceNormalization(x, w, b)",
+        "2,4,3,3",
+        "float[4] w, float[4] b = {0, 0, 0, 0}",
+    ),
+    "LayerNormalization": ("LayerNormalization(x, w)", "3,4", "float[4] w"),
+    "RMSNormalization": ("RMSNormalization(x, w)", "3,4", "float[4] w"),
     "ConvInteger": ("ConvInteger(x, w)", "1,2,5,5", "int8[4,2,3,3] w"),
     "MatMulInteger": ("MatMulInteger(x, w)", "3,4", "int8[4,5] w"),
     "QLinearConv": (
@@ -74,6 +91,8 @@ TYPES = {
     "QLinearConv": ("uint8", "uint8"),
     "QLinearMatMul": ("uint8", "uint8"),
 }
+#: The first version of the operator set that has the operator as it is used here.
+OPSETS = {"GroupNormalization": 21, "RMSNormalization": 23}
 #: The rows that say more than what becomes of channels; those rules have tests of their own.
 ROWS = sorted(
     name for name, row in OPS.items() if row != OpSpec(op_type=name, channels=row.channels)
@@ -84,7 +103,7 @@ def example(op_type: str) -> tuple[ir.Model, ir.Node]:
     call, shape, weights = EXAMPLES[op_type]
     outputs = "y, rest" if op_type == "Split" else "y"
     taken, made = TYPES.get(op_type, ("float", "float"))
-    text = f"""<ir_version: 8, opset_import: ["": 18]>
+    text = f"""<ir_version: 8, opset_import: ["": {OPSETS.get(op_type, 18)}]>
         g ({taken}[{shape}] x) => ({made}[] y) <{weights or "float unused = {0}"}>
         {{ {outputs} = {call} }}"""
     model = load(parse(text))
@@ -115,6 +134,16 @@ def shapes(op_type: str):
 def test_every_row_has_an_example():
     assert set(EXAMPLES) == set(ROWS)
     assert all(spec.op_type == name for name, spec in OPS.items())
+
+
+@pytest.mark.parametrize("op_type", [name for name, spec in OPS.items() if spec.gain is not None])
+def test_gain_multiplies_channels(op_type):
+    model, node = example(op_type)
+    gain = node.inputs[OPS[op_type].gain]
+    (before,) = run_all(model, [data(op_type)])[0].values()
+    gain.const_value = ir.tensor(3 * gain.const_value.numpy(), name=gain.name)
+    (after,) = run_all(model, [data(op_type)])[0].values()
+    np.testing.assert_allclose(after, 3 * before, rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_operators_get_an_empty_row():
