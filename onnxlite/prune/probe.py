@@ -8,7 +8,7 @@ before that, as it will be in the end; in a large one only the readers are adapt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -23,6 +23,7 @@ from onnxlite.prune.curve import Curve
 from onnxlite.prune.reconstruct import Reader
 from onnxlite.records import Progress, silent
 from onnxlite.repair import repair_ir
+from onnxlite.repair.layers import Layer, find_layers
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, input_specs
 
@@ -68,10 +69,13 @@ def probed_curves(
         def outputs_of(_readers: Sequence[Reader], units: Ids) -> list[Outputs]:
             return _run(_repaired(model, units, some, threads), feeds, threads)
     else:
+        # Layers without a bias get one: not in the model that the channel map is of.
+        copy = clone(model)
+        twins = {layer.node.name: layer for layer in find_layers(copy)[0]}
 
         def outputs_of(readers: Sequence[Reader], units: Ids) -> list[Outputs]:
-            with _without(readers, units):
-                return _run(model, feeds, threads)
+            with _without(readers, twins, units):
+                return _run(copy, feeds, threads)
 
     factors: list[float | None] = []
     for index, (curve, own) in enumerate(zip(curves, readers, strict=True)):
@@ -105,9 +109,11 @@ def _probed_count(curve: Curve, share: float) -> int:
 
 
 @contextmanager
-def _without(readers: Sequence[Reader], units: Ids) -> Iterator[None]:
-    """Within the context the readers do without `units`."""
-    layers = [reader.layer for reader in readers]
+def _without(
+    readers: Sequence[Reader], twins: Mapping[str | None, Layer], units: Ids
+) -> Iterator[None]:
+    """Within the context the twins of the readers, by their names, do without `units`."""
+    layers = [twins[reader.layer.node.name] for reader in readers]
     before = [(layer.matrix, layer.bias) for layer in layers]
     adapted = [reader.without(units) for reader in readers]
     try:
