@@ -10,7 +10,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from onnxlite.cache import cache_folder
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class Package:
 
 def cache_dir() -> Path:
     """Where fetched and generated models are kept; made if missing."""
-    given = os.environ.get("ONNXLITE_CACHE")
-    path = Path(given).expanduser() if given else Path.home() / ".cache" / "onnxlite"
+    path = cache_folder()
     path.mkdir(parents=True, exist_ok=True)
     return path
 
