@@ -45,6 +45,8 @@ class Session:
         optimization: how much of its own graph optimization ONNX Runtime does.
         profile: path prefix of a JSON profile that `end_profiling` writes.
         optimized_path: where ONNX Runtime writes the graph that it really runs.
+        fuse_qdq: run what lies between Q and DQ nodes on integers; otherwise all of it is
+            computed in float, as the operators say.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the model; the message holds its words.
@@ -58,12 +60,15 @@ class Session:
         optimization: Optimization = "all",
         profile: Path | None = None,
         optimized_path: Path | None = None,
+        fuse_qdq: bool = True,
     ) -> None:
         options = ort.SessionOptions()
         options.graph_optimization_level = _LEVELS[optimization]
         options.log_severity_level = 4
         # Spinning worker threads distort every other measurement on a small machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not fuse_qdq:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1

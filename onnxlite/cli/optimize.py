@@ -17,6 +17,7 @@ from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.prune.importance import Importance
+from onnxlite.quantize import Rounding
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view
 
@@ -174,6 +175,10 @@ def quantize(
         int | None,
         typer.Option(min=1, metavar="COUNT", help="Calibrate on at most this many samples."),
     ] = None,
+    rounding: Annotated[
+        Rounding,
+        typer.Option(help="Fit weights to the samples before they are rounded, or only round."),
+    ] = "compensated",
     first_simplify: Annotated[
         bool,
         typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
@@ -192,6 +197,7 @@ def quantize(
         target=target,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        rounding=rounding,
         limit=limit,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]

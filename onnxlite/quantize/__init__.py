@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, give_back, load
+from onnxlite.quantize.options import Rounding, StaticOptions
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Progress, ReportSink, silent
@@ -27,6 +28,7 @@ def quantize_static(
     target: str = "cpu",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    rounding: Rounding = "compensated",
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -40,6 +42,7 @@ def quantize_static(
     target: str = "cpu",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    rounding: Rounding = "compensated",
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -52,6 +55,7 @@ def quantize_static(
     target: str = "cpu",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    rounding: Rounding = "compensated",
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -70,6 +74,11 @@ def quantize_static(
         target: which runtime's integer types to use: a row of `onnxlite.quantize.TARGETS`.
         include: patterns (`fnmatch`) of layer names to quantize; empty means all.
         exclude: patterns of names that stay float.
+        rounding: `"compensated"` fits each layer's weights to the samples, on the integer
+            activations that the layer gets, and rounds them so that their errors cancel (GPTQ,
+            Frantar et al. 2023); a scale and bias per output channel make up for the rest. The
+            nearest integers are kept where they are no worse on samples held out.
+            `"nearest"` only rounds.
         limit: use at most this many samples.
         threads: intra-operator threads for calibration; None takes all cores.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
@@ -88,11 +97,14 @@ def quantize_static(
     result, report = quantize_static_ir(
         load(model),
         samples,
-        target=target,
-        include=include,
-        exclude=exclude,
-        limit=limit,
-        threads=threads,
+        StaticOptions(
+            target=target,
+            include=tuple(include),
+            exclude=tuple(exclude),
+            rounding=rounding,
+            limit=limit,
+            threads=threads,
+        ),
         progress=progress,
     )
     if on_report is not None:
@@ -102,4 +114,4 @@ def quantize_static(
     return give_back(model, result)
 
 
-__all__ = ["TARGETS", "quantize_static", "quantize_static_ir"]
+__all__ = ["TARGETS", "Rounding", "StaticOptions", "quantize_static", "quantize_static_ir"]

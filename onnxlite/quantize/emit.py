@@ -71,7 +71,11 @@ class Emitter:
             graph.remove(producer, safe=True)
 
     def layer(
-        self, node: ir.Node, params: Mapping[ir.Value, QParams], target: Target
+        self,
+        node: ir.Node,
+        params: Mapping[ir.Value, QParams],
+        target: Target,
+        scale: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], QParams]:
         """Quantize the weight and bias of a layer; returns the weight's integers and parameters.
 
@@ -79,6 +83,7 @@ class Emitter:
             node: the layer; its activations may be rewired already.
             params: of the activations, by their original values.
             target: decides the weight's type, and whether it has a scale per channel.
+            scale: of a weight that lies on its grid already; None to choose one.
         """
         rule = spec_of(node).quant
         assert rule is not None
@@ -89,13 +94,20 @@ class Emitter:
         assert weight_value is not None
         axis = rule.channel_axis(node) if rule.channel_axis and target.per_channel else None
         assert rule.reduction_axes is not None
-        integers, weight_params = quantize_weight(
-            weight,
-            target.weight,
-            channel_axis=axis,
-            reduction_axes=rule.reduction_axes(node),
-            avoid_saturation=target.avoid_saturation,
-        )
+        if scale is None:
+            integers, weight_params = quantize_weight(
+                weight,
+                target.weight,
+                channel_axis=axis,
+                reduction_axes=rule.reduction_axes(node),
+                avoid_saturation=target.avoid_saturation,
+            )
+        else:
+            flat = scale.reshape(-1) if axis is not None else scale.reshape(-1)[0]
+            flat = np.asarray(flat, np.float32)
+            zero = np.zeros(flat.shape, target.weight.dtype)
+            weight_params = QParams(target.weight, flat, zero, axis)
+            integers = quantize(weight, weight_params)
         bias_value = self._bias(node, rule.bias)
         if bias_value is not None:
             bias = const_array(bias_value)

@@ -4,7 +4,55 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, const_array, fresh_name, is_op, rank, value_names
+from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.graph import (
+    attribute,
+    const_array,
+    describe,
+    fresh_name,
+    is_op,
+    iter_nodes,
+    rank,
+    value_names,
+)
+from onnxlite.normalize import normalize
+from onnxlite.opset import upgrade_opset
+from onnxlite.records import Declined
+
+#: Per-channel DequantizeLinear came with this opset.
+_OPSET = 13
+#: Operators that only a quantized model has.
+_QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+def quantized_already(model: ir.Model) -> str | None:
+    """Why a model cannot be quantized again, or None."""
+    for node in iter_nodes(model):
+        if node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear"):
+            return (
+                f"the model is quantized already: it has a {describe(node)}; "
+                "quantize the float model that it was made from"
+            )
+    return None
+
+
+def prepared(model: ir.Model, opset: int = _OPSET) -> tuple[ir.Model | Declined, list[Declined]]:
+    """The model normalised, at an opset with per-channel integers, and with shapes.
+
+    Args:
+        model: changed in place.
+        opset: the least one that the integer form needs.
+
+    Returns:
+        The model, or why it cannot be had; and what normalising declined.
+    """
+    declined = list(normalize(model))
+    upgraded = upgrade_opset(model, opset)
+    if isinstance(upgraded, Declined):
+        return upgraded, [*declined, upgraded]
+    normalize(upgraded)  # the converter writes Constant nodes
+    infer_shapes(upgraded)
+    return upgraded, declined
 
 
 def pool_means(model: ir.Model) -> int:

@@ -6,7 +6,7 @@ place (which nodes) -> calibrate (ranges) -> scales -> emit (Q and DQ nodes) -> 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,65 +16,61 @@ from numpy.typing import NDArray
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
 from onnxlite.errors import VerificationError
-from onnxlite.graph import const_array, describe, iter_nodes
+from onnxlite.graph import const_array
 from onnxlite.model import clone, size_bytes
-from onnxlite.normalize import normalize
 from onnxlite.ops import spec_of
-from onnxlite.opset import upgrade_opset
+from onnxlite.quantize.compensate import compensate
 from onnxlite.quantize.emit import Emitter
+from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement, place
-from onnxlite.quantize.prepare import pool_means
+from onnxlite.quantize.prepare import pool_means, prepared, quantized_already
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.repair.rounded import RoundedLayer
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
 _STEP = "quantize-static"
-#: Per-channel DequantizeLinear came with this opset.
-_OPSET = 13
-#: Operators that only a quantized model has.
-_QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
 def quantize_static_ir(
     model: ir.Model,
     samples: SamplesLike,
+    options: StaticOptions | None = None,
     *,
-    target: str = "cpu",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
     progress: Progress = silent,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a private copy of a model; see `onnxlite.quantize_static`."""
     start = time.perf_counter()
-    row = target_named(target)
+    options = options or StaticOptions()
+    row = target_named(options.target)
     source = clone(model)
-    feeds = Samples(samples, input_specs(source), limit=limit)
-    if reason := _quantized_already(model):
+    feeds = Samples(samples, input_specs(source), limit=options.limit)
+    if reason := quantized_already(model):
         return source, _unchanged(reason, (), start)
-    declined = list(normalize(model))
-    upgraded = upgrade_opset(model, _OPSET)
-    if isinstance(upgraded, Declined):
-        return source, _unchanged(upgraded.reason, (*declined, upgraded), start)
-    model = upgraded
-    normalize(model)  # the converter writes Constant nodes
-    infer_shapes(model)
+    ready, declined = prepared(model)
+    if isinstance(ready, Declined):
+        return source, _unchanged(ready.reason, declined, start)
+    model = ready
     pooled = pool_means(model)
     infer_shapes(model)
-    placement = place(model, include=include, exclude=exclude)
+    placement = place(model, include=options.include, exclude=options.exclude)
     declined += placement.declined
     layers = [node for node in placement.nodes if _weight_port(node) is not None]
     if not layers:
-        return source, _unchanged("no layer can be quantized", tuple(declined), start)
-    names = [value.name for value in placement.values if value.name]
-    ranges = collect_ranges(model, names, feeds, threads=threads, progress=progress)
-    params = activation_params(placement, ranges, row.activation)
+        return source, _unchanged("no layer can be quantized", declined, start)
+    params = _calibrated(model, placement, feeds, row, options, progress)
     float_model = clone(model)
-    rows = _emit(model, placement, params, layers, row)
+    emitter = Emitter(model, placement)
+    for value, value_params in params.items():
+        emitter.activation(value, value_params)
+    fitted = _fitted(model, float_model, layers, feeds, row, options, progress)
+    if isinstance(fitted, Declined):
+        declined.append(fitted)
+        fitted = {}
+    rows = _emit(emitter, params, layers, row, fitted)
     sqnr = _verify(float_model, model, feeds)
     return model, StepReport(
         step=_STEP,
@@ -96,14 +92,35 @@ def quantize_static_ir(
     )
 
 
-def _quantized_already(model: ir.Model) -> str | None:
-    for node in iter_nodes(model):
-        if node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear"):
-            return (
-                f"the model is quantized already: it has a {describe(node)}; "
-                "quantize the float model that it was made from"
-            )
-    return None
+def _calibrated(
+    model: ir.Model,
+    placement: Placement,
+    feeds: Samples,
+    row: Target,
+    options: StaticOptions,
+    progress: Progress,
+) -> dict[ir.Value, QParams]:
+    """Scale and zero point of every value that gets an integer form."""
+    names = [value.name for value in placement.values if value.name]
+    ranges = collect_ranges(model, names, feeds, threads=options.threads, progress=progress)
+    return activation_params(placement, ranges, row.activation)
+
+
+def _fitted(
+    model: ir.Model,
+    float_model: ir.Model,
+    layers: Sequence[ir.Node],
+    feeds: Samples,
+    row: Target,
+    options: StaticOptions,
+    progress: Progress,
+) -> dict[str, RoundedLayer] | Declined:
+    """Weights on their grid, by layer; none where the nearest integers are asked for."""
+    if options.rounding == "nearest":
+        return {}
+    return compensate(
+        model, float_model, layers, feeds, row, threads=options.threads, progress=progress
+    )
 
 
 def _unchanged(reason: str, declined: Iterable[Declined], start: float) -> StepReport:
@@ -126,31 +143,27 @@ def _stay_float(placement: Placement) -> int:
 
 
 def _emit(
-    model: ir.Model,
-    placement: Placement,
+    emitter: Emitter,
     params: dict[ir.Value, QParams],
     layers: Sequence[ir.Node],
     target: Target,
+    fitted: Mapping[str, RoundedLayer],
 ) -> list[LayerRow]:
-    emitter = Emitter(model, placement)
     weights = {node: const_array(node.inputs[_weight_port(node) or 0]) for node in layers}
-    for value, value_params in params.items():
-        emitter.activation(value, value_params)
     rows = []
     for node, weight in weights.items():
         assert weight is not None
-        integers, weight_params = emitter.layer(node, params, target)
-        rows.append(
-            LayerRow(
-                node.name or "",
-                node.op_type,
-                {
-                    "weights": weight.size,
-                    "channels": weight_params.scale.size,
-                    "weight_sqnr_db": _sqnr_db(weight, dequantize(integers, weight_params)),
-                },
-            )
-        )
+        new = fitted.get(node.name or "")
+        scale = None if new is None else new.scale
+        integers, weight_params = emitter.layer(node, params, target, scale)
+        values: dict[str, str | int | float | bool | None] = {
+            "weights": weight.size,
+            "channels": weight_params.scale.size,
+            "weight_sqnr_db": _sqnr_db(weight, dequantize(integers, weight_params)),
+        }
+        if new is not None:
+            values |= {"error_nearest": new.error_before, "error": new.error}
+        rows.append(LayerRow(node.name or "", node.op_type, values))
     return rows
 
 

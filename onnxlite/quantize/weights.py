@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxlite.quantize.qtypes import QParams, QType, params_for_weight, quantize
 
 #: `255 * 128 == 32640`, the largest multiple of 255 within int16.
-_PAIR_LIMIT = 128
+PAIR_LIMIT = 128
 #: Scales tried, as multiples of the one that uses the whole range: below 1 the largest
 #: weights are clipped and the others finer, at 2 no pair overflows.
 _FACTORS = np.geomspace(0.8, 2.0, 33)
@@ -81,7 +81,7 @@ def bound_pairs(weight: NDArray[Any], params: QParams, axes: tuple[int, ...]) ->
     exact, integers = exact.reshape(rows, -1), integers.reshape(rows, -1)
     even = rows // 2 * 2
     a, b = integers[0:even:2], integers[1:even:2]
-    excess = np.where(np.sign(a) * np.sign(b) > 0, np.abs(a) + np.abs(b) - _PAIR_LIMIT, 0)
+    excess = np.where(np.sign(a) * np.sign(b) > 0, np.abs(a) + np.abs(b) - PAIR_LIMIT, 0)
     excess = np.maximum(excess, 0)
     # An odd excess takes one more from the half that was rounded up further.
     from_a = excess // 2 + (excess % 2) * (

@@ -20,7 +20,7 @@ from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
-from onnxlite.quantize import quantize_static_ir
+from onnxlite.quantize import Rounding, StaticOptions, quantize_static_ir
 from onnxlite.quantize.targets import target_named
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
@@ -136,6 +136,7 @@ class QuantizeStatic(
     target: str = "cpu"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    rounding: Rounding = "compensated"
     limit: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
@@ -148,10 +149,13 @@ class QuantizeStatic(
         return quantize_static_ir(
             model,
             samples,
-            target=self.target,
-            include=self.include,
-            exclude=self.exclude,
-            limit=self.limit,
+            StaticOptions(
+                target=self.target,
+                include=self.include,
+                exclude=self.exclude,
+                rounding=self.rounding,
+                limit=self.limit,
+            ),
             progress=progress,
         )
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.grid import Grid
+from onnxlite.repair.rounding import roundings
 from onnxlite.repair.solve import (
     Solver,
     solve_affine,
@@ -59,6 +61,7 @@ class Fit(msgspec.Struct, frozen=True):
         error_before: squared error behind the activation over the target's variance there,
             with the present weight.
         error: the same with the new one.
+        scale: float64[g, M], of a weight on a grid; None without a grid.
     """
 
     weight: Any
@@ -66,6 +69,7 @@ class Fit(msgspec.Struct, frozen=True):
     method: str
     error_before: float
     error: float
+    scale: Any = None
 
 
 def rows_wanted(features: int, max_rows: int) -> int:
@@ -107,6 +111,7 @@ class Rows:
         has_bias: whether there is a bias to change.
         clip: of the activation behind the layer.
         passes: how often the fit is repeated with regard to that activation.
+        grid: that the new weight must lie on; the present one is then taken as rounded to it.
     """
 
     def __init__(
@@ -119,13 +124,21 @@ class Rows:
         has_bias: bool,
         clip: Clip = NO_CLIP,
         passes: int = 1,
+        grid: Grid | None = None,
     ) -> None:
         self._weight, self._bias, self._has_bias = weight, bias, has_bias
         self._clip = clip
+        self._grid = grid
         # Outputs that are zero altogether stay so: they are about to be removed, or were.
         self._dead = ~weight.any(axis=1) & (bias == 0)
         # Of a very wide layer only its output is fitted: a factor per channel.
         self._narrow = weight.shape[1] > MAX_FEATURES or method in ("affine", "bias") or fixed
+        self._scale: Array64 | None = None
+        if grid is not None:
+            self._scale = grid.full_scale(weight)
+            self._rounded = grid.nearest(weight, self._scale) * self._scale[:, None]
+            if self._narrow:
+                self._weight = self._rounded
         self._methods: tuple[Method, ...] = (
             ("full", "affine", "bias") if method == "auto" else ((method,))
         )
@@ -195,21 +208,44 @@ class Rows:
         old_bias = self._bias.reshape(start.shape[0], start.shape[2])
         wanted = np.clip(held.y + held.addend, *self._clip)
         variance = float(((wanted - wanted.mean(axis=0)) ** 2).sum()) or 1.0
-        before = self._error(held, start, old_bias) / variance
-        best = (before, "none", start, old_bias)
-        dead = self._dead.reshape(old_bias.shape)
-        for method, pull in self._attempts(ridge):
-            for weight, bias in self._solutions(method, moments, start, old_bias, pull):
-                weight, bias = np.where(dead[:, None], start, weight), np.where(dead, 0.0, bias)
+        present = start if self._grid is None or self._narrow else self._rounded
+        before = self._error(held, present, old_bias) / variance
+        best = (before, "none", present, old_bias, self._scale)
+        if before >= _EXACT:
+            for tried in self._tried(moments, start, old_bias, ridge):
+                method, weight, bias, scale = tried
                 error = self._error(held, weight, bias) / variance
                 if error < min(best[0], before * (1 - _LEAST_GAIN)):
-                    best = (error, method, weight, bias)
-        error, name, weight, bias = best
-        if before < _EXACT:
-            error, name, weight, bias = before, "none", start, old_bias
+                    best = (error, method, weight, bias, scale)
+        error, name, weight, bias, scale = best
         if self._narrow:
-            weight = self._weight * weight.reshape(shape[0], 1, shape[2])
-        return Fit(weight, bias.reshape(self._bias.shape), name, before, error)
+            factor = weight.reshape(shape[0], shape[2])
+            weight = self._weight * factor[:, None]
+            scale = None if self._scale is None else self._scale * factor
+        return Fit(weight, bias.reshape(self._bias.shape), name, before, error, scale)
+
+    def _tried(
+        self, moments: Moments, start: Array64, old_bias: Array64, ridge: float
+    ) -> Iterator[tuple[str, Array64, Array64, Array64 | None]]:
+        """Everything that is worth a look: method, weight, bias, and scale on a grid."""
+        dead = self._dead.reshape(old_bias.shape)
+        for method, weight, bias in self._floats(moments, start, old_bias, ridge):
+            weight = np.where(dead[:, None], start, weight)
+            if self._grid is None or self._narrow:
+                yield method, weight, np.where(dead, 0.0, bias), None
+                continue
+            for rounded, scale in roundings(weight, moments, self._grid):
+                bias = moments.intercept(rounded) if self._has_bias else old_bias
+                yield method, rounded, np.where(dead, 0.0, bias), scale
+
+    def _floats(
+        self, moments: Moments, start: Array64, old_bias: Array64, ridge: float
+    ) -> Iterator[tuple[str, Array64, Array64]]:
+        if self._grid is not None and not self._narrow:
+            yield "rounded", start, old_bias
+        for method, pull in self._attempts(ridge):
+            for solution in self._solutions(method, moments, start, old_bias, pull):
+                yield method, *solution
 
     def _attempts(self, ridge: float) -> Iterator[tuple[Method, float]]:
         """Ways to solve; where rows are scarce, also with a stronger pull to the old weight."""

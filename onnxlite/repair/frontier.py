@@ -137,7 +137,9 @@ class _Piece:
             graph, ir_version=model.ir_version, functions=list(model.functions.values())
         )
         piece.opset_imports.update(model.opset_imports)
-        self._session = Session(piece, threads=threads)
+        # Rounding is computed as written: a piece may have integer activations and weights that
+        # are still float.
+        self._session = Session(piece, threads=threads, fuse_qdq=False)
 
     def run(self, values: Mapping[ir.Value, Any]) -> dict[ir.Value, Any]:
         feed = {value.name or "": values[value] for value in self._inputs}

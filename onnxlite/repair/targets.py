@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.lineage import origin_of
-from onnxlite.graph import const_tensor, is_op, sole_consumer
+from onnxlite.graph import const_array, const_tensor, is_op, sole_consumer
 from onnxlite.ops import spec_of
 from onnxlite.repair.fit import NO_CLIP, Clip
 from onnxlite.repair.layers import Layer
@@ -97,9 +97,22 @@ def clip_behind(layer: Layer, target: Target) -> Clip:
         assert add is not None
         value = add.outputs[0]
     reader = sole_consumer(value)
+    if reader is not None and is_op(reader, "QuantizeLinear"):
+        return _represented(reader)
     output_range = None if reader is None else spec_of(reader).output_range
     bounds = output_range(reader) if reader is not None and output_range is not None else None
     return bounds or NO_CLIP
+
+
+def _represented(quantize: ir.Node) -> Clip:
+    """The smallest and largest number that a QuantizeLinear with one scale can hold."""
+    scale = const_array(quantize.inputs[1])
+    zero = const_array(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
+    if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
+        return NO_CLIP
+    limits = np.iinfo(zero.dtype)
+    low, high = (float(scale) * (limit - int(zero)) for limit in (limits.min, limits.max))
+    return low, high
 
 
 def _needs(value: ir.Value, nodes: Set[ir.Node]) -> bool:

@@ -36,8 +36,9 @@ def verify(
     feeds: Sequence[Feed],
     *,
     threads: int | None,
+    fuse_qdq: bool = True,
 ) -> Verdict:
-    """Run all three on `feeds`.
+    """Run all three on `feeds`; see `runtime.Session` for `fuse_qdq`.
 
     Raises:
         OptionError: the models' outputs differ in number or shape.
@@ -45,13 +46,11 @@ def verify(
     """
     session = Session(reference, threads=threads)
     expected = [session.run(feed) for feed in feeds]
-    return Verdict(*(_worst_db(expected, side, feeds, threads) for side in (before, after)))
+    sides = (Session(side, threads=threads, fuse_qdq=fuse_qdq) for side in (before, after))
+    return Verdict(*(_worst_db(expected, side, feeds) for side in sides))
 
 
-def _worst_db(
-    expected: Sequence[Outputs], model: ir.Model, feeds: Sequence[Feed], threads: int | None
-) -> float:
-    session = Session(model, threads=threads)
+def _worst_db(expected: Sequence[Outputs], session: Session, feeds: Sequence[Feed]) -> float:
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
     for feed, want in zip(feeds, expected, strict=True):

@@ -86,10 +86,10 @@ def test_evaluation_samples_are_never_used_for_calibration(net, images, monkeypa
     seen = []
     original = step_module.quantize_static_ir
 
-    def recorded(model, samples, **options):
+    def recorded(model, samples, *arguments, **options):
         feeds = list(samples)
         seen.extend(np.concatenate([feed["x"] for feed in feeds]))
-        return original(model, feeds, **options)
+        return original(model, feeds, *arguments, **options)
 
     monkeypatch.setattr(step_module, "quantize_static_ir", recorded)
     report = run(net, images, [QuantizeStatic()], benchmark=False).report

@@ -1,0 +1,21 @@
+"""What a caller may ask of static quantization, as one record that every stage reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: How weights are rounded: `"compensated"` fits them to the samples before they are rounded.
+Rounding = Literal["compensated", "nearest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticOptions:
+    """The options of `onnxlite.quantize_static`, which tells what they mean."""
+
+    target: str = "cpu"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    rounding: Rounding = "compensated"
+    limit: int | None = None
+    threads: int | None = None

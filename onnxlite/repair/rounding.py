@@ -1,0 +1,122 @@
+"""Rounding with compensation: the error of one weight is made up for by those not rounded yet.
+
+For a layer `Y = X W` with `H = X'X`, features are rounded one after the other; with U the
+upper Cholesky factor of H^-1, the error of feature k, `e = (w_k - q_k) / U_kk`, is taken off
+the others as `w_j -= U_kj e`: the optimal correction of Optimal Brain Surgeon, for all outputs
+at once (Frantar et al. 2023, GPTQ, alg. 1). Features with the largest second moments come
+first, while there are most others left to make up for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.grid import Grid
+from onnxlite.repair.solve import solve_affine
+
+Array64 = NDArray[np.float64]
+
+#: Added to the diagonal of H, as a share of its mean.
+_DAMPING = 0.01
+#: How strongly the factor of an output is pulled to 1.
+_AFFINE_RIDGE = 1e-3
+#: Features whose corrections are applied to the rest in one matrix product.
+_BLOCK = 64
+
+
+def roundings(weight: Array64, moments: Moments, grid: Grid) -> Iterator[tuple[Array64, Array64]]:
+    """Ways to put a weight on a grid: `(weight, scale)`, float64[g, K, M] and [g, M].
+
+    With the scale that reaches the largest weight and with the one of least error; each is
+    then multiplied by the factor per output that comes closest to the wanted output, which
+    costs nothing because it goes into the scale.
+    """
+    power = np.diagonal(moments.gram, axis1=1, axis2=2) / moments.rows
+    for scale in (grid.full_scale(weight), grid.best_scale(weight, power)):
+        for integers in (
+            grid.nearest(weight, scale),
+            compensated(weight, moments.gram, scale, grid),
+        ):
+            rounded = integers * scale[:, None]
+            if grid.shared:
+                yield rounded, scale
+                continue
+            fitted = solve_affine(moments.gram, moments.cross, rounded, _AFFINE_RIDGE)
+            factor = _ratio(fitted, rounded)
+            yield rounded * factor[:, None], scale * factor
+
+
+def compensated(weight: Array64, gram: Array64, scale: Array64, grid: Grid) -> Array64:
+    """Integers of a grid for `weight`, chosen for the least error of the output.
+
+    Args:
+        weight: float64[g, K, M].
+        gram: float64[g, K, K], the second moments of the features.
+        scale: float64[g, M].
+        grid: what integers there are.
+
+    Returns:
+        Whole numbers, float64[g, K, M].
+    """
+    groups, size, _ = weight.shape
+    order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2), axis=1, kind="stable")
+    back = np.argsort(order, axis=1)
+    each = np.arange(groups)[:, None]
+    work = (weight / scale[:, None])[each, order]
+    upper = _upper_factor(gram[each[..., None], order[:, :, None], order[:, None, :]])
+    integers = np.zeros_like(work)
+    partner = None if grid.partner is None else _moved(grid.partner, order, back)
+    support = work != 0
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        errors = np.zeros_like(work[:, start:stop])
+        for k in range(start, stop):
+            low, high = _bounds(grid, partner, integers, k)
+            # What was pruned stays zero.
+            integers[:, k] = np.clip(np.rint(work[:, k]), low, high) * support[:, k]
+            error = (work[:, k] - integers[:, k]) / upper[:, k, k, None]
+            work[:, k + 1 : stop] -= upper[:, k, k + 1 : stop, None] * error[:, None]
+            errors[:, k - start] = error
+        work[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
+    restored: Array64 = integers[each, back]
+    return restored
+
+
+def _ratio(scaled: Array64, weight: Array64) -> Array64:
+    """The factor per output between two weights; 1 where it is not a positive number."""
+    top, bottom = np.abs(scaled).sum(axis=1), np.abs(weight).sum(axis=1)
+    factor = np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
+    aligned = (scaled * weight).sum(axis=1) > 0
+    return np.where(aligned & (factor > 0), factor, 1.0)
+
+
+def _upper_factor(gram: Array64) -> Array64:
+    """U with `U'U = (H + damping)^-1`."""
+    mean = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)
+    damping = np.maximum(_DAMPING * mean, np.finfo(np.float32).tiny)
+    damped = gram + damping[:, None, None] * np.eye(gram.shape[-1])
+    inverse = np.linalg.inv(damped)
+    symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
+    lower = np.asarray(np.linalg.cholesky(symmetric), np.float64)
+    return lower.transpose(0, 2, 1)
+
+
+def _moved(partner: NDArray[np.intp], order: NDArray[Any], back: NDArray[Any]) -> NDArray[Any]:
+    """Partners in the order of work, `[g, K]`."""
+    partners = partner[order]
+    moved: NDArray[Any] = np.where(partners < 0, -1, np.take_along_axis(back, partners, axis=1))
+    return moved
+
+
+def _bounds(grid: Grid, partner: NDArray[Any] | None, integers: Array64, k: int) -> Any:
+    """Least and largest integer of feature k; a partner that is not rounded yet is zero."""
+    if partner is None:
+        return -grid.high, grid.high
+    mine = partner[:, k]
+    other = np.take_along_axis(integers, np.maximum(mine, 0)[:, None, None], axis=1)[:, 0]
+    return grid.bounds(np.where(mine[:, None] < 0, 0.0, other))
