@@ -231,6 +231,10 @@ class Rows:
         dead = self._dead.reshape(old_bias.shape)
         for method, weight, bias in self._floats(moments, start, old_bias, ridge):
             weight = np.where(dead[:, None], start, weight)
+            if self._narrow and self._grid is not None:
+                # A scale is positive.
+                weight = np.where(weight > 0, weight, 1.0)
+                bias = moments.intercept(weight) if self._has_bias else old_bias
             if self._grid is None or self._narrow:
                 yield method, weight, np.where(dead, 0.0, bias), None
                 continue
