@@ -146,15 +146,45 @@ def _matmul_output(node: ir.Node, port: int) -> int | None:
     return weight_rank - 1 if port == 1 else weight_rank - 2
 
 
+def _conv_channels(node: ir.Node) -> tuple[int, int] | None:
+    size = static_dim(node.inputs[1], 1)
+    return None if size is None else (1, size * int(attribute(node, "group", 1)))
+
+
+def _conv_transpose_channels(node: ir.Node) -> tuple[int, int] | None:
+    size = static_dim(node.inputs[1], 0)
+    return None if size is None else (1, size)
+
+
+def _gemm_channels(node: ir.Node) -> tuple[int, int] | None:
+    size = static_dim(node.inputs[1], 1 if attribute(node, "transB", 0) else 0)
+    return None if size is None else (0 if attribute(node, "transA", 0) else 1, size)
+
+
 LINEAR = (
-    OpSpec(op_type="Conv", quant=_CONV, macs=_conv_macs, weights=(1,), output_axis=_conv_output),
+    OpSpec(
+        op_type="Conv",
+        quant=_CONV,
+        macs=_conv_macs,
+        weights=(1,),
+        output_axis=_conv_output,
+        data_channels=_conv_channels,
+    ),
     OpSpec(
         op_type="ConvTranspose",
         macs=_conv_transpose_macs,
         weights=(1,),
         output_axis=_conv_transpose_output,
+        data_channels=_conv_transpose_channels,
     ),
-    OpSpec(op_type="Gemm", quant=_GEMM, macs=_gemm_macs, weights=(1,), output_axis=_gemm_output),
+    OpSpec(
+        op_type="Gemm",
+        quant=_GEMM,
+        macs=_gemm_macs,
+        weights=(1,),
+        output_axis=_gemm_output,
+        data_channels=_gemm_channels,
+    ),
     OpSpec(
         op_type="MatMul",
         quant=_MATMUL,

@@ -68,6 +68,8 @@ class OpSpec:
         gain: the port of a normalisation's scale per channel.
         channels: what it does to channels (`ops.tracker`); None pins all that it touches.
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
+        data_channels: axis and size of the data's channels, for an operator whose float
+            weights ONNX Runtime puts on integers unasked (`quantize/shield.py`).
     """
 
     op_type: str
@@ -79,3 +81,4 @@ class OpSpec:
     output_axis: Callable[[ir.Node, int], int | None] | None = None
     gain: int | None = None
     channels: ChannelRule | None = None
+    data_channels: Callable[[ir.Node], tuple[int, int] | None] | None = None

@@ -26,6 +26,7 @@ from onnxlite.quantize.placement import Placement, place
 from onnxlite.quantize.prepare import pool_means, prepared, quantized_already
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.scales import activation_params
+from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
 from onnxlite.repair.rounded import RoundedLayer
@@ -71,6 +72,7 @@ def quantize_static_ir(
         declined.append(fitted)
         fitted = {}
     rows = _emit(emitter, params, layers, row, fitted)
+    shield(model)
     sqnr = _verify(float_model, model, feeds)
     return model, StepReport(
         step=_STEP,
