@@ -30,6 +30,7 @@ from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.placement import place
+from onnxlite.quantize.targets import target_named
 from onnxlite.runtime import Session
 from onnxlite.samples import InputSpec, Samples, input_specs
 
@@ -67,7 +68,7 @@ def cpu_ratio(name: str, count: int = 200) -> dict[str, Any]:
     infer_shapes(model)
     specs = input_specs(model)
     samples = Samples(list(Noise(specs[0], count)), specs)
-    names = [value.name for value in place(model).values if value.name]
+    names = [value.name for value in place(model, target_named("cpu")).values if value.name]
     plain, calibration = [], []
     for _ in range(ROUNDS):
         start = time.process_time()

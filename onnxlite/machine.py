@@ -51,6 +51,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return bool({"avx_vnni", "avx512_vnni"} & set(self.instructions))
 
     @property
+    def is_arm(self) -> bool:
+        """Whether this is a 64-bit ARM processor."""
+        return self.system.endswith(("aarch64", "arm64"))
+
+    @property
     def channel_block(self) -> int:
         """Channels that ONNX Runtime's float kernels work on at once; others are padded."""
         if "avx512f" in self.instructions:

@@ -94,13 +94,10 @@ def _write_nearest(layer: Layer, grid: Grid) -> None:
 
 
 def _grid(layer: Layer, target: Target) -> Grid:
-    rule = spec_of(layer.node).quant
-    assert rule is not None
-    axis = rule.channel_axis(layer.node) if rule.channel_axis else None
     partner = _partners(layer) if target.avoid_saturation else None
     return Grid(
         high=target.weight.qmax,
-        shared=axis is None or not target.per_channel,
+        shared=target.channel_axis(layer.node) is None,
         partner=partner,
         pair_limit=PAIR_LIMIT,
     )

@@ -28,11 +28,17 @@ _INT32_MAX = 2**31 - 1
 
 
 class Emitter:
-    """Inserts Q and DQ nodes into one model; constants of equal value are shared."""
+    """Inserts Q and DQ nodes into one model; constants of equal value are shared.
 
-    def __init__(self, model: ir.Model, placement: Placement) -> None:
+    With `keep_activations` no Relu or Clip is removed: Q and DQ follow it.
+    """
+
+    def __init__(
+        self, model: ir.Model, placement: Placement, *, keep_activations: bool = False
+    ) -> None:
         self._graph = model.graph
-        self._absorbed = set(placement.absorbed)
+        self._fused = set(placement.absorbed)
+        self._absorbed = set() if keep_activations else self._fused
         self._chosen = set(placement.nodes)
         self._names = value_names(model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -41,7 +47,7 @@ class Emitter:
     def activation(self, value: ir.Value, params: QParams) -> None:
         """Give `value` its integer form and send its readers there."""
         graph, producer = self._graph, value.producer()
-        made = producer in self._chosen or producer in self._absorbed
+        made = producer in self._chosen or producer in self._fused
         readers = [
             use for use in value.uses() if made or reads_integers(use.node, use.idx, self._chosen)
         ]
@@ -92,7 +98,7 @@ class Emitter:
         weight = const_array(weight_value)
         assert weight is not None
         assert weight_value is not None
-        axis = rule.channel_axis(node) if rule.channel_axis and target.per_channel else None
+        axis = target.channel_axis(node)
         assert rule.reduction_axes is not None
         if scale is None:
             integers, weight_params = quantize_weight(
@@ -109,7 +115,7 @@ class Emitter:
             weight_params = QParams(target.weight, flat, zero, axis)
             integers = quantize(weight, weight_params)
         bias_value = self._bias(node, rule.bias)
-        if bias_value is not None:
+        if bias_value is not None and target.quantize_bias:
             bias = const_array(bias_value)
             assert bias is not None
             data = self._original(node)

@@ -21,6 +21,7 @@ from onnxlite.graph import (
     sole_consumer,
 )
 from onnxlite.ops import spec_of
+from onnxlite.quantize.targets import Target
 from onnxlite.records import Declined
 
 _WHAT = "quantize"
@@ -32,7 +33,8 @@ class Placement:
 
     Attributes:
         nodes: what runs on integers, in topological order.
-        absorbed: Relu and Clip nodes whose work the quantized range of their output does.
+        absorbed: Relu and Clip nodes whose work the quantized range of their output does, where
+            the target's types can; elsewhere they stay, and nothing is quantized before them.
         values: what gets a scale and zero point, in topological order.
         declined: layers that stay float, and why.
     """
@@ -44,9 +46,9 @@ class Placement:
 
 
 def place(
-    model: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    model: ir.Model, target: Target, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Placement:
-    """Decide what is quantized; `include` and `exclude` are patterns of node names."""
+    """Decide what is quantized for `target`; the others are patterns of node names."""
     declined: list[Declined] = []
     chosen: dict[ir.Node, None] = {}
     for node in model.graph:
@@ -61,6 +63,7 @@ def place(
         elif (
             not _is_float(node)
             or _by_name(node, (), exclude)
+            or node.op_type in target.refuses
             or (rule.refuses and rule.refuses(node))
         ):
             continue
@@ -71,11 +74,11 @@ def place(
         if node.graph is not model.graph and _is_compute(node)
     ]
     _settle(chosen)
-    absorbed = [node for node in model.graph if _is_absorbable(node, chosen)]
+    absorbed = [node for node in model.graph if _is_absorbable(node, chosen, target)]
     return Placement(
         tuple(chosen),
         tuple(absorbed),
-        tuple(_quantized_values(model, chosen, set(absorbed))),
+        tuple(_quantized_values(model, chosen, set(absorbed), target)),
         tuple(declined),
     )
 
@@ -181,7 +184,7 @@ def _leads_to(value: ir.Value, chosen: dict[ir.Node, None]) -> bool:
     return False
 
 
-def _is_absorbable(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
+def _is_absorbable(node: ir.Node, chosen: dict[ir.Node, None], target: Target) -> bool:
     """A Relu or Clip with constant bounds that alone reads the output of an integer node."""
     output_range = spec_of(node).output_range
     if output_range is None or node.domain not in STANDARD_DOMAINS or output_range(node) is None:
@@ -191,16 +194,16 @@ def _is_absorbable(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
         return False
     producer = data.producer()
     assert producer is not None
-    return _needs_integer_output(producer) or _leads_to(node.outputs[0], chosen)
+    return _needs_integer_output(producer, target) or _leads_to(node.outputs[0], chosen)
 
 
-def _needs_integer_output(node: ir.Node) -> bool:
+def _needs_integer_output(node: ir.Node, target: Target) -> bool:
     rule = spec_of(node).quant
-    return rule is not None and not rule.float_output
+    return rule is not None and not target.goes_to_float(node)
 
 
 def _quantized_values(
-    model: ir.Model, chosen: dict[ir.Node, None], absorbed: set[ir.Node]
+    model: ir.Model, chosen: dict[ir.Node, None], absorbed: set[ir.Node], target: Target
 ) -> list[ir.Value]:
     inner = {node.inputs[0] for node in absorbed}
     result = []
@@ -208,7 +211,7 @@ def _quantized_values(
         if value in inner or value.dtype != ir.DataType.FLOAT:
             continue
         maker = _source(value) if value.producer() in absorbed else value.producer()
-        made = maker is not None and maker in chosen and _needs_integer_output(maker)
+        made = maker is not None and maker in chosen and _needs_integer_output(maker, target)
         if made or any(reads_integers(use.node, use.idx, chosen) for use in value.uses()):
             result.append(value)
     return result

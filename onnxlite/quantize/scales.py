@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -18,17 +19,19 @@ from onnxlite.calibrate import Range
 from onnxlite.graph import sole_consumer
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placement import Placement
-from onnxlite.quantize.qtypes import QParams, QType, params_for_range
+from onnxlite.quantize.qtypes import QParams, params_for_range
+from onnxlite.quantize.targets import Target
 
 _ANY = Range(-math.inf, math.inf)
 
 
 def activation_params(
-    placement: Placement, ranges: Mapping[str, Range], qtype: QType
+    placement: Placement, ranges: Mapping[str, Range], target: Target
 ) -> dict[ir.Value, QParams]:
     """Scale and zero point of every value of `placement`, from the calibrated ranges."""
     seen = {value: _own_range(value, ranges) for value in placement.values}
-    bounds = {node.outputs[0]: _clip_bounds(node) for node in placement.absorbed}
+    absorbed = placement.absorbed if target.absorbs else ()
+    bounds = {node.outputs[0]: _clip_bounds(node) for node in absorbed}
     groups = _Groups(seen, {value: bounds.get(value, _ANY) for value in seen})
     for node in placement.nodes:
         rule = spec_of(node).quant
@@ -40,7 +43,16 @@ def activation_params(
                 if value in seen and output in seen:
                     moved = rule.kind == "layout"
                     groups.tie(value, output, required=moved or sole_consumer(value) is node)
-    return {value: params_for_range(qtype, groups.range_of(value)) for value in seen}
+    return {value: _params(groups.range_of(value), target) for value in seen}
+
+
+def _params(seen: Range, target: Target) -> QParams:
+    """Scale and zero point in the target's type; see `Target.one_sided`."""
+    qtype = target.activation
+    if target.one_sided and (seen.low >= 0 or seen.high <= 0):
+        qtype = dataclasses.replace(qtype, symmetric=False)
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    return params_for_range(qtype, Range(low, max(high, low + target.smallest_range)))
 
 
 def _own_range(value: ir.Value, ranges: Mapping[str, Range]) -> Range:

@@ -57,14 +57,14 @@ def quantize_static_ir(
     model = ready
     pooled = pool_means(model)
     infer_shapes(model)
-    placement = place(model, include=options.include, exclude=options.exclude)
+    placement = place(model, row, include=options.include, exclude=options.exclude)
     declined += placement.declined
     layers = [node for node in placement.nodes if _weight_port(node) is not None]
     if not layers:
         return source, _unchanged("no layer can be quantized", declined, start)
     params = _calibrated(model, placement, feeds, row, options, progress)
     float_model = clone(model)
-    emitter = Emitter(model, placement)
+    emitter = Emitter(model, placement, keep_activations=not row.absorbs)
     for value, value_params in params.items():
         emitter.activation(value, value_params)
     fitted = _fitted(model, float_model, layers, feeds, row, options, progress)
@@ -84,7 +84,7 @@ def quantize_static_ir(
         ),
         changes={
             "layers-quantized": len(layers),
-            "activations-absorbed": len(placement.absorbed),
+            "activations-absorbed": len(placement.absorbed) if row.absorbs else 0,
             "values-quantized": len(placement.values),
             "means-pooled": pooled,
         },
@@ -105,7 +105,7 @@ def _calibrated(
     """Scale and zero point of every value that gets an integer form."""
     names = [value.name for value in placement.values if value.name]
     ranges = collect_ranges(model, names, feeds, threads=options.threads, progress=progress)
-    return activation_params(placement, ranges, row.activation)
+    return activation_params(placement, ranges, row)
 
 
 def _fitted(

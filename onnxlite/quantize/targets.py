@@ -1,4 +1,14 @@
-"""What a runtime wants: one row per target."""
+"""What a runtime wants: one row per target.
+
+The rows follow the runtimes' own documentation:
+
+- ONNX Runtime, "Quantize ONNX models" (data types per processor) and its QNN page;
+- NVIDIA TensorRT, "Explicit quantization" (zero points must be 0, biases stay float, Q and DQ
+  behind the activation that TensorRT fuses itself);
+- OpenVINO, "Low precision transformations" (uint8 activations, int8 weights per channel);
+- Qualcomm QNN as ONNX Runtime's quantizer sets it up (MatMul per tensor, 16-bit activations,
+  no range below 0.0001, everything between the inputs and the outputs on integers).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +16,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
+
+import onnx_ir as ir
 
 from onnxlite.errors import OptionError
 from onnxlite.machine import machine
+from onnxlite.ops import spec_of
 from onnxlite.quantize.qtypes import INT8, UINT8, QType
 
 
@@ -21,34 +35,105 @@ class Target:
         activation: type of activations.
         weight: type of weights.
         per_channel: one weight scale per output channel.
+        per_tensor_ops: operators whose weights have one scale although others have more.
         avoid_saturation: the kernels add products in int16, so pairs of weights are bounded.
+        one_sided: a symmetric activation type is used in full where values have one sign: the
+            zero point lies at its end instead of the middle.
+        quantize_bias: biases are int32 at `scale_x * scale_w`; otherwise they stay float.
+        float_output: which layers may go from integers to float: `"some"` are those that the
+            operator table says of, `"all"`, or `"none"`: then every output has an integer form.
+        refuses: operators that the runtime has no integer kernel for.
+        smallest_range: no activation gets a narrower range than this.
     """
 
     name: str
     activation: QType
     weight: QType
     per_channel: bool
+    per_tensor_ops: frozenset[str] = frozenset()
     avoid_saturation: bool = False
+    one_sided: bool = False
+    quantize_bias: bool = True
+    float_output: Literal["some", "all", "none"] = "some"
+    refuses: frozenset[str] = frozenset()
+    smallest_range: float = 0.0
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether the range of an activation's integers can do the work of a Relu or Clip.
+
+        It needs a zero point at the end of the type: a symmetric one reaches as far below
+        zero as above, so there the Relu stays, before the Q and DQ that follow it.
+        """
+        return not self.activation.symmetric or self.one_sided
+
+    def goes_to_float(self, node: ir.Node) -> bool:
+        """Whether an integer node needs no integer form of its output."""
+        rule = spec_of(node).quant
+        if rule is None or self.float_output == "none":
+            return False
+        return rule.float_output or (self.float_output == "all" and rule.kind == "compute")
+
+    def channel_axis(self, node: ir.Node) -> int | None:
+        """The axis of a layer's weight along which it has scales, None for one scale."""
+        rule = spec_of(node).quant
+        if rule is None or rule.channel_axis is None:
+            return None
+        if not self.per_channel or node.op_type in self.per_tensor_ops:
+            return None
+        return rule.channel_axis(node)
 
 
 #: ONNX Runtime on x86 with VNNI: uint8 activations are about twice as fast as int8 ones,
 #: because only they stay in one type from kernel to kernel (see docs/design.md).
 _CPU = Target(name="cpu", activation=UINT8, weight=INT8, per_channel=True)
 _CPU_AVX2 = dataclasses.replace(_CPU, name="cpu-avx2", avoid_saturation=True)
+#: ONNX Runtime on 64-bit ARM multiplies int8 by int8 (SDOT, SMMLA).
+_CPU_ARM = dataclasses.replace(_CPU, name="cpu-arm", activation=INT8, one_sided=True)
+#: oneDNN's kernels; those without VNNI saturate as ONNX Runtime's do.
+_OPENVINO = dataclasses.replace(_CPU, name="openvino", avoid_saturation=True)
+#: Zero points other than 0 are refused by the parser; pointwise operators on integers gain
+#: nothing, because TensorRT fuses them with what is before them.
+_TENSORRT = Target(
+    name="tensorrt",
+    activation=INT8,
+    weight=INT8,
+    per_channel=True,
+    quantize_bias=False,
+    float_output="all",
+    refuses=frozenset({"LeakyRelu", "Mul", "Sigmoid", "Softmax"}),
+)
+#: The Hexagon tensor processor: floats are slow or refused, so logits are integers as well.
+_QNN = Target(
+    name="qnn",
+    activation=UINT8,
+    weight=INT8,
+    per_channel=True,
+    per_tensor_ops=frozenset({"Gemm", "MatMul"}),
+    float_output="none",
+    smallest_range=1e-4,
+)
+#: Any runtime that reads QDQ: the commonest types, and no kernel saturates.
+_GENERIC = dataclasses.replace(_CPU, name="generic", avoid_saturation=True)
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
-    {target.name: target for target in (_CPU, _CPU_AVX2)}
+    {
+        target.name: target
+        for target in (_CPU, _CPU_AVX2, _CPU_ARM, _OPENVINO, _TENSORRT, _QNN, _GENERIC)
+    }
 )
 
 
 def target_named(name: str) -> Target:
     """The target's row; raises `OptionError` that lists the names.
 
-    `"cpu"` means this machine: where it has no VNNI instructions, the row is `cpu-avx2`,
-    which is as fast and runs on every x86 without saturating.
+    `"cpu"` means this machine: on ARM the row is `cpu-arm`; on x86 without VNNI instructions
+    it is `cpu-avx2`, which is as fast and runs on every x86 without saturating.
     """
     if name not in TARGETS:
         raise OptionError(f"unknown target {name!r}: choose one of {', '.join(TARGETS)}")
+    if name == "cpu" and machine().is_arm:
+        return _CPU_ARM
     if name == "cpu" and not machine().has_vnni:
         return _CPU_AVX2
     return TARGETS[name]

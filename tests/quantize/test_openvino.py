@@ -1,0 +1,70 @@
+"""The `openvino` row in the real OpenVINO runtime: it loads, runs on integers, and agrees."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+
+from models import data as fashion
+from onnxlite.model import load, to_bytes
+from onnxlite.quantize import quantize_static
+from onnxlite.runtime import Session
+from tests.odd_models import parse
+
+
+def compiled(model: bytes) -> openvino.CompiledModel:
+    core = openvino.Core()
+    # OpenVINO takes bfloat16 by itself where the processor has it.
+    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    return core.compile_model(core.read_model(model), "CPU", options)
+
+
+def precisions(model: openvino.CompiledModel) -> Counter[tuple[str, str]]:
+    """What OpenVINO runs: layers by type and by the type of numbers they compute with."""
+    infos = [node.get_rt_info() for node in model.get_runtime_model().get_ordered_ops()]
+    return Counter((i["layerType"].value, i["runtimePrecision"].value) for i in infos)
+
+
+def sqnr_db(want: np.ndarray, got: np.ndarray) -> float:
+    return float(10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()))
+
+
+@pytest.mark.parametrize(
+    "rounding", ["nearest", pytest.param("compensated", marks=pytest.mark.slow)]
+)
+def test_residual_net_runs_on_integers_in_openvino(rounding: str, residual_path: Path) -> None:
+    images = fashion.test_set()[0][:200]
+    model = quantize_static(
+        load(residual_path), fashion.calibration_images(48), target="openvino", rounding=rounding
+    )
+    float_run = Session(load(residual_path)).run({"image": images})["logits"]
+    runtime = compiled(to_bytes(model))
+    got = runtime({"image": images})["logits"]
+    assert sqnr_db(float_run, got) > 33
+    # The same arithmetic as in ONNX Runtime, but for the rounding between layers.
+    assert sqnr_db(Session(model).run({"image": images})["logits"], got) > 35
+    ran = precisions(runtime)
+    layers = {
+        key: count for key, count in ran.items() if key[0] in ("Convolution", "FullyConnected")
+    }
+    assert layers == {("Convolution", "u8"): 15, ("FullyConnected", "u8"): 1}
+
+
+def test_operators_between_layers_agree_with_onnx_runtime() -> None:
+    proto = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,8,8] x) => (float[n,6] y)
+        <float[8,4,3,3] w, float[8] b, float[8,1,3,3] v, float[8] c, float[6,16] m, float[6] d>
+        { t = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(t)
+          p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)
+          u = Conv<pads=[1,1,1,1], group=8>(p, v, c) s = Sigmoid(u) k = Mul(u, s)
+          j = Concat<axis=1>(k, p) g = GlobalAveragePool(j) f = Flatten(g)
+          y = Gemm<transB=1>(f, m, d) }""")
+    data = np.random.default_rng(0).standard_normal((24, 4, 8, 8)).astype(np.float32)
+    model = quantize_static(load(proto), data[:16], target="openvino", rounding="nearest")
+    want = Session(load(proto)).run({"x": data})["y"]
+    got = compiled(to_bytes(model))({"x": data})["y"]
+    assert sqnr_db(want, got) > 28
