@@ -17,7 +17,7 @@ from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.prune.importance import Importance
-from onnxlite.quantize import Rounding
+from onnxlite.quantize import Form, Rounding
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view
 
@@ -179,6 +179,9 @@ def quantize(
         Rounding,
         typer.Option(help="Fit weights to the samples before they are rounded, or only round."),
     ] = "compensated",
+    form: Annotated[
+        Form, typer.Option(help="Q and DQ nodes, or ONNX Runtime's smaller integer operators.")
+    ] = "qdq",
     first_simplify: Annotated[
         bool,
         typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
@@ -198,6 +201,7 @@ def quantize(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         rounding=rounding,
+        form=form,
         limit=limit,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]

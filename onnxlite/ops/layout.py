@@ -18,7 +18,14 @@ def _resize_refusal(node: ir.Node) -> str | None:
     return None
 
 
-_RESIZES = QuantRule(kind="layout", shared_scale=True, refuses=_resize_refusal)
+def _interpolates(node: ir.Node) -> bool:
+    """ONNX Runtime's integer kernel cuts interpolated values off instead of rounding them."""
+    return bool(attribute(node, "mode", "nearest") != "nearest")
+
+
+_RESIZES = QuantRule(
+    kind="layout", shared_scale=True, refuses=_resize_refusal, computes=_interpolates
+)
 
 LAYOUT = (
     *(

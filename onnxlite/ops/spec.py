@@ -34,6 +34,8 @@ class QuantRule:
             integer form of its own.
         fixed_range: the real range of the output, known without data.
         refuses: why this node cannot be quantized although its operator can, or None.
+        computes: for `"layout"`: whether this node makes new values out of its input's, which
+            integers would round; None means never.
     """
 
     kind: Literal["compute", "integer", "layout"]
@@ -46,6 +48,7 @@ class QuantRule:
     float_output: bool = False
     fixed_range: tuple[float, float] | None = None
     refuses: Callable[[ir.Node], str | None] | None = None
+    computes: Callable[[ir.Node], bool] | None = None
 
     def ports(self, node: ir.Node) -> tuple[int, ...]:
         """The activation ports that `node` really has."""

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, give_back, load
-from onnxlite.quantize.options import Rounding, StaticOptions
+from onnxlite.quantize.options import Form, Rounding, StaticOptions
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Progress, ReportSink, silent
@@ -29,6 +29,7 @@ def quantize_static(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     rounding: Rounding = "compensated",
+    form: Form = "qdq",
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -43,6 +44,7 @@ def quantize_static(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     rounding: Rounding = "compensated",
+    form: Form = "qdq",
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -56,6 +58,7 @@ def quantize_static(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     rounding: Rounding = "compensated",
+    form: Form = "qdq",
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -63,7 +66,8 @@ def quantize_static(
 ) -> onnx.ModelProto | ir.Model:
     """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
 
-    The result is in QDQ form: per-channel int8 weights, uint8 activations, int32 biases.
+    By default the result is in QDQ form: per-channel int8 weights, uint8 activations, int32
+    biases.
     Conv, Gemm and MatMul with constant weights run on integers, and with them the
     operators between them that have integer kernels. Simplify the model first: a
     BatchNormalization that is not folded stays float.
@@ -79,6 +83,9 @@ def quantize_static(
             Frantar et al. 2023); a scale and bias per output channel make up for the rest. The
             nearest integers are kept where they are no worse on samples held out.
             `"nearest"` only rounds.
+        form: `"qdq"` writes Q and DQ nodes around float operators, which every runtime reads.
+            `"qoperator"` writes ONNX Runtime's integer operators, with the same results and a
+            smaller file; for the targets `cpu`, `cpu-avx2` and `cpu-arm`.
         limit: use at most this many samples.
         threads: intra-operator threads for calibration; None takes all cores.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
@@ -89,7 +96,7 @@ def quantize_static(
         and a logged warning say why): a `ModelProto` if one came in, else an `ir.Model`.
 
     Raises:
-        OptionError: an unknown target.
+        OptionError: an unknown target, or a form that it does not read.
         SamplesError: the samples do not fit, or make an inner value NaN or infinite.
         ExecutionError: ONNX Runtime cannot run the model or its quantized form.
         VerificationError: the quantized model's output is not finite.
@@ -102,6 +109,7 @@ def quantize_static(
             include=tuple(include),
             exclude=tuple(exclude),
             rounding=rounding,
+            form=form,
             limit=limit,
             threads=threads,
         ),
@@ -114,4 +122,4 @@ def quantize_static(
     return give_back(model, result)
 
 
-__all__ = ["TARGETS", "Rounding", "StaticOptions", "quantize_static", "quantize_static_ir"]
+__all__ = ["TARGETS", "Form", "Rounding", "StaticOptions", "quantize_static", "quantize_static_ir"]

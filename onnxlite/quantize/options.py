@@ -8,6 +8,9 @@ from typing import Literal
 #: How weights are rounded: `"compensated"` fits them to the samples before they are rounded.
 Rounding = Literal["compensated", "nearest"]
 
+#: How integers are written down: Q and DQ nodes around float operators, or integer operators.
+Form = Literal["qdq", "qoperator"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StaticOptions:
@@ -17,5 +20,6 @@ class StaticOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     rounding: Rounding = "compensated"
+    form: Form = "qdq"
     limit: int | None = None
     threads: int | None = None

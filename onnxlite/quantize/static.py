@@ -24,6 +24,7 @@ from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement, place
 from onnxlite.quantize.prepare import pool_means, prepared, quantized_already
+from onnxlite.quantize.qoperator import integer_operators
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.shield import shield
@@ -46,7 +47,7 @@ def quantize_static_ir(
     """Quantize a private copy of a model; see `onnxlite.quantize_static`."""
     start = time.perf_counter()
     options = options or StaticOptions()
-    row = target_named(options.target)
+    row = target_named(options.target).offering(options.form)
     source = clone(model)
     feeds = Samples(samples, input_specs(source), limit=options.limit)
     if reason := quantized_already(model):
@@ -73,6 +74,8 @@ def quantize_static_ir(
         fitted = {}
     rows = _emit(emitter, params, layers, row, fitted)
     shield(model)
+    if options.form == "qoperator":
+        integer_operators(model, next(iter(feeds)))
     sqnr = _verify(float_model, model, feeds)
     return model, StepReport(
         step=_STEP,

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from onnxlite.errors import OptionError
 from onnxlite.machine import machine
 from onnxlite.ops import spec_of
+from onnxlite.quantize.options import Form
 from onnxlite.quantize.qtypes import INT8, UINT8, QType
 
 
@@ -44,6 +45,7 @@ class Target:
             operator table says of, `"all"`, or `"none"`: then every output has an integer form.
         refuses: operators that the runtime has no integer kernel for.
         smallest_range: no activation gets a narrower range than this.
+        forms: what the runtime reads; integer operators are ONNX Runtime's own.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Target:
     float_output: Literal["some", "all", "none"] = "some"
     refuses: frozenset[str] = frozenset()
     smallest_range: float = 0.0
+    forms: tuple[Form, ...] = ("qdq",)
 
     @property
     def absorbs(self) -> bool:
@@ -66,6 +69,16 @@ class Target:
         zero as above, so there the Relu stays, before the Q and DQ that follow it.
         """
         return not self.activation.symmetric or self.one_sided
+
+    def offering(self, form: Form) -> Target:
+        """The row itself if it has models of this form, else an `OptionError`."""
+        if form not in self.forms:
+            able = ", ".join(name for name, row in TARGETS.items() if form in row.forms)
+            raise OptionError(
+                f'target {self.name!r} does not read form "{form}": use form="qdq", or a target '
+                f"that does ({able})"
+            )
+        return self
 
     def goes_to_float(self, node: ir.Node) -> bool:
         """Whether an integer node needs no integer form of its output."""
@@ -86,12 +99,18 @@ class Target:
 
 #: ONNX Runtime on x86 with VNNI: uint8 activations are about twice as fast as int8 ones,
 #: because only they stay in one type from kernel to kernel (see docs/design.md).
-_CPU = Target(name="cpu", activation=UINT8, weight=INT8, per_channel=True)
+_CPU = Target(
+    name="cpu",
+    activation=UINT8,
+    weight=INT8,
+    per_channel=True,
+    forms=("qdq", "qoperator"),
+)
 _CPU_AVX2 = dataclasses.replace(_CPU, name="cpu-avx2", avoid_saturation=True)
 #: ONNX Runtime on 64-bit ARM multiplies int8 by int8 (SDOT, SMMLA).
 _CPU_ARM = dataclasses.replace(_CPU, name="cpu-arm", activation=INT8, one_sided=True)
 #: oneDNN's kernels; those without VNNI saturate as ONNX Runtime's do.
-_OPENVINO = dataclasses.replace(_CPU, name="openvino", avoid_saturation=True)
+_OPENVINO = dataclasses.replace(_CPU_AVX2, name="openvino", forms=("qdq",))
 #: Zero points other than 0 are refused by the parser; pointwise operators on integers gain
 #: nothing, because TensorRT fuses them with what is before them.
 _TENSORRT = Target(
@@ -114,7 +133,7 @@ _QNN = Target(
     smallest_range=1e-4,
 )
 #: Any runtime that reads QDQ: the commonest types, and no kernel saturates.
-_GENERIC = dataclasses.replace(_CPU, name="generic", avoid_saturation=True)
+_GENERIC = dataclasses.replace(_CPU_AVX2, name="generic", forms=("qdq",))
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {

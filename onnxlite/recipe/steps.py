@@ -20,7 +20,7 @@ from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
-from onnxlite.quantize import Rounding, StaticOptions, quantize_static_ir
+from onnxlite.quantize import Form, Rounding, StaticOptions, quantize_static_ir
 from onnxlite.quantize.targets import target_named
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
@@ -137,10 +137,11 @@ class QuantizeStatic(
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     rounding: Rounding = "compensated"
+    form: Form = "qdq"
     limit: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
-        target_named(self.target)
+        target_named(self.target).offering(self.form)
 
     def apply(
         self, model: ir.Model, samples: SamplesLike, progress: Progress
@@ -154,6 +155,7 @@ class QuantizeStatic(
                 include=self.include,
                 exclude=self.exclude,
                 rounding=self.rounding,
+                form=self.form,
                 limit=self.limit,
             ),
             progress=progress,
