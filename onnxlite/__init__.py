@@ -35,11 +35,13 @@ from onnxlite.evaluate import Fidelity, Latency, benchmark, compare
 from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.lowbits import quantize_weights
 from onnxlite.recipe import (
     Outcome,
     PruneChannels,
     PruneWeights,
     QuantizeStatic,
+    QuantizeWeights,
     Recipe,
     RunReport,
     Simplify,
@@ -76,6 +78,7 @@ __all__ = [
     "PruneChannels",
     "PruneWeights",
     "QuantizeStatic",
+    "QuantizeWeights",
     "Recipe",
     "RunReport",
     "Samples",
@@ -98,6 +101,7 @@ __all__ = [
     "prune_channels",
     "prune_weights",
     "quantize_static",
+    "quantize_weights",
     "repair",
     "run",
     "save",

@@ -47,7 +47,7 @@ def simplify(
     [bold]Example[/bold]: onnxlite simplify model.onnx -o simple.onnx
     """
     step = Simplify(verify=verify, onnxsim=onnxsim, time_limit=time_limit)
-    _run(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
+    run_steps(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
 
 
 def prune(
@@ -85,7 +85,7 @@ def prune(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
     )
-    _run(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
+    run_steps(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
 
 
 def prune_channels(
@@ -149,7 +149,7 @@ def prune_channels(
         repair="auto" if repair else False,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]
-    _run(
+    run_steps(
         model,
         steps,
         output,
@@ -205,7 +205,7 @@ def quantize(
         limit=limit,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]
-    _run(
+    run_steps(
         model,
         steps,
         output,
@@ -246,7 +246,7 @@ def run(
         step = "quantize-static"
     """
     steps = recipes.load_recipe(recipe).steps
-    _run(
+    run_steps(
         model,
         steps,
         output,
@@ -285,7 +285,7 @@ def demo(
     terminal.show("run", report, run_view(report))
 
 
-def _run(
+def run_steps(
     model: Path,
     steps: Sequence[Step],
     output: Path | None,

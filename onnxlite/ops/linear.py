@@ -161,6 +161,23 @@ def _gemm_channels(node: ir.Node) -> tuple[int, int] | None:
     return None if size is None else (0 if attribute(node, "transA", 0) else 1, size)
 
 
+def _conv_summed(node: ir.Node, port: int) -> tuple[int, ...]:
+    return tuple(range(1, rank(node.inputs[port]) or 2))
+
+
+def _conv_transpose_summed(node: ir.Node, port: int) -> tuple[int, ...]:
+    return (0, *range(2, rank(node.inputs[port]) or 2))
+
+
+def _gemm_summed(node: ir.Node, _port: int) -> tuple[int, ...]:
+    return (1 - _gemm_axis(node),)
+
+
+def _matmul_summed(node: ir.Node, port: int) -> tuple[int, ...]:
+    weight_rank = rank(node.inputs[port]) or 2
+    return (weight_rank - 2,) if port == 1 else (weight_rank - 1,)
+
+
 LINEAR = (
     OpSpec(
         op_type="Conv",
@@ -169,6 +186,7 @@ LINEAR = (
         weights=(1,),
         output_axis=_conv_output,
         data_channels=_conv_channels,
+        summed_axes=_conv_summed,
     ),
     OpSpec(
         op_type="ConvTranspose",
@@ -176,6 +194,7 @@ LINEAR = (
         weights=(1,),
         output_axis=_conv_transpose_output,
         data_channels=_conv_transpose_channels,
+        summed_axes=_conv_transpose_summed,
     ),
     OpSpec(
         op_type="Gemm",
@@ -184,6 +203,7 @@ LINEAR = (
         weights=(1,),
         output_axis=_gemm_output,
         data_channels=_gemm_channels,
+        summed_axes=_gemm_summed,
     ),
     OpSpec(
         op_type="MatMul",
@@ -191,6 +211,7 @@ LINEAR = (
         macs=_matmul_macs,
         weights=(0, 1),
         output_axis=_matmul_output,
+        summed_axes=_matmul_summed,
     ),
     OpSpec(op_type="Einsum", macs=_einsum_macs, weights=(0, 1)),
     OpSpec(op_type="LSTM", macs=_recurrent_macs, weights=(1, 2)),

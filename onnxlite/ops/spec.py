@@ -68,6 +68,8 @@ class OpSpec:
         weights: ports that hold trained parameters when constant (pruned, counted).
         output_range: the range an activation clips to, `(low, high)` with infinities.
         output_axis: of a constant at a weight port, the axis that output channels lie along.
+        summed_axes: of a constant at a weight port, the axes whose products are added up,
+            ascending.
         gain: the port of a normalisation's scale per channel.
         channels: what it does to channels (`ops.tracker`); None pins all that it touches.
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
@@ -82,6 +84,7 @@ class OpSpec:
     output_range: Callable[[ir.Node], tuple[float, float] | None] | None = None
     linear: bool = False
     output_axis: Callable[[ir.Node, int], int | None] | None = None
+    summed_axes: Callable[[ir.Node, int], tuple[int, ...]] | None = None
     gain: int | None = None
     channels: ChannelRule | None = None
     data_channels: Callable[[ir.Node], tuple[int, int] | None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxlite.recipe.document import Recipe, load_recipe
+from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
 from onnxlite.recipe.run import run
 from onnxlite.recipe.split import SampleUse
@@ -23,6 +24,7 @@ __all__ = [
     "PruneChannels",
     "PruneWeights",
     "QuantizeStatic",
+    "QuantizeWeights",
     "Recipe",
     "RunReport",
     "SampleUse",

@@ -22,6 +22,7 @@ from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
 from onnxlite.quantize import Form, Rounding, StaticOptions, quantize_static_ir
 from onnxlite.quantize.targets import target_named
+from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify import simplify_ir
@@ -162,7 +163,7 @@ class QuantizeStatic(
         )
 
 
-Step: TypeAlias = Simplify | PruneChannels | PruneWeights | QuantizeStatic
+Step: TypeAlias = Simplify | PruneChannels | PruneWeights | QuantizeStatic | QuantizeWeights
 
 #: Every step class by its name in recipes and reports.
 STEPS: dict[str, type[Step]] = {str(cls.__struct_config__.tag): cls for cls in get_args(Step)}

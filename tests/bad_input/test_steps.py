@@ -16,6 +16,7 @@ from onnxlite.errors import OnnxliteError
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.lowbits import quantize_weights
 from onnxlite.records import StepReport
 from onnxlite.runtime import Outputs, run_all
 from onnxlite.samples import Feed
@@ -30,6 +31,10 @@ STEPS: dict[str, tuple[Step, float | None]] = {
     "simplify with onnxsim": (lambda model, data, **o: simplify(model, samples=data, **o), 1e-4),
     "prune weights": (lambda model, _data, **o: prune_weights(model, sparsity=0.5, **o), None),
     "prune nothing": (lambda model, _data, **o: prune_weights(model, threshold=1e-9, **o), 0.0),
+    "quantize weights": (
+        lambda model, _data, **o: quantize_weights(model, bits=8, ends="same", **o),
+        0.05,
+    ),
     "quantize static": (lambda model, data, **o: quantize_static(model, data, **o), 0.05),
 }
 #: onnxsim runs in a child process of some seconds: only where it can make a difference.

@@ -1,0 +1,140 @@
+"""Weights of few bits: packed in the file, decoded by ONNX nodes when the model is loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import overload
+
+import onnx
+import onnx_ir as ir
+
+from onnxlite.model import ModelLike, give_back, load
+from onnxlite.quantize.lowbits.options import Ends, WeightMethod, WeightMode, WeightOptions
+from onnxlite.quantize.lowbits.step import quantize_weights_ir
+from onnxlite.quantize.lowbits.weight_type import Bits
+from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.samples import SamplesLike
+
+logger = logging.getLogger(__name__)
+
+
+@overload
+def quantize_weights(
+    model: onnx.ModelProto,
+    samples: SamplesLike | None = None,
+    *,
+    bits: Bits = 4,
+    block_size: int | None = None,
+    method: WeightMethod = "auto",
+    mode: WeightMode = "storage",
+    ends: Ends = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto: ...
+@overload
+def quantize_weights(
+    model: str | os.PathLike[str] | ir.Model,
+    samples: SamplesLike | None = None,
+    *,
+    bits: Bits = 4,
+    block_size: int | None = None,
+    method: WeightMethod = "auto",
+    mode: WeightMode = "storage",
+    ends: Ends = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> ir.Model: ...
+def quantize_weights(
+    model: ModelLike,
+    samples: SamplesLike | None = None,
+    *,
+    bits: Bits = 4,
+    block_size: int | None = None,
+    method: WeightMethod = "auto",
+    mode: WeightMode = "storage",
+    ends: Ends = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto | ir.Model:
+    """Store weights in few bits; what the model computes with stays float.
+
+    Weights are packed into bytes and decoded by ordinary ONNX nodes, which ONNX Runtime folds
+    when it loads the model: the file is smaller, the speed is that of float weights.
+
+    Args:
+        model: path, `ModelProto` or `ir.Model`; it is not changed. A model in external data is
+            read and written tensor by tensor.
+        samples: unlabelled inputs, on which the result is checked.
+        bits: 8, 6, 4, 3, 2, `"ternary"` (-1, 0, 1: 1.6 bits on disk) or `"binary"`.
+            Depthwise convolutions keep 8 bits.
+        block_size: how many weights share a scale; 0 for one scale per output channel. By
+            default 32 for 2 to 4 bits and 0 for all else. Where it does not divide a layer's
+            sums, the closest divisor is taken.
+        method: `"rtn"` rounds to nearest.
+        mode: `"storage"`.
+        ends: width of the first and the last layer: `"auto"` gives the first 8 bits, and the
+            last as well below 4 bits; `"same"`, `"float"`, or a width.
+        include: patterns (`fnmatch`) of weight or node names; empty means every weight of an
+            operator that has some. A named weight of any other operator is taken, too.
+        exclude: patterns of names that stay float.
+        limit: use at most this many samples.
+        threads: None takes all cores.
+        on_report: called with the `StepReport`: one row per weight, and what stays and why.
+        progress: called after every weight; an exception that it raises ends the work.
+
+    Returns:
+        The packed model, or a copy of the input if no weight gets smaller: a `ModelProto` if
+        one came in, else an `ir.Model`.
+
+    Raises:
+        OptionError: an option out of range, or a pattern that matches nothing.
+        SamplesError: the samples do not fit the model.
+        VerificationError: ONNX Runtime decodes other numbers than were packed, or does not
+            fold the decoding.
+    """
+    result, report = quantize_weights_ir(
+        load(model),
+        WeightOptions(
+            bits=bits,
+            block_size=block_size,
+            method=method,
+            mode=mode,
+            ends=ends,
+            include=tuple(include),
+            exclude=tuple(exclude),
+            limit=limit,
+            threads=threads,
+        ),
+        samples,
+        progress=progress,
+    )
+    if on_report is not None:
+        on_report(report)
+    if not report.changed:
+        logger.warning("quantize_weights changed nothing: %s", report.summary)
+    return give_back(model, result)
+
+
+__all__ = [
+    "Bits",
+    "Ends",
+    "WeightMethod",
+    "WeightMode",
+    "WeightOptions",
+    "quantize_weights",
+    "quantize_weights_ir",
+]

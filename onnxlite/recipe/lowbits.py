@@ -1,0 +1,58 @@
+"""The step of weights in few bits: the options of `onnxlite.quantize_weights`, as data."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+import onnx_ir as ir
+from msgspec import Meta
+
+from onnxlite.quantize.lowbits import (
+    Bits,
+    Ends,
+    WeightMethod,
+    WeightMode,
+    WeightOptions,
+    quantize_weights_ir,
+)
+from onnxlite.records import Progress, StepReport
+from onnxlite.samples import SamplesLike
+
+
+class QuantizeWeights(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="quantize-weights"
+):
+    """Weights in few bits, packed; see `onnxlite.quantize_weights`."""
+
+    needs_samples: ClassVar[bool] = False
+
+    bits: Bits = 4
+    block_size: Annotated[int, Meta(ge=0)] | None = None
+    method: WeightMethod = "auto"
+    mode: WeightMode = "storage"
+    ends: Ends = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: Annotated[int, Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        self._options().check()
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike, progress: Progress
+    ) -> tuple[ir.Model, StepReport]:
+        """Pack the weights of `model`."""
+        return quantize_weights_ir(model, self._options(), samples, progress=progress)
+
+    def _options(self) -> WeightOptions:
+        return WeightOptions(
+            bits=self.bits,
+            block_size=self.block_size,
+            method=self.method,
+            mode=self.mode,
+            ends=self.ends,
+            include=self.include,
+            exclude=self.exclude,
+            limit=self.limit,
+        )
