@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.rounding import roundings
+from onnxlite.repair.rounding import Rounder
 from onnxlite.repair.solve import (
     Solver,
     solve_affine,
@@ -212,7 +212,7 @@ class Rows:
         before = self._error(held, present, old_bias) / variance
         best = (before, "none", present, old_bias, self._scale)
         if before >= _EXACT:
-            for tried in self._tried(moments, start, old_bias, ridge):
+            for tried in self._tried(held, moments, start, old_bias, ridge):
                 method, weight, bias, scale = tried
                 error = self._error(held, weight, bias) / variance
                 if error < min(best[0], before * (1 - _LEAST_GAIN)):
@@ -225,28 +225,38 @@ class Rows:
         return Fit(weight, bias.reshape(self._bias.shape), name, before, error, scale)
 
     def _tried(
-        self, moments: Moments, start: Array64, old_bias: Array64, ridge: float
+        self, held: Block, moments: Moments, start: Array64, old_bias: Array64, ridge: float
     ) -> Iterator[tuple[str, Array64, Array64, Array64 | None]]:
-        """Everything that is worth a look: method, weight, bias, and scale on a grid."""
+        """Everything that is worth a look: method, weight, bias, and scale on a grid.
+
+        Rounding is the dearer part, so that only the present weight and the best of the others
+        go on the grid.
+        """
         dead = self._dead.reshape(old_bias.shape)
-        for method, weight, bias in self._floats(moments, start, old_bias, ridge):
-            weight = np.where(dead[:, None], start, weight)
-            if self._narrow and self._grid is not None:
+        solved = [
+            (method, np.where(dead[:, None], start, weight), np.where(dead, 0.0, bias))
+            for method, weight, bias in self._floats(moments, start, old_bias, ridge)
+        ]
+        if self._grid is None:
+            yield from ((*solution, None) for solution in solved)
+            return
+        if self._narrow:
+            for method, weight, _ in solved:
                 # A scale is positive.
-                weight = np.where(weight > 0, weight, 1.0)
-                bias = moments.intercept(weight) if self._has_bias else old_bias
-            if self._grid is None or self._narrow:
-                yield method, weight, np.where(dead, 0.0, bias), None
-                continue
-            for rounded, scale in roundings(weight, moments, self._grid):
+                positive = np.where(weight > 0, weight, 1.0)
+                bias = moments.intercept(positive) if self._has_bias else old_bias
+                yield method, positive, np.where(dead, 0.0, bias), None
+            return
+        rounder = Rounder(moments, self._grid)
+        best = min(solved, key=lambda solution: self._error(held, *solution[1:]))
+        for method, weight, _ in (("rounded", start, old_bias), best):
+            for rounded, scale in rounder.ways(weight):
                 bias = moments.intercept(rounded) if self._has_bias else old_bias
                 yield method, rounded, np.where(dead, 0.0, bias), scale
 
     def _floats(
         self, moments: Moments, start: Array64, old_bias: Array64, ridge: float
     ) -> Iterator[tuple[str, Array64, Array64]]:
-        if self._grid is not None and not self._narrow:
-            yield "rounded", start, old_bias
         for method, pull in self._attempts(ridge):
             for solution in self._solutions(method, moments, start, old_bias, pull):
                 yield method, *solution

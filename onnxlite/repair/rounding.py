@@ -29,62 +29,86 @@ _AFFINE_RIDGE = 1e-3
 _BLOCK = 64
 
 
-def roundings(weight: Array64, moments: Moments, grid: Grid) -> Iterator[tuple[Array64, Array64]]:
-    """Ways to put a weight on a grid: `(weight, scale)`, float64[g, K, M] and [g, M].
-
-    With the scale that reaches the largest weight and with the one of least error; each is
-    then multiplied by the factor per output that comes closest to the wanted output, which
-    costs nothing because it goes into the scale.
-    """
-    power = np.diagonal(moments.gram, axis1=1, axis2=2) / moments.rows
-    for scale in (grid.full_scale(weight), grid.best_scale(weight, power)):
-        for integers in (
-            grid.nearest(weight, scale),
-            compensated(weight, moments.gram, scale, grid),
-        ):
-            rounded = integers * scale[:, None]
-            if grid.shared:
-                yield rounded, scale
-                continue
-            fitted = solve_affine(moments.gram, moments.cross, rounded, _AFFINE_RIDGE)
-            factor = _ratio(fitted, rounded)
-            yield rounded * factor[:, None], scale * factor
-
-
-def compensated(weight: Array64, gram: Array64, scale: Array64, grid: Grid) -> Array64:
-    """Integers of a grid for `weight`, chosen for the least error of the output.
+class Rounder:
+    """Puts weights of one layer on its grid; what depends on the features only is made once.
 
     Args:
-        weight: float64[g, K, M].
-        gram: float64[g, K, K], the second moments of the features.
-        scale: float64[g, M].
-        grid: what integers there are.
-
-    Returns:
-        Whole numbers, float64[g, K, M].
+        moments: of the layer's features and wanted outputs.
+        grid: what numbers there are.
     """
-    groups, size, _ = weight.shape
-    order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2), axis=1, kind="stable")
-    back = np.argsort(order, axis=1)
-    each = np.arange(groups)[:, None]
-    work = (weight / scale[:, None])[each, order]
-    upper = _upper_factor(gram[each[..., None], order[:, :, None], order[:, None, :]])
-    integers = np.zeros_like(work)
-    partner = None if grid.partner is None else _moved(grid.partner, order, back)
-    support = work != 0
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
-        errors = np.zeros_like(work[:, start:stop])
-        for k in range(start, stop):
-            low, high = _bounds(grid, partner, integers, k)
-            # What was pruned stays zero.
-            integers[:, k] = np.clip(np.rint(work[:, k]), low, high) * support[:, k]
-            error = (work[:, k] - integers[:, k]) / upper[:, k, k, None]
-            work[:, k + 1 : stop] -= upper[:, k, k + 1 : stop, None] * error[:, None]
-            errors[:, k - start] = error
-        work[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
-    restored: Array64 = integers[each, back]
-    return restored
+
+    def __init__(self, moments: Moments, grid: Grid) -> None:
+        self._moments, self._grid = moments, grid
+        self._compensation = Compensation(moments.gram)
+        self._power = np.diagonal(moments.gram, axis1=1, axis2=2) / moments.rows
+
+    def ways(self, weight: Array64) -> Iterator[tuple[Array64, Array64]]:
+        """Ways to put a weight on the grid: `(weight, scale)`, float64[g, K, M] and [g, M].
+
+        With the scale that reaches the largest weight and with the one of least error; each is
+        then multiplied by the factor per output that comes closest to the wanted output, which
+        costs nothing because it goes into the scale.
+        """
+        grid, moments = self._grid, self._moments
+        for scale in (grid.full_scale(weight), grid.best_scale(weight, self._power)):
+            for integers in (
+                grid.nearest(weight, scale),
+                self._compensation.rounded(weight, scale, grid),
+            ):
+                rounded = integers * scale[:, None]
+                if grid.shared:
+                    yield rounded, scale
+                    continue
+                fitted = solve_affine(moments.gram, moments.cross, rounded, _AFFINE_RIDGE)
+                factor = _ratio(fitted, rounded)
+                yield rounded * factor[:, None], scale * factor
+
+
+class Compensation:
+    """The order in which features are rounded, and what each does to those after it.
+
+    Args:
+        gram: float64[g, K, K], the second moments of the features.
+    """
+
+    def __init__(self, gram: Array64) -> None:
+        self._order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2), axis=1, kind="stable")
+        self._back = np.argsort(self._order, axis=1)
+        self._each = np.arange(len(gram))[:, None]
+        order = self._order
+        self._upper = _upper_factor(
+            gram[self._each[..., None], order[:, :, None], order[:, None, :]]
+        )
+
+    def rounded(self, weight: Array64, scale: Array64, grid: Grid) -> Array64:
+        """Integers of a grid for `weight`, chosen for the least error of the output.
+
+        Args:
+            weight: float64[g, K, M].
+            scale: float64[g, M].
+            grid: what integers there are.
+
+        Returns:
+            Whole numbers, float64[g, K, M].
+        """
+        size, upper = weight.shape[1], self._upper
+        work = (weight / scale[:, None])[self._each, self._order]
+        integers = np.zeros_like(work)
+        partner = None if grid.partner is None else _moved(grid.partner, self._order, self._back)
+        support = work != 0
+        for start in range(0, size, _BLOCK):
+            stop = min(start + _BLOCK, size)
+            errors = np.zeros_like(work[:, start:stop])
+            for k in range(start, stop):
+                low, high = _bounds(grid, partner, integers, k)
+                # What was pruned stays zero.
+                integers[:, k] = np.clip(np.rint(work[:, k]), low, high) * support[:, k]
+                error = (work[:, k] - integers[:, k]) / upper[:, k, k, None]
+                work[:, k + 1 : stop] -= upper[:, k, k + 1 : stop, None] * error[:, None]
+                errors[:, k - start] = error
+            work[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
+        restored: Array64 = integers[self._each, self._back]
+        return restored
 
 
 def _ratio(scaled: Array64, weight: Array64) -> Array64:

@@ -7,7 +7,7 @@ import pytest
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.rounding import compensated, roundings
+from onnxlite.repair.rounding import Compensation, Rounder
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ def test_compensation_has_less_error_than_nearest(high, features):
     grid = Grid(high=high)
     scale = grid.best_scale(weight, (x**2).mean(axis=0))
     gram = np.einsum("ngk,ngj->gkj", x, x)
-    integers = compensated(weight, gram, scale, grid)
+    integers = Compensation(gram).rounded(weight, scale, grid)
     assert np.array_equal(integers, np.rint(integers))
     assert np.abs(integers).max() <= high
     nearest = grid.nearest(weight, scale) * scale[:, None]
@@ -39,7 +39,9 @@ def test_features_that_have_nothing_in_common_are_rounded_to_nearest():
     weight, grid = RNG.standard_normal((1, 30, 4)), Grid(high=7)
     scale = grid.full_scale(weight)
     gram = np.diag(RNG.random(30) + 0.1)[None]
-    assert np.array_equal(compensated(weight, gram, scale, grid), grid.nearest(weight, scale))
+    assert np.array_equal(
+        Compensation(gram).rounded(weight, scale, grid), grid.nearest(weight, scale)
+    )
 
 
 def test_two_copies_of_a_feature_share_the_work():
@@ -47,7 +49,7 @@ def test_two_copies_of_a_feature_share_the_work():
     x = np.repeat(RNG.standard_normal((100, 1, 1)), 2, axis=2)
     weight = np.full((1, 2, 1), 0.45)
     gram = np.einsum("ngk,ngj->gkj", x, x)
-    integers = compensated(weight, gram, np.ones((1, 1)), Grid(high=1))
+    integers = Compensation(gram).rounded(weight, np.ones((1, 1)), Grid(high=1))
     assert integers.sum() == 1
 
 
@@ -56,7 +58,7 @@ def test_what_was_pruned_stays_zero():
     weight[RNG.random(weight.shape) < 0.5] = 0
     gram = np.einsum("ngk,ngj->gkj", x, x)
     grid = Grid(high=7)
-    integers = compensated(weight, gram, grid.full_scale(weight), grid)
+    integers = Compensation(gram).rounded(weight, grid.full_scale(weight), grid)
     assert not integers[weight == 0].any()
 
 
@@ -68,17 +70,20 @@ def test_no_pair_exceeds_its_limit_after_compensation():
     partner[order[0:30:2]], partner[order[1:30:2]] = order[1:30:2], order[0:30:2]
     grid = Grid(high=127, partner=partner, pair_limit=128)
     gram = np.einsum("ngk,ngj->gkj", x, x)
-    integers = compensated(weight, gram, grid.full_scale(weight), grid)
+    integers = Compensation(gram).rounded(weight, grid.full_scale(weight), grid)
     a, b = integers[:, order[0:30:2]], integers[:, order[1:30:2]]
     assert np.abs(a + b)[a * b > 0].max() <= 128
-    assert np.abs(compensated(weight, gram, grid.full_scale(weight), Grid(high=127))).max() == 127
+    assert (
+        np.abs(Compensation(gram).rounded(weight, grid.full_scale(weight), Grid(high=127))).max()
+        == 127
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_every_way_lies_on_the_grid(shared):
     x, weight = correlated(300, 2, 12), RNG.standard_normal((2, 12, 4))
     y = np.einsum("ngk,gkm->ngm", x, weight * 1.25)
-    ways = list(roundings(weight, Moments.of(x, y), Grid(high=7, shared=shared)))
+    ways = list(Rounder(Moments.of(x, y), Grid(high=7, shared=shared)).ways(weight))
     assert len(ways) == 4
     for rounded, scale in ways:
         integers = rounded / scale[:, None]
