@@ -35,6 +35,7 @@ from onnxlite.evaluate import Fidelity, Latency, benchmark, compare
 from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.float16 import to_float16
 from onnxlite.quantize.lowbits import quantize_weights
 from onnxlite.recipe import (
     Outcome,
@@ -46,6 +47,7 @@ from onnxlite.recipe import (
     RunReport,
     Simplify,
     Step,
+    ToFloat16,
     load_recipe,
     run,
 )
@@ -89,6 +91,7 @@ __all__ = [
     "Step",
     "StepReport",
     "Summary",
+    "ToFloat16",
     "UnsupportedError",
     "VerificationError",
     "__version__",
@@ -106,4 +109,5 @@ __all__ = [
     "run",
     "save",
     "simplify",
+    "to_float16",
 ]

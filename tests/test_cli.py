@@ -29,8 +29,8 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
     { t = Conv<pads=[1,1,1,1]>(x, w, b)  i = Identity(t)  r = Relu(i)
       p = GlobalAveragePool(r)  f = Reshape(p, shape)  y = MatMul(f, v) }"""
 COMMANDS = (
-    "inspect", "channels", "simplify", "prune", "prune-channels", "quantize", "compare",
-    "benchmark", "run", "demo",
+    "inspect", "channels", "simplify", "prune", "prune-channels", "quantize",
+    "to-float16", "compare", "benchmark", "run", "demo",
 )  # fmt: skip
 
 
@@ -133,6 +133,18 @@ def test_prune_channels(folder):
     assert [step.step for step in report.steps] == ["simplify", "prune-channels"]
     shapes = {tensor.name: list(tensor.dims) for tensor in onnx.load("out.onnx").graph.initializer}
     assert shapes["w"] == [8, 3, 3, 3]
+
+
+def test_to_float16(folder):
+    assert "matches 'nothing*'" in refused("to-float16 net.onnx --keep nothing* -o out.onnx", 2)
+    assert "bfloat16" in refused("to-float16 net.onnx --dtype bfloat16 --mode compute", 2)
+    result = call("to-float16 net.onnx --data x.npy -o out.onnx --no-benchmark --json")
+    report = from_json(result.stdout, "run", RunReport)
+    assert [step.step for step in report.steps] == ["simplify", "to-float16"]
+    assert report.samples.evaluation == 8
+    types = {tensor.data_type for tensor in onnx.load("out.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT not in types
+    call("to-float16 net.onnx -o out.onnx --mode storage --no-benchmark --no-simplify")
 
 
 def test_quantize_with_labels(folder):

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from onnxlite import __version__
-from onnxlite.cli import lowbits, measure, optimize
+from onnxlite.cli import formats, lowbits, measure, optimize
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.errors import OnnxliteError, OptionError, VerificationError
 
@@ -99,6 +99,7 @@ app.command("prune")(optimize.prune)
 app.command("prune-channels")(optimize.prune_channels)
 app.command("quantize")(optimize.quantize)
 app.command("quantize-weights")(lowbits.quantize_weights)
+app.command("to-float16")(formats.to_float16)
 app.command("compare")(measure.compare)
 app.command("benchmark")(measure.benchmark)
 app.command("run")(optimize.run)

@@ -14,6 +14,7 @@ from onnxlite.recipe.steps import (
     QuantizeStatic,
     Simplify,
     Step,
+    ToFloat16,
     step_name,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "Simplify",
     "Sizes",
     "Step",
+    "ToFloat16",
     "load_recipe",
     "run",
     "step_name",

@@ -39,7 +39,7 @@ from onnxlite.model import (
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.outcome import Outcome, RunReport, Sizes, environment
 from onnxlite.recipe.split import SampleUse, split
-from onnxlite.recipe.steps import Step, step_name
+from onnxlite.recipe.steps import SamplesOptional, Step, step_name, uses_samples
 from onnxlite.records import Progress, StepReport, silent
 from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Samples, SamplesLike, input_specs
@@ -137,7 +137,11 @@ def run(
     current = clone(original)
     reports: list[StepReport] = []
     for number, step in enumerate(recipe.steps, 1):
-        current, report = step.apply(current, calibration, progress)
+        # What was made up checks whether a model runs; nothing is decided by it.
+        if isinstance(step, SamplesOptional) and use.origin == "generated":
+            current, report = step.apply(current, None, progress)
+        else:
+            current, report = step.apply(current, calibration, progress)
         reports.append(report)
         if report.changed:
             reference.verify(current, f"step {number} ({step_name(step)})")
@@ -242,7 +246,7 @@ def _samples(
     """Samples for the steps, samples to evaluate on, and the record of which they are."""
     inputs = input_specs(model)
     needy = [step_name(step) for step in recipe.steps if step.needs_samples]
-    if samples is not None and needy:
+    if samples is not None and any(map(uses_samples, recipe.steps)):
         return split(Samples(samples, inputs), evaluation)
     if needy:
         takes = ", ".join(str(spec) for spec in inputs)

@@ -22,6 +22,7 @@ from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
 from onnxlite.quantize import Form, Rounding, StaticOptions, quantize_static_ir
 from onnxlite.quantize.targets import target_named
+from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
@@ -163,10 +164,21 @@ class QuantizeStatic(
         )
 
 
-Step: TypeAlias = Simplify | PruneChannels | PruneWeights | QuantizeStatic | QuantizeWeights
+Step: TypeAlias = (
+    Simplify | PruneChannels | PruneWeights | QuantizeStatic | QuantizeWeights | ToFloat16
+)
 
 #: Every step class by its name in recipes and reports.
 STEPS: dict[str, type[Step]] = {str(cls.__struct_config__.tag): cls for cls in get_args(Step)}
+
+
+#: Steps that decide by samples if there are any, and take None otherwise.
+SamplesOptional: TypeAlias = ToFloat16
+
+
+def uses_samples(step: Step) -> bool:
+    """Whether a step decides by samples if it gets any, so that none may be evaluated on."""
+    return step.needs_samples or isinstance(step, SamplesOptional)
 
 
 def step_name(step: Step) -> str:

@@ -15,6 +15,7 @@ from onnxlite.recipe import (
     QuantizeStatic,
     Recipe,
     Simplify,
+    ToFloat16,
     load_recipe,
     step_name,
 )
@@ -35,7 +36,13 @@ PRUNE = st.one_of(
 QUANTIZE = st.builds(
     QuantizeStatic, include=NAMES, exclude=NAMES, limit=st.none() | st.integers(1, 10**6)
 )
-RECIPES = st.lists(st.one_of(SIMPLIFY, PRUNE, QUANTIZE), min_size=1, max_size=4).map(
+HALF = st.builds(
+    ToFloat16,
+    keep=NAMES,
+    mode=st.sampled_from([None, "compute", "storage"]),
+    limit=st.none() | st.integers(1, 10**6),
+)
+RECIPES = st.lists(st.one_of(SIMPLIFY, PRUNE, QUANTIZE, HALF), min_size=1, max_size=4).map(
     lambda steps: Recipe(tuple(steps))
 )
 
