@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxlite.recipe.document import Recipe, load_recipe
+from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
 from onnxlite.recipe.run import run
@@ -14,7 +15,6 @@ from onnxlite.recipe.steps import (
     QuantizeStatic,
     Simplify,
     Step,
-    ToFloat16,
     step_name,
 )
 
