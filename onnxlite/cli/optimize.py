@@ -182,6 +182,10 @@ def quantize(
     form: Annotated[
         Form, typer.Option(help="Q and DQ nodes, or ONNX Runtime's smaller integer operators.")
     ] = "qdq",
+    int16: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Layers that get 16-bit activations (qnn, generic)."),
+    ] = None,
     first_simplify: Annotated[
         bool,
         typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
@@ -202,6 +206,7 @@ def quantize(
         exclude=tuple(exclude or ()),
         rounding=rounding,
         form=form,
+        int16=tuple(int16 or ()),
         limit=limit,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]

@@ -30,6 +30,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     rounding: Rounding = "compensated",
     form: Form = "qdq",
+    int16: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -45,6 +46,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     rounding: Rounding = "compensated",
     form: Form = "qdq",
+    int16: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -59,6 +61,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     rounding: Rounding = "compensated",
     form: Form = "qdq",
+    int16: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
@@ -86,6 +89,8 @@ def quantize_static(
         form: `"qdq"` writes Q and DQ nodes around float operators, which every runtime reads.
             `"qoperator"` writes ONNX Runtime's integer operators, with the same results and a
             smaller file; for the targets `cpu`, `cpu-avx2` and `cpu-arm`.
+        int16: patterns of names of layers that get 16-bit activations, for the targets `qnn` and
+            `generic`; the model is then brought to opset 21, which has such types.
         limit: use at most this many samples.
         threads: intra-operator threads for calibration; None takes all cores.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
@@ -96,7 +101,7 @@ def quantize_static(
         and a logged warning say why): a `ModelProto` if one came in, else an `ir.Model`.
 
     Raises:
-        OptionError: an unknown target, or a form that it does not read.
+        OptionError: an unknown target, or a form or 16-bit activations that it does not have.
         SamplesError: the samples do not fit, or make an inner value NaN or infinite.
         ExecutionError: ONNX Runtime cannot run the model or its quantized form.
         VerificationError: the quantized model's output is not finite.
@@ -110,6 +115,7 @@ def quantize_static(
             exclude=tuple(exclude),
             rounding=rounding,
             form=form,
+            int16=tuple(int16),
             limit=limit,
             threads=threads,
         ),

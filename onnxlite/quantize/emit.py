@@ -10,7 +10,6 @@ copy; the float one disappears with its last use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placement import Placement, reads_integers
-from onnxlite.quantize.qtypes import QParams, QType, quantize
+from onnxlite.quantize.qtypes import QParams, QType, params_for_range, quantize
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.weights import quantize_weight
+from onnxlite.quantize.widths import Widths
 
 _INT32_MAX = 2**31 - 1
 
@@ -30,15 +30,18 @@ _INT32_MAX = 2**31 - 1
 class Emitter:
     """Inserts Q and DQ nodes into one model; constants of equal value are shared.
 
-    With `keep_activations` no Relu or Clip is removed: Q and DQ follow it.
+    For a target whose ranges cannot do the work of a Relu or Clip none is removed: Q and DQ
+    follow it.
     """
 
     def __init__(
-        self, model: ir.Model, placement: Placement, *, keep_activations: bool = False
+        self, model: ir.Model, placement: Placement, target: Target, widths: Widths
     ) -> None:
         self._graph = model.graph
+        self._target = target
+        self._widths = widths
         self._fused = set(placement.absorbed)
-        self._absorbed = set() if keep_activations else self._fused
+        self._absorbed = self._fused if target.absorbs else set()
         self._chosen = set(placement.nodes)
         self._names = value_names(model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -56,7 +59,7 @@ class Emitter:
         if producer is not None and producer in self._absorbed and producer.inputs[0] is not None:
             source = producer.inputs[0]
         base = value.name or "value"
-        q, dq = self._pair(source, base, params, value)
+        q, dq = self._pair(source, base, params)
         for node, port in readers:
             node.replace_input_with(port, dq.outputs[0])
         if is_output:
@@ -72,14 +75,34 @@ class Emitter:
             graph.insert_before(first, (q, dq))
         else:
             graph.insert_after(anchor, (q, dq))
+        self._convert(value, params, dq, made=made)
         if source is not value:
             assert producer is not None
             graph.remove(producer, safe=True)
 
+    def _convert(self, value: ir.Value, params: QParams, dq: ir.Node, *, made: bool) -> None:
+        """Give the readers that compute in another width integers of that width."""
+        readers = [
+            use
+            for use in dq.outputs[0].uses()
+            if reads_integers(use.node, use.idx, self._chosen)
+            and self._widths.differ(value, use.node)
+        ]
+        if not readers or self._target.wide is None:
+            return
+        wide = value in self._widths.values
+        qtype = self._target.activation if wide else self._target.wide
+        other = params_for_range(qtype, params.represented)
+        source = dq.outputs[0] if made else value
+        base = f"{value.name or 'value'}_{qtype.bits}bit"
+        pair = self._pair(source, base, other)
+        self._graph.insert_after(dq, pair)
+        for node, port in readers:
+            node.replace_input_with(port, pair[1].outputs[0])
+
     def layer(
         self,
         node: ir.Node,
-        params: Mapping[ir.Value, QParams],
         target: Target,
         scale: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], QParams]:
@@ -87,7 +110,6 @@ class Emitter:
 
         Args:
             node: the layer; its activations may be rewired already.
-            params: of the activations, by their original values.
             target: decides the weight's type, and whether it has a scale per channel.
             scale: of a weight that lies on its grid already; None to choose one.
         """
@@ -118,8 +140,7 @@ class Emitter:
         if bias_value is not None and target.quantize_bias:
             bias = const_array(bias_value)
             assert bias is not None
-            data = self._original(node)
-            input_scale = float(params[data].scale)
+            input_scale = self._input_scale(node)
             wider = _room_for_bias(weight_params, bias.reshape(-1), input_scale)
             if not np.array_equal(wider.scale, weight_params.scale):
                 weight_params, integers = wider, quantize(weight, wider)
@@ -131,15 +152,15 @@ class Emitter:
     def _bias(self, node: ir.Node, port: int | None) -> ir.Value | None:
         return node.inputs[port] if port is not None and port < len(node.inputs) else None
 
-    def _original(self, node: ir.Node) -> ir.Value:
-        """The activation that feeds `node`, before its Q and DQ."""
+    def _input_scale(self, node: ir.Node) -> float:
+        """The scale of the integers that `node` reads."""
         value = node.inputs[0]
         assert value is not None
         dequantize_node = value.producer()
         assert dequantize_node is not None
-        original = dequantize_node.meta["onnxlite.value"]
-        assert isinstance(original, ir.Value)
-        return original
+        scale = const_array(dequantize_node.inputs[1])
+        assert scale is not None
+        return float(scale)
 
     def _replace_bias(
         self,
@@ -180,9 +201,7 @@ class Emitter:
         if not old.uses() and not old.is_graph_output():
             del self._graph.initializers[old.name]
 
-    def _pair(
-        self, source: ir.Value, base: str, params: QParams, like: ir.Value
-    ) -> tuple[ir.Node, ir.Node]:
+    def _pair(self, source: ir.Value, base: str, params: QParams) -> tuple[ir.Node, ir.Node]:
         constants = self._scale_and_zero(base, params)
         q = ir.node(
             "QuantizeLinear",
@@ -197,7 +216,6 @@ class Emitter:
             [q.outputs[0], *constants],
             name=fresh_name(self._node_names, f"{base}_dq"),
         )
-        dq.meta["onnxlite.value"] = like
         dq.outputs[0].name = fresh_name(self._names, f"{base}_dq")
         return q, dq
 

@@ -21,5 +21,6 @@ class StaticOptions:
     exclude: tuple[str, ...] = ()
     rounding: Rounding = "compensated"
     form: Form = "qdq"
+    int16: tuple[str, ...] = ()
     limit: int | None = None
     threads: int | None = None

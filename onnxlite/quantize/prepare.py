@@ -20,7 +20,7 @@ from onnxlite.opset import upgrade_opset
 from onnxlite.records import Declined
 
 #: Per-channel DequantizeLinear came with this opset.
-_OPSET = 13
+OPSET = 13
 #: Operators that only a quantized model has.
 _QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
@@ -36,7 +36,7 @@ def quantized_already(model: ir.Model) -> str | None:
     return None
 
 
-def prepared(model: ir.Model, opset: int = _OPSET) -> tuple[ir.Model | Declined, list[Declined]]:
+def prepared(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Declined, list[Declined]]:
     """The model normalised, at an opset with per-channel integers, and with shapes.
 
     Args:

@@ -43,6 +43,7 @@ class QType:
 
 
 UINT8 = QType(8, signed=False, symmetric=False)
+UINT16 = QType(16, signed=False, symmetric=False)
 INT8 = QType(8, signed=True, symmetric=True)
 
 

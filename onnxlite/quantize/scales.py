@@ -19,14 +19,15 @@ from onnxlite.calibrate import Range
 from onnxlite.graph import sole_consumer
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placement import Placement
-from onnxlite.quantize.qtypes import QParams, params_for_range
+from onnxlite.quantize.qtypes import QParams, QType, params_for_range
 from onnxlite.quantize.targets import Target
+from onnxlite.quantize.widths import Widths
 
 _ANY = Range(-math.inf, math.inf)
 
 
 def activation_params(
-    placement: Placement, ranges: Mapping[str, Range], target: Target
+    placement: Placement, ranges: Mapping[str, Range], target: Target, widths: Widths
 ) -> dict[ir.Value, QParams]:
     """Scale and zero point of every value of `placement`, from the calibrated ranges."""
     seen = {value: _own_range(value, ranges) for value in placement.values}
@@ -40,10 +41,25 @@ def activation_params(
         for output in node.outputs:
             for port in rule.ports(node):
                 value = node.inputs[port]
-                if value in seen and output in seen:
+                wide = output in widths.values, value in widths.values
+                if value in seen and output in seen and wide[0] == wide[1]:
                     moved = rule.kind == "layout"
                     groups.tie(value, output, required=moved or sole_consumer(value) is node)
-    return {value: _params(groups.range_of(value), target) for value in seen}
+    return {
+        value: _wide_params(value, groups.range_of(value), target.wide)
+        if target.wide is not None and value in widths.values
+        else _params(groups.range_of(value), target)
+        for value in seen
+    }
+
+
+def _wide_params(value: ir.Value, seen: Range, qtype: QType) -> QParams:
+    """A range known without data gets steps that are a power of two, as QNN wants them."""
+    producer = value.producer()
+    rule = None if producer is None else spec_of(producer).quant
+    if rule is not None and rule.fixed_range is not None:
+        seen = Range(seen.low, seen.high * qtype.qmax / (qtype.qmax + 1))
+    return params_for_range(qtype, seen)
 
 
 def _params(seen: Range, target: Target) -> QParams:

@@ -23,12 +23,14 @@ from onnxlite.quantize.compensate import compensate
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement, place
-from onnxlite.quantize.prepare import pool_means, prepared, quantized_already
+from onnxlite.quantize.prepare import OPSET, pool_means, prepared, quantized_already
 from onnxlite.quantize.qoperator import integer_operators
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target, target_named
+from onnxlite.quantize.widths import OPSET as OPSET_16
+from onnxlite.quantize.widths import Widths, find_widths
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
 from onnxlite.repair.rounded import RoundedLayer
 from onnxlite.runtime import Session
@@ -47,12 +49,12 @@ def quantize_static_ir(
     """Quantize a private copy of a model; see `onnxlite.quantize_static`."""
     start = time.perf_counter()
     options = options or StaticOptions()
-    row = target_named(options.target).offering(options.form)
+    row = target_named(options.target).offering(options.form, options.int16)
     source = clone(model)
     feeds = Samples(samples, input_specs(source), limit=options.limit)
     if reason := quantized_already(model):
         return source, _unchanged(reason, (), start)
-    ready, declined = prepared(model)
+    ready, declined = prepared(model, OPSET_16 if options.int16 else OPSET)
     if isinstance(ready, Declined):
         return source, _unchanged(ready.reason, declined, start)
     model = ready
@@ -63,16 +65,18 @@ def quantize_static_ir(
     layers = [node for node in placement.nodes if _weight_port(node) is not None]
     if not layers:
         return source, _unchanged("no layer can be quantized", declined, start)
-    params = _calibrated(model, placement, feeds, row, options, progress)
+    widths, unused = find_widths(placement, options.int16)
+    declined += unused
+    params = _calibrated(model, placement, feeds, row, widths, options, progress)
     float_model = clone(model)
-    emitter = Emitter(model, placement, keep_activations=not row.absorbs)
+    emitter = Emitter(model, placement, row, widths)
     for value, value_params in params.items():
         emitter.activation(value, value_params)
     fitted = _fitted(model, float_model, layers, feeds, row, options, progress)
     if isinstance(fitted, Declined):
         declined.append(fitted)
         fitted = {}
-    rows = _emit(emitter, params, layers, row, fitted)
+    rows = _emit(emitter, layers, row, fitted)
     shield(model)
     if options.form == "qoperator":
         integer_operators(model, next(iter(feeds)))
@@ -102,13 +106,14 @@ def _calibrated(
     placement: Placement,
     feeds: Samples,
     row: Target,
+    widths: Widths,
     options: StaticOptions,
     progress: Progress,
 ) -> dict[ir.Value, QParams]:
     """Scale and zero point of every value that gets an integer form."""
     names = [value.name for value in placement.values if value.name]
     ranges = collect_ranges(model, names, feeds, threads=options.threads, progress=progress)
-    return activation_params(placement, ranges, row)
+    return activation_params(placement, ranges, row, widths)
 
 
 def _fitted(
@@ -149,7 +154,6 @@ def _stay_float(placement: Placement) -> int:
 
 def _emit(
     emitter: Emitter,
-    params: dict[ir.Value, QParams],
     layers: Sequence[ir.Node],
     target: Target,
     fitted: Mapping[str, RoundedLayer],
@@ -160,7 +164,7 @@ def _emit(
         assert weight is not None
         new = fitted.get(node.name or "")
         scale = None if new is None else new.scale
-        integers, weight_params = emitter.layer(node, params, target, scale)
+        integers, weight_params = emitter.layer(node, target, scale)
         values: dict[str, str | int | float | bool | None] = {
             "weights": weight.size,
             "channels": weight_params.scale.size,

@@ -13,7 +13,7 @@ The rows follow the runtimes' own documentation:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -24,7 +24,7 @@ from onnxlite.errors import OptionError
 from onnxlite.machine import machine
 from onnxlite.ops import spec_of
 from onnxlite.quantize.options import Form
-from onnxlite.quantize.qtypes import INT8, UINT8, QType
+from onnxlite.quantize.qtypes import INT8, UINT8, UINT16, QType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class Target:
         refuses: operators that the runtime has no integer kernel for.
         smallest_range: no activation gets a narrower range than this.
         forms: what the runtime reads; integer operators are ONNX Runtime's own.
+        wide: the type of 16-bit activations, None where there are none that are fast.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Target:
     refuses: frozenset[str] = frozenset()
     smallest_range: float = 0.0
     forms: tuple[Form, ...] = ("qdq",)
+    wide: QType | None = None
 
     @property
     def absorbs(self) -> bool:
@@ -70,8 +72,14 @@ class Target:
         """
         return not self.activation.symmetric or self.one_sided
 
-    def offering(self, form: Form) -> Target:
-        """The row itself if it has models of this form, else an `OptionError`."""
+    def offering(self, form: Form, int16: Sequence[str] = ()) -> Target:
+        """The row itself if it has such a form and such activations, else an `OptionError`."""
+        if int16 and self.wide is None:
+            able = ", ".join(name for name, row in TARGETS.items() if row.wide is not None)
+            raise OptionError(
+                f"target {self.name!r} has no kernels for 16-bit activations: exclude these "
+                f"layers, so that they stay float, or use a target that has them ({able})"
+            )
         if form not in self.forms:
             able = ", ".join(name for name, row in TARGETS.items() if form in row.forms)
             raise OptionError(
@@ -131,9 +139,10 @@ _QNN = Target(
     per_tensor_ops=frozenset({"Gemm", "MatMul"}),
     float_output="none",
     smallest_range=1e-4,
+    wide=UINT16,
 )
 #: Any runtime that reads QDQ: the commonest types, and no kernel saturates.
-_GENERIC = dataclasses.replace(_CPU_AVX2, name="generic", forms=("qdq",))
+_GENERIC = dataclasses.replace(_CPU_AVX2, name="generic", forms=("qdq",), wide=UINT16)
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {

@@ -140,10 +140,11 @@ class QuantizeStatic(
     exclude: tuple[str, ...] = ()
     rounding: Rounding = "compensated"
     form: Form = "qdq"
+    int16: tuple[str, ...] = ()
     limit: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
-        target_named(self.target).offering(self.form)
+        target_named(self.target).offering(self.form, self.int16)
 
     def apply(
         self, model: ir.Model, samples: SamplesLike, progress: Progress
@@ -158,6 +159,7 @@ class QuantizeStatic(
                 exclude=self.exclude,
                 rounding=self.rounding,
                 form=self.form,
+                int16=self.int16,
                 limit=self.limit,
             ),
             progress=progress,
