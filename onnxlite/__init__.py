@@ -35,12 +35,14 @@ from onnxlite.evaluate import Fidelity, Latency, benchmark, compare
 from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.dynamic import quantize_dynamic
 from onnxlite.quantize.float16 import to_float16
 from onnxlite.quantize.lowbits import quantize_weights
 from onnxlite.recipe import (
     Outcome,
     PruneChannels,
     PruneWeights,
+    QuantizeDynamic,
     QuantizeStatic,
     QuantizeWeights,
     Recipe,
@@ -79,6 +81,7 @@ __all__ = [
     "Outcome",
     "PruneChannels",
     "PruneWeights",
+    "QuantizeDynamic",
     "QuantizeStatic",
     "QuantizeWeights",
     "Recipe",
@@ -103,6 +106,7 @@ __all__ = [
     "load_recipe",
     "prune_channels",
     "prune_weights",
+    "quantize_dynamic",
     "quantize_static",
     "quantize_weights",
     "repair",

@@ -30,7 +30,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
       p = GlobalAveragePool(r)  f = Reshape(p, shape)  y = MatMul(f, v) }"""
 COMMANDS = (
     "inspect", "channels", "simplify", "prune", "prune-channels", "quantize",
-    "to-float16", "compare", "benchmark", "run", "demo",
+    "quantize-dynamic", "to-float16", "compare", "benchmark", "run", "demo",
 )  # fmt: skip
 
 
@@ -111,6 +111,12 @@ def test_simplify(folder):
     text = call("simplify net.onnx -o out.onnx --no-onnxsim --no-benchmark").stdout
     assert "written: out.onnx" in text
     assert "Identity" not in {node.op_type for node in onnx.load("out.onnx").graph.node}
+
+
+def test_quantize_dynamic(folder):
+    line = "quantize-dynamic net.onnx -o out.onnx --kernel integer --no-benchmark"
+    assert "written: out.onnx" in call(line).stdout
+    assert "MatMulInteger" in {node.op_type for node in onnx.load("out.onnx").graph.node}
 
 
 def test_prune(folder):

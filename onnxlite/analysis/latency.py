@@ -69,7 +69,7 @@ class LayerTimes:
         key = f"{node.op_type} {sorted({**attributes, **counts}.items())} {shapes}"
         if key not in self._times:
             try:
-                self._times[key] = self._measure(_alone(model, node, shape_of, counts))
+                self._times[key] = self._measure(one_layer(model, node, shape_of, counts))
             except ExecutionError as error:
                 logger.info("%s cannot be measured alone: %s", node.name, error)
                 return None
@@ -110,10 +110,20 @@ class LayerTimes:
         return statistics.median(kernels) if kernels else spent / runs
 
 
-def _alone(
+def one_layer(
     model: ir.Model, node: ir.Node, shape_of: ShapeOf, counts: Mapping[str, int]
 ) -> ir.Model:
-    """A model of one node: float inputs stay inputs, constants get new shapes."""
+    """A model of one node: float inputs stay inputs, constants get new shapes.
+
+    Args:
+        model: whose versions of the operator sets hold.
+        node: any node without a body.
+        shape_of: the shapes of its inputs, as they are to be.
+        counts: attributes that are to have other values.
+
+    Raises:
+        ExecutionError: an input is neither a constant nor float32.
+    """
     rng = np.random.default_rng(0)
     values: list[ir.Value | None] = []
     inputs, initializers = [], []

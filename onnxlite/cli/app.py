@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from onnxlite import __version__
-from onnxlite.cli import formats, lowbits, measure, optimize
+from onnxlite.cli import dynamic, formats, lowbits, measure, optimize
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.errors import OnnxliteError, OptionError, VerificationError
 
@@ -98,6 +98,7 @@ app.command("simplify")(optimize.simplify)
 app.command("prune")(optimize.prune)
 app.command("prune-channels")(optimize.prune_channels)
 app.command("quantize")(optimize.quantize)
+app.command("quantize-dynamic")(dynamic.quantize_dynamic)
 app.command("quantize-weights")(lowbits.quantize_weights)
 app.command("to-float16")(formats.to_float16)
 app.command("compare")(measure.compare)

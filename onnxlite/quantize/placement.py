@@ -56,13 +56,13 @@ def place(
         if rule is None:
             continue
         if rule.kind == "compute":
-            reason = _refusal(node) or _by_name(node, include, exclude)
+            reason = _refusal(node) or by_name(node, include, exclude)
             if reason:
                 declined.append(Declined(_WHAT, describe(node), reason))
                 continue
         elif (
             not _is_float(node)
-            or _by_name(node, (), exclude)
+            or by_name(node, (), exclude)
             or node.op_type in target.refuses
             or (rule.refuses and rule.refuses(node))
         ):
@@ -97,7 +97,8 @@ def _is_float(node: ir.Node) -> bool:
     )
 
 
-def _by_name(node: ir.Node, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+def by_name(node: ir.Node, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    """Why patterns of node names leave a node out, or None."""
     name = node.name or ""
     if include and not any(fnmatchcase(name, pattern) for pattern in include):
         return "not among the included names"

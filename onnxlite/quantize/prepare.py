@@ -22,7 +22,16 @@ from onnxlite.records import Declined
 #: Per-channel DequantizeLinear came with this opset.
 OPSET = 13
 #: Operators that only a quantized model has.
-_QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_QUANTIZED_OPS = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
+        "MatMulNBits",
+    }
+)
 
 
 def quantized_already(model: ir.Model) -> str | None:

@@ -22,6 +22,7 @@ from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
 from onnxlite.quantize import Form, Rounding, StaticOptions, quantize_static_ir
 from onnxlite.quantize.targets import target_named
+from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.records import Progress, StepReport
@@ -167,7 +168,13 @@ class QuantizeStatic(
 
 
 Step: TypeAlias = (
-    Simplify | PruneChannels | PruneWeights | QuantizeStatic | QuantizeWeights | ToFloat16
+    Simplify
+    | PruneChannels
+    | PruneWeights
+    | QuantizeStatic
+    | QuantizeWeights
+    | ToFloat16
+    | QuantizeDynamic
 )
 
 #: Every step class by its name in recipes and reports.

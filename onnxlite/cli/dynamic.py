@@ -1,0 +1,65 @@
+"""Commands for models whose activations are quantized as they come: dynamic quantization."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onnxlite.cli import arguments as args
+from onnxlite.cli.optimize import run_steps
+from onnxlite.quantize.dynamic import KernelChoice
+from onnxlite.recipe import QuantizeDynamic, Simplify, Step
+
+
+def quantize_dynamic(
+    model: args.ModelPath,
+    output: args.Output = None,
+    data: args.Data = None,
+    evaluation: args.Evaluation = None,
+    labels: args.Labels = None,
+    target: Annotated[str, typer.Option(help="What the result runs on.")] = "cpu",
+    kernel: Annotated[
+        KernelChoice,
+        typer.Option(help="Measure which kernel is fastest for each layer, or always use this."),
+    ] = "auto",
+    embeddings: Annotated[
+        bool,
+        typer.Option("--embeddings/--no-embeddings", help="Look-up tables with 8 bits as well."),
+    ] = True,
+    include: args.Include = None,
+    exclude: args.Exclude = None,
+    first_simplify: Annotated[
+        bool,
+        typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
+    ] = True,
+    benchmark: args.Benchmark = True,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Convert weights to INT8, and find scales of activations in each run.
+
+    For transformers and recurrent nets. It needs no data; --data shows the sizes of input
+    for which kernels are chosen, and what the result is compared on.
+
+    [bold]Example[/bold]: onnxlite quantize-dynamic model.onnx --data tokens.npz -o int8.onnx
+    """
+    step = QuantizeDynamic(
+        target=target,
+        kernel=kernel,
+        embeddings=embeddings,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+    )
+    steps: list[Step] = [Simplify(), step] if first_simplify else [step]
+    run_steps(
+        model,
+        steps,
+        output,
+        data,
+        evaluation=evaluation,
+        labels=labels,
+        benchmark=benchmark,
+        json=json,
+        quiet=quiet,
+    )

@@ -1,0 +1,353 @@
+"""Dynamic quantization: 8-bit weights ahead of time, scales of activations in each run.
+
+choose (a kernel per layer, by measurement) -> write -> look-up tables -> verify.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.shapes import concrete_shapes, generated_feed
+from onnxlite.errors import ExecutionError
+from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes
+from onnxlite.model import ModelLike, clone, give_back, load, size_bytes
+from onnxlite.ops import ShapeOf, spec_of
+from onnxlite.quantize.embeddings import is_embedding, write_embedding
+from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.kernel_times import KernelTimes
+from onnxlite.quantize.kernels import KERNELS, LSTM, Kernel, dynamic_target
+from onnxlite.quantize.placement import by_name
+from onnxlite.quantize.prepare import prepared, quantized_already
+from onnxlite.quantize.targets import Target
+from onnxlite.quantize.writer import Writer
+from onnxlite.records import Cell, Declined, LayerRow, Progress, ReportSink, StepReport, silent
+from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
+
+logger = logging.getLogger(__name__)
+
+_STEP = "quantize-dynamic"
+_WHAT = "quantize"
+
+#: `"auto"` measures which kernel runs a layer fastest, float among them.
+KernelChoice = Literal["auto", "integer", "blocks"]
+
+#: A kernel is taken if it is faster than float by more than chance.
+_FASTER = 0.97
+#: Another than the first kernel is taken if it is faster than that by more than chance.
+_BETTER = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicOptions:
+    """The options of `onnxlite.quantize_dynamic`, which tells what they mean."""
+
+    target: str = "cpu"
+    kernel: KernelChoice = "auto"
+    embeddings: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    threads: int | None = 1
+
+
+@overload
+def quantize_dynamic(
+    model: onnx.ModelProto,
+    samples: SamplesLike | None = None,
+    *,
+    target: str = "cpu",
+    kernel: KernelChoice = "auto",
+    embeddings: bool = True,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    threads: int | None = 1,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto: ...
+@overload
+def quantize_dynamic(
+    model: str | os.PathLike[str] | ir.Model,
+    samples: SamplesLike | None = None,
+    *,
+    target: str = "cpu",
+    kernel: KernelChoice = "auto",
+    embeddings: bool = True,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    threads: int | None = 1,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> ir.Model: ...
+def quantize_dynamic(
+    model: ModelLike,
+    samples: SamplesLike | None = None,
+    *,
+    target: str = "cpu",
+    kernel: KernelChoice = "auto",
+    embeddings: bool = True,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    threads: int | None = 1,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto | ir.Model:
+    """Quantize weights to 8 bits, and activations with scales that each run finds anew.
+
+    MatMul and Gemm with a constant operand and LSTM run on integers, also in the bodies of
+    `If`, `Loop` and `Scan`. No sample is needed, because nothing is calibrated: what the
+    activations of one run are decides their scale. So a sample's result depends a little on
+    what else is in its batch. Simplify the model first.
+
+    Args:
+        model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
+        samples: inputs of the size that matters: kernels are timed on the shapes of the
+            first one. None takes generated inputs, whose dynamic axes are small.
+        target: `"cpu"` (this machine), `"cpu-avx2"` or `"cpu-arm"`: ONNX Runtime's kernels there.
+        kernel: `"auto"` runs every layer alone, in float and on each kernel, and takes the
+            fastest; `"integer"` one scale for all activations of a layer, by standard
+            operators; `"blocks"` scales per block of each row, by ONNX Runtime's MatMulNBits.
+        embeddings: also store look-up tables with 8 bits and a scale per row: smaller, hardly
+            slower.
+        include: patterns (`fnmatch`) of node names to quantize; empty means all.
+        exclude: patterns of names that stay float.
+        threads: intra-operator threads while kernels are timed; None takes all cores.
+        on_report: called with the `StepReport`: one row per layer, and what stays float and why.
+        progress: called after every layer.
+
+    Returns:
+        The quantized model, or a copy of the input if nothing is to be quantized (the report
+        and a logged warning say why): a `ModelProto` if one came in, else an `ir.Model`.
+
+    Raises:
+        OptionError: an unknown target.
+        SamplesError: the samples do not fit the model.
+        ExecutionError: ONNX Runtime cannot run the model or its quantized form.
+        VerificationError: the quantized model's output is not finite.
+    """
+    options = DynamicOptions(
+        target=target,
+        kernel=kernel,
+        embeddings=embeddings,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        threads=threads,
+    )
+    result, report = quantize_dynamic_ir(load(model), samples, options, progress=progress)
+    if on_report is not None:
+        on_report(report)
+    if not report.changed:
+        logger.warning("quantize_dynamic changed nothing: %s", report.summary)
+    return give_back(model, result)
+
+
+def quantize_dynamic_ir(
+    model: ir.Model,
+    samples: SamplesLike | None = None,
+    options: DynamicOptions | None = None,
+    *,
+    progress: Progress = silent,
+) -> tuple[ir.Model, StepReport]:
+    """Quantize a private copy of a model; see `quantize_dynamic`."""
+    start = time.perf_counter()
+    options = options or DynamicOptions()
+    row = dynamic_target(options.target)
+    source = clone(model)
+    feed = first_feed(source, samples)
+    if reason := quantized_already(model):
+        return source, _unchanged(reason, [], start)
+    ready, declined = prepared(clone(model))
+    if isinstance(ready, Declined):
+        return source, _unchanged(ready.reason, declined, start)
+    plan = _chosen(ready, feed, row, options, declined, progress)
+    tables = [node for node in iter_nodes(ready) if options.embeddings and is_embedding(node)]
+    tables = [node for node in tables if not by_name(node, options.include, options.exclude)]
+    if not plan and not tables:
+        summary = "no layer is faster on integers" if declined else "no layer can be quantized"
+        return source, _unchanged(summary, declined, start)
+    rows = _written(ready, plan, tables, row)
+    sqnr = worst_sqnr_db(source, ready, [] if feed is None else [feed])
+    used = Counter(str(r.values["kernel"]) for r in rows)
+    return ready, StepReport(
+        step=_STEP,
+        changed=True,
+        summary=(
+            f"{len(plan)} layers on integers ({_listed(used)}), {len(declined)} stay float; "
+            f"weights {size_bytes(source):,} -> {size_bytes(ready):,} bytes; "
+            f"{'exact' if sqnr is None else f'{sqnr:.1f} dB'} on the first sample"
+        ),
+        changes={"layers-quantized": len(plan), "tables-quantized": len(tables)},
+        declined=tuple(declined),
+        layers=tuple(rows),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
+    """One sample: the first of those given, else a generated one; None if none is accepted."""
+    specs = input_specs(model)
+    if samples is not None:
+        feed = next(iter(Samples(samples, specs, batch=1)))
+        return trim(feed, specs, 1) or feed
+    try:
+        return generated_feed(model)
+    except ExecutionError as error:
+        logger.info("no input could be made up: %s", error)
+        return None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A layer's kernel, and its time over that in float, if that was measured."""
+
+    kernel: Kernel
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class _Unmeasured:
+    """A layer that has kernels, but no times of them, and why."""
+
+    reason: str
+
+
+def _chosen(
+    model: ir.Model,
+    feed: Feed | None,
+    target: Target,
+    options: DynamicOptions,
+    declined: list[Declined],
+    progress: Progress,
+) -> dict[ir.Node, _Choice]:
+    """The kernel of every layer that leaves float; the others go to `declined`."""
+    plan: dict[ir.Node, _Choice] = {}
+    layers = [node for node in iter_nodes(model) if _is_layer(node)]
+    shape_of = concrete_shapes(model, None if feed is None else [feed]) if layers else None
+    times = KernelTimes(threads=options.threads)
+    unmeasured: list[tuple[ir.Node, str]] = []
+    for number, node in enumerate(layers, 1):
+        reason = by_name(node, options.include, options.exclude)
+        choice: _Choice | _Unmeasured | str
+        if reason is None and shape_of is not None:
+            choice = _choice(model, node, shape_of, times, target, options.kernel)
+        else:
+            choice = reason or ""
+        if isinstance(choice, _Unmeasured):
+            unmeasured.append((node, choice.reason))
+        elif isinstance(choice, str):
+            declined.append(Declined(_WHAT, describe(node), choice))
+        else:
+            plan[node] = choice
+        progress("choose kernels", number, len(layers))
+    times.keep()
+    # Branches that no sample reached have layers of the same form as often as not.
+    for node, why in unmeasured:
+        twin = next((other for other in plan if _form(other) == _form(node)), None)
+        if twin is None:
+            declined.append(Declined(_WHAT, describe(node), why))
+        else:
+            plan[node] = plan[twin]
+    return plan
+
+
+def _form(node: ir.Node) -> tuple[object, ...]:
+    """What two layers share that differ in the sizes of their data only."""
+    attributes = sorted((name, str(attr.value)) for name, attr in node.attributes.items())
+    tensors = [const_tensor(value) for value in node.inputs]
+    return node.op_type, attributes, [t and tuple(t.shape.numpy()) for t in tensors]
+
+
+def _is_layer(node: ir.Node) -> bool:
+    """Whether a node multiplies by weights; those without a kernel are reported as well."""
+    spec = spec_of(node)
+    return node.domain in STANDARD_DOMAINS and (
+        node.op_type in KERNELS
+        or (spec.macs is not None and any(_is_constant(node, port) for port in spec.weights))
+    )
+
+
+def _is_constant(node: ir.Node, port: int) -> bool:
+    return port < len(node.inputs) and const_tensor(node.inputs[port]) is not None
+
+
+def _choice(
+    model: ir.Model,
+    node: ir.Node,
+    shape_of: ShapeOf,
+    times: KernelTimes,
+    target: Target,
+    wanted: KernelChoice,
+) -> _Choice | _Unmeasured | str:
+    """The kernel of one layer, or why it stays float."""
+    kernels = KERNELS.get(node.op_type, ())
+    if not kernels:
+        return f"{node.op_type} has no kernel in ONNX Runtime that finds scales at run time"
+    refusals = {kernel.name: kernel.refuses(node, target) for kernel in kernels}
+    able = [kernel for kernel in kernels if refusals[kernel.name] is None]
+    if not able:
+        return next(reason for reason in refusals.values() if reason is not None)
+    if wanted != "auto":
+        forced = [kernel for kernel in able if kernel.name == wanted or kernel is LSTM]
+        return _Choice(forced[0], None) if forced else refusals[wanted] or "no such kernel"
+    ratios = times.ratios(model, node, shape_of, able, target)
+    if isinstance(ratios, str):
+        return _Unmeasured(ratios)
+    best = able[0]
+    for kernel in able[1:]:
+        if ratios[kernel.name] < _BETTER * ratios[best.name]:
+            best = kernel
+    if ratios[best.name] > _FASTER:
+        found = _listed({name: f"{ratio:.2f}" for name, ratio in ratios.items()})
+        return f"integers are not faster here: time over float is {found}"
+    return _Choice(best, round(ratios[best.name], 3))
+
+
+def _written(
+    model: ir.Model, plan: dict[ir.Node, _Choice], tables: Sequence[ir.Node], target: Target
+) -> list[LayerRow]:
+    writer = Writer(model)
+    rows = []
+    for node in [node for node in iter_nodes(model) if node in plan or node in tables]:
+        name, op_type = node.name or "", node.op_type
+        if (choice := plan.get(node)) is not None:
+            pairs = choice.kernel.write(writer, node, target)
+            kernel, ratio = choice.kernel.name, choice.ratio
+        else:
+            pairs, kernel, ratio = write_embedding(writer, node), "rows", None
+        values: dict[str, Cell] = {
+            "kernel": kernel,
+            "time_over_float": ratio,
+            "weights": sum(weight.size for weight, _ in pairs),
+            "weight_sqnr_db": _sqnr_db(pairs),
+        }
+        rows.append(LayerRow(name, op_type, values))
+    return rows
+
+
+def _sqnr_db(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float | None:
+    signal = sum(float((weight.astype(np.float64) ** 2).sum()) for weight, _ in pairs)
+    noise = sum(float(((weight - back).astype(np.float64) ** 2).sum()) for weight, back in pairs)
+    return round(10 * float(np.log10(signal / noise)), 2) if signal and noise else None
+
+
+def _listed(entries: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in entries.items())
+
+
+def _unchanged(reason: str, declined: Sequence[Declined], start: float) -> StepReport:
+    return StepReport(
+        step=_STEP,
+        changed=False,
+        summary=reason,
+        declined=tuple(declined),
+        seconds=time.perf_counter() - start,
+    )

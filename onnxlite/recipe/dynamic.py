@@ -1,0 +1,47 @@
+"""The steps that quantize activations as they come: options of functions, as data."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+import onnx_ir as ir
+
+from onnxlite.quantize.dynamic import DynamicOptions, KernelChoice, quantize_dynamic_ir
+from onnxlite.quantize.kernels import dynamic_target
+from onnxlite.records import Progress, StepReport
+from onnxlite.samples import SamplesLike
+
+
+class QuantizeDynamic(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="quantize-dynamic"
+):
+    """INT8 weights, scales of activations in each run; see `onnxlite.quantize_dynamic`."""
+
+    needs_samples: ClassVar[bool] = False
+
+    target: str = "cpu"
+    kernel: KernelChoice = "auto"
+    embeddings: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        dynamic_target(self.target)
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike, progress: Progress
+    ) -> tuple[ir.Model, StepReport]:
+        """Quantize `model` on the kernels that are fastest for the first samples."""
+        return quantize_dynamic_ir(
+            model,
+            samples,
+            DynamicOptions(
+                target=self.target,
+                kernel=self.kernel,
+                embeddings=self.embeddings,
+                include=self.include,
+                exclude=self.exclude,
+            ),
+            progress=progress,
+        )
