@@ -13,7 +13,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -67,11 +67,21 @@ class LayerTimes:
             return None
         attributes = {name: str(attr.value) for name, attr in node.attributes.items()}
         key = f"{node.op_type} {sorted({**attributes, **counts}.items())} {shapes}"
+        return self.time_of(key, lambda: one_layer(model, node, shape_of, counts), node.op_type)
+
+    def time_of(self, key: str, build: Callable[[], ir.Model], op_type: str) -> float | None:
+        """Seconds of one run of the kernels in whose names an operator's occurs.
+
+        Args:
+            key: under which the time is kept.
+            build: makes the model; called where there is no time yet. Float inputs are random.
+            op_type: of the kernels; those beside it, such as conversions, do not count.
+        """
         if key not in self._times:
             try:
-                self._times[key] = self._measure(one_layer(model, node, shape_of, counts))
+                self._times[key] = self._measure(build(), op_type)
             except ExecutionError as error:
-                logger.info("%s cannot be measured alone: %s", node.name, error)
+                logger.info("%s cannot be measured alone: %s", key, error)
                 return None
             self._new = True
         return self._times[key]
@@ -82,7 +92,7 @@ class LayerTimes:
             keep_numbers(self._path, self._times)
             self._new = False
 
-    def _measure(self, model: ir.Model) -> float:
+    def _measure(self, model: ir.Model, op_type: str) -> float:
         rng = np.random.default_rng(0)
         feed = {
             value.name or "": rng.standard_normal(value.shape.numpy()).astype(np.float32)
@@ -98,7 +108,6 @@ class LayerTimes:
                 session.run(feed)
                 spent, runs = spent + time.perf_counter() - start, runs + 1
             events = json.loads(session.end_profiling().read_text())
-        op_type = next(iter(model.graph)).op_type
         # Fused and reordered kernels keep the operator's name somewhere in theirs.
         kernels = [
             float(event["dur"]) * 1e-6
