@@ -38,6 +38,7 @@ from onnxlite.quantize import quantize_static
 from onnxlite.quantize.dynamic import quantize_dynamic
 from onnxlite.quantize.float16 import to_float16
 from onnxlite.quantize.lowbits import quantize_weights
+from onnxlite.quantize.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from onnxlite.recipe import (
     Outcome,
     PruneChannels,
@@ -72,6 +73,7 @@ __all__ = [
     "InvalidModelError",
     "Latency",
     "LayerRow",
+    "LayerSensitivity",
     "LoadError",
     "MissingPackageError",
     "ModelError",
@@ -90,6 +92,7 @@ __all__ = [
     "SamplesError",
     "SamplesLike",
     "SaveError",
+    "Sensitivity",
     "Simplify",
     "Step",
     "StepReport",
@@ -112,6 +115,7 @@ __all__ = [
     "repair",
     "run",
     "save",
+    "sensitivity",
     "simplify",
     "to_float16",
 ]

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from onnxlite import __version__
 from onnxlite.cli import dynamic, formats, lowbits, measure, optimize
 from onnxlite.cli.exit_codes import ExitCode
+from onnxlite.cli.sensitivity import sensitivity
 from onnxlite.errors import OnnxliteError, OptionError, VerificationError
 
 _EPILOG = (
@@ -101,6 +102,7 @@ app.command("quantize")(optimize.quantize)
 app.command("quantize-dynamic")(dynamic.quantize_dynamic)
 app.command("quantize-weights")(lowbits.quantize_weights)
 app.command("to-float16")(formats.to_float16)
+app.command("sensitivity")(sensitivity)
 app.command("compare")(measure.compare)
 app.command("benchmark")(measure.benchmark)
 app.command("run")(optimize.run)

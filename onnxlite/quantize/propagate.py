@@ -176,7 +176,7 @@ def _meetings(sample: int, samples: int, sets: int, per_set: int) -> Iterator[in
     """The sets that a sample meets; every set meets `per_set` samples from all over."""
     for turn in range(per_set):
         for number in range(sets):
-            if (turn * sets + number + turn) % samples == sample:
+            if (number + turn * samples // per_set) % samples == sample:
                 yield number
 
 
@@ -227,9 +227,7 @@ class _Writer:
         integers, params = quantize_weight(
             weight,
             target.weight,
-            channel_axis=rule.channel_axis(node)
-            if rule.channel_axis and target.per_channel
-            else None,
+            channel_axis=target.channel_axis(node),
             reduction_axes=rule.reduction_axes(node),
             avoid_saturation=target.avoid_saturation,
         )
