@@ -23,6 +23,7 @@ from onnxlite.quantize.propagate import ErrorModel, Source
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target
+from onnxlite.quantize.widths import Widths
 from onnxlite.records import Declined, Progress, silent
 from onnxlite.samples import Samples
 
@@ -59,7 +60,7 @@ class Plain:
 
     def errors(self, *, threads: int | None) -> ErrorModel:
         """The float model with every rounding error, to be switched on."""
-        params = activation_params(self.placement, self._ranges, self.target)
+        params = activation_params(self.placement, self._ranges, self.target, Widths())
         return ErrorModel(self.model, self.placement, params, self.target, threads=threads)
 
     def sources(self, layers: Sequence[str]) -> frozenset[Source]:
@@ -80,13 +81,13 @@ class Plain:
         """The model in QDQ form with only these layers, and what lies between, quantized."""
         model = clone(self.model)
         placement = self._place(model, layers)
-        params = activation_params(placement, self._ranges, self.target)
-        emitter = Emitter(model, placement, keep_activations=not self.target.absorbs)
+        params = activation_params(placement, self._ranges, self.target, Widths())
+        emitter = Emitter(model, placement, self.target, Widths())
         for value, value_params in params.items():
             emitter.activation(value, value_params)
         for node in placement.nodes:
             if _has_weight(node):
-                emitter.layer(node, params, self.target)
+                emitter.layer(node, self.target)
         shield(model)
         return model
 

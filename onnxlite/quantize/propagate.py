@@ -37,6 +37,8 @@ from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples
 
 _SWITCHES = "onnxlite_errors"
+#: A set's noise on a sample is counted up to so many times that of all errors.
+_MOST = 4.0
 
 
 @dataclass(frozen=True)
@@ -134,42 +136,30 @@ def propagate(
     """
     none, every = (np.full(len(model.sources), on) for on in (False, True))
     feeds = list(islice(_single(samples), max(len(sets) * per_set, 1)))
-    sums = [_Sums(), _Sums(), *(_Sums() for _ in sets)]
-    signal, together = sums[:2]
-    beside = [_Sums() for _ in sets]
+    signal: dict[str, float] = {}
+    together: dict[str, float] = {}
+    shares: list[list[list[float]]] = [[] for _ in sets]
     for index, feed in enumerate(feeds):
         want = model.run(feed, none)
-        signal.add({name: _energy(array) for name, array in want.items()})
         all_on = _distance(want, model.run(feed, every))
-        together.add(all_on)
+        for name, array in want.items():
+            signal[name] = signal.get(name, 0.0) + _energy(array)
+            together[name] = together.get(name, 0.0) + all_on[name]
         for number in _meetings(index, len(feeds), len(sets), per_set):
-            sums[2 + number].add(_distance(want, model.run(feed, sets[number])))
-            beside[number].add(all_on)
+            mine = _distance(want, model.run(feed, sets[number]))
+            shares[number].append([_ratio(mine[name], all_on[name]) for name in want])
         progress("sensitivity", index + 1, len(feeds))
-    names = tuple(signal.of)
-    if not any(signal.of.values()):
+    if not any(signal.values()):
         raise SamplesError("every output of the model is zero on these samples: give others")
-    total = np.array([_ratio(together.of[name], signal.of[name]) for name in names])
-    shares = [
-        [_ratio(mine.of.get(name, 0.0), all_on.of.get(name, 0.0)) for name in names]
-        for mine, all_on in zip(sums[2:], beside, strict=True)
-    ]
-    return Noise(names, np.array(shares).reshape(-1, len(names)) * total, total, len(feeds))
-
-
-class _Sums:
-    """Energies by output, added up."""
-
-    def __init__(self) -> None:
-        self.of: dict[str, float] = {}
-
-    def add(self, energies: Mapping[str, float]) -> None:
-        for name, energy in energies.items():
-            self.of[name] = self.of.get(name, 0.0) + energy
+    total = np.array([together[name] / (signal[name] or np.inf) for name in signal])
+    # The mean of ratios, not the ratio of sums: one sample with much noise would decide that.
+    means = np.array([np.mean(rows, axis=0) for rows in shares]).reshape(-1, len(signal))
+    return Noise(tuple(signal), means * total, total, len(feeds))
 
 
 def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
+    """At most `_MOST`: where all errors nearly cancel, the ratio says little."""
+    return min(part / whole, _MOST) if whole > 0 else 0.0
 
 
 def _meetings(sample: int, samples: int, sets: int, per_set: int) -> Iterator[int]:
