@@ -17,7 +17,7 @@ from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.prune.importance import Importance
-from onnxlite.quantize import Form, Rounding
+from onnxlite.quantize import Form, PlacementBy, Rounding
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view
 
@@ -175,6 +175,12 @@ def quantize(
         int | None,
         typer.Option(min=1, metavar="COUNT", help="Calibrate on at most this many samples."),
     ] = None,
+    placement: Annotated[
+        PlacementBy,
+        typer.Option(
+            help="Leave in float what is not faster on integers here, or quantize everything."
+        ),
+    ] = "measured",
     rounding: Annotated[
         Rounding,
         typer.Option(help="Fit weights to the samples before they are rounded, or only round."),
@@ -204,6 +210,7 @@ def quantize(
         target=target,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        placement=placement,
         rounding=rounding,
         form=form,
         int16=tuple(int16 or ()),

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, give_back, load
-from onnxlite.quantize.options import Form, Rounding, StaticOptions
+from onnxlite.quantize.options import Form, PlacementBy, Rounding, StaticOptions
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Progress, ReportSink, silent
@@ -28,6 +28,7 @@ def quantize_static(
     target: str = "cpu",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -44,6 +45,7 @@ def quantize_static(
     target: str = "cpu",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -59,6 +61,7 @@ def quantize_static(
     target: str = "cpu",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -81,6 +84,11 @@ def quantize_static(
         target: which runtime's integer types to use: a row of `onnxlite.quantize.TARGETS`.
         include: patterns (`fnmatch`) of layer names to quantize; empty means all.
         exclude: patterns of names that stay float.
+        placement: `"measured"` leaves layers in float where integers, with the conversions
+            around them, are measured to be slower on this machine (one thread; on one sample
+            and on up to eight at once), and the whole model where nothing is gained: the
+            result is never slower than the float model. It is done for the targets `cpu` and
+            `cpu-avx2`, and its findings are kept. `"everything"` quantizes whatever can be.
         rounding: `"compensated"` fits each layer's weights to the samples, on the integer
             activations that the layer gets, and rounds them so that their errors cancel (GPTQ,
             Frantar et al. 2023); a scale and bias per output channel make up for the rest. The
@@ -113,6 +121,7 @@ def quantize_static(
             target=target,
             include=tuple(include),
             exclude=tuple(exclude),
+            placement=placement,
             rounding=rounding,
             form=form,
             int16=tuple(int16),
@@ -128,4 +137,12 @@ def quantize_static(
     return give_back(model, result)
 
 
-__all__ = ["TARGETS", "Form", "Rounding", "StaticOptions", "quantize_static", "quantize_static_ir"]
+__all__ = [
+    "TARGETS",
+    "Form",
+    "PlacementBy",
+    "Rounding",
+    "StaticOptions",
+    "quantize_static",
+    "quantize_static_ir",
+]

@@ -11,6 +11,9 @@ Rounding = Literal["compensated", "nearest"]
 #: How integers are written down: Q and DQ nodes around float operators, or integer operators.
 Form = Literal["qdq", "qoperator"]
 
+#: What runs on integers: where that was measured to be faster, or wherever it is possible.
+PlacementBy = Literal["measured", "everything"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StaticOptions:
@@ -19,6 +22,7 @@ class StaticOptions:
     target: str = "cpu"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()

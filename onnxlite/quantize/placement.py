@@ -7,9 +7,10 @@ taken away until the rest is consistent (a greatest fixed point).
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -46,9 +47,22 @@ class Placement:
 
 
 def place(
-    model: ir.Model, target: Target, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    model: ir.Model,
+    target: Target,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    floats: Mapping[str, str] = MappingProxyType({}),
 ) -> Placement:
-    """Decide what is quantized for `target`; the others are patterns of node names."""
+    """Decide what is quantized.
+
+    Args:
+        model: with shapes and names.
+        target: what the result runs on.
+        include: patterns of names of layers; empty means all.
+        exclude: patterns of names of nodes that stay float.
+        floats: names of nodes that stay float, each with the reason.
+    """
     declined: list[Declined] = []
     chosen: dict[ir.Node, None] = {}
     for node in model.graph:
@@ -56,7 +70,9 @@ def place(
         if rule is None:
             continue
         if rule.kind == "compute":
-            reason = _refusal(node) or by_name(node, include, exclude)
+            reason = (
+                _refusal(node) or by_name(node, include, exclude) or floats.get(node.name or "")
+            )
             if reason:
                 declined.append(Declined(_WHAT, describe(node), reason))
                 continue
@@ -64,6 +80,7 @@ def place(
             not _is_float(node)
             or by_name(node, (), exclude)
             or node.op_type in target.refuses
+            or node.name in floats
             or (rule.refuses and rule.refuses(node))
         ):
             continue
@@ -159,12 +176,12 @@ def _is_lonely(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
     rule = spec_of(node).quant
     assert rule is not None
     inputs = [node.inputs[port] for port in rule.ports(node)]
-    if not inputs or any(_source(value) not in chosen for value in inputs):
+    if not inputs or any(source(value) not in chosen for value in inputs):
         return True
     return not any(_leads_to(output, chosen) for output in node.outputs)
 
 
-def _source(value: ir.Value | None) -> ir.Node | None:
+def source(value: ir.Value | None) -> ir.Node | None:
     """The node that computes `value`, looking through a Relu or Clip that can be absorbed."""
     producer = None if value is None else value.producer()
     if producer is not None and spec_of(producer).output_range is not None:
@@ -211,7 +228,7 @@ def _quantized_values(
     for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs)):
         if value in inner or value.dtype != ir.DataType.FLOAT:
             continue
-        maker = _source(value) if value.producer() in absorbed else value.producer()
+        maker = source(value) if value.producer() in absorbed else value.producer()
         made = maker is not None and maker in chosen and _needs_integer_output(maker, target)
         if made or any(reads_integers(use.node, use.idx, chosen) for use in value.uses()):
             result.append(value)

@@ -21,6 +21,7 @@ from onnxlite.model import clone, size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.compensate import compensate
 from onnxlite.quantize.emit import Emitter
+from onnxlite.quantize.measured import measured
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement, place
 from onnxlite.quantize.prepare import OPSET, pool_means, prepared, quantized_already
@@ -61,13 +62,18 @@ def quantize_static_ir(
     pooled = pool_means(model)
     infer_shapes(model)
     placement = place(model, row, include=options.include, exclude=options.exclude)
-    declined += placement.declined
-    layers = [node for node in placement.nodes if _weight_port(node) is not None]
-    if not layers:
+    if not any(_weight_port(node) is not None for node in placement.nodes):
+        declined += placement.declined
         return source, _unchanged("no layer can be quantized", declined, start)
     widths, unused = find_widths(placement, options.int16)
     declined += unused
     params = _calibrated(model, placement, feeds, row, widths, options, progress)
+    found = measured(source, model, placement, params, feeds, row, options, progress)
+    placement, params = found.placement, {v: params[v] for v in found.placement.values}
+    declined += placement.declined
+    layers = [node for node in placement.nodes if _weight_port(node) is not None]
+    if not layers:
+        return source, _unchanged(found.note, declined, start)
     float_model = clone(model)
     emitter = Emitter(model, placement, row, widths)
     for value, value_params in params.items():
@@ -85,8 +91,8 @@ def quantize_static_ir(
         step=_STEP,
         changed=True,
         summary=(
-            f"{len(layers)} layers on integers, {_stay_float(placement)} stay float; weights "
-            f"{size_bytes(source):,} -> {size_bytes(model):,} bytes; "
+            f"{len(layers)} layers on integers, {_stay_float(placement)} stay float{found.note}; "
+            f"weights {size_bytes(source):,} -> {size_bytes(model):,} bytes; "
             f"{'exact' if sqnr is None else f'{sqnr:.1f} dB'} on the first calibration batch"
         ),
         changes={

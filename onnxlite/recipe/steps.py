@@ -20,7 +20,7 @@ from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
-from onnxlite.quantize import Form, Rounding, StaticOptions, quantize_static_ir
+from onnxlite.quantize import Form, PlacementBy, Rounding, StaticOptions, quantize_static_ir
 from onnxlite.quantize.targets import target_named
 from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
@@ -139,6 +139,7 @@ class QuantizeStatic(
     target: str = "cpu"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
@@ -158,6 +159,7 @@ class QuantizeStatic(
                 target=self.target,
                 include=self.include,
                 exclude=self.exclude,
+                placement=self.placement,
                 rounding=self.rounding,
                 form=self.form,
                 int16=self.int16,

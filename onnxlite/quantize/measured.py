@@ -1,0 +1,224 @@
+"""Placement by what it saves on this machine: no layer on integers that is faster in float.
+
+1. Profile the float model and the one with every candidate on integers.
+2. Label the nodes so that their times and the conversions between them add up to the least.
+   What conversions cost is the least certain part, so several weights of them are tried.
+3. Time the labellings, everything on integers, and the float model in turn. The fastest one
+   is taken, and none if the float model is as fast.
+
+Times are taken with one thread, on one sample and on up to eight at once; the result is
+faster on one and not slower on eight. What was decided is kept for the next time, by graph,
+shapes and machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.ops import spec_of
+from onnxlite.quantize.fingerprint import fingerprint
+from onnxlite.quantize.labelling import Costs, cheapest
+from onnxlite.quantize.options import StaticOptions
+from onnxlite.quantize.placement import Placement, place
+from onnxlite.quantize.profiled import measured_costs
+from onnxlite.quantize.qtypes import QParams
+from onnxlite.quantize.race import race
+from onnxlite.quantize.targets import Target
+from onnxlite.quantize.trial import trial
+from onnxlite.records import Progress
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed, Samples, feed_size, trim
+
+#: Targets whose kernels are those of this process: only these can be timed.
+MEASURABLE = frozenset({"cpu", "cpu-avx2"})
+_THREADS = 1
+_MANY = 8
+_WEIGHTS = (1.0, 2.0, 0.5)
+_PROFILE_S, _RACE_S = 1.5, 3.0
+#: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
+_LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
+_FASTER = "faster in float"
+#: Labellings this close are equal, and the one with most integers is the smallest file.
+_EQUAL = 0.01
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A placement that pays.
+
+    Attributes:
+        placement: what runs on integers, nothing if nothing pays; its `declined` says what
+            does not, and why.
+        note: how fast it was, for the report; empty if it was not timed.
+    """
+
+    placement: Placement
+    note: str = ""
+
+
+def measured(
+    source: ir.Model,
+    model: ir.Model,
+    everything: Placement,
+    params: Mapping[ir.Value, QParams],
+    feeds: Samples,
+    target: Target,
+    options: StaticOptions,
+    progress: Progress,
+) -> Measured:
+    """The part of a placement that is faster on integers.
+
+    Args:
+        source: the float model as it was given, which the result must not be slower than.
+        model: the same, prepared.
+        everything: the largest placement in `model`.
+        params: of its values.
+        feeds: the first one is timed.
+        target: of the quantized model.
+        options: what the caller asked for.
+        progress: called as placements are timed.
+    """
+    if options.placement == "everything" or target.name not in MEASURABLE:
+        return Measured(everything)
+    sizes = _timed_feeds(feeds)
+    nodes = {node.name: index for index, node in enumerate(model.graph)}
+    chosen = sorted(nodes[node.name] for node in everything.nodes)
+    key = fingerprint(model, list(sizes.values()), (target.name, str(_THREADS), repr(chosen)))
+    path = cache_folder() / f"placement-{key}.json"
+    kept = read_numbers(path)
+    if not kept:
+        kept = _numbers(
+            _decide(source, model, everything, params, sizes, target, options, progress), nodes
+        )
+        keep_numbers(path, kept)
+    return _read(kept, model, options)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What was found: times by node, the nodes that stay float, and ratios to float by size."""
+
+    costs: Costs
+    in_float: Sequence[ir.Node]
+    ratios: Mapping[int, float]
+    pays: bool
+
+
+def _timed_feeds(feeds: Samples) -> dict[int, Feed]:
+    """One sample and up to eight, by their number; the first feed where its size is fixed."""
+    first = next(iter(feeds))
+    sizes = {}
+    for count in (1, min(_MANY, feed_size(first, feeds.inputs))):
+        sizes[count] = trim(first, feeds.inputs, count)
+    if any(feed is None for feed in sizes.values()):
+        return {feed_size(first, feeds.inputs): first}
+    return {count: feed for count, feed in sizes.items() if feed is not None}
+
+
+def _decide(
+    source: ir.Model,
+    model: ir.Model,
+    everything: Placement,
+    params: Mapping[ir.Value, QParams],
+    sizes: Mapping[int, Feed],
+    target: Target,
+    options: StaticOptions,
+    progress: Progress,
+) -> _Verdict:
+    one = next(iter(sizes.values()))
+    whole = trial(model, everything, params, target)
+    costs = measured_costs(
+        model,
+        whole,
+        everything,
+        one,
+        concrete_shapes(model, [one]),
+        target.activation,
+        threads=_THREADS,
+        budget_s=_PROFILE_S,
+    )
+    entrants = {frozenset(everything.nodes): everything}
+    sessions = [Session(source, threads=_THREADS), Session(whole, threads=_THREADS)]
+    for weight in _WEIGHTS:
+        labelled = cheapest(everything, costs, conversion_weight=weight)
+        floats = {n.name or "": _FASTER for n in everything.nodes if n not in labelled}
+        smaller = place(model, include=options.include, exclude=options.exclude, floats=floats)
+        if _layers(smaller) and frozenset(smaller.nodes) not in entrants:
+            entrants[frozenset(smaller.nodes)] = smaller
+            twin = trial(model, smaller, params, target)
+            sessions.append(Session(twin, threads=_THREADS))
+    ratios = {
+        count: race(sessions, feed, budget_s=_RACE_S, progress=progress)
+        for count, feed in sizes.items()
+    }
+    placements = list(entrants.values())
+    best, pays = _best(list(ratios.values()), placements)
+    stay = [node for node in everything.nodes if node not in set(placements[best].nodes)]
+    return _Verdict(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
+
+
+def _best(rows: Sequence[Sequence[float]], placements: Sequence[Placement]) -> tuple[int, bool]:
+    """Which placement is taken, and whether it is worth it.
+
+    Args:
+        rows: of every size the times of the placements, the float model's being 1.
+        placements: what was timed.
+    """
+    indices = range(len(placements))
+    good = [
+        i
+        for i in indices
+        if rows[0][i] <= 1 - _LEAST_GAIN and all(row[i] <= 1 + _MOST_LOSS for row in rows)
+    ]
+    among = good or list(indices)
+    fastest = min(rows[0][i] for i in among)
+    equal = [i for i in among if rows[0][i] <= fastest + _EQUAL]
+    return max(equal, key=lambda i: len(placements[i].nodes)), bool(good)
+
+
+def _layers(placement: Placement) -> list[ir.Node]:
+    rules = ((node, spec_of(node).quant) for node in placement.nodes)
+    return [node for node, rule in rules if rule is not None and rule.weight is not None]
+
+
+def _numbers(verdict: _Verdict, nodes: Mapping[str | None, int]) -> dict[str, float]:
+    """A verdict as numbers to be kept: nodes by their position in the graph."""
+    kept = {"pays": float(verdict.pays)}
+    kept |= {f"ratio {count}": ratio for count, ratio in verdict.ratios.items()}
+    for node in verdict.in_float if verdict.pays else verdict.costs.in_float:
+        index = nodes[node.name]
+        kept[f"float {index}"] = verdict.costs.in_float[node]
+        kept[f"integers {index}"] = verdict.costs.on_integers[node]
+    return kept
+
+
+def _read(kept: Mapping[str, float], model: ir.Model, options: StaticOptions) -> Measured:
+    ratios = {key.split()[1]: ratio for key, ratio in kept.items() if key.startswith("ratio ")}
+    speed = " and ".join(
+        f"{ratio:.2f} on {count} sample{'' if count == '1' else 's'}"
+        for count, ratio in ratios.items()
+    )
+    floats = {}
+    for index, node in enumerate(model.graph):
+        if f"float {index}" in kept:
+            floats[node.name or ""] = _reason(kept[f"float {index}"], kept[f"integers {index}"])
+    placement = place(model, include=options.include, exclude=options.exclude, floats=floats)
+    if kept["pays"]:
+        return Measured(placement, f", time {speed} of float")
+    return Measured(
+        placement,
+        f"nothing is faster on integers here: of the float model's time the best placement took "
+        f'{speed}; placement="everything" quantizes all the same, to save size',
+    )
+
+
+def _reason(in_float: float, on_integers: float) -> str:
+    times = f"measured {in_float * 1e6:.0f} us in float and {on_integers * 1e6:.0f} us on integers"
+    if on_integers >= in_float:
+        return times
+    return f"{times}, which the conversions around it cost more than"

@@ -1,0 +1,96 @@
+"""The times of a model's nodes in float and on integers, from profiles of both forms."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxlite.analysis.kernels import Kernels, profile
+from onnxlite.analysis.latency import LayerTimes
+from onnxlite.graph import is_op
+from onnxlite.ops import ShapeOf, spec_of
+from onnxlite.quantize.conversions import conversions
+from onnxlite.quantize.labelling import Costs
+from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.qtypes import QType
+from onnxlite.samples import Feed
+
+
+def measured_costs(
+    model: ir.Model,
+    quantized: ir.Model,
+    placement: Placement,
+    feed: Feed,
+    shape_of: ShapeOf,
+    qtype: QType,
+    *,
+    threads: int | None,
+    budget_s: float,
+) -> Costs:
+    """Run both forms in turn and read off what each node of `placement` takes.
+
+    Args:
+        model: the float form.
+        quantized: the same with all of `placement` on integers; nodes keep their names.
+        placement: of the nodes of `model`.
+        feed: of both.
+        shape_of: of the values of `model` on that feed.
+        qtype: of activations.
+        threads: of ONNX Runtime.
+        budget_s: seconds for the runs.
+    """
+    in_float, on_integers = profile([model, quantized], feed, threads=threads, budget_s=budget_s)
+    return Costs(
+        _float_seconds(model, placement, in_float, shape_of, threads),
+        _integer_seconds(placement, on_integers),
+        conversions(placement.values, shape_of, qtype, threads=threads),
+    )
+
+
+def _float_seconds(
+    model: ir.Model,
+    placement: Placement,
+    kernels: Kernels,
+    shape_of: ShapeOf,
+    threads: int | None,
+) -> Mapping[ir.Node, float]:
+    """An operator without a kernel of its own went into another one, which has its time.
+
+    That must not happen to a layer: one that was fused beyond recognition is measured alone.
+    """
+    seconds = kernels.seconds()
+    absorbing = {activation.inputs[0]: activation for activation in placement.absorbed}
+    found, alone = {}, LayerTimes(threads=threads)
+    for node in placement.nodes:
+        parts = [node, *(absorbing[v] for v in node.outputs if v in absorbing)]
+        spent = sum(seconds.get(part, 0.0) for part in parts)
+        if not spent and _is_layer(node):
+            spent = alone.time(model, node, shape_of, {}) or 0.0
+        found[node] = spent
+    alone.keep()
+    return found
+
+
+def _integer_seconds(placement: Placement, kernels: Kernels) -> Mapping[ir.Node, float]:
+    """A Q or DQ between integer nodes means that a node has no integer kernel: it pays for it."""
+    mine = {node.name: node for node in placement.nodes}
+    found: dict[ir.Node, float] = defaultdict(float)
+    for node, spent in kernels.seconds().items():
+        if node.name in mine:
+            found[mine[node.name]] += spent
+        elif is_op(node, "QuantizeLinear"):
+            maker = None if node.inputs[0] is None else node.inputs[0].producer()
+            if maker is not None and maker.name in mine:
+                found[mine[maker.name]] += spent
+        elif is_op(node, "DequantizeLinear"):
+            readers = {use.node.name for use in node.outputs[0].uses()}
+            if readers and readers <= mine.keys() and not node.outputs[0].is_graph_output():
+                found[mine[min(readers, key=str)]] += spent
+    return {node: found.get(node, 0.0) for node in placement.nodes}
+
+
+def _is_layer(node: ir.Node) -> bool:
+    rule = spec_of(node).quant
+    return rule is not None and rule.kind == "compute"

@@ -1,0 +1,52 @@
+"""Quantized models made only to be timed: any placement, with the scales of the final one.
+
+Weights are rounded to the nearest integers, whatever the final ones will be: their values do
+not change how long a kernel takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxlite.model import clone
+from onnxlite.ops import spec_of
+from onnxlite.quantize.emit import Emitter
+from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.qtypes import QParams
+from onnxlite.quantize.targets import Target
+
+
+def trial(
+    model: ir.Model, placement: Placement, params: Mapping[ir.Value, QParams], target: Target
+) -> ir.Model:
+    """A quantized copy of `model`.
+
+    Args:
+        model: the prepared float model; it is not changed.
+        placement: of its nodes.
+        params: of at least the placement's values.
+        target: decides the weights' type.
+    """
+    copy = clone(model)
+    nodes = {node.name: node for node in copy.graph}
+    values = {v.name: v for v in (*copy.graph.inputs, *(o for n in copy.graph for o in n.outputs))}
+    twin = Placement(
+        tuple(nodes[node.name] for node in placement.nodes),
+        tuple(nodes[node.name] for node in placement.absorbed),
+        tuple(values[value.name] for value in placement.values),
+        (),
+    )
+    twin_params = {values[value.name]: params[value] for value in placement.values}
+    emitter = Emitter(copy, twin)
+    for value, value_params in twin_params.items():
+        emitter.activation(value, value_params)
+    # Bounding pairs of weights takes long and saves no time at run time.
+    simple = dataclasses.replace(target, avoid_saturation=False)
+    for node in twin.nodes:
+        rule = spec_of(node).quant
+        if rule is not None and rule.weight is not None:
+            emitter.layer(node, twin_params, simple)
+    return copy
