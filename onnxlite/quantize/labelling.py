@@ -61,8 +61,7 @@ def cheapest(placement: Placement, costs: Costs, *, conversion_weight: float) ->
         rule = spec_of(node).quant
         if rule is not None and rule.kind != "compute":
             for port in rule.ports(node):
-                maker = source(node.inputs[port])
-                graph.edge(vertex, _vertex(maker, vertices), math.inf)
+                graph.edge(vertex, _vertex(source(node.inputs[port]), vertices), math.inf)
     absorbed = {activation.outputs[0] for activation in placement.absorbed}
     for value, conversion in costs.conversions.items():
         producer = source(value) if value in absorbed else value.producer()

@@ -16,6 +16,7 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.placement import Placement
 from onnxlite.quantize.qtypes import QParams
+from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target
 
 
@@ -49,4 +50,5 @@ def trial(
         rule = spec_of(node).quant
         if rule is not None and rule.weight is not None:
             emitter.layer(node, twin_params, simple)
+    shield(copy)
     return copy
