@@ -13,7 +13,7 @@ from onnxlite.samples import Feed
 
 #: A turn of a fast model is several runs, until it is long against the clock.
 _TURN_S = 0.002
-_LEAST_ROUNDS, _MOST_ROUNDS = 8, 100
+_LEAST_ROUNDS, _MOST_ROUNDS = 8, 40
 #: A coarser clock than this cannot time a turn.
 _RESOLUTION_S = 1e-5
 
