@@ -51,7 +51,7 @@ def _convolutions(count: int, channels: int, side: int, seed: int) -> onnx.Model
         nodes.append(helper.make_node("Conv", inputs, [f"t{index}"], pads=[1, 1, 1, 1]))
         name = "y" if index == count - 1 else f"r{index}"
         nodes.append(helper.make_node("Relu", [f"t{index}"], [name]))
-    shape = ["batch", channels, side, side]
+    shape: list[str | int] = ["batch", channels, side, side]
     return _model(nodes, tensors, shape, shape)
 
 

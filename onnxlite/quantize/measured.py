@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.machine import machine
 from onnxlite.ops import spec_of
 from onnxlite.quantize.fingerprint import fingerprint
 from onnxlite.quantize.labelling import Costs, cheapest
@@ -34,8 +36,11 @@ from onnxlite.records import Progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size, trim
 
-#: Targets whose kernels are those of this process: only these can be timed.
-MEASURABLE = frozenset({"cpu", "cpu-avx2"})
+#: Targets whose kernels are ONNX Runtime's own, by whether the machine must be an ARM: only
+#: these can be timed.
+MEASURABLE: Mapping[str, bool] = MappingProxyType(
+    {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
+)
 _THREADS = 1
 _MANY = 8
 _WEIGHTS = (1.0, 2.0, 0.5)
@@ -83,7 +88,7 @@ def measured(
         options: what the caller asked for.
         progress: called as placements are timed.
     """
-    if options.placement == "everything" or target.name not in MEASURABLE:
+    if options.placement == "everything" or MEASURABLE.get(target.name) != machine().is_arm:
         return Measured(everything)
     sizes = _timed_feeds(feeds)
     nodes = {node.name: index for index, node in enumerate(model.graph)}
@@ -96,7 +101,7 @@ def measured(
             _decide(source, model, everything, params, sizes, target, options, progress), nodes
         )
         keep_numbers(path, kept)
-    return _read(kept, model, options)
+    return _read(kept, model, target, options)
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def _decide(
     for weight in _WEIGHTS:
         labelled = cheapest(everything, costs, conversion_weight=weight)
         floats = {n.name or "": _FASTER for n in everything.nodes if n not in labelled}
-        smaller = place(model, include=options.include, exclude=options.exclude, floats=floats)
+        smaller = _placed(model, target, options, floats)
         if _layers(smaller) and frozenset(smaller.nodes) not in entrants:
             entrants[frozenset(smaller.nodes)] = smaller
             twin = trial(model, smaller, params, target)
@@ -160,6 +165,12 @@ def _decide(
     best, pays = _best(list(ratios.values()), placements)
     stay = [node for node in everything.nodes if node not in set(placements[best].nodes)]
     return _Verdict(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
+
+
+def _placed(
+    model: ir.Model, target: Target, options: StaticOptions, floats: Mapping[str, str]
+) -> Placement:
+    return place(model, target, include=options.include, exclude=options.exclude, floats=floats)
 
 
 def _best(rows: Sequence[Sequence[float]], placements: Sequence[Placement]) -> tuple[int, bool]:
@@ -198,7 +209,9 @@ def _numbers(verdict: _Verdict, nodes: Mapping[str | None, int]) -> dict[str, fl
     return kept
 
 
-def _read(kept: Mapping[str, float], model: ir.Model, options: StaticOptions) -> Measured:
+def _read(
+    kept: Mapping[str, float], model: ir.Model, target: Target, options: StaticOptions
+) -> Measured:
     ratios = {key.split()[1]: ratio for key, ratio in kept.items() if key.startswith("ratio ")}
     speed = " and ".join(
         f"{ratio:.2f} on {count} sample{'' if count == '1' else 's'}"
@@ -208,7 +221,7 @@ def _read(kept: Mapping[str, float], model: ir.Model, options: StaticOptions) ->
     for index, node in enumerate(model.graph):
         if f"float {index}" in kept:
             floats[node.name or ""] = _reason(kept[f"float {index}"], kept[f"integers {index}"])
-    placement = place(model, include=options.include, exclude=options.exclude, floats=floats)
+    placement = _placed(model, target, options, floats)
     if kept["pays"]:
         return Measured(placement, f", time {speed} of float")
     return Measured(

@@ -18,6 +18,7 @@ from onnxlite.quantize.placement import Placement
 from onnxlite.quantize.qtypes import QParams
 from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target
+from onnxlite.quantize.widths import Widths
 
 
 def trial(
@@ -41,14 +42,14 @@ def trial(
         (),
     )
     twin_params = {values[value.name]: params[value] for value in placement.values}
-    emitter = Emitter(copy, twin)
-    for value, value_params in twin_params.items():
-        emitter.activation(value, value_params)
     # Bounding pairs of weights takes long and saves no time at run time.
     simple = dataclasses.replace(target, avoid_saturation=False)
+    emitter = Emitter(copy, twin, simple, Widths())
+    for value, value_params in twin_params.items():
+        emitter.activation(value, value_params)
     for node in twin.nodes:
         rule = spec_of(node).quant
         if rule is not None and rule.weight is not None:
-            emitter.layer(node, twin_params, simple)
+            emitter.layer(node, simple)
     shield(copy)
     return copy

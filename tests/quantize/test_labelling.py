@@ -15,6 +15,7 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.labelling import Conversion, Costs, cheapest
 from onnxlite.quantize.placement import Placement, place, reads_integers, source
 from onnxlite.quantize.prepare import prepared
+from onnxlite.quantize.targets import TARGETS
 from tests.odd_models import parse
 
 # A residual sum, an absorbed Relu, a Tanh in float, a value read by both sides, a Gemm.
@@ -32,7 +33,7 @@ MICROSECONDS = st.integers(0, 20).map(lambda n: n * 1e-6)
 def largest() -> tuple[ir.Model, Placement]:
     model, _ = prepared(load(parse(NET)))
     assert isinstance(model, ir.Model)
-    return model, place(model)
+    return model, place(model, TARGETS["cpu"])
 
 
 def allowed(chosen: set[ir.Node]) -> bool:
