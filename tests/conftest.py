@@ -13,6 +13,18 @@ from tests.odd_models import parse
 FASHION = Path(__file__).parent.parent / "models" / "fashion"
 
 
+@pytest.fixture(autouse=True)
+def placement_without_a_clock(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is timed here, so that tests do not depend on what the machine does just now.
+
+    Tests of measured placement itself are marked `measured_placement`.
+    """
+    if request.node.get_closest_marker("measured_placement") is None:
+        monkeypatch.setattr("onnxlite.quantize.measured.MEASURABLE", {})
+
+
 @pytest.fixture
 def residual_path() -> Path:
     """The committed residual net."""

@@ -22,6 +22,8 @@ from onnxlite.records import StepReport, silent
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
+pytestmark = pytest.mark.measured_placement
+
 # Three convolutions of one shape; what is measured for them is made up below.
 NET = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,8,8,8] x) => (float[n,8,8,8] y)
