@@ -192,6 +192,14 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Layers that get 16-bit activations (qnn, generic)."),
     ] = None,
+    min_sqnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="Keep so many layers float that this SQNR is reached on samples held out.",
+            show_default=False,
+        ),
+    ] = None,
     first_simplify: Annotated[
         bool,
         typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
@@ -214,6 +222,7 @@ def quantize(
         rounding=rounding,
         form=form,
         int16=tuple(int16 or ()),
+        min_sqnr_db=min_sqnr,
         limit=limit,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]

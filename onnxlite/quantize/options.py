@@ -26,5 +26,6 @@ class StaticOptions:
     rounding: Rounding = "compensated"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
+    min_sqnr_db: float | None = None
     limit: int | None = None
     threads: int | None = None

@@ -20,7 +20,7 @@ from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
-from onnxlite.quantize import Form, PlacementBy, Rounding, StaticOptions, quantize_static_ir
+from onnxlite.quantize import Form, PlacementBy, Rounding, StaticOptions, quantize_mixed_ir
 from onnxlite.quantize.targets import target_named
 from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
@@ -143,6 +143,7 @@ class QuantizeStatic(
     rounding: Rounding = "compensated"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
+    min_sqnr_db: float | None = None
     limit: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
@@ -152,7 +153,7 @@ class QuantizeStatic(
         self, model: ir.Model, samples: SamplesLike, progress: Progress
     ) -> tuple[ir.Model, StepReport]:
         """Quantize `model` with the ranges that the calibration samples show."""
-        return quantize_static_ir(
+        return quantize_mixed_ir(
             model,
             samples,
             StaticOptions(
@@ -163,6 +164,7 @@ class QuantizeStatic(
                 rounding=self.rounding,
                 form=self.form,
                 int16=self.int16,
+                min_sqnr_db=self.min_sqnr_db,
                 limit=self.limit,
             ),
             progress=progress,
