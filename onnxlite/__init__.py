@@ -35,6 +35,7 @@ from onnxlite.evaluate import Fidelity, Latency, benchmark, compare
 from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.choice import quantize_auto
 from onnxlite.quantize.dynamic import quantize_dynamic
 from onnxlite.quantize.float16 import to_float16
 from onnxlite.quantize.lowbits import quantize_weights
@@ -43,6 +44,7 @@ from onnxlite.recipe import (
     Outcome,
     PruneChannels,
     PruneWeights,
+    QuantizeAuto,
     QuantizeDynamic,
     QuantizeStatic,
     QuantizeWeights,
@@ -83,6 +85,7 @@ __all__ = [
     "Outcome",
     "PruneChannels",
     "PruneWeights",
+    "QuantizeAuto",
     "QuantizeDynamic",
     "QuantizeStatic",
     "QuantizeWeights",
@@ -109,6 +112,7 @@ __all__ = [
     "load_recipe",
     "prune_channels",
     "prune_weights",
+    "quantize_auto",
     "quantize_dynamic",
     "quantize_static",
     "quantize_weights",

@@ -1,4 +1,4 @@
-"""Commands for models whose activations are quantized as they come: dynamic quantization."""
+"""Commands that quantize activations as they come, or choose between that and calibration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import typer
 
 from onnxlite.cli import arguments as args
 from onnxlite.cli.optimize import run_steps
+from onnxlite.quantize.choice import MIN_SQNR_DB
 from onnxlite.quantize.dynamic import KernelChoice
-from onnxlite.recipe import QuantizeDynamic, Simplify, Step
+from onnxlite.recipe import QuantizeAuto, QuantizeDynamic, Simplify, Step
 
 
 def quantize_dynamic(
@@ -50,6 +51,57 @@ def quantize_dynamic(
         embeddings=embeddings,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+    )
+    steps: list[Step] = [Simplify(), step] if first_simplify else [step]
+    run_steps(
+        model,
+        steps,
+        output,
+        data,
+        evaluation=evaluation,
+        labels=labels,
+        benchmark=benchmark,
+        json=json,
+        quiet=quiet,
+    )
+
+
+def quantize_auto(
+    model: args.ModelPath,
+    data: args.Data = None,
+    output: args.Output = None,
+    evaluation: args.Evaluation = None,
+    labels: args.Labels = None,
+    target: Annotated[str, typer.Option(help="What the result runs on.")] = "cpu",
+    min_sqnr: Annotated[
+        float, typer.Option(metavar="DB", help="Signal to noise that every output must keep.")
+    ] = MIN_SQNR_DB,
+    include: args.Include = None,
+    exclude: args.Exclude = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="COUNT", help="Use at most this many samples.")
+    ] = None,
+    first_simplify: Annotated[
+        bool,
+        typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
+    ] = True,
+    benchmark: args.Benchmark = True,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Convert to INT8 with calibrated or with dynamic scales, whichever measures better here.
+
+    Both are made and compared with the model on data that neither was calibrated on. The
+    model stays as it is where neither is faster and exact enough.
+
+    [bold]Example[/bold]: onnxlite quantize-auto model.onnx --data tokens.npz -o int8.onnx
+    """
+    step = QuantizeAuto(
+        target=target,
+        min_sqnr_db=min_sqnr,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        limit=limit,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]
     run_steps(

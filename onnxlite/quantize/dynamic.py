@@ -57,7 +57,6 @@ class DynamicOptions:
     embeddings: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    threads: int | None = 1
 
 
 @overload
@@ -70,7 +69,6 @@ def quantize_dynamic(
     embeddings: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    threads: int | None = 1,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto: ...
@@ -84,7 +82,6 @@ def quantize_dynamic(
     embeddings: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    threads: int | None = 1,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> ir.Model: ...
@@ -97,7 +94,6 @@ def quantize_dynamic(
     embeddings: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    threads: int | None = 1,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto | ir.Model:
@@ -114,13 +110,12 @@ def quantize_dynamic(
             first one. None takes generated inputs, whose dynamic axes are small.
         target: `"cpu"` (this machine), `"cpu-avx2"` or `"cpu-arm"`: ONNX Runtime's kernels there.
         kernel: `"auto"` runs every layer alone, in float and on each kernel, and takes the
-            fastest; `"integer"` one scale for all activations of a layer, by standard
+            fastest on one thread; `"integer"` one scale for all activations of a layer, by standard
             operators; `"blocks"` scales per block of each row, by ONNX Runtime's MatMulNBits.
         embeddings: also store look-up tables with 8 bits and a scale per row: smaller, hardly
             slower.
         include: patterns (`fnmatch`) of node names to quantize; empty means all.
         exclude: patterns of names that stay float.
-        threads: intra-operator threads while kernels are timed; None takes all cores.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
         progress: called after every layer.
 
@@ -140,7 +135,6 @@ def quantize_dynamic(
         embeddings=embeddings,
         include=tuple(include),
         exclude=tuple(exclude),
-        threads=threads,
     )
     result, report = quantize_dynamic_ir(load(model), samples, options, progress=progress)
     if on_report is not None:
@@ -232,7 +226,7 @@ def _chosen(
     plan: dict[ir.Node, _Choice] = {}
     layers = [node for node in iter_nodes(model) if _is_layer(node)]
     shape_of = concrete_shapes(model, None if feed is None else [feed]) if layers else None
-    times = KernelTimes(threads=options.threads)
+    times = KernelTimes()
     unmeasured: list[tuple[ir.Node, str]] = []
     for number, node in enumerate(layers, 1):
         reason = by_name(node, options.include, options.exclude)

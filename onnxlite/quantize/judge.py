@@ -1,16 +1,23 @@
-"""How far a candidate is from the float model on some inputs: one number for all outputs."""
+"""What a quantized candidate is worth: how far from the float model, and how much faster."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from onnxlite.errors import VerificationError
+from onnxlite.model import size_bytes
+from onnxlite.quantize.race import race
+from onnxlite.records import silent
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
+from onnxlite.samples import Feed, input_specs, trim
+
+#: Inputs that are timed in turn.
+_TIMED = 4
 
 
 def worst_sqnr_db(
@@ -56,4 +63,50 @@ def worst_sqnr_db(
             if power and noise[name]
         ),
         default=None,
+    )
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a candidate is against the float model.
+
+    Attributes:
+        sqnr_db: of the output that suffers most; None without any error.
+        latency_ratio: processor time of a run over the float model's, on one thread.
+        size_ratio: bytes of tensors over the float model's.
+    """
+
+    sqnr_db: float | None
+    latency_ratio: float
+    size_ratio: float
+
+    def __str__(self) -> str:
+        noise = "exact" if self.sqnr_db is None else f"{self.sqnr_db:.1f} dB"
+        return f"{self.latency_ratio:.2f} of the latency at {noise}"
+
+
+def judge(
+    reference: ir.Model, candidate: ir.Model, feeds: Sequence[Feed], *, budget_s: float
+) -> Verdict:
+    """Compare a candidate with the float model in fidelity and interleaved latency.
+
+    Args:
+        reference: the float model.
+        candidate: the model made from it.
+        feeds: what both are compared on, and, cut to one sample each, timed on.
+        budget_s: seconds spent on times.
+
+    Raises:
+        VerificationError: an output of the candidate is not finite.
+        ExecutionError: ONNX Runtime does not run one of the models.
+    """
+    sqnr = worst_sqnr_db(reference, candidate, feeds)
+    specs = input_specs(reference)
+    single = [trim(feed, specs, 1) or feed for feed in feeds[:_TIMED]]
+    sessions = (Session(reference, threads=1), Session(candidate, threads=1))
+    share = budget_s / len(single)
+    ratios = [race(sessions, feed, budget_s=share, progress=silent)[0] for feed in single]
+    return Verdict(
+        sqnr_db=sqnr,
+        latency_ratio=float(np.median(ratios)),
+        size_ratio=size_bytes(candidate) / max(1, size_bytes(reference)),
     )

@@ -1,15 +1,13 @@
 """How much faster integer kernels run a layer than float: measured alone, and kept.
 
-The layer is run by itself, with the shapes that it has in the model, in float and on every
-kernel in turn. What is kept is the ratio of the shortest times, which other work on the
-machine hardly changes.
+The layer is run by itself on one thread, with the shapes that it has in the model, in float
+and on every kernel in turn. What is kept is the ratio of processor times, which other work on
+the machine hardly changes.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -25,31 +23,29 @@ from onnxlite.machine import machine
 from onnxlite.model import clone
 from onnxlite.ops import ShapeOf
 from onnxlite.quantize.kernels import Kernel
+from onnxlite.quantize.race import race
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.writer import Writer
+from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 
 logger = logging.getLogger(__name__)
 
 #: Raise it when kernels are written into the graph in another way: old times do not hold.
-_VERSION = 1
-#: Runs are repeated until a slot is long against the clock.
-_SLOT_S = 0.0005
-_ROUNDS, _LEAST_ROUNDS, _SECONDS = 40, 5, 0.25
+_VERSION = 2
+_BUDGET_S = 0.25
 
 
 class KernelTimes:
     """Time of kernels relative to the float layer, from the cache or measured.
 
     Args:
-        threads: of ONNX Runtime.
         folder: where ratios are kept between processes; None takes the user's cache folder.
     """
 
-    def __init__(self, *, threads: int | None = 1, folder: Path | None = None) -> None:
-        self._threads = threads
-        described = f"{machine()} {machine().cores} {threads} {_VERSION}".encode()
+    def __init__(self, *, folder: Path | None = None) -> None:
+        described = f"{machine()} {machine().cores} {_VERSION}".encode()
         name = f"kernels-{sha256(described).hexdigest()[:16]}.json"
         self._path = (cache_folder() if folder is None else folder) / name
         self._ratios = read_numbers(self._path)
@@ -99,38 +95,18 @@ class KernelTimes:
             keep_numbers(self._path, self._ratios)
             self._new = False
 
-    def _measure(
-        self, alone: ir.Model, kernels: Sequence[Kernel], target: Target
-    ) -> dict[str, float]:
-        sessions = [Session(alone, threads=self._threads)]
+    @staticmethod
+    def _measure(alone: ir.Model, kernels: Sequence[Kernel], target: Target) -> dict[str, float]:
+        sessions = [Session(alone, threads=1)]
         for kernel in kernels:
             copy = clone(alone)
             kernel.write(Writer(copy), next(iter(copy.graph)), target)
-            sessions.append(Session(copy, threads=self._threads))
+            sessions.append(Session(copy, threads=1))
         rng = np.random.default_rng(0)
         feed: Feed = {
             value.name or "": rng.standard_normal(value.shape.numpy()).astype(np.float32)
             for value in alone.graph.inputs
             if value.shape is not None
         }
-        repeats = []
-        for session in sessions:
-            session.run(feed)
-            repeats.append(max(1, math.ceil(_SLOT_S / _slot(session, feed, 3))))
-        shortest = [math.inf] * len(sessions)
-        began, rounds = time.perf_counter(), 0
-        while rounds < _LEAST_ROUNDS or (
-            rounds < _ROUNDS and time.perf_counter() - began < _SECONDS
-        ):
-            for i, session in enumerate(sessions):
-                shortest[i] = min(shortest[i], _slot(session, feed, repeats[i]))
-            rounds += 1
-        times = zip(kernels, shortest[1:], strict=True)
-        return {kernel.name: seconds / shortest[0] for kernel, seconds in times}
-
-
-def _slot(session: Session, feed: Feed, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        session.run(feed)
-    return (time.perf_counter() - start) / repeats
+        ratios = race(sessions, feed, budget_s=_BUDGET_S, progress=silent)
+        return {kernel.name: ratio for kernel, ratio in zip(kernels, ratios, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxlite.recipe.document import Recipe, load_recipe
-from onnxlite.recipe.dynamic import QuantizeDynamic
+from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "PruneChannels",
     "PruneWeights",
+    "QuantizeAuto",
     "QuantizeDynamic",
     "QuantizeStatic",
     "QuantizeWeights",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 import onnx_ir as ir
+from msgspec import Meta
 
+from onnxlite.quantize.choice import MIN_SQNR_DB, AutoOptions, quantize_auto_ir
 from onnxlite.quantize.dynamic import DynamicOptions, KernelChoice, quantize_dynamic_ir
 from onnxlite.quantize.kernels import dynamic_target
+from onnxlite.quantize.options import Rounding
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 
@@ -42,6 +45,42 @@ class QuantizeDynamic(
                 embeddings=self.embeddings,
                 include=self.include,
                 exclude=self.exclude,
+            ),
+            progress=progress,
+        )
+
+
+class QuantizeAuto(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="quantize-auto"
+):
+    """INT8, static or dynamic by measurement; see `onnxlite.quantize_auto`."""
+
+    needs_samples: ClassVar[bool] = True
+
+    target: str = "cpu"
+    min_sqnr_db: float = MIN_SQNR_DB
+    rounding: Rounding = "compensated"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: Annotated[int, Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        dynamic_target(self.target)
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike, progress: Progress
+    ) -> tuple[ir.Model, StepReport]:
+        """Quantize `model` both ways and keep the better one."""
+        return quantize_auto_ir(
+            model,
+            samples,
+            AutoOptions(
+                target=self.target,
+                min_sqnr_db=self.min_sqnr_db,
+                rounding=self.rounding,
+                include=self.include,
+                exclude=self.exclude,
+                limit=self.limit,
             ),
             progress=progress,
         )

@@ -22,7 +22,7 @@ from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
 from onnxlite.quantize import Form, PlacementBy, Rounding, StaticOptions, quantize_mixed_ir
 from onnxlite.quantize.targets import target_named
-from onnxlite.recipe.dynamic import QuantizeDynamic
+from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.records import Progress, StepReport
@@ -179,6 +179,7 @@ Step: TypeAlias = (
     | QuantizeWeights
     | ToFloat16
     | QuantizeDynamic
+    | QuantizeAuto
 )
 
 #: Every step class by its name in recipes and reports.
