@@ -129,6 +129,28 @@ TO_FLOAT: Mapping[str, IntegerForm] = MappingProxyType(
         ),
     }
 )
+#: Further operators that only a quantized model has.
+_OF_QUANTIZED_MODELS = frozenset(
+    {
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "GatherBlockQuantized",
+        "MatMulInteger",
+        "MatMulNBits",
+        "QAttention",
+        "QuantizeLinear",
+    }
+)
+
+
+def is_quantized(node: ir.Node) -> bool:
+    """Whether this is an operator that only a quantized model has."""
+    forms = (*TO_INTEGERS.values(), *TO_FLOAT.values())
+    name = node.op_type
+    return name in _OF_QUANTIZED_MODELS or any(form.op_type == name for form in forms)
 
 
 def integer_form(node: ir.Node, *, to_float: bool) -> IntegerForm | None:

@@ -68,6 +68,8 @@ def place(
     for node in model.graph:
         rule = spec_of(node).quant
         if rule is None:
+            if _has_weights(node):
+                declined.append(Declined(_WHAT, describe(node), "it has no integer kernel"))
             continue
         if rule.kind == "compute":
             reason = (
@@ -132,9 +134,14 @@ def _refusal(node: ir.Node) -> str | None:
     weight = node.inputs[rule.weight] if rule.weight < len(node.inputs) else None
     tensor = const_tensor(weight)
     if tensor is None:
+        if _is_foldable(weight):
+            return "its weight is computed from constants: simplify the model first"
         return "its second operand is computed at run time, not a constant weight"
     if tensor.dtype != ir.DataType.FLOAT:
-        return f"its weight {tensor.name!r} is {tensor.dtype}, not float32"
+        return (
+            f"its weight {tensor.name!r} is {tensor.dtype}, not float32: quantize the float32 "
+            "model that it was made from"
+        )
     if not tensor.size:
         return f"its weight {tensor.name!r} is empty"
     if len(tensor.shape) < 2:
@@ -144,6 +151,28 @@ def _refusal(node: ir.Node) -> str | None:
     if rule.refuses and (reason := rule.refuses(node)):
         return reason
     return _bias_refusal(node, rule.bias)
+
+
+def _has_weights(node: ir.Node) -> bool:
+    """Whether a layer that is not quantized multiplies by constant weights."""
+    spec = spec_of(node)
+    ports = [port for port in spec.weights if port < len(node.inputs)]
+    return spec.macs is not None and any(const_tensor(node.inputs[i]) is not None for i in ports)
+
+
+def _is_foldable(value: ir.Value | None) -> bool:
+    """Whether a value depends on constants alone."""
+    ahead, seen = [value], {value}
+    while ahead:
+        current = ahead.pop()
+        if current is None or const_tensor(current) is not None:
+            continue
+        producer = current.producer()
+        if producer is None or not producer.inputs:
+            return False
+        ahead += [data for data in producer.inputs if data not in seen]
+        seen.update(producer.inputs)
+    return True
 
 
 def _bias_refusal(node: ir.Node, port: int | None) -> str | None:

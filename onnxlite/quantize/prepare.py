@@ -16,28 +16,18 @@ from onnxlite.graph import (
     value_names,
 )
 from onnxlite.normalize import normalize
+from onnxlite.ops.integer_forms import is_quantized
 from onnxlite.opset import upgrade_opset
 from onnxlite.records import Declined
 
 #: Per-channel DequantizeLinear came with this opset.
 OPSET = 13
-#: Operators that only a quantized model has.
-_QUANTIZED_OPS = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "DynamicQuantizeLSTM",
-        "DynamicQuantizeMatMul",
-        "MatMulNBits",
-    }
-)
 
 
 def quantized_already(model: ir.Model) -> str | None:
     """Why a model cannot be quantized again, or None."""
     for node in iter_nodes(model):
-        if node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear"):
+        if is_quantized(node):
             return (
                 f"the model is quantized already: it has a {describe(node)}; "
                 "quantize the float model that it was made from"
