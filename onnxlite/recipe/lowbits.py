@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import msgspec
 import onnx_ir as ir
@@ -25,8 +25,6 @@ class QuantizeWeights(
 ):
     """Weights in few bits, packed; see `onnxlite.quantize_weights`."""
 
-    needs_samples: ClassVar[bool] = False
-
     bits: Bits = 4
     block_size: Annotated[int, Meta(ge=0)] | None = None
     method: WeightMethod = "auto"
@@ -39,10 +37,15 @@ class QuantizeWeights(
     def __post_init__(self) -> None:
         self._options().check()
 
+    @property
+    def needs_samples(self) -> bool:
+        """Whether there is nothing to do without samples."""
+        return self.method == "gptq"
+
     def apply(
-        self, model: ir.Model, samples: SamplesLike, progress: Progress
+        self, model: ir.Model, samples: SamplesLike | None, progress: Progress
     ) -> tuple[ir.Model, StepReport]:
-        """Pack the weights of `model`."""
+        """Pack the weights of `model`, fitted to the samples if there are any."""
         return quantize_weights_ir(model, self._options(), samples, progress=progress)
 
     def _options(self) -> WeightOptions:

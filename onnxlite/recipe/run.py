@@ -137,8 +137,8 @@ def run(
     current = clone(original)
     reports: list[StepReport] = []
     for number, step in enumerate(recipe.steps, 1):
-        # What was made up checks whether a model runs; nothing is decided by it.
-        if isinstance(step, SamplesOptional) and use.origin == "generated":
+        # What was made up, or is kept for the evaluation, decides nothing.
+        if isinstance(step, SamplesOptional) and not use.calibration:
             current, report = step.apply(current, None, progress)
         else:
             current, report = step.apply(current, calibration, progress)

@@ -187,7 +187,7 @@ STEPS: dict[str, type[Step]] = {str(cls.__struct_config__.tag): cls for cls in g
 
 
 #: Steps that decide by samples if there are any, and take None otherwise.
-SamplesOptional: TypeAlias = ToFloat16
+SamplesOptional: TypeAlias = ToFloat16 | QuantizeWeights
 
 
 def uses_samples(step: Step) -> bool:

@@ -61,7 +61,7 @@ class Fit(msgspec.Struct, frozen=True):
         error_before: squared error behind the activation over the target's variance there,
             with the present weight.
         error: the same with the new one.
-        scale: float64[g, M], of a weight on a grid; None without a grid.
+        scale: of a weight on a grid, as the grid gives it; None without a grid.
     """
 
     weight: Any
@@ -135,8 +135,8 @@ class Rows:
         self._narrow = weight.shape[1] > MAX_FEATURES or method in ("affine", "bias") or fixed
         self._scale: Array64 | None = None
         if grid is not None:
-            self._scale = grid.full_scale(weight)
-            self._rounded = grid.nearest(weight, self._scale) * self._scale[:, None]
+            self._scale = grid.start_scale(weight)
+            self._rounded = grid.nearest(weight, self._scale) * grid.spread(self._scale)
             if self._narrow:
                 self._weight = self._rounded
         self._methods: tuple[Method, ...] = (
@@ -221,7 +221,8 @@ class Rows:
         if self._narrow:
             factor = weight.reshape(shape[0], shape[2])
             weight = self._weight * factor[:, None]
-            scale = None if self._scale is None else self._scale * factor
+            if self._scale is not None and self._grid is not None:
+                scale = self._grid.times(self._scale, factor)
         return Fit(weight, bias.reshape(self._bias.shape), name, before, error, scale)
 
     def _tried(

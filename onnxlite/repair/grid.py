@@ -1,13 +1,14 @@
 """The discrete numbers that weights may take: whole multiples of a scale per output.
 
 A weight is `q * scale` with integers `low <= q <= high`. Eight bits are -127..127, ternary
-weights -1..1. A scale is chosen by search, so that what is clipped and what is rounded
+weights -1..1, binary ones the two odd numbers of them. An output has one scale, or one for
+every few features. A scale is chosen by search, so that what is clipped and what is rounded
 weigh least on the layer's output.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ Array64 = NDArray[np.float64]
 _SHRUNK = np.linspace(0.5, 1.0, 26)
 #: The same where pairs are bounded: at 2 no pair has too much.
 _WIDENED = np.geomspace(0.8, 2.0, 33)
+#: The same for few levels, whose best scale is far below the largest weight.
+_COARSE = np.geomspace(0.06, 1.0, 57)
+_FEW_LEVELS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,12 @@ class Grid:
     """The grid of one layer's weight, as `[g, K, M]`.
 
     Attributes:
-        high: the largest integer; the smallest is `-high`.
+        high: the largest integer; the smallest is `-high`, or one less.
+        uneven: the smallest is one less. It takes the largest weight of either sign: a scale
+            may be negative.
+        odd: only odd integers.
+        block: how many features of an output have a scale of their own; 0 for all. It divides
+            their number.
         shared: all outputs have one scale.
         partner: int[K], for each feature the one whose product is added to its own in a
             narrow accumulator, -1 for none; None where accumulators are wide.
@@ -35,20 +44,42 @@ class Grid:
     """
 
     high: int
+    uneven: bool = False
+    odd: bool = False
+    block: int = 0
     shared: bool = False
     partner: NDArray[np.intp] | None = None
     pair_limit: int = 0
 
+    @property
+    def low(self) -> int:
+        """The smallest integer."""
+        return -self.high - self.uneven
+
     def full_scale(self, weight: Array64) -> Array64:
-        """The scale that just reaches the largest weight of each output: float64[g, M]."""
+        """The scale that just reaches the largest weight of each output.
+
+        Returns:
+            float64[g, M], with blocks float64[g, blocks, M].
+        """
+        if self.block:
+            groups, features, outputs = weight.shape
+            parts = weight.reshape(-1, self.block, outputs)
+            scales = replace(self, block=0).full_scale(parts)
+            return scales.reshape(groups, features // self.block, outputs)
+        if self.uneven:
+            low, high = weight.min(axis=1), weight.max(axis=1)
+            larger = np.where(high > -low, high, low)
+            return np.where(larger != 0, -larger, self.high + 1) / (self.high + 1)
         largest = np.abs(weight).max(axis=1)
         if self.shared:
             largest = np.full_like(largest, largest.max())
-        scale: Array64 = np.where(largest > 0, largest, self.high) / self.high
+        nothing = np.finfo(np.float32).tiny if self.odd else self.high
+        scale: Array64 = np.where(largest > 0, largest, nothing) / self.high
         return scale
 
     def best_scale(self, weight: Array64, power: Array64) -> Array64:
-        """The scale whose nearest integers have the least squared error, float64[g, M].
+        """The scale whose nearest integers have the least squared error, like `full_scale`.
 
         Args:
             weight: float64[g, K, M].
@@ -57,23 +88,48 @@ class Grid:
         """
         full = self.full_scale(weight)
         best, least = full, np.full(full.shape, np.inf)
-        for factor in _SHRUNK if self.partner is None else _WIDENED:
+        for factor in self._factors():
             scale = full * factor
-            wrong = weight - self.nearest(weight, scale) * scale[:, None]
-            error = np.einsum("gk,gkm->gm", power, wrong**2)
+            wrong = weight - self.nearest(weight, scale) * self.spread(scale)
+            if self.block:
+                weighed = power[:, :, None] * wrong**2
+                error = weighed.reshape(len(full), -1, self.block, full.shape[-1]).sum(axis=2)
+            else:
+                error = np.einsum("gk,gkm->gm", power, wrong**2)
             if self.shared:
                 error = np.full_like(error, error.sum())
             better = error < least
             best, least = np.where(better, scale, best), np.where(better, error, least)
         return best
 
+    def start_scale(self, weight: Array64) -> Array64:
+        """The scale to begin with: the full one, or of few levels the best one."""
+        if 2 * self.high + 1 > _FEW_LEVELS:
+            return self.full_scale(weight)
+        return self.best_scale(weight, np.ones(weight.shape[:2]))
+
+    def spread(self, scale: Array64) -> Array64:
+        """Scales over features, to broadcast with `[g, K, M]`."""
+        return np.repeat(scale, self.block, axis=1) if self.block else scale[:, None]
+
+    def times(self, scale: Array64, factor: Array64) -> Array64:
+        """Scales times a factor per output, `[g, M]`."""
+        product: Array64 = scale * (factor[:, None] if self.block else factor)
+        return product
+
+    def snap(self, exact: Array64, low: Any, high: Any) -> Array64:
+        """The integers of the grid nearest to `exact`, from `low` to `high`."""
+        whole = 2 * np.floor(exact / 2) + 1 if self.odd else np.rint(exact)
+        snapped: Array64 = np.clip(whole, low, high)
+        return snapped
+
     def nearest(self, weight: Array64, scale: Array64) -> Array64:
         """The integers nearest to `weight / scale`, `[g, K, M]`.
 
         Of partners that have too much, the one rounded up further gives way.
         """
-        exact = weight / scale[:, None]
-        integers = np.clip(np.rint(exact), -self.high, self.high)
+        exact = weight / self.spread(scale)
+        integers = self.snap(exact, self.low, self.high)
         if self.partner is None:
             return integers
         first = np.flatnonzero(np.arange(len(self.partner)) < self.partner)
@@ -91,3 +147,8 @@ class Grid:
         """What is left for a feature whose partner has the integer `other` already."""
         room = np.minimum(self.high, self.pair_limit - np.abs(other))
         return np.where(other < 0, -room, -self.high), np.where(other > 0, room, self.high)
+
+    def _factors(self) -> NDArray[np.float64]:
+        if self.partner is not None:
+            return _WIDENED
+        return _COARSE if 2 * self.high + 1 <= _FEW_LEVELS else _SHRUNK

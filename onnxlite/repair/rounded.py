@@ -25,7 +25,7 @@ class RoundedLayer(msgspec.Struct, frozen=True):
 
     Attributes:
         matrix: float64[g, K, M], whole multiples of `scale`.
-        scale: float64[g, M].
+        scale: as the grid gives it, float64[g, M] without blocks.
         bias: float64[g, M].
         method: how it was found, `"none"` for the nearest numbers of the old weight.
         error_before: of the nearest numbers, on rows held out, over the target's variance.

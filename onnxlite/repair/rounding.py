@@ -43,25 +43,25 @@ class Rounder:
         self._power = np.diagonal(moments.gram, axis1=1, axis2=2) / moments.rows
 
     def ways(self, weight: Array64) -> Iterator[tuple[Array64, Array64]]:
-        """Ways to put a weight on the grid: `(weight, scale)`, float64[g, K, M] and [g, M].
+        """Ways to put a weight on the grid: `(weight, scale)`, the first float64[g, K, M].
 
         With the scale that reaches the largest weight and with the one of least error; each is
         then multiplied by the factor per output that comes closest to the wanted output, which
         costs nothing because it goes into the scale.
         """
         grid, moments = self._grid, self._moments
-        for scale in (grid.full_scale(weight), grid.best_scale(weight, self._power)):
+        for scale in (grid.start_scale(weight), grid.best_scale(weight, self._power)):
             for integers in (
                 grid.nearest(weight, scale),
                 self._compensation.rounded(weight, scale, grid),
             ):
-                rounded = integers * scale[:, None]
+                rounded = integers * grid.spread(scale)
                 if grid.shared:
                     yield rounded, scale
                     continue
                 fitted = solve_affine(moments.gram, moments.cross, rounded, _AFFINE_RIDGE)
                 factor = _ratio(fitted, rounded)
-                yield rounded * factor[:, None], scale * factor
+                yield rounded * factor[:, None], grid.times(scale, factor)
 
 
 class Compensation:
@@ -85,25 +85,28 @@ class Compensation:
 
         Args:
             weight: float64[g, K, M].
-            scale: float64[g, M].
+            scale: as the grid gives it, float64[g, M] without blocks.
             grid: what integers there are.
 
         Returns:
             Whole numbers, float64[g, K, M].
         """
         size, upper = weight.shape[1], self._upper
-        work = (weight / scale[:, None])[self._each, self._order]
+        steps = np.broadcast_to(grid.spread(scale), weight.shape)[self._each, self._order]
+        work = weight[self._each, self._order]
         integers = np.zeros_like(work)
         partner = None if grid.partner is None else _moved(grid.partner, self._order, self._back)
-        support = work != 0
+        # An odd grid has no zero.
+        support = (work != 0) | grid.odd
         for start in range(0, size, _BLOCK):
             stop = min(start + _BLOCK, size)
             errors = np.zeros_like(work[:, start:stop])
             for k in range(start, stop):
                 low, high = _bounds(grid, partner, integers, k)
                 # What was pruned stays zero.
-                integers[:, k] = np.clip(np.rint(work[:, k]), low, high) * support[:, k]
-                error = (work[:, k] - integers[:, k]) / upper[:, k, k, None]
+                nearest = grid.snap(work[:, k] / steps[:, k], low, high)
+                integers[:, k] = nearest * support[:, k]
+                error = (work[:, k] - integers[:, k] * steps[:, k]) / upper[:, k, k, None]
                 work[:, k + 1 : stop] -= upper[:, k, k + 1 : stop, None] * error[:, None]
                 errors[:, k - start] = error
             work[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
@@ -140,7 +143,7 @@ def _moved(partner: NDArray[np.intp], order: NDArray[Any], back: NDArray[Any]) -
 def _bounds(grid: Grid, partner: NDArray[Any] | None, integers: Array64, k: int) -> Any:
     """Least and largest integer of feature k; a partner that is not rounded yet is zero."""
     if partner is None:
-        return -grid.high, grid.high
+        return grid.low, grid.high
     mine = partner[:, k]
     other = np.take_along_axis(integers, np.maximum(mine, 0)[:, None, None], axis=1)[:, 0]
     return grid.bounds(np.where(mine[:, None] < 0, 0.0, other))

@@ -78,13 +78,16 @@ def quantize_weights(
     Args:
         model: path, `ModelProto` or `ir.Model`; it is not changed. A model in external data is
             read and written tensor by tensor.
-        samples: unlabelled inputs, on which the result is checked.
+        samples: unlabelled inputs, some hundreds, that weights are fitted to.
         bits: 8, 6, 4, 3, 2, `"ternary"` (-1, 0, 1: 1.6 bits on disk) or `"binary"`.
             Depthwise convolutions keep 8 bits.
         block_size: how many weights share a scale; 0 for one scale per output channel. By
             default 32 for 2 to 4 bits and 0 for all else. Where it does not divide a layer's
             sums, the closest divisor is taken.
-        method: `"rtn"` rounds to nearest.
+        method: `"rtn"` rounds to nearest. `"gptq"` fits each layer to the float model on the
+            input that it has by now, rounds it with compensation (Frantar et al. 2023), and
+            gives it a new scale and bias per output channel; rounding to nearest is kept where
+            it is no worse on samples held out. `"auto"` is `"gptq"` if there are samples.
         mode: `"storage"`.
         ends: width of the first and the last layer: `"auto"` gives the first 8 bits, and the
             last as well below 4 bits; `"same"`, `"float"`, or a width.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,13 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
-        count = int(np.prod(self.blocks.view))
-        zero = 0 if self.coding.zero is None else self.coding.zero.nbytes
-        return packed_bytes(self.coding.kind, count) + self.coding.scale.nbytes + zero
+        return packed_nbytes(self.blocks, self.coding)
+
+
+def packed_nbytes(blocks: Blocks, found: Coding) -> int:
+    """Bytes of codes, scales and zero points of a weight."""
+    zero = 0 if found.zero is None else found.zero.nbytes
+    return packed_bytes(found.kind, prod(blocks.view)) + found.scale.nbytes + zero
 
 
 class Decoder:

@@ -9,7 +9,7 @@ from onnxlite.errors import OptionError
 from onnxlite.quantize.lowbits.weight_type import Bits, weight_type
 
 #: How codes are found.
-WeightMethod: TypeAlias = Literal["auto", "rtn"]
+WeightMethod: TypeAlias = Literal["auto", "rtn", "gptq"]
 #: What the file holds: packed weights that are decoded at load, or that kernels read.
 WeightMode: TypeAlias = Literal["storage"]
 #: The width of the first and the last layer.

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.errors import OptionError
 from onnxlite.graph import describe, value_names
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
-from onnxlite.quantize.lowbits.blocks import blocks_of
+from onnxlite.quantize.lowbits.blocks import Blocks, blocks_of
 from onnxlite.quantize.lowbits.checking import WHOLE_BELOW_BYTES, check_decoders, check_model
-from onnxlite.quantize.lowbits.coding import nearest_levels
-from onnxlite.quantize.lowbits.decoding import NODE_BYTES, OPSET, Decoder, Packed
+from onnxlite.quantize.lowbits.coding import Levels, nearest_levels
+from onnxlite.quantize.lowbits.decoding import NODE_BYTES, OPSET, Decoder, Packed, packed_nbytes
+from onnxlite.quantize.lowbits.fitting import decoded_tensor, fit_weights
 from onnxlite.quantize.lowbits.options import WeightOptions
 from onnxlite.quantize.lowbits.selection import STEP, Weight, select
-from onnxlite.quantize.lowbits.tensorwise import code_tensor, encode_tensor
-from onnxlite.quantize.lowbits.weight_type import weight_type
+from onnxlite.quantize.lowbits.tensorwise import Coded, code_tensor, encode_tensor, weight_noise
+from onnxlite.quantize.lowbits.weight_type import WeightType, weight_type
 from onnxlite.records import Cell, Declined, LayerRow, Progress, StepReport, silent
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike, input_specs
 
 #: Feeds of the samples on which the result is compared with the original.
 _CHECKED_FEEDS = 4
@@ -42,40 +46,44 @@ def quantize_weights_ir(
     options = options or WeightOptions()
     options.check()
     source = clone(model)
-    feeds: list[Feed] = []
+    feeds = None
     if samples is not None:
-        checked = Samples(samples, input_specs(source), limit=options.limit)
-        feeds = list(islice(checked, _CHECKED_FEEDS))
+        feeds = Samples(samples, input_specs(source), limit=options.limit)
     declined = list(normalize(model))
     upgraded = upgrade_opset(model, OPSET)
     if isinstance(upgraded, Declined):
         return source, _unchanged(upgraded.reason, [*declined, upgraded], start)
-    model = upgraded
-    if model is not source:
+    if upgraded is not model:
+        model = upgraded
         normalize(model)  # the converter writes Constant nodes
+    if feeds is None and options.method == "gptq":
+        raise OptionError("method='gptq' fits weights to samples: give some, or use 'rtn'")
     weights, refused = select(model, options)
     declined += refused
     if not weights:
         return source, _unchanged("no float weight is left to quantize", declined, start)
-    rows: list[LayerRow] = []
-    packed: list[tuple[Weight, Packed]] = []
+    chosen: list[_Chosen] = []
     for index, weight in enumerate(weights):
         progress(STEP, index, len(weights))
-        coded = _coded(weight, options)
-        if isinstance(coded, str):
-            declined.append(Declined(STEP, describe(weight.node), coded))
-            continue
-        form, row = coded
-        packed.append((weight, form))
-        rows.append(row)
+        found = _nearest(weight, options)
+        if isinstance(found, str):
+            declined.append(Declined(STEP, describe(weight.node), found))
+        else:
+            chosen.append(found)
     progress(STEP, len(weights), len(weights))
-    if not packed:
+    if not chosen:
         return source, _unchanged("no weight would get smaller", declined, start)
-    names = [weight.value.name or "" for weight, _ in packed]
+    if feeds is not None and options.method in ("auto", "gptq"):
+        chosen, refused = _fitted(model, chosen, feeds, options, progress)
+        declined += refused
+    packed = [(one.weight, one.packed(options)) for one in chosen]
+    names = [one.weight.value.name or "" for one in chosen]
     every = size_bytes(source) < WHOLE_BELOW_BYTES
     check_decoders([form for _, form in packed], names, every=every)
+    rows = [one.row() for one in chosen]
     _write(model, packed)
-    sqnr, unchecked = check_model(source, model, feeds, options.threads)
+    checked = [] if feeds is None else list(islice(feeds, _CHECKED_FEEDS))
+    sqnr, unchecked = check_model(source, model, checked, options.threads)
     return model, StepReport(
         step=STEP,
         changed=True,
@@ -87,38 +95,101 @@ def quantize_weights_ir(
     )
 
 
-def _coded(weight: Weight, options: WeightOptions) -> tuple[Packed, LayerRow] | str:
-    """The packed form of one tensor, or why it stays as it is."""
+@dataclass(frozen=True)
+class _Chosen:
+    """A weight that gets few bits, with its coding; `tensor` is what is coded."""
+
+    weight: Weight
+    kind: WeightType
+    blocks: Blocks
+    coded: Coded
+    tensor: ir.TensorProtocol
+    method: str
+    errors: tuple[float, float] | None = None
+
+    def codes(self, threads: int | None) -> NDArray[np.uint8]:
+        """Shaped like the view."""
+        return encode_tensor(self.tensor, self.blocks, self.coded.coding, threads)
+
+    def packed(self, options: WeightOptions) -> Packed:
+        """Weights on disk are coded again when they are written."""
+        lazy = isinstance(self.tensor, ir.ExternalTensor | ir.LazyTensor)
+        codes = partial(self.codes, options.threads)
+        dtype = self.weight.tensor.dtype
+        return Packed(dtype, self.blocks, self.coded.coding, codes, lazy)
+
+    def row(self) -> LayerRow:
+        """For the report."""
+        values: dict[str, Cell] = {
+            "weight": self.weight.value.name,
+            "shape": "x".join(map(str, self.weight.shape)),
+            "bits": self.kind.name,
+            "block": self.blocks.size,
+            "method": self.method,
+            "bytes_before": self.weight.tensor.nbytes,
+            "bytes": packed_nbytes(self.blocks, self.coded.coding),
+            "weight_sqnr_db": self.coded.sqnr_db,
+        }
+        if self.errors is not None:
+            values |= {"error_nearest": self.errors[0], "error": self.errors[1]}
+        return LayerRow(self.weight.node.name or "", self.weight.node.op_type, values)
+
+
+def _nearest(weight: Weight, options: WeightOptions) -> _Chosen | str:
+    """A tensor rounded to nearest, or why it stays as it is."""
     kind = weight_type(weight.bits)
     blocks = blocks_of(weight.uses, weight.shape, options.block_for(weight.bits))
     free_zero = blocks.view != blocks.shape
 
-    def find(view: NDArray[Any]) -> Any:
+    def find(view: NDArray[Any]) -> Levels:
         return nearest_levels(kind, view, blocks.reduced, free_zero=free_zero)
 
-    coded = code_tensor(weight.tensor, blocks, kind, find, options.threads)
+    tensor = weight.tensor
+    coded = code_tensor(tensor, blocks, kind, find, options.threads)
     if isinstance(coded, str):
         return coded
-    tensor = weight.tensor
-    lazy = isinstance(tensor, ir.ExternalTensor | ir.LazyTensor)
-    codes = partial(encode_tensor, tensor, blocks, coded.coding, options.threads)
-    form = Packed(tensor.dtype, blocks, coded.coding, codes, lazy)
-    if form.nbytes + NODE_BYTES >= tensor.nbytes:
+    nbytes = packed_nbytes(blocks, coded.coding)
+    if nbytes + NODE_BYTES >= tensor.nbytes:
         return (
             f"its weight {weight.value.name!r} has {tensor.nbytes} bytes and would have "
-            f"{form.nbytes} and about {NODE_BYTES} of nodes"
+            f"{nbytes} and about {NODE_BYTES} of nodes"
         )
-    values: dict[str, Cell] = {
-        "weight": weight.value.name,
-        "shape": "x".join(map(str, weight.shape)),
-        "bits": kind.name,
-        "block": blocks.size,
-        "method": "rtn",
-        "bytes_before": tensor.nbytes,
-        "bytes": form.nbytes,
-        "weight_sqnr_db": coded.sqnr_db,
-    }
-    return form, LayerRow(weight.node.name or "", weight.node.op_type, values)
+    return _Chosen(weight, kind, blocks, coded, tensor, "rtn")
+
+
+def _fitted(
+    model: ir.Model,
+    chosen: Sequence[_Chosen],
+    feeds: Samples,
+    options: WeightOptions,
+    progress: Progress,
+) -> tuple[list[_Chosen], list[Declined]]:
+    """The same weights, fitted to the samples where the fit holds; biases are new as well."""
+    names = [one.weight.value.name or "" for one in chosen]
+    fitted, declined = fit_weights(
+        model,
+        clone(model),
+        feeds,
+        {name: (one.kind, one.blocks) for name, one in zip(names, chosen, strict=True)},
+        {
+            name: decoded_tensor(
+                one.weight.tensor, one.blocks, one.coded.coding, one.codes(options.threads)
+            )
+            for name, one in zip(names, chosen, strict=True)
+        },
+        threads=options.threads,
+        progress=progress,
+    )
+    result = []
+    for name, one in zip(names, chosen, strict=True):
+        new = fitted.get(name)
+        if new is not None:
+            noise = weight_noise(one.weight.tensor, new.tensor)
+            coded = Coded(new.coding, one.coded.signal, noise)
+            errors = (new.error_nearest, new.error)
+            one = replace(one, coded=coded, tensor=new.tensor, method="gptq", errors=errors)
+        result.append(one)
+    return result, declined
 
 
 def _write(model: ir.Model, packed: Sequence[tuple[Weight, Packed]]) -> None:

@@ -92,6 +92,11 @@ def encode_tensor(
     return codes
 
 
+def weight_noise(old: ir.TensorProtocol, new: ir.TensorProtocol) -> float:
+    """Sum of squares of the difference of two weights."""
+    return _energy(_floats(tensor_array(unmapped(old))) - _floats(tensor_array(new)))
+
+
 def _view(tensor: ir.TensorProtocol, blocks: Blocks) -> Array:
     return tensor_array(unmapped(tensor)).reshape(blocks.view)
 
