@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import onnx.external_data_helper
 import pytest
 
+from onnxlite.quantize import measured
 from tests.odd_models import parse
 
 FASHION = Path(__file__).parent.parent / "models" / "fashion"
 
 
-@pytest.fixture(autouse=True)
-def placement_without_a_clock(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is timed here, so that tests do not depend on what the machine does just now.
+@pytest.fixture(autouse=True, scope="session")
+def measurable_targets() -> Iterator[Mapping[str, bool]]:
+    """INT8 placement does without a clock, so that no test depends on what the machine does.
 
-    Tests of measured placement itself are marked `measured_placement`.
+    Yields the targets that can be timed, for the tests of measured placement itself.
     """
-    if request.node.get_closest_marker("measured_placement") is None:
-        monkeypatch.setattr("onnxlite.quantize.measured.MEASURABLE", {})
+    with pytest.MonkeyPatch.context() as patch:
+        targets = measured.MEASURABLE
+        patch.setattr(measured, "MEASURABLE", {})
+        yield targets
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,6 @@ from onnxlite.records import StepReport, silent
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
-pytestmark = pytest.mark.measured_placement
-
 # Three convolutions of one shape; what is measured for them is made up below.
 NET = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,8,8,8] x) => (float[n,8,8,8] y)
@@ -34,7 +32,10 @@ DATA = np.random.default_rng(0).standard_normal((16, 8, 8, 8)).astype(np.float32
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measurable_targets: Mapping[str, bool]
+) -> Path:
+    monkeypatch.setattr(module, "MEASURABLE", measurable_targets)
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
