@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnxlite import demo as demo_run
 from onnxlite import recipe as recipes
+from onnxlite.calibrate import ObserverName
 from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
@@ -181,6 +182,9 @@ def quantize(
             help="Leave in float what is not faster on integers here, or quantize everything."
         ),
     ] = "measured",
+    observer: Annotated[
+        ObserverName, typer.Option(help="Which range of its values an activation's integers cover.")
+    ] = "minmax",
     rounding: Annotated[
         Rounding,
         typer.Option(help="Fit weights to the samples before they are rounded, or only round."),
@@ -220,6 +224,7 @@ def quantize(
         exclude=tuple(exclude or ()),
         placement=placement,
         rounding=rounding,
+        observer=observer,
         form=form,
         int16=tuple(int16 or ()),
         min_sqnr_db=min_sqnr,

@@ -10,6 +10,7 @@ from typing import overload
 import onnx
 import onnx_ir as ir
 
+from onnxlite.calibrate import ObserverName
 from onnxlite.model import ModelLike, give_back, load
 from onnxlite.quantize.mixed import quantize_mixed_ir
 from onnxlite.quantize.options import Form, PlacementBy, Rounding, StaticOptions
@@ -31,6 +32,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
+    observer: ObserverName = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -49,6 +51,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
+    observer: ObserverName = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -66,6 +69,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
+    observer: ObserverName = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -108,6 +112,10 @@ def quantize_static(
             quarter of the feeds): as few layers as are needed for it stay float, or get 16-bit
             activations where the target has them; those whose noise weighs most for the time
             that is lost. The report says which, and whether it was reached.
+        observer: which range of an activation its integers cover: `"minmax"`, all that was
+            seen; `"moving-average"`, the limits of a batch on average; `"percentile"`, all
+            but one in 100,000; `"entropy"`, the least divergence of the distributions;
+            `"mse"`, the least squared error.
         limit: use at most this many samples.
         threads: intra-operator threads for calibration; None takes all cores.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
@@ -133,6 +141,7 @@ def quantize_static(
             exclude=tuple(exclude),
             placement=placement,
             rounding=rounding,
+            observer=observer,
             form=form,
             int16=tuple(int16),
             min_sqnr_db=min_sqnr_db,

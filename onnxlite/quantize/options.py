@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from onnxlite.calibrate import ObserverName
+
 #: How weights are rounded: `"compensated"` fits them to the samples before they are rounded.
 Rounding = Literal["compensated", "nearest"]
 
@@ -27,5 +29,6 @@ class StaticOptions:
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None
+    observer: ObserverName = "minmax"
     limit: int | None = None
     threads: int | None = None

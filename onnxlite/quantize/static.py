@@ -14,7 +14,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.calibrate import collect_ranges
 from onnxlite.errors import VerificationError
 from onnxlite.graph import const_array
 from onnxlite.model import clone, size_bytes
@@ -22,6 +21,7 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.compensate import compensate
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.measured import measured
+from onnxlite.quantize.observe import observed_ranges
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement, place
 from onnxlite.quantize.prepare import OPSET, pool_means, prepared, quantized_already
@@ -117,8 +117,7 @@ def _calibrated(
     progress: Progress,
 ) -> dict[ir.Value, QParams]:
     """Scale and zero point of every value that gets an integer form."""
-    names = [value.name for value in placement.values if value.name]
-    ranges = collect_ranges(model, names, feeds, threads=options.threads, progress=progress)
+    ranges = observed_ranges(model, placement, feeds, row, options, widths, progress=progress)
     return activation_params(placement, ranges, row, widths)
 
 

@@ -13,6 +13,7 @@ import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
+from onnxlite.calibrate import ObserverName
 from onnxlite.errors import OptionError
 from onnxlite.prune import prune_channels_ir, prune_weights_ir
 from onnxlite.prune.choose import RoundTo
@@ -141,6 +142,7 @@ class QuantizeStatic(
     exclude: tuple[str, ...] = ()
     placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
+    observer: ObserverName = "minmax"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None
@@ -162,6 +164,7 @@ class QuantizeStatic(
                 exclude=self.exclude,
                 placement=self.placement,
                 rounding=self.rounding,
+                observer=self.observer,
                 form=self.form,
                 int16=self.int16,
                 min_sqnr_db=self.min_sqnr_db,

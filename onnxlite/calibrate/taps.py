@@ -1,0 +1,171 @@
+"""A model that outputs small summaries of its inner values instead of its own outputs.
+
+Minimum and maximum are computed inside ONNX Runtime, by reduction nodes appended to the
+model, and so is a sample of bounded size, by Gather nodes: no intermediate tensor is copied
+out. A bound that the producer guarantees (zero after a Relu) is not measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.graph import add_initializer, fresh_name, value_names
+from onnxlite.model import clone
+from onnxlite.ops import spec_of
+
+#: Elements taken from a value of one sample; all of a smaller one.
+_PER_SAMPLE = 1024
+#: Elements taken from one feed of a value whose shape leaves open how they lie by samples.
+_PER_FEED = 4096
+#: A prime above any number of elements taken, for positions that are spread evenly.
+_SPREAD = 2_654_435_761
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Names of the outputs that tell of one value; None where nothing is measured.
+
+    Attributes:
+        low: the smallest number; None where `known_low` is guaranteed.
+        high: the largest number.
+        sample: some of the elements.
+        known_low: lower bound that the producer guarantees.
+    """
+
+    low: str | None
+    high: str
+    sample: str | None
+    known_low: float
+
+
+def tap_summaries(
+    model: ir.Model, names: Iterable[str], *, sample: bool
+) -> tuple[ir.Model, dict[str, Tap]]:
+    """A copy of `model` whose outputs are the summaries of the named float32 values."""
+    copy = clone(model)
+    writer = _Writer(copy)
+    values = {value.name: value for value in copy.graph.inputs}
+    values.update({value.name: value for node in copy.graph for value in node.outputs})
+    taps: dict[str, Tap] = {}
+    for name in dict.fromkeys(names):
+        value = values[name]
+        bound = lower_bound(value)
+        taps[name] = Tap(
+            low=writer.reduced(value, "ReduceMin") if bound is None else None,
+            high=writer.reduced(value, "ReduceMax"),
+            sample=writer.sampled(value) if sample else None,
+            known_low=0.0 if bound is None else bound,
+        )
+    if writer.outputs:
+        copy.graph.outputs.clear()
+        copy.graph.outputs.extend(writer.outputs)
+    return copy, taps
+
+
+def lower_bound(value: ir.Value) -> float | None:
+    """The finite lower bound that the producing activation guarantees, if any."""
+    producer = value.producer()
+    output_range = None if producer is None else spec_of(producer).output_range
+    if producer is None or output_range is None:
+        return None
+    bounds = output_range(producer)
+    return bounds[0] if bounds is not None and np.isfinite(bounds[0]) else None
+
+
+class _Writer:
+    """Appends nodes to one model; positions and shapes of equal value are shared."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._graph = model.graph
+        self._taken = value_names(model)
+        self._constants: dict[bytes, ir.Value] = {}
+        self._batches = {
+            str(value.shape[0])
+            for value in model.graph.inputs
+            if value.shape is not None and len(value.shape) > 0
+        }
+        self.outputs: list[ir.Value] = []
+
+    def reduced(self, value: ir.Value, op_type: str) -> str:
+        """Append a reduction to one number; returns the output's name."""
+        suffix = "min" if op_type == "ReduceMin" else "max"
+        name = self._name(value, suffix)
+        self._append(op_type, [value], name, value, {"keepdims": 0})
+        return self._output(name, value, 0)
+
+    def sampled(self, value: ir.Value) -> str:
+        """Append a choice of elements, spread evenly; returns the output's name."""
+        size = self._size_of_a_sample(value)
+        name = self._name(value, "sample")
+        if size is not None:
+            flat = self._flat(value, np.array([-1, size], np.int64))
+            chosen = self._constant(_positions(size))
+            self._append("Gather", [flat, chosen], name, value, {"axis": 1})
+            return self._output(name, value, 2)
+        flat = self._flat(value, np.array([-1], np.int64))
+        count = self._append("Size", [value], self._name(value, "size"), None)
+        spread = self._constant(np.arange(_PER_FEED, dtype=np.int64) * _SPREAD)
+        index = self._append("Mod", [spread, count], self._name(value, "index"), None)
+        self._append("Gather", [flat, index], name, value, {"axis": 0})
+        return self._output(name, value, 1)
+
+    def _flat(self, value: ir.Value, shape: NDArray[np.int64]) -> ir.Value:
+        inputs = [value, self._constant(shape)]
+        return self._append("Reshape", inputs, self._name(value, "flat"), value)
+
+    def _size_of_a_sample(self, value: ir.Value) -> int | None:
+        """Elements per sample where the first axis is known to count samples."""
+        shape = value.shape
+        if shape is None or len(shape) < 2 or str(shape[0]) not in self._batches:
+            return None
+        sizes = [dim for dim in shape[1:] if isinstance(dim, int) and dim > 0]
+        return math.prod(sizes) if len(sizes) == len(shape) - 1 else None
+
+    def _append(
+        self,
+        op_type: str,
+        inputs: list[ir.Value],
+        name: str,
+        like: ir.Value | None,
+        attributes: dict[str, int] | None = None,
+    ) -> ir.Value:
+        node = ir.node(op_type, inputs, attributes or {}, name=name)
+        node.outputs[0].name = name
+        node.outputs[0].type = ir.TensorType(ir.DataType.INT64) if like is None else like.type
+        self._graph.append(node)
+        return node.outputs[0]
+
+    def _output(self, name: str, value: ir.Value, rank: int) -> str:
+        output = self._graph[-1].outputs[0]
+        output.shape = ir.Shape([None] * rank)
+        self.outputs.append(output)
+        return name
+
+    def _constant(self, array: NDArray[np.int64]) -> ir.Value:
+        key = array.tobytes()
+        if key not in self._constants:
+            name = fresh_name(self._taken, "tap_constant")
+            self._constants[key] = add_initializer(self._graph, name, array)
+        return self._constants[key]
+
+    def _name(self, value: ir.Value, suffix: str) -> str:
+        return fresh_name(self._taken, f"{value.name}_{suffix}")
+
+
+def _positions(size: int) -> NDArray[np.int64]:
+    """Up to `_PER_SAMPLE` distinct positions below `size`, evenly spread, in order.
+
+    Multiples of a step near the golden section of `size` and prime to it (Weyl's sequence).
+    """
+    if size <= _PER_SAMPLE:
+        return np.arange(size, dtype=np.int64)
+    step = int(size * 0.6180339887)
+    while math.gcd(step, size) != 1:
+        step += 1
+    return np.sort(np.arange(_PER_SAMPLE, dtype=np.int64) * step % size)

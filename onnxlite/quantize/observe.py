@@ -1,0 +1,50 @@
+"""Ranges of activations, by the observer that was asked for."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxlite.calibrate import OBSERVERS, Levels, Range, collect_ranges, collect_statistics
+from onnxlite.quantize.options import StaticOptions
+from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.targets import Target
+from onnxlite.quantize.widths import Widths
+from onnxlite.records import Progress
+from onnxlite.samples import Samples
+
+
+def observed_ranges(
+    model: ir.Model,
+    placement: Placement,
+    samples: Samples,
+    target: Target,
+    options: StaticOptions,
+    widths: Widths,
+    *,
+    progress: Progress,
+) -> dict[str, Range]:
+    """The range of every value of `placement`, by name.
+
+    Raises:
+        SamplesError: a value is NaN or infinite on some sample.
+        ExecutionError: ONNX Runtime cannot run the model.
+    """
+    names = [value.name for value in placement.values if value.name]
+    threads = options.threads
+    if options.observer == "minmax":
+        # Nothing but two numbers per value and feed is needed.
+        return collect_ranges(model, names, samples, threads=threads, progress=progress)
+    seen = collect_statistics(model, names, samples, threads=threads, progress=progress)
+    observer, levels = OBSERVERS[options.observer], levels_of(target)
+    # 65,536 steps need no outlier cut off.
+    wide = {value.name for value in widths.values}
+    return {
+        name: statistics.range if name in wide else observer(statistics, levels)
+        for name, statistics in seen.items()
+    }
+
+
+def levels_of(target: Target) -> Levels:
+    """The numbers that the target's activation type holds."""
+    qtype = target.activation
+    return Levels(qtype.qmin, qtype.qmax, qtype.symmetric)

@@ -1,0 +1,96 @@
+"""Statistics from the samples that ONNX Runtime takes, against NumPy on whole tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxlite.calibrate import ValueStatistics, collect_statistics, merge_statistics
+from onnxlite.model import load
+from onnxlite.runtime import Session, tapped
+from onnxlite.samples import Samples, input_specs
+from tests.odd_models import parse
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,4,20,20] x) => (float[n,8,20,20] y)
+    <float[8,4,1,1] w>
+    { t = Conv(x, w) r = Relu(t) y = Tanh(r) }"""
+#: How elements lie by samples cannot be told: the length is not fixed.
+SEQUENCE = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,s,16] x) => (float[n,s,16] y) { r = Relu(x) y = Tanh(r) }"""
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(parse(text))
+
+
+def statistics(
+    text: str, data: np.ndarray, names: list[str], batch: int = 8
+) -> dict[str, ValueStatistics]:
+    model = load(parsed(text))
+    return collect_statistics(model, names, Samples(data, input_specs(model), batch=batch))
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((count, 4, 20, 20)) * rng.gamma(1, size=(count, 1, 1, 1))).astype(
+        np.float32
+    )
+
+
+def same(a: ValueStatistics, b: ValueStatistics) -> bool:
+    one, two = a.histogram, b.histogram
+    return (
+        (a.range, a.average) == (b.range, b.average)
+        and (one.exponent, one.first) == (two.exponent, two.first)
+        and np.array_equal(one.counts, two.counts)
+    )
+
+
+def test_shards_merge_to_one_pass_bit_by_bit() -> None:
+    data = images(24)
+    whole = statistics(NET, data, ["x", "r", "y"])
+    shards = [statistics(NET, part, ["x", "r", "y"]) for part in (data[16:], data[:8], data[8:16])]
+    merged = merge_statistics(shards)
+    assert merged.keys() == whole.keys()
+    assert all(same(merged[name], whole[name]) for name in whole)
+    # The average has a weight per feed; all else does not know about feeds.
+    other = statistics(NET, data, ["r"], batch=3)["r"]
+    assert np.array_equal(other.histogram.counts, whole["r"].histogram.counts)
+    assert other.range == whole["r"].range
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_sample_has_the_distribution_of_the_whole(batch: int) -> None:
+    data = images(16, seed=1)
+    got = statistics(NET, data, ["r"], batch=batch)["r"]
+    model = load(parsed(NET))
+    exact = Session(tapped(model, ["r"])).run({"x": data})["r"]
+    assert got.range.low == 0
+    assert got.range.high == pytest.approx(exact.max())
+    middles, counts = got.histogram.occupied()
+    assert got.histogram.total == 16 * 1024
+    assert (counts @ middles) / counts.sum() == pytest.approx(exact.mean(), rel=0.05)
+    assert (counts @ middles**2) / counts.sum() == pytest.approx((exact**2).mean(), rel=0.1)
+
+
+def test_open_shapes_are_sampled_by_feed() -> None:
+    rng = np.random.default_rng(0)
+    feeds = [rng.standard_normal((2, length, 16)).astype(np.float32) for length in (5, 400)]
+    model = load(parsed(SEQUENCE))
+    seen = collect_statistics(model, ["r"], Samples(feeds, input_specs(model)))["r"]
+    assert seen.histogram.total == 2 * 4096
+    assert seen.range.high == pytest.approx(max(feed.max() for feed in feeds))
+    middles, counts = seen.histogram.occupied()
+    mean = np.mean([np.maximum(feed, 0).mean() for feed in feeds])
+    assert (counts @ middles) / counts.sum() == pytest.approx(mean, rel=0.05)
+
+
+def test_small_values_are_taken_whole() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,5] x) => (float[n,5] y) { y = Tanh(x) }"""
+    data = np.arange(50, dtype=np.float32).reshape(10, 5)
+    seen = statistics(text, data, ["x"])["x"].histogram
+    assert seen.total == 50
+    assert seen.counts.max() == 1
