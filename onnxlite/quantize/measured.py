@@ -7,12 +7,14 @@
    is taken, and none if the float model is as fast.
 
 Times are taken with one thread, on one sample and on up to eight at once; the result is
-faster on one, not slower on eight, and the fastest on average of both. What was decided is
+faster on one, not slower on eight, and the fastest on average of both. Between equally fast
+ones size decides, and between equally small ones too the noise they make. What was decided is
 kept for the next time, by graph, shapes and machine.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,8 +24,10 @@ import onnx_ir as ir
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import cache_folder, keep_numbers, read_numbers
 from onnxlite.machine import machine
+from onnxlite.model import size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.fingerprint import fingerprint
+from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.quantize.labelling import Costs, cheapest
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement, place
@@ -43,13 +47,13 @@ MEASURABLE: Mapping[str, bool] = MappingProxyType(
 )
 _THREADS = 1
 _MANY = 8
-_WEIGHTS = (1.0, 2.0, 0.5)
+_WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _PROFILE_S, _RACE_S = 1.5, 4.0
 #: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
 _LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
 _FASTER = "faster in float"
-#: Labellings this close are equal, and the one with most integers is the smallest file.
-_EQUAL = 0.01
+#: Times of placements this close are equal, and so are sizes.
+_EQUAL, _HARDLY = 0.01, 0.02
 
 
 @dataclass(frozen=True)
@@ -147,22 +151,22 @@ def _decide(
         threads=_THREADS,
         budget_s=_PROFILE_S,
     )
-    entrants = {frozenset(everything.nodes): everything}
-    sessions = [Session(source, threads=_THREADS), Session(whole, threads=_THREADS)]
+    entrants = {frozenset(everything.nodes): (everything, whole)}
     for weight in _WEIGHTS:
         labelled = cheapest(everything, costs, conversion_weight=weight)
         floats = {n.name or "": _FASTER for n in everything.nodes if n not in labelled}
         smaller = _placed(model, target, options, floats)
         if _layers(smaller) and frozenset(smaller.nodes) not in entrants:
-            entrants[frozenset(smaller.nodes)] = smaller
             twin = trial(model, smaller, params, target)
-            sessions.append(Session(twin, threads=_THREADS))
+            entrants[frozenset(smaller.nodes)] = (smaller, twin)
+    placements, models = zip(*entrants.values(), strict=True)
+    sessions = [Session(each, threads=_THREADS) for each in (source, *models)]
     ratios = {
         count: race(sessions, feed, budget_s=_RACE_S, progress=progress)
         for count, feed in sizes.items()
     }
-    placements = list(entrants.values())
-    best, pays = _best(list(ratios.values()), placements)
+    equal, pays = _fastest(list(ratios.values()))
+    best = _most_accurate(equal, source, models, one)
     stay = [node for node in everything.nodes if node not in set(placements[best].nodes)]
     return _Verdict(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
 
@@ -173,14 +177,13 @@ def _placed(
     return place(model, target, include=options.include, exclude=options.exclude, floats=floats)
 
 
-def _best(rows: Sequence[Sequence[float]], placements: Sequence[Placement]) -> tuple[int, bool]:
-    """Which placement is taken, and whether it is worth it.
+def _fastest(rows: Sequence[Sequence[float]]) -> tuple[list[int], bool]:
+    """The fastest placements, by position, and whether they are worth it.
 
     Args:
-        rows: of every size the times of the placements, the float model's being 1.
-        placements: what was timed.
+        rows: of every size the times of all placements, the float model's being 1.
     """
-    indices = range(len(placements))
+    indices = range(len(rows[0]))
     good = [
         i
         for i in indices
@@ -189,8 +192,23 @@ def _best(rows: Sequence[Sequence[float]], placements: Sequence[Placement]) -> t
     among = good or list(indices)
     means = [sum(row[i] for row in rows) / len(rows) for i in indices]
     fastest = min(means[i] for i in among)
-    equal = [i for i in among if means[i] <= fastest + _EQUAL]
-    return max(equal, key=lambda i: len(placements[i].nodes)), bool(good)
+    return [i for i in among if means[i] <= fastest + _EQUAL], bool(good)
+
+
+def _most_accurate(
+    among: Sequence[int], source: ir.Model, models: Sequence[ir.Model], feed: Feed
+) -> int:
+    """Of the models that are hardly larger than the smallest, the one with the least noise."""
+    smallest = min(size_bytes(models[i]) for i in among)
+    small = [i for i in among if size_bytes(models[i]) <= smallest * (1 + _HARDLY)]
+    if len(small) == 1:
+        return small[0]
+
+    def sqnr_db(i: int) -> float:
+        found = worst_sqnr_db(source, models[i], [feed], threads=_THREADS)
+        return math.inf if found is None else found
+
+    return max(small, key=sqnr_db)
 
 
 def _layers(placement: Placement) -> list[ir.Node]:

@@ -115,6 +115,16 @@ def test_a_loss_at_either_batch_size_rules_a_placement_out(
     assert report.changes["layers-quantized"] == 3
 
 
+@pytest.mark.parametrize(("noises", "layers"), [([20.0, 30.0], 2), ([30.0, 20.0], 3)])
+def test_between_equally_fast_placements_noise_decides(
+    noises: list[float], layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.5, 2: 0.5}, 8: {3: 0.5, 2: 0.505}})
+    monkeypatch.setattr(module, "worst_sqnr_db", lambda *_, **__: noises.pop(0))
+    _, report = quantized(parse(NET))
+    assert report.changes["layers-quantized"] == layers
+
+
 def test_where_nothing_pays_the_float_model_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, [2.0, 11.0, 2.0], {1: {3: 1.2, 1: 0.99}, 8: {3: 0.5, 1: 0.5}})
     proto = parse(NET)
