@@ -28,6 +28,10 @@ def quantize_dynamic(
         bool,
         typer.Option("--embeddings/--no-embeddings", help="Look-up tables with 8 bits as well."),
     ] = True,
+    smooth: Annotated[
+        bool,
+        typer.Option("--smooth/--no-smooth", help="Move outliers into weights where that helps."),
+    ] = True,
     include: args.Include = None,
     exclude: args.Exclude = None,
     first_simplify: Annotated[
@@ -41,7 +45,7 @@ def quantize_dynamic(
     """Convert weights to INT8, and find scales of activations in each run.
 
     For transformers and recurrent nets. It needs no data; --data shows the sizes of input
-    for which kernels are chosen, and what the result is compared on.
+    for which kernels are chosen, outliers, and what the result is compared on.
 
     [bold]Example[/bold]: onnxlite quantize-dynamic model.onnx --data tokens.npz -o int8.onnx
     """
@@ -49,6 +53,7 @@ def quantize_dynamic(
         target=target,
         kernel=kernel,
         embeddings=embeddings,
+        smooth="auto" if smooth else False,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
     )

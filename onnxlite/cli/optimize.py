@@ -189,6 +189,10 @@ def quantize(
         Rounding,
         typer.Option(help="Fit weights to the samples before they are rounded, or only round."),
     ] = "compensated",
+    smooth: Annotated[
+        bool,
+        typer.Option("--smooth/--no-smooth", help="Move outliers into weights where that helps."),
+    ] = True,
     form: Annotated[
         Form, typer.Option(help="Q and DQ nodes, or ONNX Runtime's smaller integer operators.")
     ] = "qdq",
@@ -224,6 +228,7 @@ def quantize(
         exclude=tuple(exclude or ()),
         placement=placement,
         rounding=rounding,
+        smooth="auto" if smooth else False,
         observer=observer,
         form=form,
         int16=tuple(int16 or ()),

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxlite.calibrate import ObserverName
 from onnxlite.model import ModelLike, give_back, load
 from onnxlite.quantize.mixed import quantize_mixed_ir
-from onnxlite.quantize.options import Form, PlacementBy, Rounding, StaticOptions
+from onnxlite.quantize.options import Form, PlacementBy, Rounding, Smooth, StaticOptions
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Progress, ReportSink, silent
@@ -32,6 +32,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
+    smooth: Smooth = "auto",
     observer: ObserverName = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -51,6 +52,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
+    smooth: Smooth = "auto",
     observer: ObserverName = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -69,6 +71,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
+    smooth: Smooth = "auto",
     observer: ObserverName = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -103,6 +106,9 @@ def quantize_static(
             Frantar et al. 2023); a scale and bias per output channel make up for the rest. The
             nearest integers are kept where they are no worse on samples held out.
             `"nearest"` only rounds.
+        smooth: move outliers of the channels that MatMul and Gemm read into the weights
+            (SmoothQuant, Xiao et al. 2023): `"auto"` where the error on samples falls clearly,
+            True wherever it can be done, False never.
         form: `"qdq"` writes Q and DQ nodes around float operators, which every runtime reads.
             `"qoperator"` writes ONNX Runtime's integer operators, with the same results and a
             smaller file; for the targets `cpu`, `cpu-avx2` and `cpu-arm`.
@@ -141,6 +147,7 @@ def quantize_static(
             exclude=tuple(exclude),
             placement=placement,
             rounding=rounding,
+            smooth=smooth,
             observer=observer,
             form=form,
             int16=tuple(int16),
@@ -162,6 +169,7 @@ __all__ = [
     "Form",
     "PlacementBy",
     "Rounding",
+    "Smooth",
     "StaticOptions",
     "quantize_mixed_ir",
     "quantize_static",

@@ -27,8 +27,10 @@ from onnxlite.quantize.embeddings import is_embedding, write_embedding
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.quantize.kernel_times import KernelTimes
 from onnxlite.quantize.kernels import KERNELS, LSTM, Kernel, dynamic_target
+from onnxlite.quantize.options import Smooth
 from onnxlite.quantize.placement import by_name
 from onnxlite.quantize.prepare import prepared, quantized_already
+from onnxlite.quantize.smooth import smooth
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.writer import Writer
 from onnxlite.records import Cell, Declined, LayerRow, Progress, ReportSink, StepReport, silent
@@ -55,6 +57,7 @@ class DynamicOptions:
     target: str = "cpu"
     kernel: KernelChoice = "auto"
     embeddings: bool = True
+    smooth: Smooth = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -67,6 +70,7 @@ def quantize_dynamic(
     target: str = "cpu",
     kernel: KernelChoice = "auto",
     embeddings: bool = True,
+    smooth: Smooth = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     on_report: ReportSink | None = None,
@@ -80,6 +84,7 @@ def quantize_dynamic(
     target: str = "cpu",
     kernel: KernelChoice = "auto",
     embeddings: bool = True,
+    smooth: Smooth = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     on_report: ReportSink | None = None,
@@ -92,6 +97,7 @@ def quantize_dynamic(
     target: str = "cpu",
     kernel: KernelChoice = "auto",
     embeddings: bool = True,
+    smooth: Smooth = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     on_report: ReportSink | None = None,
@@ -107,13 +113,17 @@ def quantize_dynamic(
     Args:
         model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
         samples: inputs of the size that matters: kernels are timed on the shapes of the
-            first one. None takes generated inputs, whose dynamic axes are small.
+            first one, and the first 64 show outliers. None takes generated inputs, whose
+            dynamic axes are small.
         target: `"cpu"` (this machine), `"cpu-avx2"` or `"cpu-arm"`: ONNX Runtime's kernels there.
         kernel: `"auto"` runs every layer alone, in float and on each kernel, and takes the
             fastest on one thread; `"integer"` one scale for all activations of a layer, by standard
             operators; `"blocks"` scales per block of each row, by ONNX Runtime's MatMulNBits.
         embeddings: also store look-up tables with 8 bits and a scale per row: smaller, hardly
             slower.
+        smooth: move outliers of the channels that MatMul and Gemm read into the weights
+            (SmoothQuant, Xiao et al. 2023): `"auto"` where the error on samples falls clearly,
+            True wherever it can be done, False never. It takes at least 8 samples.
         include: patterns (`fnmatch`) of node names to quantize; empty means all.
         exclude: patterns of names that stay float.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
@@ -133,6 +143,7 @@ def quantize_dynamic(
         target=target,
         kernel=kernel,
         embeddings=embeddings,
+        smooth=smooth,
         include=tuple(include),
         exclude=tuple(exclude),
     )
@@ -162,6 +173,10 @@ def quantize_dynamic_ir(
     ready, declined = prepared(clone(model))
     if isinstance(ready, Declined):
         return source, _unchanged(ready.reason, declined, start)
+    smoothed: list[LayerRow] = []
+    if samples is not None:
+        feeds = Samples(samples, input_specs(source))
+        smoothed = smooth(ready, feeds, options, integers_before=False, progress=progress)
     plan = _chosen(ready, feed, row, options, declined, progress)
     tables = [node for node in iter_nodes(ready) if options.embeddings and is_embedding(node)]
     tables = [node for node in tables if not by_name(node, options.include, options.exclude)]
@@ -179,9 +194,13 @@ def quantize_dynamic_ir(
             f"weights {size_bytes(source):,} -> {size_bytes(ready):,} bytes; "
             f"{'exact' if sqnr is None else f'{sqnr:.1f} dB'} on the first sample"
         ),
-        changes={"layers-quantized": len(plan), "tables-quantized": len(tables)},
+        changes={
+            "layers-quantized": len(plan),
+            "tables-quantized": len(tables),
+            "values-smoothed": len(smoothed),
+        },
         declined=tuple(declined),
-        layers=tuple(rows),
+        layers=(*rows, *smoothed),
         seconds=time.perf_counter() - start,
     )
 

@@ -16,6 +16,9 @@ Form = Literal["qdq", "qoperator"]
 #: What runs on integers: where that was measured to be faster, or wherever it is possible.
 PlacementBy = Literal["measured", "everything"]
 
+#: `"auto"` smooths where the measured error falls; True everywhere; False nowhere.
+Smooth = Literal["auto"] | bool
+
 
 @dataclass(frozen=True, kw_only=True)
 class StaticOptions:
@@ -26,6 +29,7 @@ class StaticOptions:
     exclude: tuple[str, ...] = ()
     placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
+    smooth: Smooth = "auto"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None

@@ -12,9 +12,8 @@ as well, it is a Mul of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -26,6 +25,7 @@ from onnxlite.graph import add_initializer, const_array, const_tensor, fresh_nam
 from onnxlite.ops import spec_of
 from onnxlite.ops.normal import last_axis_affine
 from onnxlite.ops.product import Product, find_product
+from onnxlite.quantize.options import Smooth
 from onnxlite.quantize.placement import by_name
 from onnxlite.quantize.qtypes import (
     INT8,
@@ -35,66 +35,63 @@ from onnxlite.quantize.qtypes import (
     params_for_weight,
     quantize,
 )
-from onnxlite.records import Progress
-from onnxlite.samples import Samples
+from onnxlite.records import Cell, LayerRow, Progress
+from onnxlite.samples import Samples, feed_size
 
-#: `"auto"` smooths where the measured error falls; True everywhere; False nowhere.
-Smooth = Literal["auto"] | bool
-
-#: Feeds that are looked at.
-_FEEDS = 8
+#: Feeds that are looked at, and the samples that must be in them.
+_FEEDS, _LEAST_SAMPLES = 8, 8
 #: Exponents tried: at 1 the activations are all alike, at 0 the weights.
 _EXPONENTS = (0.5, 0.65, 0.8)
 #: The noise that must go, in dB: a Mul of its own costs time, a changed constant does not.
 _WORTH_CONSTANT_DB, _WORTH_NODE_DB = 0.5, 3.0
 
 
-@dataclass(frozen=True)
-class Smoothed:
-    """A value whose channels were made alike.
+class Wanted(Protocol):
+    """The options that decide what is smoothed: those of the quantization that follows."""
 
-    Attributes:
-        value: its name.
-        exponent: how much of the difference went into the weights.
-        gain_db: how much less noise the layers behind it have on the rows looked at.
-        absorbed: whether the node before it does the division.
-    """
+    @property
+    def smooth(self) -> Smooth:
+        """`"auto"` where the measured error falls, True everywhere, False nowhere."""
+        ...
 
-    value: str
-    exponent: float
-    gain_db: float
-    absorbed: bool
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Patterns of names of the layers that are quantized; empty means all."""
+        ...
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Patterns of names of layers that are not."""
+        ...
 
 
 def smooth(
     model: ir.Model,
     samples: Samples,
-    mode: Smooth,
+    options: Wanted,
     *,
     integers_before: bool,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    threads: int | None = None,
     progress: Progress,
-) -> list[Smoothed]:
+) -> list[LayerRow]:
     """Smooth the inputs of matrix products; the model computes the same as before.
 
     Args:
         model: normalised, with shapes; changed in place.
-        samples: the first ones are looked at.
-        mode: see `Smooth`.
+        samples: the first ones are looked at; from fewer than 8 outliers cannot be told.
+        options: what is quantized afterwards, and whether to smooth.
         integers_before: what computes a value may go on integers as well; a Mul between two
             layers would part them, so there only constants are changed.
-        include: patterns of names of the layers to smooth; empty means all.
-        exclude: patterns of names of layers that are not quantized.
-        threads: of ONNX Runtime.
         progress: called after every feed.
+
+    Returns:
+        One row per smoothed value: the exponent, and how much less noise the layers that
+        read it have on the rows looked at.
 
     Raises:
         SamplesError: a value is NaN or infinite on a sample.
         ExecutionError: ONNX Runtime cannot run the model.
     """
-    groups = {} if mode is False else _groups(model, include, exclude)
+    groups = {} if options.smooth is False else _groups(model, options.include, options.exclude)
     integers = _made_by_integers(model) if integers_before else set()
     groups = {
         value: products
@@ -104,18 +101,20 @@ def smooth(
     if not groups:
         return []
     names = [value.name or "" for value in groups]
-    feeds = islice(samples, _FEEDS)
-    seen = collect_rows(model, names, feeds, threads=threads, progress=progress)
+    feeds = list(islice(samples, _FEEDS))
+    if sum(feed_size(feed, samples.inputs) for feed in feeds) < _LEAST_SAMPLES:
+        return []
+    seen = collect_rows(model, names, feeds, progress=progress)
     taken = value_names(model)
     done = []
     for value, products in groups.items():
-        found = _best(value, products, seen[value.name or ""], mode)
+        found = _best(value, products, seen[value.name or ""], options.smooth)
         if found is not None:
-            smoothed, scale = found
+            row, scale = found
             _divide(model, value, products, scale, taken)
             for product in products:
                 _multiply(model, product, scale, taken)
-            done.append(smoothed)
+            done.append(row)
     return done
 
 
@@ -163,7 +162,7 @@ def _made_by_integers(model: ir.Model) -> set[ir.Value]:
 
 def _best(
     value: ir.Value, products: Sequence[Product], seen: Rows, mode: Smooth
-) -> tuple[Smoothed, NDArray[Any]] | None:
+) -> tuple[LayerRow, NDArray[Any]] | None:
     """The exponent with the least noise and its scale, None where none is worth it."""
     weights = [product.matrix() for product in products]
     bound = np.maximum(np.abs(seen.low), np.abs(seen.high))
@@ -178,7 +177,12 @@ def _best(
     absorbed = _is_absorbed(value, products)
     if mode == "auto" and gain < (_WORTH_CONSTANT_DB if absorbed else _WORTH_NODE_DB):
         return None
-    return Smoothed(value.name or "", exponent, round(gain, 1), absorbed), scale
+    values: dict[str, Cell] = {
+        "exponent": exponent,
+        "less_noise_db": round(gain, 1),
+        "own_node": not absorbed,
+    }
+    return LayerRow(value.name or "", "smooth", values), scale
 
 
 def _scale(bound: NDArray[Any], largest: NDArray[Any], exponent: float) -> NDArray[Any]:

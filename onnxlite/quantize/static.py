@@ -29,6 +29,7 @@ from onnxlite.quantize.qoperator import integer_operators
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.shield import shield
+from onnxlite.quantize.smooth import smooth
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.quantize.widths import OPSET as OPSET_16
 from onnxlite.quantize.widths import Widths, find_widths
@@ -61,6 +62,7 @@ def quantize_static_ir(
     model = ready
     pooled = pool_means(model)
     infer_shapes(model)
+    smoothed = smooth(model, feeds, options, integers_before=True, progress=progress)
     placement = place(model, row, include=options.include, exclude=options.exclude)
     if not any(_weight_port(node) is not None for node in placement.nodes):
         declined += placement.declined
@@ -100,9 +102,10 @@ def quantize_static_ir(
             "activations-absorbed": len(placement.absorbed) if row.absorbs else 0,
             "values-quantized": len(placement.values),
             "means-pooled": pooled,
+            "values-smoothed": len(smoothed),
         },
         declined=tuple(declined),
-        layers=tuple(rows),
+        layers=(*rows, *smoothed),
         seconds=time.perf_counter() - start,
     )
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 from onnxlite.quantize.choice import MIN_SQNR_DB, AutoOptions, quantize_auto_ir
 from onnxlite.quantize.dynamic import DynamicOptions, KernelChoice, quantize_dynamic_ir
 from onnxlite.quantize.kernels import dynamic_target
-from onnxlite.quantize.options import Rounding
+from onnxlite.quantize.options import Rounding, Smooth
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 
@@ -26,6 +26,7 @@ class QuantizeDynamic(
     target: str = "cpu"
     kernel: KernelChoice = "auto"
     embeddings: bool = True
+    smooth: Smooth = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -33,7 +34,7 @@ class QuantizeDynamic(
         dynamic_target(self.target)
 
     def apply(
-        self, model: ir.Model, samples: SamplesLike, progress: Progress
+        self, model: ir.Model, samples: SamplesLike | None, progress: Progress
     ) -> tuple[ir.Model, StepReport]:
         """Quantize `model` on the kernels that are fastest for the first samples."""
         return quantize_dynamic_ir(
@@ -43,6 +44,7 @@ class QuantizeDynamic(
                 target=self.target,
                 kernel=self.kernel,
                 embeddings=self.embeddings,
+                smooth=self.smooth,
                 include=self.include,
                 exclude=self.exclude,
             ),

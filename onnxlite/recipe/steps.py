@@ -21,7 +21,7 @@ from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
-from onnxlite.quantize import Form, PlacementBy, Rounding, StaticOptions, quantize_mixed_ir
+from onnxlite.quantize import Form, PlacementBy, Rounding, Smooth, StaticOptions, quantize_mixed_ir
 from onnxlite.quantize.targets import target_named
 from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
@@ -142,6 +142,7 @@ class QuantizeStatic(
     exclude: tuple[str, ...] = ()
     placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
+    smooth: Smooth = "auto"
     observer: ObserverName = "minmax"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
@@ -164,6 +165,7 @@ class QuantizeStatic(
                 exclude=self.exclude,
                 placement=self.placement,
                 rounding=self.rounding,
+                smooth=self.smooth,
                 observer=self.observer,
                 form=self.form,
                 int16=self.int16,
@@ -190,7 +192,7 @@ STEPS: dict[str, type[Step]] = {str(cls.__struct_config__.tag): cls for cls in g
 
 
 #: Steps that decide by samples if there are any, and take None otherwise.
-SamplesOptional: TypeAlias = ToFloat16 | QuantizeWeights
+SamplesOptional: TypeAlias = ToFloat16 | QuantizeWeights | QuantizeDynamic
 
 
 def uses_samples(step: Step) -> bool:

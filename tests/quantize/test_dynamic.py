@@ -198,7 +198,7 @@ TABLE = f"""{HEAD} g (int64[n,s] ids) => (float[n,s,64] y) <float[500,64] table,
 def test_embeddings_have_a_scale_per_row() -> None:
     ids = np.random.default_rng(0).integers(0, 500, (3, 7))
     model, report = quantized(TABLE, {"ids": ids}, kernel="integer")
-    assert report.changes == {"layers-quantized": 1, "tables-quantized": 1}
+    assert report.changes["layers-quantized"] == report.changes["tables-quantized"] == 1
     assert sqnr_db(TABLE, model, {"ids": ids}) > 33
     floats = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
     assert max(v.const_value.size for v in floats) == 500
