@@ -20,7 +20,7 @@ from google.protobuf.message import EncodeError
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
 from onnxlite.graph import check_structure, iter_graphs, tensor_array
-from onnxlite.proto import prepared
+from onnxlite.proto import prepared, without_repeats
 
 #: What every public function accepts as a model.
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -108,7 +108,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         )
     try:
         with embedded(model):
-            return ir.to_proto(model)
+            return without_repeats(ir.to_proto(model))
     except ir.serde.SerdeError as error:
         raise UnsupportedError(f"the model cannot be serialised: {_root(error)}") from error
 

@@ -44,6 +44,26 @@ def prepared(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
     return _densified(proto, where) if sparse else proto
 
 
+def without_repeats(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop, in place, the types of initializers from value_info: their tensors say the same.
+
+    `onnx_ir` writes one for each, which is a tenth of a small quantized model. One with a doc
+    string or metadata stays.
+    """
+    for graph in [m for m in _messages(proto.graph) if isinstance(m, onnx.GraphProto)]:
+        tensors = {tensor.name for tensor in graph.initializer}
+        kept = [
+            info
+            for info in graph.value_info
+            if info.name not in tensors or info.doc_string or info.metadata_props
+        ]
+        if len(kept) < len(graph.value_info):
+            kept = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
+            del graph.value_info[:]
+            graph.value_info.extend(kept)
+    return proto
+
+
 def _messages(message: Message) -> Iterator[Message]:
     """A message and all below it; tensors are leaves, because to list one copies its data."""
     yield message

@@ -188,7 +188,7 @@ class Emitter:
         attributes = {} if params.axis is None else {"axis": params.axis}
         dq = ir.node(
             "DequantizeLinear",
-            [stored, *self._scale_and_zero(name, params)],
+            [stored, *self._scale_and_zero(params)],
             attributes,
             name=fresh_name(self._node_names, f"{name}_dq"),
         )
@@ -202,7 +202,7 @@ class Emitter:
             del self._graph.initializers[old.name]
 
     def _pair(self, source: ir.Value, base: str, params: QParams) -> tuple[ir.Node, ir.Node]:
-        constants = self._scale_and_zero(base, params)
+        constants = self._scale_and_zero(params)
         q = ir.node(
             "QuantizeLinear",
             [source, *constants],
@@ -219,9 +219,9 @@ class Emitter:
         dq.outputs[0].name = fresh_name(self._names, f"{base}_dq")
         return q, dq
 
-    def _scale_and_zero(self, name: str, params: QParams) -> tuple[ir.Value, ir.Value]:
-        scale = self._constant(f"{name}_scale", params.scale)
-        return scale, self._constant(f"{name}_zero", params.zero_point)
+    def _scale_and_zero(self, params: QParams) -> tuple[ir.Value, ir.Value]:
+        # Short names: they are read three times each, and a small model has many.
+        return self._constant("scale", params.scale), self._constant("zero", params.zero_point)
 
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         key = (array.dtype.name, array.shape, array.tobytes())

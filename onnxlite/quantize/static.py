@@ -18,6 +18,7 @@ from onnxlite.errors import VerificationError
 from onnxlite.graph import const_array
 from onnxlite.model import clone, size_bytes
 from onnxlite.ops import spec_of
+from onnxlite.quantize.compact import compact
 from onnxlite.quantize.compensate import compensate
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.measured import measured
@@ -88,6 +89,7 @@ def quantize_static_ir(
     shield(model)
     if options.form == "qoperator":
         integer_operators(model, next(iter(feeds)))
+    compact(model, row)
     sqnr = _verify(float_model, model, feeds)
     return model, StepReport(
         step=_STEP,

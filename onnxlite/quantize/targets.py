@@ -46,6 +46,7 @@ class Target:
         refuses: operators that the runtime has no integer kernel for.
         smallest_range: no activation gets a narrower range than this.
         forms: what the runtime reads; integer operators are ONNX Runtime's own.
+        implied_zeros: a DequantizeLinear may leave out a zero point that is 0.
         wide: the type of 16-bit activations, None where there are none that are fast.
     """
 
@@ -61,6 +62,7 @@ class Target:
     refuses: frozenset[str] = frozenset()
     smallest_range: float = 0.0
     forms: tuple[Form, ...] = ("qdq",)
+    implied_zeros: bool = False
     wide: QType | None = None
 
     @property
@@ -113,6 +115,7 @@ _CPU = Target(
     weight=INT8,
     per_channel=True,
     forms=("qdq", "qoperator"),
+    implied_zeros=True,
 )
 _CPU_AVX2 = dataclasses.replace(_CPU, name="cpu-avx2", avoid_saturation=True)
 #: ONNX Runtime on 64-bit ARM multiplies int8 by int8 (SDOT, SMMLA).
@@ -142,7 +145,9 @@ _QNN = Target(
     wide=UINT16,
 )
 #: Any runtime that reads QDQ: the commonest types, and no kernel saturates.
-_GENERIC = dataclasses.replace(_CPU_AVX2, name="generic", forms=("qdq",), wide=UINT16)
+_GENERIC = dataclasses.replace(
+    _CPU_AVX2, name="generic", forms=("qdq",), implied_zeros=False, wide=UINT16
+)
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {

@@ -173,5 +173,5 @@ def test_dead_channels_and_dead_layers_have_scales_that_are_safe() -> None:
     assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 25
     for value in model.graph.initializers.values():
         array = value.const_value.numpy()
-        if array.dtype == np.float32 and value.name.endswith("scale"):
+        if array.dtype == np.float32 and value.name.startswith("scale"):
             assert (array >= np.finfo(np.float32).tiny).all()
