@@ -60,6 +60,14 @@ from onnxlite.records import Declined, LayerRow, StepReport
 from onnxlite.repair import repair
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.save import save
+from onnxlite.search import (
+    Budget,
+    OptimizeOutcome,
+    OptimizeReport,
+    SearchRecord,
+    Trial,
+    optimize,
+)
 from onnxlite.simplify import simplify
 
 try:
@@ -68,6 +76,7 @@ except importlib.metadata.PackageNotFoundError:  # a checkout that was never ins
     __version__ = "0+unknown"
 
 __all__ = [
+    "Budget",
     "ChannelReport",
     "Declined",
     "ExecutionError",
@@ -81,6 +90,8 @@ __all__ = [
     "ModelError",
     "ModelLike",
     "OnnxliteError",
+    "OptimizeOutcome",
+    "OptimizeReport",
     "OptionError",
     "Outcome",
     "PruneChannels",
@@ -95,12 +106,14 @@ __all__ = [
     "SamplesError",
     "SamplesLike",
     "SaveError",
+    "SearchRecord",
     "Sensitivity",
     "Simplify",
     "Step",
     "StepReport",
     "Summary",
     "ToFloat16",
+    "Trial",
     "UnsupportedError",
     "VerificationError",
     "__version__",
@@ -110,6 +123,7 @@ __all__ = [
     "inspect",
     "load",
     "load_recipe",
+    "optimize",
     "prune_channels",
     "prune_weights",
     "quantize_auto",

@@ -48,6 +48,8 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
         changes: how often each kind of change was made.
         declined: what was not done, and why.
         layers: one row per layer touched.
+        settled: options, by name, that name what the step decided by measuring times; with
+            them it does the same again, on any machine.
         seconds: wall-clock time of the step.
     """
 
@@ -57,6 +59,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, int] = {}
     declined: tuple[Declined, ...] = ()
     layers: tuple[LayerRow, ...] = ()
+    settled: dict[str, Cell | tuple[str, ...]] = {}
     seconds: float = 0.0
 
 

@@ -43,6 +43,11 @@ def lineage_of(model: ir.Model) -> Mapping[str, Origin]:
     return cast(Mapping[str, Origin], model.meta.get(_KEY, MappingProxyType({})))
 
 
+def restore_lineage(model: ir.Model, entries: Mapping[str, Origin]) -> None:
+    """Record what `lineage_of` gave before the model went through a file."""
+    _put(model, entries)
+
+
 def origin_of(model: ir.Model, node_name: str) -> Origin:
     """The origin of one node; itself with all channels if nothing is recorded."""
     return lineage_of(model).get(node_name, Origin(node_name))

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from onnxlite import __version__
-from onnxlite.cli import dynamic, formats, lowbits, measure, optimize
+from onnxlite.cli import dynamic, formats, lowbits, measure, optimize, search
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.sensitivity import sensitivity
 from onnxlite.errors import OnnxliteError, OptionError, VerificationError
@@ -107,6 +107,7 @@ app.command("sensitivity")(sensitivity)
 app.command("compare")(measure.compare)
 app.command("benchmark")(measure.benchmark)
 app.command("run")(optimize.run)
+app.command("optimize")(search.optimize)
 app.command("demo")(optimize.demo)
 
 

@@ -276,10 +276,9 @@ def run(
         [\[steps]]
         step = "quantize-static"
     """
-    steps = recipes.load_recipe(recipe).steps
     run_steps(
         model,
-        steps,
+        recipes.load_recipe(recipe),
         output,
         data,
         evaluation=evaluation,
@@ -318,7 +317,7 @@ def demo(
 
 def run_steps(
     model: Path,
-    steps: Sequence[Step],
+    steps: Recipe | Sequence[Step],
     output: Path | None,
     data: Path | None,
     *,
@@ -333,7 +332,7 @@ def run_steps(
         outcome = recipes.run(
             model,
             data,
-            Recipe(tuple(steps)),
+            steps if isinstance(steps, Recipe) else Recipe(tuple(steps)),
             output=output,
             evaluation=evaluation,
             labels=labels,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def quantize_static_ir(
     declined += unused
     params = _calibrated(model, placement, feeds, row, widths, options, progress)
     found = measured(source, model, placement, params, feeds, row, options, progress)
+    settled = _settled(placement, found.placement, options)
     placement, params = found.placement, {v: params[v] for v in found.placement.values}
     declined += placement.declined
     layers = [node for node in placement.nodes if _weight_port(node) is not None]
@@ -108,8 +110,17 @@ def quantize_static_ir(
         },
         declined=tuple(declined),
         layers=(*rows, *smoothed),
+        settled=settled,
         seconds=time.perf_counter() - start,
     )
+
+
+def _settled(everything: Placement, found: Placement, options: StaticOptions) -> dict[str, Any]:
+    """The options that name a placement which was measured."""
+    if options.placement == "everything":
+        return {}
+    floats = [node.name or "" for node in everything.nodes if node not in set(found.nodes)]
+    return {"placement": "everything", "exclude": (*options.exclude, *map(escape, floats))}
 
 
 def _calibrated(

@@ -32,16 +32,26 @@ VERSION = 1
 class Recipe(msgspec.Struct, frozen=True):
     """Steps that are applied to a model one after the other.
 
+    Attributes:
+        steps: in order.
+        calibration: how many of the samples, from the first on, the steps are given; what
+            comes after them is held out. None leaves it to the split of `run`. A result
+            depends on it, so a recipe that reproduces one names it.
+
     Raises:
         OptionError: there is no step, or a step has a value that is out of range; the
             message names the step's number, the field and what is allowed.
     """
 
     steps: tuple[Step, ...]
+    calibration: int | None = None
 
     def __post_init__(self) -> None:
         if not self.steps:
             raise OptionError(f"a recipe needs at least one step: {_names()}")
+        count = self.calibration
+        if count is not None and (type(count) is not int or count < 1):
+            raise OptionError(f"calibration counts samples, from 1 on; given was {count!r}")
         for number, step in enumerate(self.steps, 1):
             if type(step) not in STEPS.values():
                 raise OptionError(
@@ -53,7 +63,8 @@ class Recipe(msgspec.Struct, frozen=True):
     def to_toml(self) -> str:
         """The recipe as TOML, with every option written out; `from_toml` gives it back."""
         tables = (f"\n[[steps]]\n{tomli_w.dumps(_fields(step))}" for step in self.steps)
-        return f"version = {VERSION}\n{''.join(tables)}"
+        count = "" if self.calibration is None else f"calibration = {self.calibration}\n"
+        return f"version = {VERSION}\n{count}{''.join(tables)}"
 
     @staticmethod
     def from_toml(text: str) -> Recipe:
@@ -67,10 +78,10 @@ class Recipe(msgspec.Struct, frozen=True):
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise OptionError(f"the recipe is not valid TOML: {error}") from error
-        if unknown := sorted(data.keys() - {"version", "steps"}):
+        if unknown := sorted(data.keys() - {"version", "calibration", "steps"}):
             raise OptionError(
-                f"a recipe has no key {unknown[0]!r}: it holds 'version' and one [[steps]] "
-                "table per step"
+                f"a recipe has no key {unknown[0]!r}: it holds 'version', 'calibration' and "
+                "one [[steps]] table per step"
             )
         if (version := data.get("version", VERSION)) != VERSION:
             raise OptionError(
@@ -79,7 +90,8 @@ class Recipe(msgspec.Struct, frozen=True):
         tables = data.get("steps", [])
         if not isinstance(tables, list):
             raise OptionError("'steps' is a list of tables: write [[steps]] above each step")
-        return Recipe(tuple(_step(number, table) for number, table in enumerate(tables, 1)))
+        steps = tuple(_step(number, table) for number, table in enumerate(tables, 1))
+        return Recipe(steps, data.get("calibration"))
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:

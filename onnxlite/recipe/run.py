@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,40 +14,20 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite import evaluate
-from onnxlite.analysis.summary import inspect
-from onnxlite.errors import (
-    ExecutionError,
-    OptionError,
-    SamplesError,
-    SaveError,
-    VerificationError,
-)
-from onnxlite.evaluate import Fidelity, Latency, Metric
-from onnxlite.model import (
-    ModelLike,
-    clone,
-    disk_bytes,
-    load,
-    mapped_files,
-    size_bytes,
-    to_bytes,
-    to_proto,
-)
+from onnxlite.errors import OptionError, SamplesError
+from onnxlite.evaluate import Metric
+from onnxlite.model import ModelLike, clone, load, to_proto
 from onnxlite.recipe.document import Recipe
-from onnxlite.recipe.outcome import Outcome, RunReport, Sizes, environment
+from onnxlite.recipe.outcome import Outcome
+from onnxlite.recipe.proof import check_target, prove
 from onnxlite.recipe.split import SampleUse, split
 from onnxlite.recipe.steps import SamplesOptional, Step, step_name, uses_samples
+from onnxlite.recipe.verify import Reference
 from onnxlite.records import Progress, StepReport, silent
-from onnxlite.runtime import Outputs, Session, probe_feeds
+from onnxlite.runtime import probe_feeds
 from onnxlite.samples import Samples, SamplesLike, input_specs
-from onnxlite.save import save
 
 logger = logging.getLogger(__name__)
-
-#: Serialising a larger model only to know its size would cost more memory than it is worth.
-_SERIALISE_BELOW_BYTES = 1 << 28
-_FEEDS_VERIFIED = 2
 
 
 @overload
@@ -130,10 +108,10 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe(tuple(recipe))
     original = load(model)
     if output is not None:
-        _check_target(Path(output), original)
+        check_target(Path(output), original)
     calibration, held_out, use = _samples(original, samples, evaluation, recipe)
     classes = None if labels is None else _labels(labels, use)
-    reference = _Reference(original, held_out)
+    reference = Reference(original, held_out)
     current = clone(original)
     reports: list[StepReport] = []
     for number, step in enumerate(recipe.steps, 1):
@@ -147,97 +125,25 @@ def run(
             reference.verify(current, f"step {number} ({step_name(step)})")
         else:
             logger.warning("step %d (%s): %s", number, step_name(step), report.summary)
-    # The file itself, where there is one: no second copy of it is made in memory.
-    source = model if isinstance(model, str | os.PathLike) else original
-    changed = any(report.changed for report in reports)
-    fidelity: Fidelity | None = None
-    latency: Latency | None = None
-    saved: Path | None = None
-    if changed:
-        fidelity = evaluate.compare(
-            source,
-            current,
-            held_out,
-            metric=metric,
-            labels=classes,
-            progress=progress,
-        )
-        _check_finite(fidelity)
-        if benchmark:
-            latency = evaluate.benchmark(source, current, samples=held_out, progress=progress)
-        if output is not None:
-            saved = save(current, output, progress=progress)
-    sizes = _sizes(model, original, current, saved)
-    report_of_run = RunReport(
-        changed=changed,
-        recipe=recipe.to_toml(),
+    record = prove(
+        model,
+        original,
+        current,
+        held_out,
+        recipe=recipe,
+        steps=reports,
+        use=use,
+        output=output,
+        labels=classes,
+        metric=metric,
+        benchmark=benchmark,
         command=command,
-        input_path=os.fspath(model) if isinstance(model, str | os.PathLike) else None,
-        output_path=str(saved) if saved else None,
-        input=inspect(original, samples=held_out),
-        output=inspect(current, samples=held_out),
-        samples=use,
-        steps=tuple(reports),
-        sizes=sizes,
-        fidelity=fidelity,
-        latency=latency,
-        warnings=_warnings(reports, sizes, latency, use),
-        environment=environment(),
-        seconds=time.perf_counter() - start,
+        start=start,
+        progress=progress,
     )
     if isinstance(model, onnx.ModelProto):
-        return Outcome(model=to_proto(current), report=report_of_run)
-    return Outcome(model=current, report=report_of_run)
-
-
-class _Reference:
-    """What every step's result is held against: the input model's outputs on a few feeds."""
-
-    def __init__(self, model: ir.Model, samples: SamplesLike) -> None:
-        feeds = Samples(samples, input_specs(model))
-        self._feeds = list(itertools.islice(feeds, _FEEDS_VERIFIED))
-        session = Session(model, threads=1)
-        self._outputs = [session.run(feed) for feed in self._feeds]
-
-    def verify(self, model: ir.Model, where: str) -> None:
-        """Raise `VerificationError` unless `model` runs with outputs like the reference's."""
-        try:
-            session = Session(model, threads=1)
-            results = [session.run(feed) for feed in self._feeds]
-        except ExecutionError as error:
-            raise VerificationError(
-                f"{where} made a model that does not run, nothing was written; {error}"
-            ) from error
-        for expected, result in zip(self._outputs, results, strict=True):
-            if fault := _fault(expected, result):
-                raise VerificationError(f"{where} made a wrong model, nothing was written: {fault}")
-
-
-def _fault(expected: Outputs, result: Outputs) -> str | None:
-    if list(expected) != list(result):
-        return f"its outputs are {list(result)}, they were {list(expected)}"
-    # Of a sequence or a map nothing but the name is compared.
-    for name in [name for name, value in expected.items() if isinstance(value, np.ndarray)]:
-        want, have = expected[name], result[name]
-        if have.shape != want.shape or have.dtype != want.dtype:
-            return (
-                f"output {name!r} is {have.dtype}{list(have.shape)}, "
-                f"it was {want.dtype}{list(want.shape)}"
-            )
-        if want.dtype.kind == "f" and (bad := int((np.isfinite(want) & ~np.isfinite(have)).sum())):
-            return f"output {name!r} has {bad} new NaN or infinite of {want.size} values"
-    return None
-
-
-def _check_target(target: Path, source: ir.Model) -> None:
-    """Refuse before the work what `save` would refuse after it."""
-    if target.resolve() in mapped_files(source):
-        raise SaveError(
-            f"{str(target)!r} is the input, or its external data: choose another output path "
-            "(the input is never touched)"
-        )
-    if not target.parent.is_dir():
-        raise SaveError(f"cannot write {str(target)!r}: create the directory first")
+        return Outcome(model=to_proto(current), report=record)
+    return Outcome(model=current, report=record)
 
 
 def _samples(
@@ -246,8 +152,8 @@ def _samples(
     """Samples for the steps, samples to evaluate on, and the record of which they are."""
     inputs = input_specs(model)
     needy = [step_name(step) for step in recipe.steps if step.needs_samples]
-    if samples is not None and any(map(uses_samples, recipe.steps)):
-        return split(Samples(samples, inputs), evaluation)
+    if samples is not None and (recipe.calibration or any(map(uses_samples, recipe.steps))):
+        return split(Samples(samples, inputs), evaluation, calibration=recipe.calibration)
     if needy:
         takes = ", ".join(str(spec) for spec in inputs)
         raise OptionError(
@@ -277,58 +183,3 @@ def _labels(labels: NDArray[Any] | Sequence[int], use: SampleUse) -> NDArray[Any
             "one class per sample"
         )
     return array
-
-
-def _check_finite(fidelity: Fidelity) -> None:
-    if broken := [row for row in fidelity.outputs if row.broken]:
-        raise VerificationError(
-            f"output {broken[0].name!r} of the result has {broken[0].broken} NaN or infinite "
-            "values on the evaluation samples where the input model has none, or the other way "
-            "round; nothing was written"
-        )
-
-
-def _sizes(source: ModelLike, original: ir.Model, result: ir.Model, saved: Path | None) -> Sizes:
-    before, before_deflated = _serialised(original)
-    after, after_deflated = _serialised(result)
-    if isinstance(source, str | os.PathLike):
-        before = disk_bytes(source)
-    elif isinstance(source, onnx.ModelProto):
-        before = source.ByteSize()
-    if saved is not None:
-        after = disk_bytes(saved)
-    return Sizes(
-        input_bytes=before,
-        output_bytes=after,
-        input_deflated_bytes=before_deflated,
-        output_deflated_bytes=after_deflated,
-    )
-
-
-def _serialised(model: ir.Model) -> tuple[int, int | None]:
-    if size_bytes(model) > _SERIALISE_BELOW_BYTES:
-        return size_bytes(model), None
-    content = to_bytes(model)
-    return len(content), len(zlib.compress(content, 6))
-
-
-def _warnings(
-    reports: Sequence[StepReport], sizes: Sizes, latency: Latency | None, use: SampleUse
-) -> tuple[str, ...]:
-    warnings = [
-        f"step {number} ({report.step}) changed nothing: {report.summary}"
-        for number, report in enumerate(reports, 1)
-        if not report.changed
-    ]
-    if not any(report.changed for report in reports):
-        warnings.append("the model is unchanged, so nothing was written")
-    if sizes.output_bytes > sizes.input_bytes:
-        warnings.append(
-            f"the result is larger than the input: {sizes.output_bytes} bytes against "
-            f"{sizes.input_bytes}"
-        )
-    if latency is not None and latency.ratio.low > 1:
-        warnings.append(f"the result is slower than the input: latency ratio {latency.ratio}")
-    if use.origin in ("shared", "generated"):
-        warnings.append(use.note)
-    return tuple(warnings)

@@ -36,30 +36,29 @@ class SampleUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def split(
-    samples: Samples, evaluation: SamplesLike | None = None
+    samples: Samples, evaluation: SamplesLike | None = None, *, calibration: int | None = None
 ) -> tuple[SamplesLike, SamplesLike, SampleUse]:
     """Calibration samples, evaluation samples, and the record of which they are.
 
     With `evaluation` both are used whole. Otherwise the last quarter of `samples`, at
     least 8 and at most half of them, is held out. Feeds whose batch axis is fixed stay
-    whole, so the cut then moves to the next feed's start.
+    whole, so the cut then moves to the next feed's start. With `calibration` so many of the
+    samples, from the first on, are for the steps, and those behind them are held out.
     """
-    sizes = [(feed_size(feed, samples.inputs), _cuttable(feed, samples.inputs)) for feed in samples]
-    total = sum(size for size, _ in sizes)
+    whole = Windows(samples)
+    total = whole.total
+    cut = total if calibration is None else whole.cut_near(min(calibration, total))
     if evaluation is not None:
         checked = Samples(evaluation, samples.inputs)
         count = checked.count()
-        note = f"{total} samples for calibration, {count} separate ones for evaluation"
+        note = f"{cut} samples for calibration, {count} separate ones for evaluation"
         return (
-            samples,
+            samples if cut == total else whole.between(0, cut),
             checked,
-            SampleUse(calibration=total, evaluation=count, origin="given", note=note),
+            SampleUse(calibration=cut, evaluation=count, origin="given", note=note),
         )
-    cut = total - min(max(total // 4, MIN_HELD_OUT), total // 2)
-    starts = list(itertools.accumulate((size for size, _ in sizes), initial=0))
-    index = next(i for i, end in enumerate(starts[1:]) if cut <= end)
-    if starts[index] < cut < starts[index + 1] and not sizes[index][1]:
-        cut = starts[index + 1] if index + 1 < len(sizes) else starts[index]
+    if calibration is None:
+        cut = whole.cut_near(total - min(max(total // 4, MIN_HELD_OUT), total // 2))
     if cut in (0, total):
         note = (
             f"the {total} samples cannot be split, so calibration and evaluation share them: "
@@ -72,10 +71,35 @@ def split(
         )
     note = f"the last {total - cut} of {total} samples are held out for evaluation"
     return (
-        _Window(samples, 0, cut),
-        _Window(samples, cut, total),
+        whole.between(0, cut),
+        whole.between(cut, total),
         SampleUse(calibration=cut, evaluation=total - cut, origin="held-out", note=note),
     )
+
+
+class Windows:
+    """A stream of samples that may be cut into parts; the parts are read lazily."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._sizes = [
+            (feed_size(feed, samples.inputs), _cuttable(feed, samples.inputs)) for feed in samples
+        ]
+        #: Number of samples.
+        self.total = sum(size for size, _ in self._sizes)
+
+    def cut_near(self, cut: int) -> int:
+        """Where the stream can be cut: at `cut`, or next to it where a feed must stay whole."""
+        sizes = self._sizes
+        starts = list(itertools.accumulate((size for size, _ in sizes), initial=0))
+        index = next(i for i, end in enumerate(starts[1:]) if cut <= end)
+        if starts[index] < cut < starts[index + 1] and not sizes[index][1]:
+            return starts[index + 1] if index + 1 < len(sizes) else starts[index]
+        return cut
+
+    def between(self, start: int, stop: int) -> SamplesLike:
+        """The samples from `start` to before `stop`, re-iterable."""
+        return _Window(self._samples, start, stop)
 
 
 class _Window:

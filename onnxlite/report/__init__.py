@@ -6,6 +6,7 @@ from onnxlite.report.channels_view import channels_view
 from onnxlite.report.json_form import SCHEMA, from_json, to_json
 from onnxlite.report.measure_view import fidelity_view, latency_view
 from onnxlite.report.run_view import run_view
+from onnxlite.report.search_view import search_view, trial_line
 from onnxlite.report.sensitivity_plot import sensitivity_plot
 from onnxlite.report.sensitivity_view import sensitivity_view
 from onnxlite.report.summary_view import summary_view
@@ -17,8 +18,10 @@ __all__ = [
     "from_json",
     "latency_view",
     "run_view",
+    "search_view",
     "sensitivity_plot",
     "sensitivity_view",
     "summary_view",
     "to_json",
+    "trial_line",
 ]

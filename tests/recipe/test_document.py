@@ -155,3 +155,13 @@ def test_load_recipe(tmp_path):
     path.write_text('[[steps]]\nstep = "x"')
     with pytest.raises(OptionError, match=r"recipe\.toml: step 1"):
         load_recipe(path)
+
+
+def test_a_recipe_says_how_many_samples_are_for_calibration():
+    recipe = Recipe((Simplify(),), 32)
+    assert "calibration = 32" in recipe.to_toml()
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe.from_toml(Recipe((Simplify(),)).to_toml()).calibration is None
+    for wrong in ("0", "-1", "1.5", "true", "'many'"):
+        with pytest.raises(OptionError, match="calibration counts samples"):
+            Recipe.from_toml(f"calibration = {wrong}\n[[steps]]\nstep = 'simplify'")

@@ -83,3 +83,15 @@ def test_a_scalar_goes_everywhere():
     feeds = {"x": rows(20), "rate": np.array(7)}
     _, evaluation, _ = split(Samples(feeds, inputs))
     assert {int(feed["rate"]) for feed in evaluation} == {7}
+
+
+def test_the_recipe_may_say_how_many_are_for_calibration():
+    calibration, evaluation, use = split(Samples(rows(40), DYNAMIC), calibration=12)
+    assert firsts(calibration) == list(range(12))
+    assert firsts(evaluation) == list(range(12, 40))
+    assert (use.calibration, use.evaluation) == (12, 28)
+    calibration, _, use = split(Samples(rows(40), DYNAMIC), rows(5, start=100), calibration=12)
+    assert firsts(calibration) == list(range(12))
+    assert (use.calibration, use.evaluation, use.origin) == (12, 5, "given")
+    _, _, use = split(Samples(rows(40), DYNAMIC), calibration=99)
+    assert (use.calibration, use.origin) == (40, "shared")

@@ -1,0 +1,179 @@
+"""`optimize`: search, check the winner on samples that nothing has seen, and prove it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import msgspec
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.cache import cache_folder
+from onnxlite.errors import OptionError
+from onnxlite.model import ModelLike, load, to_proto
+from onnxlite.quantize.targets import target_named
+from onnxlite.recipe import Outcome
+from onnxlite.recipe.outcome import ModelT
+from onnxlite.recipe.proof import check_target
+from onnxlite.records import Progress, silent
+from onnxlite.samples import SamplesLike, input_specs
+from onnxlite.save import save
+from onnxlite.search.budget import Budget
+from onnxlite.search.clock import Clock
+from onnxlite.search.metric import MetricLike
+from onnxlite.search.rank import Prefer
+from onnxlite.search.records import OptimizeReport, Trial
+from onnxlite.search.search import Search
+from onnxlite.search.shares import share_out
+from onnxlite.search.store import Store
+
+#: Called with every trial as it ends.
+TrialSink = Callable[[Trial], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeOutcome(Outcome[ModelT]):
+    """Result of `optimize`: the best model within the budget, or the original; and the report."""
+
+    report: OptimizeReport
+
+
+@overload
+def optimize(
+    model: onnx.ModelProto,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    samples: SamplesLike,
+    budget: Budget | None = None,
+    metric: MetricLike | None = None,
+    labels: NDArray[Any] | Sequence[Any] | None = None,
+    evaluation: SamplesLike | None = None,
+    prefer: Prefer | None = None,
+    target: str = "cpu",
+    time_limit: float | None = None,
+    cache: str | os.PathLike[str] | Literal[False] | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    on_trial: TrialSink | None = None,
+    progress: Progress = silent,
+) -> OptimizeOutcome[onnx.ModelProto]: ...
+@overload
+def optimize(
+    model: str | os.PathLike[str] | ir.Model,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    samples: SamplesLike,
+    budget: Budget | None = None,
+    metric: MetricLike | None = None,
+    labels: NDArray[Any] | Sequence[Any] | None = None,
+    evaluation: SamplesLike | None = None,
+    prefer: Prefer | None = None,
+    target: str = "cpu",
+    time_limit: float | None = None,
+    cache: str | os.PathLike[str] | Literal[False] | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    on_trial: TrialSink | None = None,
+    progress: Progress = silent,
+) -> OptimizeOutcome[ir.Model]: ...
+def optimize(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    samples: SamplesLike,
+    budget: Budget | None = None,
+    metric: MetricLike | None = None,
+    labels: NDArray[Any] | Sequence[Any] | None = None,
+    evaluation: SamplesLike | None = None,
+    prefer: Prefer | None = None,
+    target: str = "cpu",
+    time_limit: float | None = None,
+    cache: str | os.PathLike[str] | Literal[False] | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    on_trial: TrialSink | None = None,
+    progress: Progress = silent,
+) -> OptimizeOutcome[onnx.ModelProto] | OptimizeOutcome[ir.Model]:
+    """Find the smallest and fastest form of a model within a budget, and prove it.
+
+    Recipes are tried out: built, judged on samples that no step was calibrated on, and timed
+    in interleaved pairs with the original. The best is then checked on further samples, which
+    neither calibration nor choice has seen. Where nothing keeps to the budget, or nothing is
+    better than the original, the result is the original, and the report says why.
+
+    Args:
+        model: a path, a `ModelProto` or an `ir.Model`; it is not changed.
+        output: write the result here, atomically; nothing is written if it is the original.
+        samples: real inputs, some hundred to some thousand, in any form of `SamplesLike`. Half
+            of them are for calibration, a quarter for the choice, a quarter for the check.
+        budget: what may be lost and what is wanted; by default `Budget(max_drop=0.01)`.
+        metric: what `max_drop` is about: `"accuracy"` (with labels), `"agreement"` of the top
+            class with the original's, `"cosine"`, `"sqnr"`, `"max-error"`, or a function of
+            a model's outputs (and of the labels, where there are some) that gives one
+            number, or one per sample, more being better. By default the first of these that
+            fits the model.
+        labels: one entry per sample, of `evaluation` if that is given.
+        evaluation: separate inputs for choice and check; then all `samples` calibrate.
+        prefer: what counts among results within the budget: `"latency"`, `"size"`, `"both"`
+            (their product), or `"quality"`. By default both, or quality if the budget limits
+            nothing but latency and size.
+        target: the runtime's integer types, see `quantize_static`.
+        time_limit: seconds, about; then the best result so far is taken.
+        cache: folder for what trials made, so that a search goes on where one was
+            interrupted; None is a folder of the user's cache, False keeps nothing.
+        seed: of everything random.
+        command: the command line, for the record.
+        on_trial: called with every trial as it ends.
+        progress: called as the work goes on. Ctrl-C ends the search with the best so far.
+
+    Returns:
+        The model in the kind of `model`, and the report: all trials, those on the Pareto
+        front marked, and the recipe, which reproduces the result with `onnxlite.run`.
+
+    Raises:
+        OptionError: the budget limits what the model's outputs do not have, or an option is
+            wrong.
+        SamplesError: the samples or labels do not fit.
+        SaveError: the output path cannot be written.
+        ExecutionError: ONNX Runtime does not run the model.
+    """
+    start = time.perf_counter()
+    if time_limit is not None and not time_limit > 0:
+        raise OptionError(f"time_limit is a number of seconds, given was {time_limit}")
+    target_named(target)
+    original = load(model)
+    if output is not None:
+        check_target(Path(output), original)
+    search = Search(
+        model,
+        original,
+        share_out(samples, input_specs(original), evaluation=evaluation, labels=labels),
+        budget=budget or Budget(max_drop=0.01),
+        metric=metric,
+        prefer=prefer,
+        cache=_store(cache),
+        clock=Clock(start, time_limit, progress),
+        seed=seed,
+        command=command,
+    )
+    stopped = search.run(target, on_trial)
+    result, report = search.finish(stopped)
+    if report.changed and output is not None:
+        report = msgspec.structs.replace(report, output_path=str(save(result, output)))
+    if isinstance(model, onnx.ModelProto):
+        return OptimizeOutcome(model=to_proto(result), report=report)
+    return OptimizeOutcome(model=result, report=report)
+
+
+def _store(cache: str | os.PathLike[str] | Literal[False] | None) -> Store:
+    if cache is False:
+        return Store(None)
+    store = Store(cache_folder() / "trials" if cache is None else Path(cache))
+    store.trim()
+    return store

@@ -1,0 +1,102 @@
+"""What a search leaves behind: every trial, and the report of the whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from onnxlite.evaluate import Ratio
+from onnxlite.recipe import RunReport
+from onnxlite.search.budget import Budget, Check
+from onnxlite.search.judge import Quality
+
+#: How a trial ended: measured in full; given up because its quality was beyond rescue before
+#: the last step; failed because a step did; or a step changed nothing, so that the recipe is
+#: no other than a shorter one.
+TrialStatus = Literal["measured", "stopped", "failed", "idle"]
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipe that was tried.
+
+    Attributes:
+        number: from 1 on, in order.
+        label: the recipe in a few words.
+        recipe: as TOML.
+        status: how it ended.
+        reason: why it was not measured in full.
+        quality: on the samples for the choice; of the last model that was judged.
+        latency: against the original, one thread, batch 1; None if not measured.
+        latency_ms: median of one run.
+        size_bytes: of the file.
+        size: the same as a share of the original's.
+        checks: the budget's limits.
+        in_budget: whether it keeps to the budget.
+        accepted: whether it also improves on the original; `reason` says why not.
+        on_front: whether no other trial is better in quality, latency and size at once.
+        seconds: of work, without what was found in the cache.
+    """
+
+    number: int
+    label: str
+    recipe: str
+    status: TrialStatus
+    reason: str | None = None
+    quality: Quality | None = None
+    latency: Ratio | None = None
+    latency_ms: float | None = None
+    size_bytes: int | None = None
+    size: float | None = None
+    checks: tuple[Check, ...] = ()
+    in_budget: bool = False
+    accepted: bool = False
+    on_front: bool = False
+    seconds: float = 0.0
+
+
+class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How the result was found.
+
+    Attributes:
+        budget: what was asked for.
+        metric: name of the metric that `max_drop` is about.
+        metric_reason: why it is that one.
+        prefer: what was to be made small within the budget.
+        trials: every recipe tried, in order.
+        chosen: number of the trial that is the result; None if it is the original.
+        quality: of the result on the samples for the final check; None for the original.
+        checks: the budget's limits on those samples.
+        looks: how many candidates the final check was asked about.
+        met: whether the result keeps to the budget.
+        verdict: in one sentence, what came out.
+        stopped: why the search ended: `"finished"`, `"time limit"` or `"interrupted"`.
+        cached: look-ups that the cache answered.
+        seconds: wall-clock time of the search.
+        samples: how the samples were shared out.
+    """
+
+    budget: Budget
+    metric: str
+    metric_reason: str
+    prefer: str
+    trials: tuple[Trial, ...]
+    chosen: int | None
+    quality: Quality | None
+    checks: tuple[Check, ...]
+    looks: int
+    met: bool
+    verdict: str
+    stopped: Literal["finished", "time limit", "interrupted"]
+    cached: int
+    seconds: float
+    samples: dict[str, int]
+
+
+class OptimizeReport(RunReport, frozen=True, kw_only=True):
+    """The record of a run of the chosen recipe, with the search that chose it."""
+
+    search: SearchRecord
+
+    def __str__(self) -> str:
+        return f"{self.search.verdict}\n{super().__str__()}"

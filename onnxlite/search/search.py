@@ -1,0 +1,311 @@
+"""A search from its first trial to its proof: what `optimize` puts together and reports."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+
+from onnxlite.errors import OnnxliteError
+from onnxlite.evaluate import Latency, Ratio, benchmark
+from onnxlite.machine import machine
+from onnxlite.model import ModelLike, clone, disk_bytes, to_bytes
+from onnxlite.prune import explain_channels
+from onnxlite.recipe import Recipe, RunReport, Simplify
+from onnxlite.recipe.proof import prove
+from onnxlite.recipe.steps import Step
+from onnxlite.records import StepReport
+from onnxlite.samples import Samples, input_specs
+from onnxlite.search.budget import Budget, Check
+from onnxlite.search.candidates import formats
+from onnxlite.search.clock import Clock
+from onnxlite.search.crew import InProcess
+from onnxlite.search.judge import Judge, Quality
+from onnxlite.search.lab import Lab, Setting, Timed, figures_of, no_better, with_front
+from onnxlite.search.metric import MetricLike, choose_metric, metric_name
+from onnxlite.search.rank import Prefer, best, on_front
+from onnxlite.search.records import OptimizeReport, SearchRecord, Trial
+from onnxlite.search.shares import Shares, digest
+from onnxlite.search.store import Store, hashed, key_of
+from onnxlite.search.strategy import Rounds
+from onnxlite.search.work import Interruption, parse
+
+logger = logging.getLogger(__name__)
+
+#: How many candidates the final check is asked about. Each look at it makes it a little less
+#: unseen, so they are few and counted.
+_MOST_LOOKS = 4
+_FINAL_TIMING_S = 10.0
+
+#: The original against itself.
+_UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
+
+
+class Search:
+    """One search: its parts, put together."""
+
+    def __init__(
+        self,
+        model: ModelLike,
+        original: ir.Model,
+        shares: Shares,
+        *,
+        budget: Budget,
+        metric: MetricLike | None,
+        prefer: Prefer | None,
+        cache: Store,
+        clock: Clock,
+        seed: int,
+        command: str | None,
+    ) -> None:
+        self._model, self._original, self._shares = model, original, shares
+        self._budget, self._store, self._clock = budget, cache, clock
+        self._seed, self._command = seed, command
+        self._prefer: Prefer = prefer or ("both" if budget.limits_quality else "quality")
+        labelled = shares.selection_labels is not None
+        self._metric, self._metric_reason = choose_metric(metric, original, labelled=labelled)
+        specs = input_specs(original)
+        content = to_bytes(original)
+        self._setting = Setting(
+            original=content,
+            digest=hashed(content),
+            input_bytes=_input_bytes(model, content),
+            calibration=shares.calibration,
+            calibration_count=shares.counts[0],
+            calibration_digest=digest(Samples(shares.calibration, specs)),
+            selection=shares.selection,
+            selection_digest=digest(Samples(shares.selection, specs), shares.selection_labels),
+            metric_key=self._metric if isinstance(self._metric, str) else None,
+            budget=budget,
+        )
+        judge = Judge(original, shares.selection, self._metric, labels=shares.selection_labels)
+        # Say at once what cannot be checked, not after the first trial.
+        budget.check(figures_of(judge.judge(original), _UNCHANGED, 1, 1), shares.counts[1])
+        self.lab = Lab(self._setting, judge, cache, InProcess(), clock.progress)
+
+    def run(
+        self, target: str, on_trial: Callable[[Trial], None] | None
+    ) -> Literal["finished", "time limit", "interrupted"]:
+        """Try candidates until there are no more, time is up, or the user has enough."""
+        rounds = Rounds(
+            list(formats(target=target, seed=self._seed)),
+            budget=self._budget,
+            prefer=self._prefer,
+            prunable=self._prunable,
+            seed=self._seed,
+        )
+
+        def told(trial: Trial) -> None:
+            self._clock.best = self._best_text()
+            if on_trial is not None:
+                on_trial(trial)
+
+        try:
+            for batch in rounds.batches(self.lab.tried):
+                known = {candidate.label for candidate, _ in self.lab.tried}
+                fresh = [candidate for candidate in batch if candidate.label not in known]
+                self._clock.trials = len(self.lab.tried)
+                self.lab.try_out(fresh, told)
+        except Interruption:
+            return "time limit"
+        except KeyboardInterrupt:
+            logger.warning("interrupted: the best result so far is checked and taken")
+            return "interrupted"
+        return "finished"
+
+    def finish(
+        self, stopped: Literal["finished", "time limit", "interrupted"]
+    ) -> tuple[ir.Model, OptimizeReport]:
+        """Check the best trials on unseen samples, and prove the first that holds."""
+        self._clock.end()
+        trials = [trial for _, trial in self.lab.tried]
+        ranked = best(trials, self._prefer)[:_MOST_LOOKS]
+        final = (
+            Judge(
+                self._original,
+                self._shares.check,
+                self._metric,
+                labels=self._shares.check_labels,
+            )
+            if ranked
+            else None
+        )
+        why = "" if ranked else _why_none(trials)
+        for looks, trial in enumerate(ranked, 1):
+            assert final is not None
+            content = self.lab.model(trial)
+            model = parse(content)
+            quality = final.judge(model)
+            latency = self._final_latency(model, content)
+            timed = Timed(ratio=latency.ratio, candidate_ms=latency.candidate.median_ms)
+            checks = self._budget.check(
+                figures_of(quality, timed, len(content), self._setting.input_bytes),
+                quality.samples,
+            )
+            worse = no_better(latency.ratio, len(content) / self._setting.input_bytes)
+            if self._budget.accepts(checks) and worse is None:
+                report = self._proved(trial, model, latency)
+                record = self._record(stopped, trials, trial, quality, checks, looks)
+                return model, _joined(report, record)
+            why = worse or "; ".join(str(c) for c in checks if not c.within or c.verdict != "met")
+            why = f"trial {trial.number} ({trial.label}) did not hold on unseen samples: {why}"
+            logger.info("%s", why)
+        report = self._unchanged()
+        record = self._record(stopped, trials, None, None, (), len(ranked), why)
+        return clone(self._original), _joined(report, record)
+
+    def _final_latency(self, model: ir.Model, content: bytes) -> Latency:
+        """The latency of the winner, measured for longer; kept like that of all trials."""
+        setting = self._setting
+        key = key_of(
+            "final latency",
+            hashed(content),
+            setting.digest,
+            str(machine()),
+            setting.selection_digest,
+        )
+        if (known := self._store.record(key, Latency)) is not None:
+            return known
+        latency = benchmark(
+            self._source,
+            model,
+            samples=self._shares.selection,
+            time_budget_s=_FINAL_TIMING_S,
+            progress=self._clock.progress,
+        )
+        self._store.keep(key, latency)
+        return latency
+
+    @property
+    def _source(self) -> ModelLike:
+        """The file, where there is one."""
+        is_path = isinstance(self._model, str | os.PathLike)
+        return self._model if is_path else self._original
+
+    def _proved(self, trial: Trial, model: ir.Model, latency: Latency) -> RunReport:
+        return self._prove(model, Recipe.from_toml(trial.recipe), self.lab.reports(trial), latency)
+
+    def _unchanged(self) -> RunReport:
+        step: Step = Simplify()
+        return self._prove(clone(self._original), Recipe((step,)), [], False)
+
+    def _prove(
+        self,
+        model: ir.Model,
+        recipe: Recipe,
+        steps: Sequence[StepReport],
+        latency: Latency | Literal[False],
+    ) -> RunReport:
+        shares = self._shares
+        return prove(
+            self._model,
+            self._original,
+            model,
+            shares.check,
+            recipe=recipe,
+            steps=steps,
+            use=shares.use,
+            output=None,
+            labels=shares.check_labels if self._metric == "accuracy" else None,
+            metric=None,
+            benchmark=latency,
+            command=self._command,
+            start=self._clock.start,
+            progress=self._clock.progress,
+        )
+
+    def _record(
+        self,
+        stopped: Literal["finished", "time limit", "interrupted"],
+        trials: Sequence[Trial],
+        chosen: Trial | None,
+        quality: Quality | None,
+        checks: tuple[Check, ...],
+        looks: int,
+        why: str = "",
+    ) -> SearchRecord:
+        if chosen is None:
+            verdict = f"the result is the original: {why}"
+        else:
+            assert chosen.latency is not None
+            verdict = f"trial {chosen.number} of {len(trials)}: {chosen.label}; {quality}"
+            undecided = [str(check) for check in checks if check.verdict == "undecided"]
+            if undecided:
+                verdict += f"; too few samples to be sure: {', '.join(undecided)}"
+        counts = self._shares.counts
+        return SearchRecord(
+            budget=self._budget,
+            metric=metric_name(self._metric),
+            metric_reason=self._metric_reason,
+            prefer=self._prefer,
+            trials=with_front(trials, on_front(trials)),
+            chosen=None if chosen is None else chosen.number,
+            quality=quality,
+            checks=checks,
+            looks=looks,
+            met=chosen is not None,
+            verdict=verdict,
+            stopped=stopped,
+            cached=self._store.found,
+            seconds=self._clock.elapsed(),
+            samples=dict(zip(("calibration", "selection", "check"), counts, strict=True)),
+        )
+
+    def _prunable(self) -> bool:
+        """Whether any channel of the simplified model may go."""
+        floats = [t for c, t in self.lab.tried if c.line == "float" and t.status == "measured"]
+        if not floats:
+            return False
+        try:
+            groups = explain_channels(parse(self.lab.model(floats[0]))).groups
+        except OnnxliteError as error:
+            logger.info("no channels are tried: %s", error)
+            return False
+        return any(not group.pinned for group in groups)
+
+    def _best_text(self) -> str:
+        ranked = best([trial for _, trial in self.lab.tried], self._prefer)
+        if not ranked:
+            return "nothing within the budget yet"
+        top = ranked[0]
+        ratio = top.latency.median if top.latency is not None else 1.0
+        return f"best {ratio:.2f}x latency, {top.size:.2f}x size"
+
+
+def _input_bytes(model: ModelLike, content: bytes) -> int:
+    if isinstance(model, str | os.PathLike):
+        return disk_bytes(model)
+    return model.ByteSize() if isinstance(model, onnx.ModelProto) else len(content)
+
+
+def _joined(report: RunReport, record: SearchRecord) -> OptimizeReport:
+    """The report of the run with that of the search."""
+    fields = {name: getattr(report, name) for name in report.__struct_fields__}
+    if not record.met:
+        fields["recipe"] = ""
+    warnings = tuple(
+        f"undecided with so few samples: {check}"
+        for check in record.checks
+        if check.verdict == "undecided"
+    )
+    fields["warnings"] = (*report.warnings, *warnings)
+    return OptimizeReport(**fields, search=record)
+
+
+def _why_none(trials: Sequence[Trial]) -> str:
+    """Why no trial can be the result."""
+    if not trials:
+        return "the search ended before its first trial did"
+    near = [t for t in trials if t.in_budget]
+    if near:
+        return f"nothing within the budget is better; {near[0].label}: {near[0].reason}"
+    judged = [t for t in trials if t.checks]
+    if not judged:
+        return f"no trial could be measured; {trials[0].label}: {trials[0].reason}"
+    closest = min(judged, key=lambda t: sum(not check.within for check in t.checks))
+    missed = ", ".join(str(check) for check in closest.checks if not check.within)
+    return f"no trial keeps to the budget; {closest.label}: {missed or closest.reason}"

@@ -1,0 +1,159 @@
+"""Which candidates come next: formats first, then how much can be pruned in the best of them.
+
+A strategy is a function of the trials so far and of nothing else, and a round's candidates
+do not depend on how many of them run at once. So a search gives the same recipe in one
+process and on a cluster, and one that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from onnxlite.prune.choose import RoundTo
+from onnxlite.recipe.document import Recipe
+from onnxlite.search.budget import QUALITY_LIMITS, Budget
+from onnxlite.search.candidates import Candidate, Format, Line, pruning_line, unpruned
+from onnxlite.search.rank import Prefer, merit
+from onnxlite.search.records import Trial
+
+#: The shares of MACs that a line begins with.
+_FIRST_SHARES = (0.7, 0.45)
+_LEAST_SHARE = 0.04
+#: Two shares are told apart if one is more than this times the other.
+_RESOLUTION = 1.08
+_MOST_ROUNDS = 8
+
+Tried = Sequence[tuple[Candidate, Trial]]
+
+
+class Rounds:
+    """Gives the next batch of candidates for the trials so far.
+
+    Args:
+        forms: the number formats.
+        budget: decides how far a line goes.
+        prefer: what the best trial is.
+        prunable: tells whether there are channels that may go, once the first batch is tried.
+        seed: of the pruning.
+    """
+
+    def __init__(
+        self,
+        forms: Sequence[Format],
+        *,
+        budget: Budget,
+        prefer: Prefer,
+        prunable: Callable[[], bool],
+        seed: int,
+    ) -> None:
+        self._forms = {form.name: form for form in forms}
+        self._budget = budget
+        self._prefer: Prefer = prefer
+        self._prunable = prunable
+        self._seed = seed
+
+    def batches(self, tried: list[tuple[Candidate, Trial]]) -> Iterator[list[Candidate]]:
+        """Batch after batch; `tried` is the caller's list and grows between them."""
+        yield [unpruned(form) for form in self._forms.values()]
+        names = self._promising(tried)
+        if not names or not self._prunable():
+            return
+        self._settle(tried)
+        first, *others = names
+        line = self._line(first)
+        yield [line.make(share) for share in _FIRST_SHARES]
+        yield from self._along(line, tried)
+        # Where the first line ends, others may go a little further.
+        reached = min((c.share for c, t in tried if self._goes_on(t)), default=1.0)
+        if reached == 1:
+            return
+        near = (reached, round(reached / _RESOLUTION**2, 4))
+        for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
+            yield [line.make(share) for share in near]
+            yield from self._along(line, tried)
+
+    def _settle(self, tried: Tried) -> None:
+        """Take over what formats decided by measuring: not every pruned model measures again."""
+        for candidate, trial in tried:
+            if trial.status == "measured":
+                steps = Recipe.from_toml(trial.recipe).steps[1:]
+                self._forms[candidate.line] = Format(candidate.line, steps)
+
+    def _line(self, name: str, round_to: RoundTo = "auto") -> Line:
+        return pruning_line(self._forms[name], round_to=round_to, seed=self._seed)
+
+    def _promising(self, tried: Tried) -> list[str]:
+        """Formats that keep the quality asked for, best first."""
+        good = [(c, t) for c, t in tried if t.status == "measured" and self._keeps_quality(t)]
+        ranked = sorted(good, key=lambda pair: merit(pair[1], self._gain))
+        return [candidate.line for candidate, _ in ranked]
+
+    @property
+    def _gain(self) -> Prefer:
+        return "both" if self._prefer == "quality" else self._prefer
+
+    def _keeps_quality(self, trial: Trial) -> bool:
+        return trial.status == "measured" and all(
+            c.within and (c.verdict == "met" or not self._budget.certain)
+            for c in trial.checks
+            if c.limit in QUALITY_LIMITS
+        )
+
+    def _goes_on(self, trial: Trial) -> bool:
+        """Whether more may, or must, be taken away than in this trial."""
+        if self._budget.limits_quality:
+            return self._keeps_quality(trial)
+        return trial.status == "measured" and not trial.in_budget
+
+    def _along(self, line: Line, tried: Tried) -> Iterator[list[Candidate]]:
+        """Search between what goes on and what does not, until the two are close."""
+        for _ in range(_MOST_ROUNDS):
+            points = [(c.share, t) for c, t in tried if c.line == line.name]
+            share = next_share(points, self._goes_on)
+            if share is None:
+                return
+            yield [line.make(share)]
+
+
+def next_share(
+    points: Sequence[tuple[float, Trial]], goes_on: Callable[[Trial], bool]
+) -> float | None:
+    """Where to look next for the share at which trials stop to go on; None if it is found.
+
+    Damage grows about as a power of what is removed. So between two shares the next one is
+    where a straight line through both, in logarithms, meets the budget; without figures it
+    is their geometric mean.
+    """
+    good = min((share for share, trial in points if goes_on(trial)), default=1.0)
+    bad = max((s for s, trial in points if not goes_on(trial) and s < good), default=0.0)
+    if not bad:
+        step = round(good * 0.6, 4)
+        return step if step >= _LEAST_SHARE else None
+    if good / bad < _RESOLUTION:
+        return None
+    share = math.sqrt(good * bad)
+    over = {s: _over(t) for s, t in points if s in (good, bad)}
+    one, two = over.get(good), over.get(bad)
+    if one and two and two > 1 > one:
+        at = math.log(1 / one) / math.log(two / one)
+        share = good * math.pow(bad / good, at)
+    # Not so near to an end that the trial could tell nothing.
+    narrow = math.pow(good / bad, 0.2)
+    return round(min(max(share, bad * narrow), good / narrow), 4)
+
+
+def _over(trial: Trial) -> float | None:
+    """By what factor a trial is beyond its tightest limit on quality; None if unknown."""
+    factors = []
+    for check in trial.checks:
+        if check.limit not in QUALITY_LIMITS:
+            continue
+        value, bound = check.figure.value, check.bound
+        if check.limit in ("min_agreement", "min_cosine"):
+            value, bound = 1 - value, 1 - bound
+        if check.limit == "min_sqnr_db":
+            value, bound = 10 ** (-value / 20), 10 ** (-bound / 20)
+        if bound > 0:
+            factors.append(max(value, bound * 0.02) / bound)
+    return max(factors, default=None)

@@ -1,0 +1,41 @@
+"""Searches whose clock is the size of a model: what is tested is the search, not the machine."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+
+from onnxlite.evaluate import Latency, Ratio, Timing, machine
+from onnxlite.model import load, size_bytes
+from onnxlite.quantize import measured
+from onnxlite.search import lab, search
+
+
+def by_size(reference, candidate, **options) -> Latency:
+    """A latency that is exactly as many milliseconds as the model has kilobytes of tensors."""
+    ms = [size_bytes(load(model)) / 1000 for model in (reference, candidate)]
+    ratio = ms[1] / ms[0] if ms[0] else 1.0
+    timings = [Timing(median_ms=m, minimum_ms=m, start_ms=m) for m in ms]
+    options["progress"]("benchmark", 1, 1)
+    return Latency(
+        ratio=Ratio(median=ratio, low=ratio * 0.99, high=ratio * 1.01, minimum=ratio),
+        reference=timings[0],
+        candidate=timings[1],
+        rounds=5,
+        threads=1,
+        inputs={"x": (1, 3, 16, 16)},
+        machine=machine(),
+        notes=(),
+        seconds=0.0,
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_clock():
+    """Nothing is timed, and so nothing depends on what else the machine does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "benchmark", by_size)
+        patch.setattr(search, "benchmark", by_size)
+        patch.setattr(measured, "MEASURABLE", MappingProxyType({}))
+        yield

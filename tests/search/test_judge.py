@@ -1,0 +1,139 @@
+"""Quality: figures of hand-made outputs, and metrics of every kind."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxlite.errors import OptionError, SamplesError, VerificationError
+from onnxlite.model import load
+from onnxlite.search.judge import Judge
+from onnxlite.search.metric import choose_metric
+from tests.odd_models import parse
+
+LINEAR = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,3] x) => (float[n,3] y) <float[3,3] w = {1,0,0, 0,1,0, 0,0,1}>
+    { y = MatMul(x, w) }"""
+X = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]] + 0.1
+
+
+def linear(weight=None, text=LINEAR):
+    proto = parse(text)
+    if weight is not None:
+        proto.graph.initializer[0].CopyFrom(
+            onnx.numpy_helper.from_array(np.asarray(weight, np.float32), "w")
+        )
+    return load(proto)
+
+
+def judged(weight, metric, **options):
+    return Judge(linear(), X, metric, **options).judge(linear(weight))
+
+
+def test_the_original_loses_nothing():
+    quality = judged(np.eye(3), "agreement")
+    assert (quality.drop, quality.candidate, quality.samples) == (0, 1, 10)
+    assert quality.figures["sqnr_db"].value == math.inf
+    assert quality.figures["cosine"].value == pytest.approx(1)
+    assert quality.figures["max_error"].value == 0
+    assert quality.figures["drop"].high > 0.2  # ten samples prove little
+
+
+def test_agreement_and_accuracy():
+    swapped = np.eye(3)[[1, 0, 2]]  # classes 0 and 1 change places, 2 stays
+    quality = judged(swapped, "agreement")
+    assert quality.candidate == 0.3
+    assert quality.drop == pytest.approx(0.7)
+    labels = np.array([1, 0, 2, 1, 0, 2, 1, 0, 2, 1])
+    quality = judged(swapped, "accuracy", labels=labels)
+    assert (quality.reference, quality.candidate) == (0.3, 1.0)
+    assert quality.drop == pytest.approx(-0.7)
+
+
+def test_noise_cosine_and_largest_error():
+    quality = judged(np.eye(3) * 0.9, "sqnr")
+    assert quality.figures["sqnr_db"].value == pytest.approx(20, abs=1e-4)
+    assert quality.drop == pytest.approx(0.01, abs=1e-6)
+    assert quality.figures["cosine"].value == pytest.approx(1)
+    quality = judged(np.eye(3) * 0.9, "max-error")
+    assert quality.figures["max_error"].value == pytest.approx(0.11)
+    assert quality.drop == pytest.approx(0.1)
+    assert judged(np.eye(3)[[1, 0, 2]], "cosine").drop > 0.2
+
+
+def test_a_metric_that_gives_one_number_has_no_interval():
+    quality = judged(np.eye(3) * 0.9, lambda outputs: float(outputs["y"].sum()))
+    assert quality.drop == pytest.approx(0.1 * X.sum(), rel=1e-5)
+    assert quality.figures["drop"].low is None
+    assert quality.metric == "metric"
+
+
+def test_a_metric_per_sample_has_one_and_sees_the_labels():
+    def distance(outputs, labels):
+        return -np.abs(outputs["y"].max(axis=1) - labels)
+
+    quality = judged(np.eye(3) * 0.9, distance, labels=np.full(10, 1.1))
+    assert quality.drop == pytest.approx(0.11, rel=1e-4)
+    assert quality.figures["drop"].low <= 0.11 + 1e-6
+    assert quality.metric == "distance"
+
+
+def test_what_cannot_be_judged_is_refused():
+    with pytest.raises(VerificationError, match="NaN or infinite"):
+        judged(np.full((3, 3), np.nan), "sqnr")
+    wide = LINEAR.replace("float[n,3] y", "float[n,4] y").replace(
+        "float[3,3] w = {", "float[3,4] w = {0,0,0,"
+    )
+    with pytest.raises(VerificationError, match="it was"):
+        Judge(linear(), X, "sqnr").judge(linear(text=wide))
+    with pytest.raises(SamplesError, match="9 labels for 10"):
+        Judge(linear(), X, "accuracy", labels=np.zeros(9))
+    with pytest.raises(OptionError, match="must give a number"):
+        judged(np.eye(3), lambda outputs: "good")
+
+
+def test_kept_outputs_and_outputs_run_again_say_the_same(monkeypatch):
+    kept = judged(np.eye(3) * 0.9, "sqnr")
+    monkeypatch.setattr("onnxlite.search.judge._KEEP_BYTES", 1)
+    assert judged(np.eye(3) * 0.9, "sqnr") == kept
+
+
+def net(tail, shape="[n,10]"):
+    return load(
+        parse(f"""<ir_version: 8, opset_import: ["": 17]> g (float[n,8] x) => (float{shape} y)
+            <float[8,10] w, float[10] b, float[10] one> {{ {tail} }}""")
+    )
+
+
+@pytest.mark.parametrize(
+    ("tail", "metric"),
+    [
+        ("y = MatMul(x, w)", "agreement"),
+        ("t = MatMul(x, w)  y = Add(t, b)", "agreement"),
+        ("t = MatMul(x, w)  y = Softmax(t)", "agreement"),
+        ("t = MatMul(x, w)  u = Relu(t)  y = LogSoftmax(u)", "agreement"),
+        ("t = MatMul(x, w)  y = LayerNormalization(t, one)", "cosine"),
+        ("t = MatMul(x, w)  y = Tanh(t)", "cosine"),
+    ],
+)
+def test_the_metric_that_fits(tail, metric):
+    assert choose_metric(None, net(tail), labelled=False)[0] == metric
+    assert choose_metric(None, net(tail), labelled=True)[0] == "accuracy"
+
+
+def test_one_number_per_sample_has_no_class_and_no_direction():
+    one = load(
+        parse("""<ir_version: 8, opset_import: ["": 17]> g (float[n,8] x) => (float[n,1] y)
+            <float[8,1] w> { t = MatMul(x, w)  y = Sigmoid(t) }""")
+    )
+    assert choose_metric(None, one, labelled=False)[0] == "sqnr"
+
+
+def test_a_wrong_choice_is_refused():
+    with pytest.raises(OptionError, match="no metric 'f1'"):
+        choose_metric("f1", net("y = MatMul(x, w)"), labelled=False)
+    with pytest.raises(OptionError, match="needs labels"):
+        choose_metric("accuracy", net("y = MatMul(x, w)"), labelled=False)

@@ -1,0 +1,74 @@
+"""Calibration, choice and check never share a sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxlite.errors import SamplesError
+from onnxlite.samples import InputSpec, Samples
+from onnxlite.search.shares import digest, share_out
+
+DYNAMIC = (InputSpec("x", "float32", ("n", 2)),)
+FIXED = (InputSpec("x", "float32", (4, 2)),)
+
+
+def rows(count, start=0):
+    return np.arange(start, start + count, dtype=np.float32)[:, None].repeat(2, axis=1)
+
+
+def firsts(samples):
+    return [int(value) for feed in samples for value in feed["x"][:, 0]]
+
+
+def parts(shares):
+    return [firsts(part) for part in (shares.calibration, shares.selection, shares.check)]
+
+
+@pytest.mark.parametrize("inputs", [DYNAMIC, FIXED])
+@pytest.mark.parametrize("total", [12, 40, 100, 1024])
+def test_one_set_is_cut_into_three(total, inputs):
+    shares = share_out(rows(total), inputs, labels=np.arange(total))
+    one, two, three = parts(shares)
+    assert one + two + three == list(range(total))
+    assert min(len(one), len(two), len(three)) >= 4
+    assert (len(one), len(two), len(three)) == shares.counts
+    assert shares.selection_labels.tolist() == two
+    assert shares.check_labels.tolist() == three
+    assert shares.use.origin == "held-out"
+
+
+def test_half_of_many_samples_is_for_calibration():
+    assert share_out(rows(1024), DYNAMIC).counts == (512, 256, 256)
+
+
+def test_separate_samples_are_halved():
+    shares = share_out(
+        rows(10), DYNAMIC, evaluation=rows(20, start=100), labels=np.arange(100, 120)
+    )
+    assert parts(shares) == [list(range(10)), list(range(100, 110)), list(range(110, 120))]
+    assert shares.check_labels.tolist() == list(range(110, 120))
+    assert shares.use.origin == "given"
+
+
+@pytest.mark.parametrize(("total", "inputs"), [(1, DYNAMIC), (2, DYNAMIC), (4, FIXED), (8, FIXED)])
+def test_too_few_are_shared_and_the_record_says_so(total, inputs):
+    shares = share_out(rows(total), inputs)
+    assert parts(shares) == [list(range(total))] * 3
+    assert shares.use.origin == "shared"
+    assert "flatter" in shares.use.note
+
+
+def test_labels_must_fit():
+    with pytest.raises(SamplesError, match="one entry per sample of the evaluation set"):
+        share_out(rows(10), DYNAMIC, evaluation=rows(20), labels=np.zeros(10))
+    with pytest.raises(SamplesError, match="one entry per"):
+        share_out(rows(10), DYNAMIC, labels=np.zeros(9))
+
+
+def test_the_digest_sees_every_value():
+    one, two = rows(10), rows(10)
+    assert digest(Samples(one, DYNAMIC)) == digest(Samples(two, DYNAMIC))
+    two[9, 1] += 1
+    assert digest(Samples(one, DYNAMIC)) != digest(Samples(two, DYNAMIC))
+    assert digest(Samples(one, DYNAMIC)) != digest(Samples(one, DYNAMIC), np.zeros(10))

@@ -1,0 +1,114 @@
+"""The search along a made-up truth: it finds the edge, in few trials, always in the same order."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxlite.evaluate import Ratio
+from onnxlite.recipe import Recipe
+from onnxlite.search import Budget, Estimate, Quality, Trial
+from onnxlite.search.candidates import formats
+from onnxlite.search.rank import best, merit, on_front
+from onnxlite.search.strategy import Rounds
+
+
+def world(candidate):
+    """Latency, size and drop of a candidate; damage grows with what is removed."""
+    integer = candidate.line.startswith("int8")
+    drop = 0.02 * ((1 - candidate.share) / candidate.share) ** 2 + (0.001 if integer else 0)
+    if "by" in candidate.line:
+        drop *= 0.9
+    scale = (0.4, 0.3) if integer else (1.0, 1.0)
+    return drop, scale[0] * candidate.share, scale[1] * candidate.share
+
+
+def tried(candidate, number, budget):
+    drop, latency, size = world(candidate)
+    quality = Quality(
+        metric="accuracy",
+        reference=0.9,
+        candidate=0.9 - drop,
+        samples=1000,
+        figures={"drop": Estimate(drop, drop - 0.002, drop + 0.002)},
+    )
+    ratio = Ratio(median=latency, low=latency * 0.9, high=latency * 1.1, minimum=latency)
+    checks = budget.check(
+        {**quality.figures, "latency": Estimate(latency), "size": Estimate(size)}, 1000
+    )
+    in_budget = budget.accepts(checks)
+    return Trial(
+        number=number,
+        label=candidate.label,
+        recipe=Recipe(candidate.steps).to_toml(),
+        status="measured",
+        quality=quality,
+        latency=ratio,
+        size=size,
+        checks=checks,
+        in_budget=in_budget,
+        accepted=in_budget and latency < 1,
+    )
+
+
+def search(budget, prefer="both", prunable=True):
+    rounds = Rounds(
+        list(formats(target="cpu", seed=0)),
+        budget=budget,
+        prefer=prefer,
+        prunable=lambda: prunable,
+        seed=0,
+    )
+    done = []
+    for batch in rounds.batches(done):
+        labels = {candidate.label for candidate, _ in done}
+        for candidate in batch:
+            if candidate.label not in labels:
+                done.append((candidate, tried(candidate, len(done) + 1, budget)))
+    return done
+
+
+@pytest.mark.parametrize("drop", [0.004, 0.01, 0.03, 0.2])
+def test_it_comes_close_to_the_edge_of_the_budget(drop):
+    done = search(Budget(max_drop=drop))
+    top = best([trial for _, trial in done], "both")[0]
+    share = next(candidate.share for candidate, trial in done if trial is top)
+    # The smallest share that a fine grid finds within the budget.
+    truth = min(
+        s / 1000
+        for s in range(20, 1000)
+        if 0.9 * 0.02 * ((1 - s / 1000) / (s / 1000)) ** 2 + 0.0009 <= drop
+    )
+    assert truth <= share <= truth * 1.15
+    assert len(done) <= 20
+
+
+def test_a_search_for_speed_alone_loses_no_more_than_it_must():
+    done = search(Budget(max_latency=0.2), prefer="quality")
+    top = best([trial for _, trial in done], "quality")[0]
+    share = next(candidate.share for candidate, trial in done if trial is top)
+    assert 0.5 / 1.1 <= share <= 0.5  # int8 gives 0.4, so half of the MACs is the rest
+
+
+def test_nothing_is_pruned_where_nothing_may_go():
+    assert [c.share for c, _ in search(Budget(max_drop=0.01), prunable=False)] == [1.0, 1.0]
+
+
+def test_a_search_is_a_function_of_its_trials():
+    one, two = (search(Budget(max_drop=0.02)) for _ in range(2))
+    assert [c.label for c, _ in one] == [c.label for c, _ in two]
+
+
+def test_merit_and_front():
+    done = [trial for _, trial in search(Budget(max_drop=0.02))]
+    front = on_front(done)
+    for trial in done:
+        beaten = any(
+            (o.quality.drop <= trial.quality.drop)
+            and (o.latency.median <= trial.latency.median)
+            and (o.size <= trial.size)
+            and (o.quality.drop, o.latency.median, o.size)
+            != (trial.quality.drop, trial.latency.median, trial.size)
+            for o in done
+        )
+        assert (trial.number in front) is not beaten
+    assert merit(done[1], "both") < merit(done[0], "both")
