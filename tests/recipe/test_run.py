@@ -84,14 +84,14 @@ def test_a_proto_gives_a_proto_and_stays_as_it_was(net, images):
 
 def test_evaluation_samples_are_never_used_for_calibration(net, images, monkeypatch):
     seen = []
-    original = step_module.quantize_static_ir
+    original = step_module.quantize_mixed_ir
 
     def recorded(model, samples, *arguments, **options):
         feeds = list(samples)
         seen.extend(np.concatenate([feed["x"] for feed in feeds]))
         return original(model, feeds, *arguments, **options)
 
-    monkeypatch.setattr(step_module, "quantize_static_ir", recorded)
+    monkeypatch.setattr(step_module, "quantize_mixed_ir", recorded)
     report = run(net, images, [QuantizeStatic()], benchmark=False).report
     assert np.array_equal(seen, images[:30])
     assert (report.samples.calibration, report.fidelity.samples) == (30, 10)
