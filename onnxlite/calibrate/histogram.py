@@ -41,12 +41,12 @@ class Histogram:
     @classmethod
     def of(cls, values: NDArray[Any]) -> Histogram:
         """The histogram of float32 values of any shape, at least one and all finite."""
-        exact = values.reshape(-1).astype(np.float64)
-        low, high = float(exact.min()), float(exact.max())
-        exponent = _smallest_exponent(low, high)
-        index = np.floor(np.ldexp(exact, -exponent)).astype(np.int64)
+        flat = values.reshape(-1)
+        exponent = _smallest_exponent(float(flat.min()), float(flat.max()))
+        # Exact in float64, where no float32 number times a power of two leaves the range.
+        index = np.floor(flat.astype(np.float64) * 2.0**-exponent).astype(np.int32)
         first = int(index.min())
-        return cls(exponent, first, np.bincount(index - first).astype(np.int64))
+        return cls(exponent, first, np.bincount(index - first).astype(np.int64, copy=False))
 
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of elements; exact, in any order."""

@@ -20,7 +20,7 @@ from onnxlite.model import clone
 from onnxlite.ops import spec_of
 
 #: Elements taken from a value of one sample; all of a smaller one.
-_PER_SAMPLE = 1024
+_PER_SAMPLE = 512
 #: Elements taken from one feed of a value whose shape leaves open how they lie by samples.
 _PER_FEED = 4096
 #: A prime above any number of elements taken, for positions that are spread evenly.

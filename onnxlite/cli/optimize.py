@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from onnxlite import demo as demo_run
 from onnxlite import recipe as recipes
-from onnxlite.calibrate import ObserverName
 from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.prune.importance import Importance
-from onnxlite.quantize import Form, PlacementBy, Rounding
+from onnxlite.quantize import Form, ObserverChoice, PlacementBy, Rounding
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view
 
@@ -183,7 +182,8 @@ def quantize(
         ),
     ] = "measured",
     observer: Annotated[
-        ObserverName, typer.Option(help="Which range of its values an activation's integers cover.")
+        ObserverChoice,
+        typer.Option(help="Which range an activation's integers cover."),
     ] = "minmax",
     rounding: Annotated[
         Rounding,

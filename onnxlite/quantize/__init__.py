@@ -10,10 +10,16 @@ from typing import overload
 import onnx
 import onnx_ir as ir
 
-from onnxlite.calibrate import ObserverName
 from onnxlite.model import ModelLike, give_back, load
 from onnxlite.quantize.mixed import quantize_mixed_ir
-from onnxlite.quantize.options import Form, PlacementBy, Rounding, Smooth, StaticOptions
+from onnxlite.quantize.options import (
+    Form,
+    ObserverChoice,
+    PlacementBy,
+    Rounding,
+    Smooth,
+    StaticOptions,
+)
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Progress, ReportSink, silent
@@ -33,7 +39,7 @@ def quantize_static(
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
-    observer: ObserverName = "minmax",
+    observer: ObserverChoice = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -53,7 +59,7 @@ def quantize_static(
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
-    observer: ObserverName = "minmax",
+    observer: ObserverChoice = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -72,7 +78,7 @@ def quantize_static(
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
-    observer: ObserverName = "minmax",
+    observer: ObserverChoice = "minmax",
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -121,7 +127,9 @@ def quantize_static(
         observer: which range of an activation its integers cover: `"minmax"`, all that was
             seen; `"moving-average"`, the limits of a batch on average; `"percentile"`, all
             but one in 100,000; `"entropy"`, the least divergence of the distributions;
-            `"mse"`, the least squared error.
+            `"mse"`, the least squared error. `"auto"` measures for each activation what the
+            error of these ranges does to its readers, and keeps min/max where its choice is not
+            better at the model's outputs on samples held out.
         limit: use at most this many samples.
         threads: intra-operator threads for calibration; None takes all cores.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
@@ -167,6 +175,7 @@ def quantize_static(
 __all__ = [
     "TARGETS",
     "Form",
+    "ObserverChoice",
     "PlacementBy",
     "Rounding",
     "Smooth",

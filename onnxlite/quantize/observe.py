@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxlite.calibrate import OBSERVERS, Levels, Range, collect_ranges, collect_statistics
+from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_statistics
+from onnxlite.quantize.narrow import Choice, least_harm
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.scales import levels_of
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.widths import Widths
 from onnxlite.records import Progress
@@ -22,7 +24,7 @@ def observed_ranges(
     widths: Widths,
     *,
     progress: Progress,
-) -> dict[str, Range]:
+) -> Choice:
     """The range of every value of `placement`, by name.
 
     Raises:
@@ -33,18 +35,16 @@ def observed_ranges(
     threads = options.threads
     if options.observer == "minmax":
         # Nothing but two numbers per value and feed is needed.
-        return collect_ranges(model, names, samples, threads=threads, progress=progress)
+        return Choice(collect_ranges(model, names, samples, threads=threads, progress=progress))
     seen = collect_statistics(model, names, samples, threads=threads, progress=progress)
-    observer, levels = OBSERVERS[options.observer], levels_of(target)
+    if options.observer == "auto":
+        return least_harm(model, placement, seen, samples, target, options, widths)
+    observer = OBSERVERS[options.observer]
     # 65,536 steps need no outlier cut off.
     wide = {value.name for value in widths.values}
-    return {
-        name: statistics.range if name in wide else observer(statistics, levels)
-        for name, statistics in seen.items()
-    }
-
-
-def levels_of(target: Target) -> Levels:
-    """The numbers that the target's activation type holds."""
-    qtype = target.activation
-    return Levels(qtype.qmin, qtype.qmax, qtype.symmetric)
+    return Choice(
+        {
+            name: one.range if name in wide else observer(one, levels_of(target, one.range))
+            for name, one in seen.items()
+        }
+    )

@@ -19,6 +19,9 @@ PlacementBy = Literal["measured", "everything"]
 #: `"auto"` smooths where the measured error falls; True everywhere; False nowhere.
 Smooth = Literal["auto"] | bool
 
+#: Which range of an activation its integers cover; `"auto"` decides for each by measuring.
+ObserverChoice = Literal[ObserverName, "auto"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StaticOptions:
@@ -33,6 +36,6 @@ class StaticOptions:
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None
-    observer: ObserverName = "minmax"
+    observer: ObserverChoice = "minmax"
     limit: int | None = None
     threads: int | None = None

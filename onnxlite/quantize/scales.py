@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxlite.calibrate import Range
+from onnxlite.calibrate import Levels, Range
 from onnxlite.graph import sole_consumer
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placement import Placement
@@ -48,7 +48,7 @@ def activation_params(
     return {
         value: _wide_params(value, groups.range_of(value), target.wide)
         if target.wide is not None and value in widths.values
-        else _params(groups.range_of(value), target)
+        else params_of(groups.range_of(value), target)
         for value in seen
     }
 
@@ -62,13 +62,23 @@ def _wide_params(value: ir.Value, seen: Range, qtype: QType) -> QParams:
     return params_for_range(qtype, seen)
 
 
-def _params(seen: Range, target: Target) -> QParams:
+def params_of(seen: Range, target: Target) -> QParams:
     """Scale and zero point in the target's type; see `Target.one_sided`."""
-    qtype = target.activation
-    if target.one_sided and (seen.low >= 0 or seen.high <= 0):
-        qtype = dataclasses.replace(qtype, symmetric=False)
+    qtype = _type_for(seen, target)
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     return params_for_range(qtype, Range(low, max(high, low + target.smallest_range)))
+
+
+def levels_of(target: Target, seen: Range) -> Levels:
+    """The numbers that integers of the target have for a value of this range."""
+    qtype = _type_for(seen, target)
+    return Levels(qtype.qmin, qtype.qmax, qtype.symmetric)
+
+
+def _type_for(seen: Range, target: Target) -> QType:
+    if target.one_sided and (seen.low >= 0 or seen.high <= 0):
+        return dataclasses.replace(target.activation, symmetric=False)
+    return target.activation
 
 
 def _own_range(value: ir.Value, ranges: Mapping[str, Range]) -> Range:

@@ -28,13 +28,13 @@ from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement, place
 from onnxlite.quantize.prepare import OPSET, pool_means, prepared, quantized_already
 from onnxlite.quantize.qoperator import integer_operators
-from onnxlite.quantize.qtypes import QParams, dequantize
+from onnxlite.quantize.qtypes import dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.shield import shield
 from onnxlite.quantize.smooth import smooth
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.quantize.widths import OPSET as OPSET_16
-from onnxlite.quantize.widths import Widths, find_widths
+from onnxlite.quantize.widths import find_widths
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
 from onnxlite.repair.rounded import RoundedLayer
 from onnxlite.runtime import Session
@@ -71,7 +71,9 @@ def quantize_static_ir(
         return source, _unchanged("no layer can be quantized", declined, start)
     widths, unused = find_widths(placement, options.int16)
     declined += unused
-    params = _calibrated(model, placement, feeds, row, widths, options, progress)
+    choice = observed_ranges(model, placement, feeds, row, options, widths, progress=progress)
+    declined += choice.declined
+    params = activation_params(placement, choice.ranges, row, widths)
     found = measured(source, model, placement, params, feeds, row, options, progress)
     settled = _settled(placement, found.placement, options)
     placement, params = found.placement, {v: params[v] for v in found.placement.values}
@@ -121,20 +123,6 @@ def _settled(everything: Placement, found: Placement, options: StaticOptions) ->
         return {}
     floats = [node.name or "" for node in everything.nodes if node not in set(found.nodes)]
     return {"placement": "everything", "exclude": (*options.exclude, *map(escape, floats))}
-
-
-def _calibrated(
-    model: ir.Model,
-    placement: Placement,
-    feeds: Samples,
-    row: Target,
-    widths: Widths,
-    options: StaticOptions,
-    progress: Progress,
-) -> dict[ir.Value, QParams]:
-    """Scale and zero point of every value that gets an integer form."""
-    ranges = observed_ranges(model, placement, feeds, row, options, widths, progress=progress)
-    return activation_params(placement, ranges, row, widths)
 
 
 def _fitted(

@@ -13,7 +13,6 @@ import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.calibrate import ObserverName
 from onnxlite.errors import OptionError
 from onnxlite.prune import prune_channels_ir, prune_weights_ir
 from onnxlite.prune.choose import RoundTo
@@ -21,7 +20,15 @@ from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.shrink import Repair
 from onnxlite.prune.weights import Scope
-from onnxlite.quantize import Form, PlacementBy, Rounding, Smooth, StaticOptions, quantize_mixed_ir
+from onnxlite.quantize import (
+    Form,
+    ObserverChoice,
+    PlacementBy,
+    Rounding,
+    Smooth,
+    StaticOptions,
+    quantize_mixed_ir,
+)
 from onnxlite.quantize.targets import target_named
 from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
@@ -143,7 +150,7 @@ class QuantizeStatic(
     placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
     smooth: Smooth = "auto"
-    observer: ObserverName = "minmax"
+    observer: ObserverChoice = "minmax"
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None

@@ -70,9 +70,9 @@ def test_sample_has_the_distribution_of_the_whole(batch: int) -> None:
     assert got.range.low == 0
     assert got.range.high == pytest.approx(exact.max())
     middles, counts = got.histogram.occupied()
-    assert got.histogram.total == 16 * 1024
-    assert (counts @ middles) / counts.sum() == pytest.approx(exact.mean(), rel=0.05)
-    assert (counts @ middles**2) / counts.sum() == pytest.approx((exact**2).mean(), rel=0.1)
+    assert got.histogram.total == 16 * 512
+    assert (counts @ middles) / counts.sum() == pytest.approx(exact.mean(), rel=0.1)
+    assert (counts @ middles**2) / counts.sum() == pytest.approx((exact**2).mean(), rel=0.2)
 
 
 def test_open_shapes_are_sampled_by_feed() -> None:

@@ -1,0 +1,162 @@
+"""The observer `"auto"`: for each activation the range whose error does least harm.
+
+Candidates are what the observers say, and shares of the whole range. They are compared by
+their error at the readers, on whole tensors of a few samples. A range that is worse than
+min/max by the squared error over all samples is out: that sees outliers which the few samples
+do not have. Of ranges that are nearly as good the widest is taken, because clipping hurts more
+than either measure tells. The choice as a whole must then beat min/max at the outputs of the
+model, on samples that it was not made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.calibrate import OBSERVERS, Levels, ObserverName, Range, ValueStatistics
+from onnxlite.model import clone
+from onnxlite.quantize.emit import Emitter
+from onnxlite.quantize.options import StaticOptions
+from onnxlite.quantize.placement import Placement, place
+from onnxlite.quantize.reader_error import Array64, reader_errors
+from onnxlite.quantize.scales import activation_params, levels_of, params_of
+from onnxlite.quantize.targets import Target
+from onnxlite.quantize.widths import Widths, find_widths
+from onnxlite.records import Declined
+from onnxlite.repair.verify import Verdict, verify
+from onnxlite.samples import Feed, Samples, feed_size
+
+#: Shares of the whole range, besides what the observers say.
+_SHARES = (0.99, 0.98, 0.97, 0.95, 0.9, 0.8)
+#: The divergence is left out: it is slow to search, and its ranges are the worst by far.
+_ASKED: tuple[ObserverName, ...] = ("moving-average", "percentile", "mse")
+#: Errors within this factor of the least count as equal.
+_TIE = 1.05
+#: A narrower range is not worth its risk for less than this.
+_WORTH = 0.95
+#: One sample in so many is measured at the readers, and as many again at the outputs.
+_SHARE_OF_SAMPLES = 32
+_MOST_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Ranges by name of the value, and what speaks against narrower ones, if anything."""
+
+    ranges: dict[str, Range]
+    declined: tuple[Declined, ...] = ()
+
+
+def least_harm(
+    model: ir.Model,
+    placement: Placement,
+    seen: Mapping[str, ValueStatistics],
+    samples: Samples,
+    target: Target,
+    options: StaticOptions,
+    widths: Widths,
+) -> Choice:
+    """Choose a range for every value that was seen; min/max where nothing is better.
+
+    Raises:
+        ExecutionError: ONNX Runtime cannot run the model with measuring nodes or Q and DQ.
+    """
+    whole = {name: statistics.range for name, statistics in seen.items()}
+    measured, held_out = _few(samples)
+    if not held_out:
+        return Choice(whole, (_declined("there are too few samples to hold some out"),))
+    wide = {value.name for value in widths.values}
+    candidates = {
+        name: _candidates(statistics, levels_of(target, statistics.range))
+        for name, statistics in seen.items()
+        if name not in wide
+    }
+    candidates = {name: ranges for name, ranges in candidates.items() if len(ranges) > 1}
+    params = {
+        name: [params_of(one, target) for one in ranges] for name, ranges in candidates.items()
+    }
+    harm = reader_errors(model, placement, params, measured, threads=options.threads)
+    chosen = dict(whole)
+    for name, ranges in candidates.items():
+        statistics = seen[name]
+        levels = levels_of(target, statistics.range)
+        lows, highs = (np.array([getattr(r, side) for r in ranges]) for side in ("low", "high"))
+        error = levels.errors(statistics.histogram, lows, highs)
+        chosen[name] = _least(ranges, error, harm.get(name, error))
+    if chosen == whole:
+        return Choice(whole)
+    before, after = (_simulated(model, ranges, target, options) for ranges in (whole, chosen))
+    verdict = verify(model, before, after, held_out, threads=options.threads, fuse_qdq=False)
+    if verdict.worse:
+        return Choice(whole, (_declined(_comparison(verdict, len(held_out))),))
+    return Choice(chosen)
+
+
+def _candidates(seen: ValueStatistics, levels: Levels) -> list[Range]:
+    """Distinct ranges that are not wider than what was seen, which comes first."""
+    whole = seen.range
+    found = [whole, *(OBSERVERS[name](seen, levels) for name in _ASKED)]
+    found += [Range(whole.low * share, whole.high * share) for share in _SHARES]
+    return list(dict.fromkeys(found))
+
+
+def _least(ranges: Sequence[Range], error: Array64, harm: Array64) -> Range:
+    """The widest of the ranges that do as little harm as any; the first if none does less."""
+    allowed = np.where(error <= error[0], harm, np.inf)
+    least = allowed.min()
+    if least > _WORTH * harm[0] or harm[0] <= 0:
+        return ranges[0]
+    good = [one for one, value in zip(ranges, allowed, strict=True) if value <= _TIE * least]
+    return max(good, key=lambda one: one.high - one.low)
+
+
+def _few(samples: Samples) -> tuple[list[Feed], list[Feed]]:
+    """Single samples spread over the stream: some to measure on, and others held out."""
+    kept: list[Feed] = []
+    count, stride = 0, 1
+    for feed in samples:
+        for sample in _single(feed, samples):
+            if count % stride == 0:
+                kept.append(sample)
+            count += 1
+            if len(kept) > 2 * _MOST_SAMPLES:
+                kept, stride = kept[::2], 2 * stride
+    wanted = 2 * min(max(2, count // _SHARE_OF_SAMPLES), len(kept) // 2)
+    spread = [kept[index * len(kept) // wanted] for index in range(wanted)]
+    return spread[::2], spread[1::2]
+
+
+def _single(feed: Feed, samples: Samples) -> Iterator[Feed]:
+    """The samples of a feed, one by one; a fixed batch is not divided."""
+    if any(spec.shape and isinstance(spec.shape[0], int) for spec in samples.inputs):
+        yield feed
+        return
+    for index in range(feed_size(feed, samples.inputs)):
+        yield {k: a[index : index + 1] if a.ndim else a for k, a in feed.items()}
+
+
+def _simulated(
+    model: ir.Model, ranges: Mapping[str, Range], target: Target, options: StaticOptions
+) -> ir.Model:
+    """A copy with integer activations of these ranges and float weights."""
+    copy = clone(model)
+    placement = place(copy, target, include=options.include, exclude=options.exclude)
+    widths = find_widths(placement, options.int16)[0]
+    emitter = Emitter(copy, placement, target, widths)
+    for value, params in activation_params(placement, ranges, target, widths).items():
+        emitter.activation(value, params)
+    return copy
+
+
+def _comparison(verdict: Verdict, count: int) -> str:
+    return (
+        f"on {count} samples held out narrower ranges give {verdict.after_db:.1f} dB and the "
+        f"whole ones {verdict.before_db:.1f} dB"
+    )
+
+
+def _declined(reason: str) -> Declined:
+    return Declined("observer", "all activations", reason)
