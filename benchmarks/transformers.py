@@ -91,8 +91,8 @@ def cases(names: list[str]) -> Iterator[Case]:
         else:
             images, labels = data.test_set(full=data.has_full_set())
             path = Path(data.__file__).parent / "fashion" / "vit.onnx"
-            one = {"image": images[:1]}
-            yield Case(name, path, data.calibration_images(256), images, labels, (), {"": one})
+            image: Feed = {"image": images[:1]}
+            yield Case(name, path, data.calibration_images(256), images, labels, (), {"": image})
 
 
 def quantizers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
