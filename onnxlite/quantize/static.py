@@ -25,6 +25,7 @@ from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.measured import measured
 from onnxlite.quantize.observe import observed_ranges
 from onnxlite.quantize.options import StaticOptions
+from onnxlite.quantize.pieces import hardswish_in_pieces
 from onnxlite.quantize.placement import Placement, place
 from onnxlite.quantize.prepare import OPSET, pool_means, prepared, quantized_already
 from onnxlite.quantize.qoperator import integer_operators
@@ -91,6 +92,8 @@ def quantize_static_ir(
         fitted = {}
     rows = _emit(emitter, layers, row, fitted)
     shield(model)
+    model, pieces, none = hardswish_in_pieces(model, next(iter(feeds)), row, progress=progress)
+    declined += none
     if options.form == "qoperator":
         integer_operators(model, next(iter(feeds)))
     compact(model, row)
@@ -109,6 +112,7 @@ def quantize_static_ir(
             "values-quantized": len(placement.values),
             "means-pooled": pooled,
             "values-smoothed": len(smoothed),
+            "hardswish-in-pieces": pieces,
         },
         declined=tuple(declined),
         layers=(*rows, *smoothed),
