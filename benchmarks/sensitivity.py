@@ -178,7 +178,7 @@ def _quantized(case: Case, min_sqnr_db: float | None) -> tuple[ir.Model, StepRep
 def spearman(one: Sequence[float] | Array, two: Sequence[float] | Array) -> float:
     """Rank correlation."""
     ranks = [np.argsort(np.argsort(values)) for values in (one, two)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def main() -> None:

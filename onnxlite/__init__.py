@@ -31,7 +31,7 @@ from onnxlite.errors import (
     UnsupportedError,
     VerificationError,
 )
-from onnxlite.evaluate import Fidelity, Latency, benchmark, compare
+from onnxlite.evaluate import Fidelity, Latency, LayerFidelity, benchmark, compare
 from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
@@ -83,6 +83,7 @@ __all__ = [
     "Fidelity",
     "InvalidModelError",
     "Latency",
+    "LayerFidelity",
     "LayerRow",
     "LayerSensitivity",
     "LoadError",

@@ -66,6 +66,9 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also compare layer by layer: which one breaks it?")
+    ] = False,
     json: args.Json = False,
     quiet: args.Quiet = False,
 ) -> None:
@@ -78,7 +81,9 @@ def compare(
     [bold]Example[/bold]: onnxlite compare model.onnx int8.onnx --data images.npy --min-sqnr 20
     """
     with Terminal(json=json, quiet=quiet) as terminal:
-        fidelity = evaluate.compare(reference, candidate, data, labels=labels, progress=terminal)
+        fidelity = evaluate.compare(
+            reference, candidate, data, labels=labels, layers=layers, progress=terminal
+        )
     terminal.show("fidelity", fidelity, fidelity_view(fidelity))
     agreement = fidelity.agreement
     if min_sqnr is not None and fidelity.sqnr_db < min_sqnr:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxlite.evaluate.benchmark import Latency, Ratio, Timing, benchmark
 from onnxlite.evaluate.compare import Fidelity, Metric, MetricPair, compare
+from onnxlite.evaluate.layers import LayerFidelity
 from onnxlite.evaluate.metrics import Meter, OutputFidelity, sqnr_db
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
@@ -11,6 +12,7 @@ from onnxlite.machine import Machine, machine
 __all__ = [
     "Fidelity",
     "Latency",
+    "LayerFidelity",
     "Machine",
     "Meter",
     "Metric",

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError, SamplesError
+from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
 from onnxlite.model import ModelLike, load
 from onnxlite.records import Progress, silent
@@ -42,12 +43,14 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
         outputs: one row per output.
         metrics: task metrics of both models, if there were labels or a metric.
         notes: outputs that were matched by position, or could not be compared.
+        layers: one row per layer, if they were asked for.
     """
 
     samples: int
     outputs: tuple[OutputFidelity, ...]
     metrics: tuple[MetricPair, ...] = ()
     notes: tuple[str, ...] = ()
+    layers: tuple[LayerFidelity, ...] = ()
 
     @property
     def sqnr_db(self) -> float:
@@ -80,6 +83,7 @@ def compare(
     *,
     metric: Metric | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
+    layers: bool = False,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = silent,
@@ -97,6 +101,9 @@ def compare(
         metric: a task metric, see `Metric`.
         labels: class of each sample, `int[samples]`: adds the accuracy of both models, on
             the first output that holds class scores `[n, classes]` or classes `[n]`.
+        layers: compare the inner values as well, layer by layer, to find which one breaks it.
+            Layers are matched by their names and by what earlier steps have recorded; it takes
+            a few more runs of both models, in bounded memory.
         limit: use at most this many samples.
         threads: of ONNX Runtime; None takes all cores.
         progress: called after every feed; the total is not known and given as 0.
@@ -136,6 +143,12 @@ def compare(
             classes.append((predicted_classes(have[scores]), predicted_classes(other[scores])))
         count += feed_size(feed, specs)
         progress("compare", done, 0)
+    rows: tuple[LayerFidelity, ...] = ()
+    if layers:
+        rows, more = compare_layers(
+            first, second, feeds, renamed, threads=threads, progress=progress
+        )
+        notes += more
     metrics = []
     if labels is not None:
         metrics.append(_accuracy(classes, np.asarray(labels)))
@@ -148,6 +161,7 @@ def compare(
         outputs=tuple(meter.result() for meter in meters.values()),
         metrics=tuple(metrics),
         notes=tuple(dict.fromkeys(notes)),
+        layers=rows,
     )
 
 

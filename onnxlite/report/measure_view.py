@@ -7,13 +7,15 @@ from rich.text import Text
 
 from onnxlite.evaluate import Fidelity, Latency
 from onnxlite.evaluate.metrics import OutputFidelity
+from onnxlite.report.layers_view import layers_view
 from onnxlite.report.text import quotient_text, ratio_text, shape_text, size_text, table
 
 
 def fidelity_view(fidelity: Fidelity) -> RenderableType:
     """How well a candidate reproduces its reference."""
     notes = [Text(f"note: {note}") for note in fidelity.notes]
-    return Group(fidelity_table(fidelity), *metrics_table(fidelity), *notes)
+    layers = [Text(), layers_view(fidelity.layers)] if fidelity.layers else []
+    return Group(fidelity_table(fidelity), *metrics_table(fidelity), *layers, *notes)
 
 
 def fidelity_table(fidelity: Fidelity) -> RenderableType:

@@ -1,0 +1,315 @@
+"""Which layer broke it: two models compared value by value, on the same samples.
+
+For each layer two figures: how far its output is from the original's in the compressed model as
+it is (`sqnr_db`: everything before it counts), and how far if it gets the original's own values
+to read (`own_db`: only what the layer itself does to them). Values are taken in portions, so
+that memory is bounded by the portion and not by the model or the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.counterparts import Counterpart, counterparts
+from onnxlite.analysis.shapes import concrete_shapes, infer_shapes
+from onnxlite.evaluate.metrics import Meter
+from onnxlite.graph import const_tensor
+from onnxlite.model import clone
+from onnxlite.records import Progress, silent
+from onnxlite.runtime import Session, tapped
+from onnxlite.samples import Feed
+
+#: Values of the original that are held at a time, of one feed.
+_PORTION_BYTES = 1 << 27
+#: A layer that is so much worse on the original's values does not read what they are. Layers
+#: that were fitted to make up for others are a few dB worse.
+_NONSENSE_DB = 15.0
+#: Times that all is compared again without such values.
+_ROUNDS = 4
+
+
+class LayerFidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a compressed model reproduces the output of one layer.
+
+    SQNR is in dB, infinite without any error, minus infinite with new NaN.
+
+    Attributes:
+        name: of the node in the original, or of an input that is quantized.
+        op_type: of the node, with the activation that is part of it.
+        value: the output's name in the original.
+        sqnr_db: of the output, in the compressed model as it is.
+        own_db: of the output if the layer reads the original's values.
+        input_db: the worst `sqnr_db` of what it reads.
+        max_abs: largest difference of the output, in the compressed model as it is.
+    """
+
+    name: str
+    op_type: str
+    value: str
+    sqnr_db: float
+    own_db: float
+    input_db: float
+    max_abs: float
+
+    @property
+    def lost(self) -> float:
+        """Noise over signal that is new in the output, against what the layer reads."""
+        return _ratio(self.sqnr_db) - _ratio(self.input_db)
+
+
+@dataclass
+class _Row:
+    """A comparison in progress.
+
+    Attributes:
+        reads: the rows whose values the layer reads.
+        inputs: of the candidate that it reads as well.
+        whole: measures the output in the compressed model as it is.
+        own: measures it if the layer reads the original's values.
+        fits: whether the output has the original's shape, less the channels that are gone.
+    """
+
+    pair: Counterpart
+    reads: tuple[int, ...]
+    inputs: tuple[str, ...]
+    whole: Meter
+    own: Meter
+    fits: bool = True
+
+
+def compare_layers(
+    reference: ir.Model,
+    candidate: ir.Model,
+    feeds: Iterable[Feed],
+    inputs: Mapping[str, str],
+    *,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> tuple[tuple[LayerFidelity, ...], list[str]]:
+    """Compare all values that both models have.
+
+    Args:
+        reference: the original.
+        candidate: made from it.
+        feeds: inputs of the reference, re-iterable.
+        inputs: the candidate's name of every input of the reference.
+        threads: of ONNX Runtime.
+        progress: called after every portion.
+
+    Returns:
+        One row per layer, in the original's order, and notes on what could not be compared.
+
+    Raises:
+        ExecutionError: ONNX Runtime does not run one of the models.
+    """
+    reference, candidate = clone(reference), clone(candidate)
+    for side in (reference, candidate):
+        side.graph.sort()
+        infer_shapes(side)
+    pairs = counterparts(reference, candidate, inputs)
+    notes: list[str] = []
+    rows: list[_Row] = []
+    for _ in range(_ROUNDS):
+        rows = _rows(pairs)
+        portions = _portions(rows, reference, next(iter(feeds)))
+        for done, portion in enumerate(portions, 1):
+            _run_portion(rows, portion, reference, candidate, feeds, inputs, threads)
+            progress("compare layers", done, len(portions))
+        changed = _changed_meaning(rows)
+        if not changed:
+            break
+        names = ", ".join(sorted(row.pair.node for row in changed))
+        notes.append(f"not compared, because a rewrite gave them another meaning: {names}")
+        gone = {row.pair.candidate for row in changed}
+        pairs = [pair for pair in pairs if pair.candidate not in gone]
+    if lost := [row.pair.node for row in rows if not row.fits]:
+        notes.append(f"not compared, because they have another shape: {', '.join(lost)}")
+    if not rows:
+        notes.append("no layer of the candidate is one of the reference's, by its name")
+    return _results(rows), notes
+
+
+def _rows(pairs: Sequence[Counterpart]) -> list[_Row]:
+    """The comparisons; each layer reads from the nearest values that are compared as well."""
+    # What two layers of the original have become one value for is the first one's.
+    unique = {pair.candidate: pair for pair in reversed(pairs)}
+    pairs = [pair for pair in pairs if unique[pair.candidate] is pair]
+    index = {pair.candidate: number for number, pair in enumerate(pairs)}
+    rows = []
+    for pair in pairs:
+        reads, free = _sources(pair.candidate, index)
+        name = pair.reference.name or ""
+        rows.append(_Row(pair, tuple(sorted(reads)), tuple(free), Meter(name), Meter(name)))
+    return rows
+
+
+def _sources(value: ir.Value, index: Mapping[ir.Value, int]) -> tuple[set[int], list[str]]:
+    """What leads to a value: the compared values right before it, and inputs of the graph."""
+    reads: set[int] = set()
+    free: dict[str, None] = {}
+    producer = value.producer()
+    queue = [v for v in _reads(producer) if v is not None] if producer is not None else []
+    seen: set[ir.Value] = set()
+    while queue:
+        source = queue.pop()
+        if source in seen or const_tensor(source) is not None:
+            continue
+        seen.add(source)
+        if source in index:
+            reads.add(index[source])
+        elif (before := source.producer()) is not None:
+            queue += _reads(before)
+        elif source.is_graph_input():
+            free[source.name or ""] = None
+    return reads, list(free)
+
+
+def _reads(node: ir.Node | None) -> list[ir.Value]:
+    """What a node or its bodies read from the main graph."""
+    if node is None:
+        return []
+    found = [value for value in node.inputs if value is not None]
+    for attr in node.attributes.values():
+        graphs = (
+            [attr.as_graph()]
+            if attr.type == ir.AttributeType.GRAPH
+            else attr.as_graphs()
+            if attr.type == ir.AttributeType.GRAPHS
+            else []
+        )
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                found += [v for v in inner.inputs if v is not None and v.graph is node.graph]
+    return found
+
+
+def _portions(rows: Sequence[_Row], reference: ir.Model, feed: Feed) -> list[list[int]]:
+    """Rows that are run together: as many as fit into memory."""
+    shape_of = concrete_shapes(reference, [feed])
+    portions: list[list[int]] = [[]]
+    held = 0
+    for number, row in enumerate(rows):
+        shape = shape_of(row.pair.reference) or ()
+        size = 4 * math.prod(shape)
+        if portions[-1] and held + size > _PORTION_BYTES:
+            portions.append([])
+            held = 0
+        portions[-1].append(number)
+        held += size
+    return portions
+
+
+def _run_portion(
+    rows: Sequence[_Row],
+    portion: Sequence[int],
+    reference: ir.Model,
+    candidate: ir.Model,
+    feeds: Iterable[Feed],
+    inputs: Mapping[str, str],
+    threads: int | None,
+) -> None:
+    mine = [rows[number] for number in portion]
+    needed = {n for row in mine for n in row.reads}.union(portion)
+    exact = Session(
+        tapped(reference, _names(rows[n].pair.reference for n in needed)), threads=threads
+    )
+    made = Session(tapped(candidate, _names(row.pair.candidate for row in mine)), threads=threads)
+    pieces = [_piece(row, rows, candidate, threads) for row in mine]
+    back = {new: old for old, new in inputs.items()}
+    for feed in feeds:
+        renamed = {inputs[name]: array for name, array in feed.items()}
+        want: dict[str, Any] = {**feed, **exact.run(feed)}
+        have: dict[str, Any] = {**renamed, **made.run(renamed)}
+        for row, piece in zip(mine, pieces, strict=True):
+            if not row.fits:
+                continue
+            pair = row.pair
+            target = pair.of_reference(want[pair.reference.name or ""])
+            got = _decoded(pair, have[pair.candidate.name or ""])
+            row.fits = got.shape == target.shape
+            if not row.fits:
+                continue
+            row.whole.update(target, got)
+            given = {name: feed[back[name]] for name in row.inputs}
+            for number in row.reads:
+                before = rows[number].pair
+                value = before.of_reference(want[before.reference.name or ""])
+                name = before.candidate.name or ""
+                given[name] = value if before.code is None else before.code.encode(value)
+            alone = piece.run(given)[pair.candidate.name or ""]
+            row.own.update(target, _decoded(pair, alone))
+
+
+def _changed_meaning(rows: Sequence[_Row]) -> list[_Row]:
+    """Values that have the old name and another meaning, such as those of a folded scale.
+
+    Whoever reads such a value makes nonsense of the original's, and none of the candidate's own.
+    """
+    found: dict[int, None] = {}
+    for row in rows:
+        reads = [number for number in row.reads if rows[number].fits]
+        if row.fits and reads and _decibels(row.whole) - _decibels(row.own) > _NONSENSE_DB:
+            found[min(reads, key=lambda number: _decibels(rows[number].whole))] = None
+    return [rows[number] for number in found]
+
+
+def _names(values: Iterable[ir.Value]) -> list[str]:
+    return [value.name or "" for value in values]
+
+
+def _decoded(pair: Counterpart, array: NDArray[Any]) -> NDArray[Any]:
+    return array if pair.code is None else pair.code.decode(array)
+
+
+def _piece(row: _Row, rows: Sequence[_Row], candidate: ir.Model, threads: int | None) -> Session:
+    """The layer alone: from the compared values before it to its own."""
+    starts = [rows[number].pair.candidate for number in row.reads]
+    starts += [value for value in candidate.graph.inputs if value.name in row.inputs]
+    graph = ir.convenience.extract(candidate.graph, starts, [row.pair.candidate])
+    codes = {rows[number].pair.candidate.name: rows[number].pair.code for number in row.reads}
+    for value in graph.inputs:
+        code = codes.get(value.name)
+        if code is not None:
+            value.type = ir.TensorType(ir.DataType.from_numpy(code.zero.dtype))
+        elif value.type is None:
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+    piece = ir.Model(
+        graph, ir_version=candidate.ir_version, functions=list(candidate.functions.values())
+    )
+    piece.opset_imports.update(candidate.opset_imports)
+    return Session(piece, threads=threads)
+
+
+def _results(rows: Sequence[_Row]) -> tuple[LayerFidelity, ...]:
+    decibels = [_decibels(row.whole) for row in rows]
+    return tuple(
+        LayerFidelity(
+            name=row.pair.node,
+            op_type=row.pair.op_type,
+            value=row.pair.reference.name or "",
+            sqnr_db=decibels[number],
+            own_db=_decibels(row.own),
+            input_db=min((decibels[n] for n in row.reads if rows[n].fits), default=math.inf),
+            max_abs=row.whole.result().max_abs or 0.0,
+        )
+        for number, row in enumerate(rows)
+        if row.fits
+    )
+
+
+def _decibels(meter: Meter) -> float:
+    result = meter.result()
+    if result.broken:
+        return -math.inf
+    return math.inf if result.sqnr_db is None else result.sqnr_db
+
+
+def _ratio(decibels: float) -> float:
+    return math.inf if decibels == -math.inf else 10 ** (-decibels / 10)

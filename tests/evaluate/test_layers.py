@@ -1,0 +1,221 @@
+"""Comparison layer by layer: what is matched, what each layer loses, which one breaks it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from models import data
+from onnxlite import compare, prune_channels, quantize_static
+from onnxlite.analysis.counterparts import Code, counterparts
+from onnxlite.cli import app
+from onnxlite.evaluate import Fidelity, LayerFidelity, layers
+from onnxlite.model import load
+from onnxlite.report import from_json, to_json
+from tests.odd_models import parse
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,3,8,8] x) => (float[n,5] y)
+    <float[8,3,3,3] w, float[8] b, float[8,8,3,3] v, float[8] c, float[8,5] u, float[5] d>
+    { t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)  s = Conv<pads=[1,1,1,1]>(r, v, c)
+      q = Add(s, r)  p = Relu(q)  a = GlobalAveragePool(p)  f = Flatten(a)
+      y = Gemm(f, u, d) }"""
+NAMES = ("first", "relu", "second", "sum", "relu2", "pool", "flat", "head")
+
+
+def net() -> onnx.ModelProto:
+    proto = parse(NET)
+    for node, name in zip(proto.graph.node, NAMES, strict=True):
+        node.name = name
+    return proto
+
+
+def images(count: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+def quantized(**options: object) -> onnx.ModelProto:
+    options = {"rounding": "nearest", "placement": "everything", "threads": 1, **options}
+    return quantize_static(net(), images(), **options)
+
+
+def by_name(fidelity: Fidelity) -> dict[str, LayerFidelity]:
+    return {row.name: row for row in fidelity.layers}
+
+
+def scaled(proto: onnx.ModelProto, **factors: float) -> onnx.ModelProto:
+    """A copy with the named weights times a factor."""
+    copy = onnx.ModelProto.FromString(proto.SerializeToString())
+    for tensor in copy.graph.initializer:
+        if tensor.name in factors:
+            array = onnx.numpy_helper.to_array(tensor) * np.float32(factors[tensor.name])
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return copy
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_layers_of_a_quantized_model(form: str) -> None:
+    fidelity = compare(net(), quantized(form=form), images(8), layers=True, threads=1)
+    rows = by_name(fidelity)
+    assert list(rows)[:4] == ["x", "first", "second", "sum"]
+    assert rows["x"].op_type == "input"
+    assert rows["first"].op_type == "Conv+Relu"
+    assert rows["sum"].op_type == "Add+Relu"
+    assert rows["first"].value == "r"
+    assert rows["first"].input_db == rows["x"].sqnr_db
+    assert rows["sum"].input_db == min(rows["first"].sqnr_db, rows["second"].sqnr_db)
+    for row in rows.values():
+        assert 25 < row.own_db < 80
+    # The last layer's is the model's.
+    assert rows["head"].sqnr_db == pytest.approx(fidelity.sqnr_db, abs=0.01)
+    # A layer whose input is exact has no other noise than its own.
+    assert rows["first"].sqnr_db == pytest.approx(rows["first"].own_db, abs=3)
+
+
+def test_without_asking_there_are_none() -> None:
+    assert compare(net(), quantized(), images(8)).layers == ()
+
+
+@pytest.mark.parametrize("weight", ["w", "v", "u"])
+def test_the_broken_layer_is_found(weight: str) -> None:
+    broken = scaled(net(), **{weight: -1.0})
+    fidelity = compare(net(), broken, images(8), layers=True)
+    worst = max(fidelity.layers, key=lambda row: row.lost)
+    assert worst.name == {"w": "first", "v": "second", "u": "head"}[weight]
+    others = [row for row in fidelity.layers if row.name != worst.name]
+    assert all(row.own_db > 100 for row in others)
+    before = [row for row in others if NAMES.index(row.name) < NAMES.index(worst.name)]
+    assert all(row.sqnr_db > 100 for row in before)
+
+
+def test_new_nan_is_told_where_it_appears() -> None:
+    broken = scaled(net(), v=float("nan"))
+    rows = by_name(compare(net(), broken, images(8), layers=True))
+    assert rows["second"].own_db == -math.inf
+    assert rows["second"].lost == math.inf
+    assert rows["first"].sqnr_db == math.inf
+
+
+def test_channels_that_are_gone_are_left_out(residual_path: Path) -> None:
+    reference = load(residual_path)
+    narrow = prune_channels(reference, samples=data.calibration_images(32), ratio=0.3)
+    narrow = quantize_static(
+        narrow, data.calibration_images(32), rounding="nearest", placement="everything"
+    )
+    fidelity = compare(reference, narrow, data.calibration_images(8), layers=True, threads=1)
+    weighted = [row for row in fidelity.layers if row.op_type.startswith(("Conv", "Gemm"))]
+    assert len(weighted) == 16
+    assert not [note for note in fidelity.notes if "shape" in note]
+    assert sum(row.sqnr_db > 10 for row in weighted) >= 12
+
+
+def test_a_rescaled_value_is_no_loss() -> None:
+    """A factor moved from one layer into the next, as folding does; the names stay."""
+    moved = scaled(net(), w=4.0, b=4.0, v=0.25)
+    for node in moved.graph.node:
+        if node.name == "sum":
+            moved.graph.node.remove(node)
+            break
+    plain = net()
+    plain.graph.node.remove(next(n for n in plain.graph.node if n.name == "sum"))
+    for proto in (plain, moved):
+        next(n for n in proto.graph.node if n.name == "relu2").input[0] = "s"
+    fidelity = compare(plain, moved, images(8), layers=True)
+    assert fidelity.sqnr_db > 100
+    rows = by_name(fidelity)
+    assert not {"first", "relu"} & set(rows)
+    assert "second" in rows
+    assert rows["second"].own_db > 100
+    assert any("another meaning" in note for note in fidelity.notes)
+
+
+def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = quantized()
+    whole = compare(net(), candidate, images(8), layers=True, threads=1).layers
+    monkeypatch.setattr(layers, "_PORTION_BYTES", 4096)
+    parts = compare(net(), candidate, images(8), layers=True, threads=1).layers
+    assert [row.name for row in parts] == [row.name for row in whole]
+    for one, two in zip(parts, whole, strict=True):
+        assert one.sqnr_db == pytest.approx(two.sqnr_db, abs=0.2)
+        assert one.own_db == pytest.approx(two.own_db, abs=0.2)
+
+
+def test_models_without_a_common_layer() -> None:
+    other = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,3,8,8] x) => (float[n,5] y)
+        { shape = Constant<value = int64[2] {-1, 5}>()
+          axes = Constant<value = int64[3] {1, 2, 3}>()
+          m = ReduceMean<axes=[1, 2, 3]>(x) o = Squeeze(m, axes)
+          e = Unsqueeze(o, one) one = Constant<value = int64[1] {1}>()
+          k = Constant<value = int64[2] {1, 5}>() y = Expand(e, k) }""")
+    nodes = sorted(other.graph.node, key=lambda node: node.op_type != "Constant")
+    del other.graph.node[:]
+    other.graph.node.extend(nodes)
+    fidelity = compare(net(), other, images(4), layers=True)
+    assert {row.name for row in fidelity.layers} <= {"head"}
+
+
+def test_a_batch_norm_that_was_folded_is_compared_behind_it() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,3,8,8] x) => (float[n,4,8,8] y)
+        <float[4,3,1,1] w, float[4] s = {2, 3, 4, 5}, float[4] b, float[4] m,
+         float[4] v = {1, 2, 3, 4}>
+        { t = Conv(x, w) y = BatchNormalization(t, s, b, m, v) }"""
+    from onnxlite import simplify
+
+    proto = parse(text)
+    proto.graph.node[0].name, proto.graph.node[1].name = "conv", "norm"
+    folded = simplify(proto)
+    assert len(folded.graph.node) == 1
+    rows = by_name(compare(proto, folded, images(4), layers=True))
+    assert list(rows) == ["norm"]
+    assert rows["norm"].own_db > 100
+
+
+def test_the_report_survives_json() -> None:
+    fidelity = compare(net(), quantized(), images(8), layers=True, threads=1)
+    assert from_json(to_json("fidelity", fidelity), "fidelity", Fidelity) == fidelity
+
+
+def test_command(tmp_path: Path) -> None:
+    onnx.save(net(), tmp_path / "a.onnx")
+    onnx.save(quantized(), tmp_path / "b.onnx")
+    np.save(tmp_path / "x.npy", images(8))
+    paths = [str(tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    shown = CliRunner().invoke(
+        app, ["compare", *paths, "--data", str(tmp_path / "x.npy"), "--layers"]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "Conv+Relu" in shown.output
+    assert "most is lost in" in shown.output
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_codes_go_there_and_back(seed: int, signed: bool, channels: bool) -> None:
+    rng = np.random.default_rng(seed)
+    dtype = np.int8 if signed else np.uint8
+    limits = np.iinfo(dtype)
+    size = 3 if channels else 1
+    code = Code(
+        rng.uniform(1e-3, 10, size).astype(np.float32),
+        rng.integers(limits.min, limits.max, size, endpoint=True).astype(dtype),
+        1 if channels else None,
+    )
+    integers = rng.integers(limits.min, limits.max, (2, 3, 4), endpoint=True).astype(dtype)
+    np.testing.assert_array_equal(code.encode(code.decode(integers)), integers)
+
+
+def test_counterparts_of_a_model_with_itself() -> None:
+    model = load(net())
+    assert isinstance(model, ir.Model)
+    rows = counterparts(model, load(net()), {"x": "x"})
+    assert [row.node for row in rows] == [n for n in NAMES if n != "flat"]
+    assert all(row.reference.name == row.candidate.name for row in rows)
