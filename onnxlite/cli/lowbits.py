@@ -45,7 +45,10 @@ def quantize_weights(
     method: Annotated[WeightMethod, typer.Option(help="How weights are rounded.")] = "auto",
     mode: Annotated[
         WeightMode,
-        typer.Option(help="storage: packed in the file, decoded when it is loaded."),
+        typer.Option(
+            help="storage: packed in the file, decoded when it is loaded; compute: kernels read "
+            "packed weights (MatMulNBits)."
+        ),
     ] = "storage",
     ends: Annotated[
         Literal["auto", "same", "float", "8", "6", "4", "3", "2", "ternary", "binary"],

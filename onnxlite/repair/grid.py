@@ -52,6 +52,11 @@ class Grid:
     pair_limit: int = 0
 
     @property
+    def coarse(self) -> bool:
+        """Whether the levels are so few that choosing them well takes time and pays."""
+        return self.high < 2 and self.partner is None and not self.shared
+
+    @property
     def low(self) -> int:
         """The smallest integer."""
         return -self.high - self.uneven

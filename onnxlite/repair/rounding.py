@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.descent import descend
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.solve import solve_affine
 
@@ -27,6 +28,10 @@ _DAMPING = 0.01
 _AFFINE_RIDGE = 1e-3
 #: Features whose corrections are applied to the rest in one matrix product.
 _BLOCK = 64
+#: Of a coarse grid: scales tried, as multiples of the one with the least error of weights, and
+#: how often integers and scale take turns.
+_SIZES = (0.85, 1.0, 1.15)
+_ROUNDS = 2
 
 
 class Rounder:
@@ -62,6 +67,41 @@ class Rounder:
                 fitted = solve_affine(moments.gram, moments.cross, rounded, _AFFINE_RIDGE)
                 factor = _ratio(fitted, rounded)
                 yield rounded * factor[:, None], grid.times(scale, factor)
+        if grid.coarse:
+            yield self._refined(weight)
+
+    def _refined(self, weight: Array64) -> tuple[Array64, Array64]:
+        """Scales of several sizes, each refined by descent; each output takes its best."""
+        grid, moments = self._grid, self._moments
+        start = grid.best_scale(weight, self._power)
+        best: tuple[Array64, Array64, Array64] | None = None
+        for size in _SIZES:
+            scale = start * size
+            integers = self._compensation.rounded(weight, scale, grid)
+            for _ in range(_ROUNDS):
+                integers = descend(integers, weight, moments.gram, scale, grid)
+                rounded = integers * grid.spread(scale)
+                fitted = solve_affine(moments.gram, moments.cross, rounded, _AFFINE_RIDGE)
+                scale = grid.times(scale, _ratio(fitted, rounded))
+            rounded = integers * grid.spread(scale)
+            error = self._error(rounded)
+            if best is None:
+                best = error, rounded, scale
+                continue
+            better = error < best[0]
+            best = (
+                np.where(better, error, best[0]),
+                np.where(better[:, None], rounded, best[1]),
+                np.where(better[:, None] if grid.block else better, scale, best[2]),
+            )
+        assert best is not None
+        return best[1:]
+
+    def _error(self, weight: Array64) -> Array64:
+        """Squared error of each output, less what no weight changes: float64[g, M]."""
+        gram, cross = self._moments.gram, self._moments.cross
+        error: Array64 = (weight * (gram @ weight - 2 * cross)).sum(axis=1)
+        return error
 
 
 class Compensation:

@@ -72,8 +72,10 @@ def quantize_weights(
 ) -> onnx.ModelProto | ir.Model:
     """Store weights in few bits; what the model computes with stays float.
 
-    Weights are packed into bytes and decoded by ordinary ONNX nodes, which ONNX Runtime folds
-    when it loads the model: the file is smaller, the speed is that of float weights.
+    In storage mode weights are packed into bytes and decoded by ordinary ONNX nodes, which ONNX
+    Runtime folds when it loads the model: the file is smaller, the speed is that of float
+    weights. In compute mode ONNX Runtime's kernels read packed weights of products and
+    embeddings: memory is smaller, too, and so is the time of products of few rows.
 
     Args:
         model: path, `ModelProto` or `ir.Model`; it is not changed. A model in external data is
@@ -88,7 +90,9 @@ def quantize_weights(
             input that it has by now, rounds it with compensation (Frantar et al. 2023), and
             gives it a new scale and bias per output channel; rounding to nearest is kept where
             it is no worse on samples held out. `"auto"` is `"gptq"` if there are samples.
-        mode: `"storage"`.
+        mode: `"storage"`, or `"compute"` for MatMulNBits and GatherBlockQuantized in 2, 4 and 8
+            bits (domain com.microsoft), the rest decoded at load. Activations are rounded to int8
+            in the products where that costs at most 0.5 dB or leaves 30 dB.
         ends: width of the first and the last layer: `"auto"` gives the first 8 bits, and the
             last as well below 4 bits; `"same"`, `"float"`, or a width.
         include: patterns (`fnmatch`) of weight or node names; empty means every weight of an

@@ -14,6 +14,7 @@ from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize.lowbits.decoding import OPSET, Packed, decoder_model
+from onnxlite.quantize.lowbits.kernels import DOMAIN, Rows, product_model
 from onnxlite.records import Declined
 from onnxlite.runtime import Session, probe_feeds
 from onnxlite.samples import Feed
@@ -51,6 +52,38 @@ def check_decoders(packed: Sequence[Packed], names: Sequence[str], *, every: boo
                 f"ONNX Runtime decodes weight {names[index]!r} {list(one.blocks.shape)} to other "
                 f"numbers than were packed: exclude it and report this"
             )
+
+
+def check_kernels(rows: Sequence[Rows], wanted: Sequence[Packed]) -> None:
+    """Compare a product by packed rows in ONNX Runtime with one in NumPy.
+
+    The smallest of each width, with and without zero points, is taken.
+
+    Raises:
+        VerificationError: they differ by more than float32 rounding.
+    """
+    forms: dict[tuple[int, bool], tuple[Rows, Packed]] = {}
+    pairs = zip(rows, wanted, strict=True)
+    for one, packed in sorted(pairs, key=lambda pair: pair[0].outputs * pair[0].features):
+        forms.setdefault((one.bits, one.zeros is None), (one, packed))
+    for one, packed in forms.values():
+        weight = packed.coding.decode(packed.codes()).reshape(packed.blocks.shape)
+        x = np.random.default_rng(0).standard_normal((2, one.features)).astype(np.float32)
+        want = x @ (weight if one.columns else weight.T)
+        (got,) = Session(product_model(one), threads=1).run({"x": x}).values()
+        error = float(np.abs(got - want).max() / np.abs(want).max())
+        if not error < 1e-4:
+            raise VerificationError(
+                f"ONNX Runtime's kernel for {one.bits}-bit weights {list(weight.shape)} is off by "
+                f"{error:.2g} of the largest output: use mode='storage' and report this"
+            )
+
+
+def set_level(model: ir.Model, level: int) -> None:
+    """Let every product by packed weights take its activations exactly or as int8."""
+    for node in iter_nodes(model):
+        if node.op_type == "MatMulNBits" and node.domain == DOMAIN:
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
 def check_model(

@@ -71,7 +71,7 @@ class Decoder:
 
     def __init__(self, graph: ir.Graph, names: set[str]) -> None:
         self._graph, self._names = graph, names
-        self._first = next(iter(graph), None)
+        self._last: ir.Node | None = None
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def write(self, packed: Packed, base: str) -> ir.Value:
@@ -213,10 +213,14 @@ class Decoder:
         # Without names and value_info, which would be a tenth of a small model's file.
         node = ir.node(op_type, list(inputs), attributes)
         node.outputs[0].name = fresh_name(self._names, "d")
-        if self._first is None:
-            self._graph.append(node)
+        first = next(iter(self._graph), None)
+        if self._last is not None:
+            self._graph.insert_after(self._last, node)
+        elif first is not None:
+            self._graph.insert_before(first, node)
         else:
-            self._graph.insert_before(self._first, node)
+            self._graph.append(node)
+        self._last = node
         return node.outputs[0]
 
 

@@ -11,7 +11,7 @@ from onnxlite.quantize.lowbits.weight_type import Bits, weight_type
 #: How codes are found.
 WeightMethod: TypeAlias = Literal["auto", "rtn", "gptq"]
 #: What the file holds: packed weights that are decoded at load, or that kernels read.
-WeightMode: TypeAlias = Literal["storage"]
+WeightMode: TypeAlias = Literal["storage", "compute"]
 #: The width of the first and the last layer.
 Ends: TypeAlias = Literal["auto", "same", "float", 8, 6, 4, 3, 2, "ternary", "binary"]
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxlite.errors import OptionError
 from onnxlite.graph import const_tensor, describe
 from onnxlite.ops import iter_parameters, spec_of
+from onnxlite.quantize.lowbits.blocks import blocks_of
 from onnxlite.quantize.lowbits.options import WeightOptions
 from onnxlite.quantize.lowbits.weight_type import Bits, weight_type
 from onnxlite.records import Declined
@@ -21,6 +22,9 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.Data
 #: Where weights have fewer levels than this, the last layer gets 8 bits: its errors meet no
 #: other layer that could make up for them.
 _FEW_LEVELS = 16
+#: Ternary and binary errors average out over an output's weights; of fewer than this they do not,
+#: and such layers are small.
+_COARSEST, _FEW_SUMMANDS = 3, 32
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,9 @@ def _bits(
     at_end = value in ends
     if at_end and options.ends != "auto" and options.ends != "same":
         return options.ends
+    few = weight_type(options.bits).levels <= _COARSEST and _summands(uses, value) < _FEW_SUMMANDS
     narrow = at_end and (value is ends[0] or levels < _FEW_LEVELS)
-    if levels < 256 and ((narrow and options.ends == "auto") or _depthwise(uses)):
+    if levels < 256 and ((narrow and options.ends == "auto") or few or _depthwise(uses)):
         return 8
     return options.bits
 
@@ -133,6 +138,13 @@ def _ends(values: Sequence[ir.Value]) -> tuple[ir.Value | None, ir.Value | None]
         value for value in values if any(spec_of(u.node).macs is not None for u in value.uses())
     ]
     return (layers[0], layers[-1]) if layers else (None, None)
+
+
+def _summands(uses: Sequence[tuple[ir.Node, int]], value: ir.Value) -> int:
+    tensor = const_tensor(value)
+    assert tensor is not None
+    shape = tuple(int(dim) for dim in tensor.shape.numpy())
+    return blocks_of(tuple(uses), shape, 0).size
 
 
 def _depthwise(uses: Sequence[tuple[ir.Node, int]]) -> bool:
