@@ -193,6 +193,9 @@ def quantize(
         bool,
         typer.Option("--smooth/--no-smooth", help="Move outliers into weights where that helps."),
     ] = True,
+    equalize: Annotated[
+        bool, typer.Option(help="Scale channels so that they use their tensor's range.")
+    ] = True,
     form: Annotated[
         Form, typer.Option(help="Q and DQ nodes, or ONNX Runtime's smaller integer operators.")
     ] = "qdq",
@@ -230,6 +233,7 @@ def quantize(
         rounding=rounding,
         smooth="auto" if smooth else False,
         observer=observer,
+        equalize=equalize,
         form=form,
         int16=tuple(int16 or ()),
         min_sqnr_db=min_sqnr,

@@ -40,6 +40,7 @@ def quantize_static(
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
     observer: ObserverChoice = "minmax",
+    equalize: bool = True,
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -60,6 +61,7 @@ def quantize_static(
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
     observer: ObserverChoice = "minmax",
+    equalize: bool = True,
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -79,6 +81,7 @@ def quantize_static(
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
     observer: ObserverChoice = "minmax",
+    equalize: bool = True,
     form: Form = "qdq",
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
@@ -115,6 +118,9 @@ def quantize_static(
         smooth: move outliers of the channels that MatMul and Gemm read into the weights
             (SmoothQuant, Xiao et al. 2023): `"auto"` where the error on samples falls clearly,
             True wherever it can be done, False never.
+        equalize: scale channels up that use little of their tensor's range, and divide where
+            they are read, if the quantized model is closer to the float one for it on samples
+            held out (cross-layer equalization, after Nagel et al. 2019).
         form: `"qdq"` writes Q and DQ nodes around float operators, which every runtime reads.
             `"qoperator"` writes ONNX Runtime's integer operators, with the same results and a
             smaller file; for the targets `cpu`, `cpu-avx2` and `cpu-arm`.
@@ -157,6 +163,7 @@ def quantize_static(
             rounding=rounding,
             smooth=smooth,
             observer=observer,
+            equalize=equalize,
             form=form,
             int16=tuple(int16),
             min_sqnr_db=min_sqnr_db,

@@ -33,6 +33,7 @@ class StaticOptions:
     placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
     smooth: Smooth = "auto"
+    equalize: bool = True
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None

@@ -22,6 +22,7 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.compact import compact
 from onnxlite.quantize.compensate import compensate
 from onnxlite.quantize.emit import Emitter
+from onnxlite.quantize.equalize import equalize
 from onnxlite.quantize.measured import measured
 from onnxlite.quantize.observe import observed_ranges
 from onnxlite.quantize.options import StaticOptions
@@ -82,6 +83,12 @@ def quantize_static_ir(
     layers = [node for node in placement.nodes if _weight_port(node) is not None]
     if not layers:
         return source, _unchanged(found.note, declined, start)
+    scaled = _equalized(model, placement, feeds, row, options)
+    if isinstance(scaled, Declined):
+        declined.append(scaled)
+    elif scaled:
+        choice = observed_ranges(model, placement, feeds, row, options, widths, progress=progress)
+        params = activation_params(placement, choice.ranges, row, widths)
     float_model = clone(model)
     emitter = Emitter(model, placement, row, widths)
     for value, value_params in params.items():
@@ -113,6 +120,7 @@ def quantize_static_ir(
             "means-pooled": pooled,
             "values-smoothed": len(smoothed),
             "hardswish-in-pieces": pieces,
+            "channels-equalized": 0 if isinstance(scaled, Declined) else scaled,
         },
         declined=tuple(declined),
         layers=(*rows, *smoothed),
@@ -127,6 +135,19 @@ def _settled(everything: Placement, found: Placement, options: StaticOptions) ->
         return {}
     floats = [node.name or "" for node in everything.nodes if node not in set(found.nodes)]
     return {"placement": "everything", "exclude": (*options.exclude, *map(escape, floats))}
+
+
+def _equalized(
+    model: ir.Model,
+    placement: Placement,
+    feeds: Samples,
+    row: Target,
+    options: StaticOptions,
+) -> int | Declined:
+    """Channels scaled up in place, if that pays."""
+    if not options.equalize:
+        return 0
+    return equalize(model, placement, feeds, row, threads=options.threads)
 
 
 def _fitted(

@@ -151,6 +151,7 @@ class QuantizeStatic(
     rounding: Rounding = "compensated"
     smooth: Smooth = "auto"
     observer: ObserverChoice = "minmax"
+    equalize: bool = True
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None
@@ -174,6 +175,7 @@ class QuantizeStatic(
                 rounding=self.rounding,
                 smooth=self.smooth,
                 observer=self.observer,
+                equalize=self.equalize,
                 form=self.form,
                 int16=self.int16,
                 min_sqnr_db=self.min_sqnr_db,

@@ -1,0 +1,105 @@
+"""Range and mean square of every channel of some values, reduced inside ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.graph import add_initializer, fresh_name, rank, value_names
+from onnxlite.model import clone
+from onnxlite.runtime import Session
+from onnxlite.samples import Samples
+
+#: Since this opset the axes of reductions are an input.
+_AXES_ARE_INPUTS = 18
+_REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
+
+
+class ChannelStats(msgspec.Struct, frozen=True):
+    """Of one value, per channel.
+
+    Attributes:
+        low: float64[channels], the smallest number seen.
+        high: float64[channels], the largest.
+        square: float64[channels], the sum of squares.
+        count: numbers seen per channel.
+    """
+
+    low: Any
+    high: Any
+    square: Any
+    count: int
+
+    def merge(self, other: ChannelStats) -> ChannelStats:
+        """The statistics of both; shards may be merged."""
+        return ChannelStats(
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            self.square + other.square,
+            self.count + other.count,
+        )
+
+
+def collect_by_channel(
+    model: ir.Model, axes: Mapping[str, int], samples: Samples, *, threads: int | None = None
+) -> dict[str, ChannelStats]:
+    """Run the samples once.
+
+    Args:
+        model: left as it is; its values' ranks are known.
+        axes: the channel axis of every value asked for, by the value's name.
+        samples: unlabelled inputs.
+        threads: of ONNX Runtime.
+
+    Raises:
+        ExecutionError: ONNX Runtime cannot run the model.
+    """
+    copy = clone(model)
+    values = {value.name: value for value in copy.graph.inputs}
+    values.update({value.name: value for node in copy.graph for value in node.outputs})
+    taken = value_names(copy)
+    taps: dict[str, list[str]] = {}
+    outputs: list[ir.Value] = []
+    for name, axis in axes.items():
+        value = values[name]
+        reduced = [a for a in range(rank(value) or 0) if a != axis]
+        nodes = [_reduction(copy, op, value, reduced, taken) for op in _REDUCTIONS]
+        size = ir.node("Size", [value])
+        size.outputs[0].name = fresh_name(taken, f"{name}_size")
+        size.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        nodes.append(size)
+        for node in nodes:
+            copy.graph.append(node)
+            outputs.append(node.outputs[0])
+        taps[name] = [node.outputs[0].name or "" for node in nodes]
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(outputs)
+    session = Session(copy, threads=threads)
+    stats: dict[str, ChannelStats] = {}
+    for feed in samples:
+        got = session.run(feed)
+        for name, tapped in taps.items():
+            low, high, square = (np.asarray(got[tap], np.float64) for tap in tapped[:3])
+            seen = ChannelStats(low, high, square, int(got[tapped[3]]) // max(1, low.size))
+            stats[name] = stats[name].merge(seen) if name in stats else seen
+    return stats
+
+
+def _reduction(
+    model: ir.Model, op_type: str, value: ir.Value, axes: list[int], taken: set[str]
+) -> ir.Node:
+    name = fresh_name(taken, f"{value.name}_{op_type}")
+    if model.opset_imports.get("", 1) >= _AXES_ARE_INPUTS:
+        given = add_initializer(
+            model.graph, fresh_name(taken, f"{name}_axes"), np.array(axes, np.int64)
+        )
+        node = ir.node(op_type, [value, given], {"keepdims": 0})
+    else:
+        node = ir.node(op_type, [value], {"axes": axes, "keepdims": 0})
+    node.outputs[0].name = name
+    node.outputs[0].type = value.type
+    return node

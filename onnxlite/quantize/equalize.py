@@ -1,0 +1,269 @@
+"""Cross-layer equalization: channels that use little of their tensor's range are scaled up.
+
+A tensor has one scale for all its channels, so that a channel with small values is rounded
+coarsely. Where the model allows it (`quantize/rescale.py`) a channel is multiplied by s >= 1 in
+the layer that makes it, and the layers that read it divide. The factor is the one with the
+least noise that follows from both roundings,
+
+    A / s^2 + B s^2    with    A = d_x^2 sum w^2,    B = mean(x^2) sum_m d_w[m]^2
+
+for a channel x with step d_x, read with weights w of steps d_w; so s^4 = A / B, as far as the
+tensor's range does not grow and no activation's upper bound is reached. Layers with a scale for
+each input channel (depthwise ones) have B = 0. After Nagel et al. 2019 (sec. 4.1), who equalise
+the ranges of weights instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.channels import ChannelMap, channel_map
+from onnxlite.calibrate import collect_ranges
+from onnxlite.calibrate.by_channel import ChannelStats, collect_by_channel
+from onnxlite.graph import const_array
+from onnxlite.model import clone
+from onnxlite.ops import spec_of, tracked_axes
+from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.qtypes import QType
+from onnxlite.quantize.rescale import Rescaling, rescale, rescaling
+from onnxlite.quantize.scales import activation_params
+from onnxlite.quantize.targets import Target
+from onnxlite.quantize.trial import trial
+from onnxlite.quantize.widths import Widths
+from onnxlite.records import Declined
+from onnxlite.repair.fit import held_out_feeds
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed, Samples, input_specs
+
+Array64 = NDArray[np.float64]
+
+_WHAT = "equalize"
+#: Feeds that the statistics of channels are taken from.
+_FEEDS = 64
+#: The noise must fall by this share; less is chance.
+_LEAST_GAIN = 0.1
+#: What is left of the room up to a bound, for samples that were not seen.
+_MARGIN = 0.9
+#: No channel is multiplied by more than this: one that hardly ever answers to the samples at
+#: hand may do so to others.
+_MOST = 8.0
+#: Largest difference of the rescaled model's outputs, as a share of their largest number.
+_TOLERANCE = 1e-3
+
+
+def equalize(
+    model: ir.Model,
+    placement: Placement,
+    samples: Samples,
+    target: Target,
+    *,
+    threads: int | None = None,
+) -> int | Declined:
+    """Scale channels of a float model up, in place, so that integers hold them better.
+
+    Factors and ranges come from some of the samples; on the others the quantized model must be
+    closer to the float one than without them.
+
+    Args:
+        model: normalised, with shapes; nodes and values stay, weights and biases change.
+        placement: what will be quantized, in `model`.
+        samples: unlabelled inputs.
+        target: the integer types.
+        threads: of ONNX Runtime.
+
+    Returns:
+        How many channels were scaled, or why none was.
+    """
+    feeds = list(islice(samples, _FEEDS))
+    held_out = set(held_out_feeds(len(feeds)))
+    seen = Samples(
+        [f for i, f in enumerate(feeds) if i not in held_out] or feeds, input_specs(model)
+    )
+    channels = channel_map(model, feeds=feeds[:1])
+    free = rescaling(model, channels)
+    axes = {
+        value.name: tracked_axes(channels.values[value])[0]
+        for value in (*placement.values, *free.clips)
+        if value.name and value in channels.values and _has_free(value, channels, free)
+    }
+    if not axes:
+        return Declined(_WHAT, "all layers", "no channel may be multiplied by a number")
+    stats = collect_by_channel(model, axes, seen, threads=threads)
+    factor = _factors(placement, channels, free, stats, target)
+    if (factor == 1).all():
+        return Declined(_WHAT, "all layers", "no channel would be held better")
+    plain = clone(model)
+    undo = rescale(model, free.slots, factor)
+    checks = [feeds[i] for i in sorted(held_out)]
+    problem = _difference(plain, model, checks[0], threads)
+    if not problem:
+        before, after = (
+            _noise(which, placement, seen, checks, plain, target, threads)
+            for which in (plain, model)
+        )
+        if not after < before * (1 - _LEAST_GAIN):
+            problem = (
+                f"scaled channels give {_db(after):.1f} dB and the original ones "
+                f"{_db(before):.1f} dB on {len(checks)} feeds held out"
+            )
+    if problem:
+        undo()
+        return Declined(_WHAT, "all layers", problem)
+    return int((factor != 1).sum())
+
+
+def _noise(
+    model: ir.Model,
+    placement: Placement,
+    seen: Samples,
+    checks: Sequence[Feed],
+    reference: ir.Model,
+    target: Target,
+    threads: int | None,
+) -> float:
+    """Noise over signal of the outputs of a model quantized without any further care."""
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    values.update({value.name: value for value in model.graph.inputs})
+    nodes = {node.name: node for node in model.graph}
+    own = Placement(
+        tuple(nodes[node.name] for node in placement.nodes),
+        tuple(nodes[node.name] for node in placement.absorbed),
+        tuple(values[value.name] for value in placement.values),
+        (),
+    )
+    names = [value.name for value in own.values if value.name]
+    ranges = collect_ranges(model, names, seen, threads=threads)
+    quantized = trial(model, own, activation_params(own, ranges, target, Widths()), target)
+    want, got = Session(reference, threads=threads), Session(quantized, threads=threads)
+    noise = power = 0.0
+    for feed in checks:
+        approximate = got.run(feed)
+        for name, exact in want.run(feed).items():
+            if exact.dtype.kind == "f":
+                noise += float(((exact - approximate[name]).astype(np.float64) ** 2).sum())
+                power += float((exact.astype(np.float64) ** 2).sum())
+    return noise / power if power else 0.0
+
+
+def _db(share: float) -> float:
+    return -10 * float(np.log10(share)) if share > 0 else np.inf
+
+
+def _has_free(value: ir.Value, channels: ChannelMap, free: Rescaling) -> bool:
+    ids = channels.values[value]
+    return len(tracked_axes(ids)) == 1 and bool(free.free[channels.root[ids]].any())
+
+
+def _factors(
+    placement: Placement,
+    channels: ChannelMap,
+    free: Rescaling,
+    stats: dict[str, ChannelStats],
+    target: Target,
+) -> Array64:
+    """The factor of every unit, 1 for those that stay."""
+    size = len(channels.root)
+    room = np.full(size, _MOST)
+    activation, weight = np.zeros(size), np.zeros(size)
+    reads = _weight_noise(placement, target)
+    for value in placement.values:
+        if value.name not in stats:
+            continue
+        seen = stats[value.name]
+        line = channels.root[channels.values[value]].reshape(-1)
+        _narrow(room, line, seen, _MARGIN * float(seen.low.min()), _MARGIN * float(seen.high.max()))
+        step = _step(target.activation, seen)
+        for power, noise in reads(value, line):
+            np.add.at(activation, line, step**2 * power)
+            np.add.at(weight, line, seen.square / seen.count * noise)
+    for value in free.clips:
+        if value.name in stats:
+            line = channels.root[channels.values[value]].reshape(-1)
+            bounds = spec_of(_producer(value)).output_range
+            limits = None if bounds is None else bounds(_producer(value))
+            assert limits is not None
+            high = stats[value.name].high
+            _narrow(room, line, stats[value.name], -np.inf, limits[1] * _MARGIN)
+            room[line[high >= limits[1] * _MARGIN]] = 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = np.where(weight > 0, (activation / weight) ** 0.25, _MOST)
+    best = np.where(activation > 0, best, 1.0)
+    return np.where(free.free, np.clip(np.minimum(best, room), 1.0, _MOST), 1.0)
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    producer = value.producer()
+    assert producer is not None
+    return producer
+
+
+def _narrow(room: Array64, line: NDArray[Any], seen: ChannelStats, low: float, high: float) -> None:
+    """What every unit may grow by, so that its channels stay within `low` and `high`."""
+    for bound, extreme in ((low, np.minimum(seen.low, 0)), (high, np.maximum(seen.high, 0))):
+        factor = np.divide(bound, extreme, out=np.full(extreme.shape, _MOST), where=extreme != 0)
+        np.minimum.at(room, line, np.maximum(factor, 1.0))
+
+
+def _step(qtype: QType, seen: ChannelStats) -> float:
+    low, high = min(float(seen.low.min()), 0.0), max(float(seen.high.max()), 0.0)
+    if qtype.symmetric:
+        return max(-low, high) / qtype.qmax
+    return (high - low) / (qtype.qmax - qtype.qmin)
+
+
+def _weight_noise(
+    placement: Placement, target: Target
+) -> Callable[[ir.Value, NDArray[Any]], list[tuple[Array64, Array64]]]:
+    """For a value: per layer that reads it, by channel, `sum w^2` and `sum d_w^2`."""
+    chosen = set(placement.nodes)
+
+    def reads(value: ir.Value, line: NDArray[Any]) -> list[tuple[Array64, Array64]]:
+        found = []
+        for node, port in value.uses():
+            rule = spec_of(node).quant
+            if node not in chosen or rule is None or rule.weight is None or port != 0:
+                continue
+            array = const_array(node.inputs[rule.weight])
+            out = spec_of(node).output_axis
+            summed = spec_of(node).summed_axes
+            if array is None or out is None or summed is None:
+                continue
+            found.append(_by_input(array, out(node, rule.weight), summed(node, rule.weight), line))
+        return [pair for pair in found if pair is not None]
+
+    def _by_input(
+        array: NDArray[Any], out: int | None, summed: tuple[int, ...], line: NDArray[Any]
+    ) -> tuple[Array64, Array64] | None:
+        power = array.astype(np.float64) ** 2
+        others = tuple(axis for axis in range(array.ndim) if axis != out)
+        steps = (np.sqrt(power.max(axis=others)) / target.weight.qmax) ** 2
+        for axis in summed:
+            if array.shape[axis] == len(line) and axis != out:
+                total = power.sum(axis=tuple(a for a in range(array.ndim) if a != axis))
+                repeats = power.size / array.shape[axis] / steps.size
+                return total, np.full(len(line), float(steps.sum()) * repeats)
+        if out is not None and array.shape[out] == len(line):
+            # Depthwise: a weight scale for each channel.
+            return power.sum(axis=others), np.zeros(len(line))
+        return None
+
+    return reads
+
+
+def _difference(model: ir.Model, scaled: ir.Model, feed: Feed, threads: int | None) -> str | None:
+    """Run both; why they are not the same, or None."""
+    want = Session(model, threads=threads).run(feed)
+    got = Session(scaled, threads=threads).run(feed)
+    for name, expected in want.items():
+        if expected.dtype.kind != "f" or not expected.size:
+            continue
+        wrong = float(np.abs(expected - got[name]).max())
+        if not wrong <= _TOLERANCE * float(np.abs(expected).max()):
+            return f"output {name!r} of the model with scaled channels differs by {wrong:.3g}"
+    return None
