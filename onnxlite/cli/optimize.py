@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.prune.importance import Importance
+from onnxlite.prune.weights import Scope, SparseMethod
 from onnxlite.quantize import Form, ObserverChoice, PlacementBy, Rounding
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view
@@ -61,18 +62,28 @@ def prune(
         float | None,
         typer.Option(metavar="NUMBER", help="Instead: zero every weight smaller than this."),
     ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(metavar="N:M", help="Instead: at most N of M neighbours, for example 2:4."),
+    ] = None,
+    method: Annotated[
+        SparseMethod, typer.Option(help="Which weights; auto is obc with --data, else magnitude.")
+    ] = "auto",
     scope: Annotated[
-        Literal["layer", "global"],
+        Scope,
         typer.Option(help="Reach the share in each layer, or in the model as a whole."),
-    ] = "layer",
+    ] = "auto",
+    steps: Annotated[int, typer.Option(min=1, help="Rounds in which the share is reached.")] = 1,
     include: args.Include = None,
     exclude: args.Exclude = None,
     data: args.Data = None,
+    evaluation: args.Evaluation = None,
+    labels: args.Labels = None,
     benchmark: args.Benchmark = False,
     json: args.Json = False,
     quiet: args.Quiet = False,
 ) -> None:
-    """Set the smallest weights to zero.
+    """Set weights to zero; with --data those that the others can make up for.
 
     The file then compresses better (see "zipped"); on CPU it does not run faster.
 
@@ -81,11 +92,24 @@ def prune(
     step = PruneWeights(
         sparsity=sparsity,
         threshold=threshold,
+        pattern=pattern,
+        method=method,
         scope=scope,
+        steps=steps,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
     )
-    run_steps(model, [step], output, data, benchmark=benchmark, json=json, quiet=quiet)
+    run_steps(
+        model,
+        [step],
+        output,
+        data,
+        evaluation=evaluation,
+        labels=labels,
+        benchmark=benchmark,
+        json=json,
+        quiet=quiet,
+    )
 
 
 def prune_channels(

@@ -178,6 +178,11 @@ def _matmul_summed(node: ir.Node, port: int) -> tuple[int, ...]:
     return (weight_rank - 2,) if port == 1 else (weight_rank - 1,)
 
 
+def _recurrent_summed(_node: ir.Node, _port: int) -> tuple[int, ...]:
+    """Weights are [directions, gates x hidden, input]."""
+    return (2,)
+
+
 LINEAR = (
     OpSpec(
         op_type="Conv",
@@ -214,9 +219,9 @@ LINEAR = (
         summed_axes=_matmul_summed,
     ),
     OpSpec(op_type="Einsum", macs=_einsum_macs, weights=(0, 1)),
-    OpSpec(op_type="LSTM", macs=_recurrent_macs, weights=(1, 2)),
-    OpSpec(op_type="GRU", macs=_recurrent_macs, weights=(1, 2)),
-    OpSpec(op_type="RNN", macs=_recurrent_macs, weights=(1, 2)),
+    OpSpec(op_type="LSTM", macs=_recurrent_macs, weights=(1, 2), summed_axes=_recurrent_summed),
+    OpSpec(op_type="GRU", macs=_recurrent_macs, weights=(1, 2), summed_axes=_recurrent_summed),
+    OpSpec(op_type="RNN", macs=_recurrent_macs, weights=(1, 2), summed_axes=_recurrent_summed),
     # What a quantized model is made of: counted, never pruned or quantized again.
     OpSpec(op_type="ConvInteger", macs=_conv_macs, weights=(1,)),
     OpSpec(op_type="MatMulInteger", macs=_matmul_macs, weights=(1,)),

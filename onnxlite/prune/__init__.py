@@ -15,7 +15,7 @@ from onnxlite.prune.choose import RoundTo
 from onnxlite.prune.explain import ChannelReport, GroupRow, explain_channels
 from onnxlite.prune.importance import Importance, ImportanceFunction
 from onnxlite.prune.shrink import Repair, prune_channels_ir
-from onnxlite.prune.weights import Scope, prune_weights_ir
+from onnxlite.prune.weights import Scope, SparseMethod, prune_weights_ir
 from onnxlite.records import Progress, ReportSink, silent
 from onnxlite.samples import SamplesLike
 
@@ -28,9 +28,15 @@ def prune_weights(
     *,
     sparsity: float | None = None,
     threshold: float | None = None,
-    scope: Scope = "layer",
+    pattern: str | None = None,
+    method: SparseMethod = "auto",
+    samples: SamplesLike | None = None,
+    scope: Scope = "auto",
+    steps: int = 1,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto: ...
@@ -40,9 +46,15 @@ def prune_weights(
     *,
     sparsity: float | None = None,
     threshold: float | None = None,
-    scope: Scope = "layer",
+    pattern: str | None = None,
+    method: SparseMethod = "auto",
+    samples: SamplesLike | None = None,
+    scope: Scope = "auto",
+    steps: int = 1,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> ir.Model: ...
@@ -51,27 +63,49 @@ def prune_weights(
     *,
     sparsity: float | None = None,
     threshold: float | None = None,
-    scope: Scope = "layer",
+    pattern: str | None = None,
+    method: SparseMethod = "auto",
+    samples: SamplesLike | None = None,
+    scope: Scope = "auto",
+    steps: int = 1,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    limit: int | None = None,
+    threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto | ir.Model:
-    """Set the weights of smallest magnitude to zero, in every layer that multiplies by weights.
+    """Set weights to zero, in every layer that multiplies by weights and in embeddings.
 
-    Weights are the constants of Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM, GRU and
-    RNN nodes, subgraphs included; biases and normalisation parameters are never touched.
-    Works tensor by tensor: memory is bounded by the largest tensor, not by the model.
+    Weights are the constants of Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM, GRU, RNN and
+    Gather nodes, subgraphs included; biases and normalisation parameters get no zeros. Give
+    exactly one of `sparsity`, `threshold` and `pattern`.
+
+    With samples, layer after layer is fitted to what the original computes, and the weights
+    that stay make up for the zeros; biases may change. Without samples the smallest weights
+    become zero, tensor by tensor: memory is bounded by the largest tensor, not by the model.
 
     Args:
         model: a path, a `ModelProto` or an `ir.Model`; it is not changed.
-        sparsity: share of weights to be zero afterwards, 0 to below 1. With
-            `scope="layer"` each layer gets this share, with `"global"` the model as a
-            whole does and layers with small weights lose more.
+        sparsity: share of weights to be zero afterwards, 0 to below 1.
         threshold: instead, zero every weight with `|w| < threshold`.
-        scope: `"layer"` or `"global"`, for `sparsity`.
+        pattern: instead, `"N:M"`: of every M weights that an output adds up one after the other
+            (input channels of a convolution, rows of a matrix) at most N are not zero. Weights
+            whose sum is no multiple of M are left alone.
+        method: `"magnitude"`: the smallest weights; `"wanda"`: the smallest products of weight
+            and norm of its input, output by output, nothing else changes (Sun et al. 2023);
+            `"obc"`: chosen and made up for by second moments of the inputs (Frantar & Alistarh
+            2022 and 2023); `"auto"`: `"obc"` with samples, else `"magnitude"`.
+        samples: unlabelled inputs, some hundreds, for `"wanda"` and `"obc"`.
+        scope: `"layer"`: each layer gets this share; `"global"`: the model as a whole does, by
+            one threshold of magnitude; `"sensitivity"`: the model as a whole does, each layer
+            by what its zeros do to the outputs. `"auto"` is `"sensitivity"` for `"obc"` and
+            `"layer"` otherwise.
+        steps: of `"obc"`: reach the share in so many rounds, with a fit in each.
         include: patterns (`fnmatch`) of node or weight names to prune; empty means all.
         exclude: patterns of names to leave alone.
+        limit: use at most this many samples.
+        threads: of ONNX Runtime; None takes all cores.
         on_report: called with the `StepReport`: the achieved sparsity of every layer, and
             what was declined and why.
         progress: called as layers are done.
@@ -80,17 +114,25 @@ def prune_weights(
         The pruned model: a `ModelProto` if one came in, otherwise an `ir.Model`.
 
     Raises:
-        OptionError: neither or both of `sparsity` and `threshold`, a value out of range, or
-            a pattern that matches nothing.
+        OptionError: not exactly one of `sparsity`, `threshold` and `pattern`, a value out of
+            range, a method without samples, or a name pattern that matches nothing.
+        SamplesError: the samples do not fit the model.
+        ExecutionError: ONNX Runtime does not run the model on the samples.
         UnsupportedError: a weight holds NaN or infinite values.
     """
     result, report = prune_weights_ir(
         load(model),
         sparsity=sparsity,
         threshold=threshold,
+        pattern=pattern,
+        method=method,
+        samples=samples,
         scope=scope,
+        steps=steps,
         include=include,
         exclude=exclude,
+        limit=limit,
+        threads=threads,
         progress=progress,
     )
     if on_report is not None:

@@ -8,11 +8,11 @@ from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
 from onnxlite.recipe.run import run
+from onnxlite.recipe.sparse import PruneWeights
 from onnxlite.recipe.split import SampleUse
 from onnxlite.recipe.steps import (
     STEPS,
     PruneChannels,
-    PruneWeights,
     QuantizeStatic,
     Simplify,
     Step,

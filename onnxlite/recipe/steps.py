@@ -6,20 +6,17 @@ it may change. To add a step: write its class, and add it to `Step`.
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar, TypeAlias, get_args
 
 import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.errors import OptionError
-from onnxlite.prune import prune_channels_ir, prune_weights_ir
+from onnxlite.prune import prune_channels_ir
 from onnxlite.prune.choose import RoundTo
 from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.shrink import Repair
-from onnxlite.prune.weights import Scope
 from onnxlite.quantize import (
     Form,
     ObserverChoice,
@@ -33,6 +30,7 @@ from onnxlite.quantize.targets import target_named
 from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
+from onnxlite.recipe.sparse import PruneWeights
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify import simplify_ir
@@ -103,40 +101,6 @@ class PruneChannels(
         )
 
 
-class PruneWeights(
-    msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="prune-weights"
-):
-    """Set the smallest weights to zero; see `onnxlite.prune_weights`."""
-
-    needs_samples: ClassVar[bool] = False
-
-    sparsity: Annotated[float, Meta(ge=0, lt=1)] | None = None
-    threshold: Annotated[float, Meta(ge=0)] | None = None
-    scope: Scope = "layer"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if (self.sparsity is None) == (self.threshold is None):
-            raise OptionError("give either sparsity (a share of zeros) or threshold, and not both")
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise OptionError(f"threshold is a finite number, given was {self.threshold}")
-
-    def apply(
-        self, model: ir.Model, samples: SamplesLike, progress: Progress
-    ) -> tuple[ir.Model, StepReport]:
-        """Zero the smallest weights of `model`; samples are not used."""
-        return prune_weights_ir(
-            model,
-            sparsity=self.sparsity,
-            threshold=self.threshold,
-            scope=self.scope,
-            include=self.include,
-            exclude=self.exclude,
-            progress=progress,
-        )
-
-
 class QuantizeStatic(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="quantize-static"
 ):
@@ -201,11 +165,13 @@ STEPS: dict[str, type[Step]] = {str(cls.__struct_config__.tag): cls for cls in g
 
 
 #: Steps that decide by samples if there are any, and take None otherwise.
-SamplesOptional: TypeAlias = ToFloat16 | QuantizeWeights | QuantizeDynamic
+SamplesOptional: TypeAlias = PruneWeights | ToFloat16 | QuantizeWeights | QuantizeDynamic
 
 
 def uses_samples(step: Step) -> bool:
     """Whether a step decides by samples if it gets any, so that none may be evaluated on."""
+    if isinstance(step, PruneWeights):
+        return step.by_samples
     return step.needs_samples or isinstance(step, SamplesOptional)
 
 

@@ -17,13 +17,14 @@ from onnxlite.repair.fit import Fit, Method, Rows, rows_wanted, split
 from onnxlite.repair.frontier import Frontier, Route
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layers import STEP, Layer, find_layers
+from onnxlite.repair.mask import Mask
 from onnxlite.repair.memory import plan
 from onnxlite.repair.targets import Target, clip_behind, sum_target, targets_of
 from onnxlite.samples import Feed, Samples
 
 Array = NDArray[Any]
 
-_NO_GRIDS: Mapping[str, Grid] = MappingProxyType({})
+_NO_GRIDS: Mapping[str, Grid | Mask] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Engine:
         pairs: Sequence[tuple[Layer, Target]],
         samples: Samples,
         options: Options,
-        grids: Mapping[str, Grid] = _NO_GRIDS,
+        grids: Mapping[str, Grid | Mask] = _NO_GRIDS,
     ) -> None:
         self.pairs, self._options, self._grids = pairs, options, grids
         route = Route(model, [value for pair in pairs for value in _reads(*pair)])
@@ -70,6 +71,14 @@ class Engine:
 
     def fits(self) -> Iterator[tuple[Fit | str, int]]:
         """The fit of every layer and its number of rows; the layers before it must be written."""
+        for rows in self.collected():
+            if isinstance(rows, str):
+                yield rows, 0
+            else:
+                yield rows.solve(self._options.ridge), rows.count
+
+    def collected(self) -> Iterator[Rows | str]:
+        """The rows of every layer, or why there are none."""
         (have, hold), (want, hold_wanted) = self._have, self._want
         feeds, stop = len(self.feeds), 0
         for index, (layer, target) in enumerate(self.pairs):
@@ -91,7 +100,7 @@ class Engine:
                     problem = drawn
                 elif not problem:
                     rows.add(*drawn, held_out=split(len(drawn[0]), feed, feeds))
-            yield problem or rows.solve(self._options.ridge), rows.count
+            yield problem or rows
 
     def _rows(self, layer: Layer, target: Target) -> Rows:
         grid = self._grids.get(layer.node.name or "") if layer.weight_free else None

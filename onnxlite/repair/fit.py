@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.rounding import Rounder
+from onnxlite.repair.mask import Mask, rounder_of
 from onnxlite.repair.solve import (
     Solver,
     solve_affine,
@@ -124,7 +124,7 @@ class Rows:
         has_bias: bool,
         clip: Clip = NO_CLIP,
         passes: int = 1,
-        grid: Grid | None = None,
+        grid: Grid | Mask | None = None,
     ) -> None:
         self._weight, self._bias, self._has_bias = weight, bias, has_bias
         self._clip = clip
@@ -191,6 +191,12 @@ class Rows:
         if self._passes and sum(kept.x.size for kept in self._kept) < _KEPT_NUMBERS:
             self._kept.append(block)
 
+    def moments(self) -> Moments | None:
+        """The moments of the rows to be fitted; None where they are too few or not finite."""
+        if self._buffer:
+            self._flush()
+        return None if self._broken else self._moments
+
     def solve(self, ridge: float) -> Fit | str:
         """The best of the solutions on the held-out rows, or why there is none."""
         if self._broken:
@@ -248,7 +254,7 @@ class Rows:
                 bias = moments.intercept(positive) if self._has_bias else old_bias
                 yield method, positive, np.where(dead, 0.0, bias), None
             return
-        rounder = Rounder(moments, self._grid)
+        rounder = rounder_of(moments, self._grid)
         best = min(solved, key=lambda solution: self._error(held, *solution[1:]))
         for method, weight, _ in (("rounded", start, old_bias), best):
             for rounded, scale in rounder.ways(weight):

@@ -17,6 +17,7 @@ from onnxlite.records import Progress, silent
 from onnxlite.repair.engine import Engine, Options, pair_up
 from onnxlite.repair.fit import held_out_feeds
 from onnxlite.repair.grid import Grid
+from onnxlite.repair.mask import Mask
 from onnxlite.samples import Feed, Samples
 
 
@@ -44,7 +45,7 @@ def round_layers(
     model: ir.Model,
     reference: ir.Model,
     samples: Samples,
-    grids: Mapping[str, Grid],
+    grids: Mapping[str, Grid | Mask],
     options: Options,
     *,
     progress: Progress = silent,

@@ -116,7 +116,7 @@ class Compensation:
         self._back = np.argsort(self._order, axis=1)
         self._each = np.arange(len(gram))[:, None]
         order = self._order
-        self._upper = _upper_factor(
+        self._upper = upper_factor(
             gram[self._each[..., None], order[:, :, None], order[:, None, :]]
         )
 
@@ -162,7 +162,7 @@ def _ratio(scaled: Array64, weight: Array64) -> Array64:
     return np.where(aligned & (factor > 0), factor, 1.0)
 
 
-def _upper_factor(gram: Array64) -> Array64:
+def upper_factor(gram: Array64) -> Array64:
     """U with `U'U = (H + damping)^-1`."""
     mean = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)
     damping = np.maximum(_DAMPING * mean, np.finfo(np.float32).tiny)

@@ -61,7 +61,8 @@ def test_toml_text():
     assert recipe.to_toml() == (
         'version = 1\n\n[[steps]]\nstep = "simplify"\nverify = true\nonnxsim = true\n'
         "time_limit = 120.0\n\n"
-        '[[steps]]\nstep = "prune-weights"\nsparsity = 0.25\nscope = "layer"\n'
+        '[[steps]]\nstep = "prune-weights"\nsparsity = 0.25\nmethod = "auto"\nscope = "auto"\n'
+        "steps = 1\n"
         'include = [\n    "conv*",\n]\nexclude = []\n'
     )
 
@@ -101,7 +102,7 @@ def test_step_names():
         (table(step='"prune"'), ["step 1", "'prune'", "'simplify', 'prune-channels'"]),
         (
             table(step='"simplify"') + "\n" + table(step='"prune-weights"', sparsty=0.1),
-            ["step 2 (prune-weights)", "'sparsty'", "allowed: sparsity, threshold, scope"],
+            ["step 2 (prune-weights)", "'sparsty'", "allowed: sparsity, threshold, pattern"],
         ),
         (table(step='"prune-weights"', sparsity=1.0), ["sparsity", ">= 0 and < 1", "1.0"]),
         (table(step='"prune-weights"', sparsity='"x"'), ["sparsity", "a number", "'x'"]),

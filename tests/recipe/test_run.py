@@ -15,6 +15,7 @@ from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.graph import add_initializer
 from onnxlite.model import load
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, run
+from onnxlite.recipe import sparse as sparse_module
 from onnxlite.recipe import steps as step_module
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
@@ -28,7 +29,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 #: So small that Q and DQ nodes weigh more than the weights that they replace.
 TINY = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,3,8,8] x) => (float[n,4,8,8] y) <float[4,3,1,1] w> { y = Conv(x, w) }"""
-PRUNE = PruneWeights(sparsity=0.5)
+PRUNE = PruneWeights(sparsity=0.5, method="magnitude")
 
 
 @pytest.fixture
@@ -214,14 +215,14 @@ def _unknown_operator(model):
 def test_a_step_that_breaks_the_model_is_caught(
     net, images, change, message, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(step_module, "prune_weights_ir", _break(change))
+    monkeypatch.setattr(sparse_module, "prune_weights_ir", _break(change))
     with pytest.raises(VerificationError, match=rf"step 1 \(prune-weights\).*{message}"):
         run(net, images, [PRUNE], output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_outputs_are_refused_before_the_work(net, images, monkeypatch, tmp_path):
-    monkeypatch.setattr(step_module, "prune_weights_ir", None)
+    monkeypatch.setattr(sparse_module, "prune_weights_ir", None)
     source = tmp_path / "net.onnx"
     onnx.save(net, source)
     with pytest.raises(SaveError, match="is the input"):
