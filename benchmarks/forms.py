@@ -2,7 +2,8 @@
 
     python -m benchmarks.forms [MODEL...]
 
-Weights are only rounded, so that the forms differ in nothing but their form. OpenVINO runs its
+Weights are only rounded and everything possible is on integers, so that the forms differ in
+nothing but their form. OpenVINO runs its
 row's model on the kernels of three kinds of processor, as far as this one has them.
 """
 
@@ -105,7 +106,12 @@ def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
             path = directory / f"{case.name}-{target}-{form}.onnx"
             save(
                 quantize_static(
-                    model, case.calibration, target=target, form=form, rounding="nearest"
+                    model,
+                    case.calibration,
+                    target=target,
+                    form=form,
+                    rounding="nearest",
+                    placement="everything",
                 ),
                 path,
             )

@@ -96,7 +96,7 @@ def _write_nearest(layer: Layer, grid: Grid) -> None:
 def _grid(layer: Layer, target: Target) -> Grid:
     partner = _partners(layer) if target.avoid_saturation else None
     return Grid(
-        high=target.weight.qmax,
+        high=target.weight_type(layer.node).qmax,
         shared=target.channel_axis(layer.node) is None,
         partner=partner,
         pair_limit=PAIR_LIMIT,

@@ -120,12 +120,12 @@ class Emitter:
         weight = const_array(weight_value)
         assert weight is not None
         assert weight_value is not None
-        axis = target.channel_axis(node)
+        axis, qtype = target.channel_axis(node), target.weight_type(node)
         assert rule.reduction_axes is not None
         if scale is None:
             integers, weight_params = quantize_weight(
                 weight,
-                target.weight,
+                qtype,
                 channel_axis=axis,
                 reduction_axes=rule.reduction_axes(node),
                 avoid_saturation=target.avoid_saturation,
@@ -133,8 +133,8 @@ class Emitter:
         else:
             flat = scale.reshape(-1) if axis is not None else scale.reshape(-1)[0]
             flat = np.asarray(flat, np.float32)
-            zero = np.zeros(flat.shape, target.weight.dtype)
-            weight_params = QParams(target.weight, flat, zero, axis)
+            zero = np.zeros(flat.shape, qtype.dtype)
+            weight_params = QParams(qtype, flat, zero, axis)
             integers = quantize(weight, weight_params)
         bias_value = self._bias(node, rule.bias)
         if bias_value is not None and target.quantize_bias:

@@ -21,6 +21,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxlite.errors import OptionError
+from onnxlite.graph import static_dim
 from onnxlite.machine import machine
 from onnxlite.ops import spec_of
 from onnxlite.quantize.options import Form
@@ -38,6 +39,8 @@ class Target:
         per_channel: one weight scale per output channel.
         per_tensor_ops: operators whose weights have one scale although others have more.
         avoid_saturation: the kernels add products in int16, so pairs of weights are bounded.
+        pads_channels: which products those kernels add up depends on how they pad an odd number
+            of input channels, so there every weight is bounded.
         one_sided: a symmetric activation type is used in full where values have one sign: the
             zero point lies at its end instead of the middle.
         quantize_bias: biases are int32 at `scale_x * scale_w`; otherwise they stay float.
@@ -56,6 +59,7 @@ class Target:
     per_channel: bool
     per_tensor_ops: frozenset[str] = frozenset()
     avoid_saturation: bool = False
+    pads_channels: bool = False
     one_sided: bool = False
     quantize_bias: bool = True
     float_output: Literal["some", "all", "none"] = "some"
@@ -97,6 +101,17 @@ class Target:
             return False
         return rule.float_output or (self.float_output == "all" and rule.kind == "compute")
 
+    def weight_type(self, node: ir.Node) -> QType:
+        """The type of a layer's weights: half of the range where no pair can be told."""
+        rule = spec_of(node).quant
+        if not self.pads_channels or rule is None or rule.reduction_axes is None:
+            return self.weight
+        axes = rule.reduction_axes(node)
+        channels = static_dim(node.inputs[rule.weight or 0], axes[-1]) if len(axes) > 1 else 0
+        if not channels or channels % 2 == 0:
+            return self.weight
+        return dataclasses.replace(self.weight, bits=self.weight.bits - 1)
+
     def channel_axis(self, node: ir.Node) -> int | None:
         """The axis of a layer's weight along which it has scales, None for one scale."""
         rule = spec_of(node).quant
@@ -120,8 +135,8 @@ _CPU = Target(
 _CPU_AVX2 = dataclasses.replace(_CPU, name="cpu-avx2", avoid_saturation=True)
 #: ONNX Runtime on 64-bit ARM multiplies int8 by int8 (SDOT, SMMLA).
 _CPU_ARM = dataclasses.replace(_CPU, name="cpu-arm", activation=INT8, one_sided=True)
-#: oneDNN's kernels; those without VNNI saturate as ONNX Runtime's do.
-_OPENVINO = dataclasses.replace(_CPU_AVX2, name="openvino", forms=("qdq",))
+#: oneDNN's kernels; those of AVX-512 without VNNI saturate as ONNX Runtime's do.
+_OPENVINO = dataclasses.replace(_CPU_AVX2, name="openvino", forms=("qdq",), pads_channels=True)
 #: Zero points other than 0 are refused by the parser; pointwise operators on integers gain
 #: nothing, because TensorRT fuses them with what is before them.
 _TENSORRT = Target(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import openvino
 import pytest
 
 from models import data as fashion
+from onnxlite.graph import const_array
 from onnxlite.model import load, to_bytes
 from onnxlite.quantize import quantize_static
 from onnxlite.runtime import Session
+from onnxlite.save import save
 from tests.odd_models import parse
 
 
@@ -52,6 +57,44 @@ def test_residual_net_runs_on_integers_in_openvino(rounding: str, residual_path:
         key: count for key, count in ran.items() if key[0] in ("Convolution", "FullyConnected")
     }
     assert layers == {("Convolution", "u8"): 15, ("FullyConnected", "u8"): 1}
+
+
+def test_weights_of_an_odd_number_of_channels_have_half_of_the_range() -> None:
+    proto = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,3,8,8] x) => (float[n,4,4,4] y)
+        <float[4,3,3,3] w, float[4,4,3,3] v> { t = Conv(x, w) y = Conv(t, v) }""")
+    data = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    for rounding in ("nearest", "compensated"):
+        model = load(quantize_static(proto, data, target="openvino", rounding=rounding))
+        largest = [
+            np.abs(const_array(node.inputs[1].producer().inputs[0]).astype(int)).max()
+            for node in model.graph
+            if node.op_type == "Conv"
+        ]
+        assert largest[0] <= 63 < largest[1]
+
+
+@pytest.mark.parametrize("kernels", ["AVX2", "AVX512_CORE"])
+def test_kernels_without_vnni_do_not_saturate(
+    kernels: str, residual_path: Path, tmp_path: Path
+) -> None:
+    """oneDNN reads the variable once, so a process of its own computes the outputs."""
+    images = fashion.test_set()[0][:100]
+    model = quantize_static(
+        load(residual_path), fashion.calibration_images(32), target="openvino", rounding="nearest"
+    )
+    save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import numpy, openvino\n"
+        "hint = {'INFERENCE_PRECISION_HINT': 'f32'}\n"
+        "model = openvino.Core().compile_model('model.onnx', 'CPU', hint)\n"
+        "numpy.save('logits.npy', model([numpy.load('images.npy')])[0])\n"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": kernels}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    want = Session(load(residual_path)).run({"image": images})["logits"]
+    assert sqnr_db(want, np.load(tmp_path / "logits.npy")) > 32
 
 
 def test_operators_between_layers_agree_with_onnx_runtime() -> None:
