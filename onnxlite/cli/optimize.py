@@ -220,6 +220,10 @@ def quantize(
     equalize: Annotated[
         bool, typer.Option(help="Scale channels so that they use their tensor's range.")
     ] = True,
+    embeddings: Annotated[
+        bool,
+        typer.Option("--embeddings/--no-embeddings", help="Look-up tables with 8 bits as well."),
+    ] = True,
     form: Annotated[
         Form, typer.Option(help="Q and DQ nodes, or ONNX Runtime's smaller integer operators.")
     ] = "qdq",
@@ -256,6 +260,7 @@ def quantize(
         placement=placement,
         rounding=rounding,
         smooth="auto" if smooth else False,
+        embeddings=embeddings,
         observer=observer,
         equalize=equalize,
         form=form,

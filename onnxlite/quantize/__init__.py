@@ -39,6 +39,7 @@ def quantize_static(
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
+    embeddings: bool = True,
     observer: ObserverChoice = "minmax",
     equalize: bool = True,
     form: Form = "qdq",
@@ -60,6 +61,7 @@ def quantize_static(
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
+    embeddings: bool = True,
     observer: ObserverChoice = "minmax",
     equalize: bool = True,
     form: Form = "qdq",
@@ -80,6 +82,7 @@ def quantize_static(
     placement: PlacementBy = "measured",
     rounding: Rounding = "compensated",
     smooth: Smooth = "auto",
+    embeddings: bool = True,
     observer: ObserverChoice = "minmax",
     equalize: bool = True,
     form: Form = "qdq",
@@ -121,6 +124,8 @@ def quantize_static(
         equalize: scale channels up that use little of their tensor's range, and divide where
             they are read, if the quantized model is closer to the float one for it on samples
             held out (cross-layer equalization, after Nagel et al. 2019).
+        embeddings: also store look-up tables with 8 bits and a scale per row, for the targets
+            `cpu`, `cpu-avx2` and `cpu-arm`: smaller, hardly slower.
         form: `"qdq"` writes Q and DQ nodes around float operators, which every runtime reads.
             `"qoperator"` writes ONNX Runtime's integer operators, with the same results and a
             smaller file; for the targets `cpu`, `cpu-avx2` and `cpu-arm`.
@@ -162,6 +167,7 @@ def quantize_static(
             placement=placement,
             rounding=rounding,
             smooth=smooth,
+            embeddings=embeddings,
             observer=observer,
             equalize=equalize,
             form=form,

@@ -13,17 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes
 from onnxlite.model import ModelLike, clone, give_back, load, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
-from onnxlite.quantize.embeddings import is_embedding, write_embedding
+from onnxlite.quantize.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.quantize.kernel_times import KernelTimes
 from onnxlite.quantize.kernels import KERNELS, LSTM, Kernel, dynamic_target
@@ -32,7 +30,7 @@ from onnxlite.quantize.placement import by_name
 from onnxlite.quantize.prepare import prepared, quantized_already
 from onnxlite.quantize.smooth import smooth
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.writer import Writer
+from onnxlite.quantize.writer import Writer, weight_sqnr_db
 from onnxlite.records import Cell, Declined, LayerRow, Progress, ReportSink, StepReport, silent
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 
@@ -178,8 +176,11 @@ def quantize_dynamic_ir(
         feeds = Samples(samples, input_specs(source))
         smoothed = smooth(ready, feeds, options, integers_before=False, progress=progress)
     plan = _chosen(ready, feed, row, options, declined, progress)
-    tables = [node for node in iter_nodes(ready) if options.embeddings and is_embedding(node)]
-    tables = [node for node in tables if not by_name(node, options.include, options.exclude)]
+    tables = (
+        embeddings_of(ready, include=options.include, exclude=options.exclude)
+        if options.embeddings
+        else []
+    )
     if not plan and not tables:
         summary = "no layer is faster on integers" if declined else "no layer can be quantized"
         return source, _unchanged(summary, declined, start)
@@ -331,25 +332,18 @@ def _written(
     rows = []
     for node in [node for node in iter_nodes(model) if node in plan or node in tables]:
         name, op_type = node.name or "", node.op_type
-        if (choice := plan.get(node)) is not None:
-            pairs = choice.kernel.write(writer, node, target)
-            kernel, ratio = choice.kernel.name, choice.ratio
-        else:
-            pairs, kernel, ratio = write_embedding(writer, node), "rows", None
+        if (choice := plan.get(node)) is None:
+            rows.append(write_embedding(writer, node))
+            continue
+        pairs = choice.kernel.write(writer, node, target)
         values: dict[str, Cell] = {
-            "kernel": kernel,
-            "time_over_float": ratio,
+            "kernel": choice.kernel.name,
+            "time_over_float": choice.ratio,
             "weights": sum(weight.size for weight, _ in pairs),
-            "weight_sqnr_db": _sqnr_db(pairs),
+            "weight_sqnr_db": weight_sqnr_db(pairs),
         }
         rows.append(LayerRow(name, op_type, values))
     return rows
-
-
-def _sqnr_db(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float | None:
-    signal = sum(float((weight.astype(np.float64) ** 2).sum()) for weight, _ in pairs)
-    noise = sum(float(((weight - back).astype(np.float64) ** 2).sum()) for weight, back in pairs)
-    return round(10 * float(np.log10(signal / noise)), 2) if signal and noise else None
 
 
 def _listed(entries: dict[str, Any]) -> str:

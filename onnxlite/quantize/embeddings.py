@@ -8,17 +8,32 @@ size: the table of a sentence encoder is two thirds of its file.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from onnxlite.graph import attribute, const_array, const_tensor, is_op
+from onnxlite.graph import attribute, const_array, const_tensor, is_op, iter_nodes
+from onnxlite.quantize.kernels import DYNAMIC_TARGETS
+from onnxlite.quantize.options import StaticOptions
+from onnxlite.quantize.placement import by_name
 from onnxlite.quantize.qtypes import INT8, dequantize, params_for_weight, quantize
-from onnxlite.quantize.writer import Writer
+from onnxlite.quantize.targets import Target
+from onnxlite.quantize.writer import Writer, weight_sqnr_db
+from onnxlite.records import LayerRow
 
 #: A smaller table saves less than the nodes and their names take.
 _LEAST_BYTES = 1 << 16
+
+
+def embeddings_of(
+    model: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[ir.Node]:
+    """The look-ups in tables that are worth it, subgraphs included; patterns are of names."""
+    return [
+        node
+        for node in iter_nodes(model)
+        if is_embedding(node) and not by_name(node, include, exclude)
+    ]
 
 
 def is_embedding(node: ir.Node) -> bool:
@@ -35,8 +50,8 @@ def is_embedding(node: ir.Node) -> bool:
     )
 
 
-def write_embedding(writer: Writer, node: ir.Node) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Replace a look-up; returns the table and what its integers stand for."""
+def write_embedding(writer: Writer, node: ir.Node) -> LayerRow:
+    """Replace a look-up; returns its row in a report."""
     value, indices = node.inputs
     table = const_array(value)
     assert table is not None
@@ -52,4 +67,18 @@ def write_embedding(writer: Writer, node: ir.Node) -> list[tuple[NDArray[Any], N
     (scale_of_rows,) = writer.node(node, "Gather", [scales, indices], f"{base}_scale")
     (result,) = writer.node(node, "Mul", [real, scale_of_rows], f"{base}_scaled")
     writer.replace(node, [result])
-    return [(table, dequantize(integers, params))]
+    pair = (table, dequantize(integers, params))
+    return LayerRow(
+        base,
+        "Gather",
+        {"kernel": "rows", "weights": table.size, "weight_sqnr_db": weight_sqnr_db([pair])},
+    )
+
+
+def write_embeddings(model: ir.Model, target: Target, options: StaticOptions) -> list[LayerRow]:
+    """Replace every look-up in place, if the options and the target want it."""
+    if not options.embeddings or target.name not in DYNAMIC_TARGETS:
+        return []
+    writer = Writer(model)
+    found = embeddings_of(model, include=options.include, exclude=options.exclude)
+    return [write_embedding(writer, node) for node in found]

@@ -35,15 +35,14 @@ _INT8_ACTIVATIONS = 4
 
 
 #: Rows of `TARGETS` that stand for ONNX Runtime on a processor, whose kernels these are.
-_TARGETS = ("cpu", "cpu-avx2", "cpu-arm")
+DYNAMIC_TARGETS = ("cpu", "cpu-avx2", "cpu-arm")
 
 
 def dynamic_target(name: str) -> Target:
     """The row of a target that has these kernels; raises `OptionError` that lists the names."""
-    if name not in _TARGETS:
-        raise OptionError(
-            f"no target {name!r} for scales found at run time: choose one of {', '.join(_TARGETS)}"
-        )
+    if name not in DYNAMIC_TARGETS:
+        known = ", ".join(DYNAMIC_TARGETS)
+        raise OptionError(f"no target {name!r} for scales found at run time: choose one of {known}")
     return target_named(name)
 
 

@@ -34,6 +34,7 @@ class StaticOptions:
     rounding: Rounding = "compensated"
     smooth: Smooth = "auto"
     equalize: bool = True
+    embeddings: bool = True
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None

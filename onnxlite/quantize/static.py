@@ -21,6 +21,7 @@ from onnxlite.model import clone, size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.compact import compact
 from onnxlite.quantize.compensate import compensate
+from onnxlite.quantize.embeddings import write_embeddings
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.equalize import equalize
 from onnxlite.quantize.measured import measured
@@ -103,6 +104,7 @@ def quantize_static_ir(
     declined += none
     if options.form == "qoperator":
         integer_operators(model, next(iter(feeds)))
+    tables = write_embeddings(model, row, options)
     compact(model, row)
     sqnr = _verify(float_model, model, feeds)
     return model, StepReport(
@@ -121,9 +123,10 @@ def quantize_static_ir(
             "values-smoothed": len(smoothed),
             "hardswish-in-pieces": pieces,
             "channels-equalized": 0 if isinstance(scaled, Declined) else scaled,
+            "tables-quantized": len(tables),
         },
         declined=tuple(declined),
-        layers=(*rows, *smoothed),
+        layers=(*rows, *tables, *smoothed),
         settled=settled,
         seconds=time.perf_counter() - start,
     )

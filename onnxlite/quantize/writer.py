@@ -102,3 +102,14 @@ def _graph_of(node: ir.Node) -> ir.Graph:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     return graph
+
+
+def weight_sqnr_db(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float | None:
+    """Signal to noise of a layer's weights, each with what its integers stand for, in dB.
+
+    Returns:
+        None where there is no noise or no signal.
+    """
+    signal = sum(float((weight.astype(np.float64) ** 2).sum()) for weight, _ in pairs)
+    noise = sum(float(((weight - back).astype(np.float64) ** 2).sum()) for weight, back in pairs)
+    return round(10 * float(np.log10(signal / noise)), 2) if signal and noise else None

@@ -114,6 +114,7 @@ class QuantizeStatic(
     placement: PlacementBy = "measured"
     rounding: Rounding = "compensated"
     smooth: Smooth = "auto"
+    embeddings: bool = True
     observer: ObserverChoice = "minmax"
     equalize: bool = True
     form: Form = "qdq"
@@ -138,6 +139,7 @@ class QuantizeStatic(
                 placement=self.placement,
                 rounding=self.rounding,
                 smooth=self.smooth,
+                embeddings=self.embeddings,
                 observer=self.observer,
                 equalize=self.equalize,
                 form=self.form,

@@ -16,6 +16,7 @@ from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.errors import OptionError
 from onnxlite.graph import const_array, iter_nodes
 from onnxlite.model import load
+from onnxlite.quantize import quantize_static
 from onnxlite.quantize.dynamic import quantize_dynamic
 from onnxlite.quantize.kernel_times import KernelTimes
 from onnxlite.quantize.kernels import BLOCKS, INTEGER
@@ -205,6 +206,20 @@ def test_embeddings_have_a_scale_per_row() -> None:
     model, report = quantized(TABLE, {"ids": ids}, kernel="integer", embeddings=False)
     assert report.changes["tables-quantized"] == 0
     assert sum(node.op_type == "Gather" for node in model.graph) == 1
+
+
+def test_static_quantization_stores_tables_in_rows_too() -> None:
+    ids = np.random.default_rng(0).integers(0, 500, (16, 7))
+    model = load(parse(TABLE))
+    for target, tables in (("cpu", 1), ("openvino", 0)):
+        reports: list[StepReport] = []
+        result = quantize_static(
+            model, {"ids": ids}, rounding="nearest", target=target, on_report=reports.append
+        )
+        assert reports[0].changes["tables-quantized"] == tables
+        assert sqnr_db(TABLE, result, {"ids": ids}) > 33
+    result = quantize_static(model, {"ids": ids}, rounding="nearest", embeddings=False)
+    assert Counter(node.op_type for node in result.graph)["Gather"] == 1
 
 
 def test_small_tables_stay_float() -> None:
