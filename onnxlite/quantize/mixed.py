@@ -137,11 +137,11 @@ def _order(
 def noise_shares(noise: LayerNoise) -> np.ndarray:
     """Each layer's part in the noise, `float64[layers]`, never negative.
 
-    The mean of what goes without the layer and of what it makes alone: the first alone tells
-    how errors of layers cancel, the second is known more exactly.
+    A mean of what it makes alone and of what goes without it, the former with twice the weight:
+    only the latter knows how errors of layers cancel, but it is known less exactly.
     """
     alone = noise.alone / max(float(noise.alone.sum()), np.finfo(np.float64).tiny)
-    shares: np.ndarray = (np.clip(noise.share, 0, 1) + alone) / 2
+    shares: np.ndarray = np.clip((2 * alone + noise.share) / 3, 0, 1)
     return shares
 
 

@@ -37,8 +37,6 @@ from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples
 
 _SWITCHES = "onnxlite_errors"
-#: A set's noise on a sample is counted up to so many times that of all errors.
-_MOST = 4.0
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,16 @@ class Noise:
     Attributes:
         outputs: names of the model's float outputs.
         sets: `float64[sets, outputs]`: with the errors of one set.
+        shares: `float64[sets, outputs]`: the same over the energy that all errors make on the
+            samples that the set has met. For a set of nearly all errors this is the better
+            estimate, for one of few errors `sets` is.
         together: `float64[outputs]`: with all errors.
         samples: number of samples that were run.
     """
 
     outputs: tuple[str, ...]
     sets: NDArray[np.float64]
+    shares: NDArray[np.float64]
     together: NDArray[np.float64]
     samples: int
 
@@ -136,30 +138,35 @@ def propagate(
     """
     none, every = (np.full(len(model.sources), on) for on in (False, True))
     feeds = list(islice(_single(samples), max(len(sets) * per_set, 1)))
-    signal: dict[str, float] = {}
-    together: dict[str, float] = {}
-    shares: list[list[list[float]]] = [[] for _ in sets]
+    # Energies by output: of the exact output, and of the noise of all errors.
+    exact: list[list[float]] = []
+    together: list[list[float]] = []
+    met: list[list[int]] = [[] for _ in sets]
+    noise: list[list[list[float]]] = [[] for _ in sets]
+    names: tuple[str, ...] = ()
     for index, feed in enumerate(feeds):
         want = model.run(feed, none)
-        all_on = _distance(want, model.run(feed, every))
-        for name, array in want.items():
-            signal[name] = signal.get(name, 0.0) + _energy(array)
-            together[name] = together.get(name, 0.0) + all_on[name]
+        names = tuple(want)
+        exact.append([_energy(array) for array in want.values()])
+        together.append(_distance(want, model.run(feed, every)))
         for number in _meetings(index, len(feeds), len(sets), per_set):
-            mine = _distance(want, model.run(feed, sets[number]))
-            shares[number].append([_ratio(mine[name], all_on[name]) for name in want])
+            met[number].append(index)
+            noise[number].append(_distance(want, model.run(feed, sets[number])))
         progress("sensitivity", index + 1, len(feeds))
-    if not any(signal.values()):
+    signal, total = np.array(exact), np.array(together)
+    if not signal.any():
         raise SamplesError("every output of the model is zero on these samples: give others")
-    total = np.array([together[name] / (signal[name] or np.inf) for name in signal])
-    # The mean of ratios, not the ratio of sums: one sample with much noise would decide that.
-    means = np.array([np.mean(rows, axis=0) for rows in shares]).reshape(-1, len(signal))
-    return Noise(tuple(signal), means * total, total, len(feeds))
+    sums = np.array([np.sum(rows, axis=0) for rows in noise]).reshape(-1, len(names))
+    of_signal, of_total = (
+        _ratio(sums, np.array([whole[at].sum(axis=0) for at in met]).reshape(sums.shape))
+        for whole in (signal, total)
+    )
+    together_ratio = _ratio(total.sum(axis=0), signal.sum(axis=0))
+    return Noise(names, of_signal, of_total, together_ratio, len(feeds))
 
 
-def _ratio(part: float, whole: float) -> float:
-    """At most `_MOST`: where all errors nearly cancel, the ratio says little."""
-    return min(part / whole, _MOST) if whole > 0 else 0.0
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def _meetings(sample: int, samples: int, sets: int, per_set: int) -> Iterator[int]:
@@ -318,5 +325,5 @@ def _energy(array: NDArray[Any]) -> float:
     return float(np.square(array, dtype=np.float64).sum())
 
 
-def _distance(want: Outputs, have: Outputs) -> dict[str, float]:
-    return {name: _energy(want[name].astype(np.float64) - have[name]) for name in want}
+def _distance(want: Outputs, have: Outputs) -> list[float]:
+    return [_energy(array.astype(np.float64) - have[name]) for name, array in want.items()]

@@ -216,10 +216,14 @@ def layer_noise(
     worst = int(np.argmax(noise.together))
     together = float(noise.together[worst])
     count = len(names)
-    rest = noise.sets[count:, worst]
-    share = 1 - rest / together if together > 0 else np.zeros(count)
+    rest = noise.shares[count:, worst]
     return LayerNoise(
-        noise.outputs[worst], noise.sets[:count, worst], rest, together, share, noise.samples
+        noise.outputs[worst],
+        noise.sets[:count, worst],
+        rest * together,
+        together,
+        1 - rest,
+        noise.samples,
     )
 
 

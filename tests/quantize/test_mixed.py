@@ -149,14 +149,15 @@ def test_recipe_passes_it_on() -> None:
 
 
 def test_shares_are_never_negative() -> None:
-    noise = LayerNoise(
-        "y", np.array([1.0, 3.0]), np.array([5.0, 1.0]), 4.0, np.array([-0.25, 0.75]), 8
-    )
-    np.testing.assert_allclose(noise_shares(noise), [0.125, 0.75])
+    alone, without, share = (np.array(x) for x in ([1.0, 3.0], [5.0, 1.0], [-0.25, 0.75]))
+    noise = LayerNoise("y", alone, without, 4.0, share, 8)
+    np.testing.assert_allclose(noise_shares(noise), [(2 * 0.25 - 0.25) / 3, 0.75])
+    assert noise_shares(LayerNoise("y", alone, without, 4.0, share - 1, 8)).min() == 0
 
 
+@pytest.mark.slow
 def test_residual_net_reaches_more(residual_path: Path) -> None:
-    images = data.calibration_images(96)
+    images = data.calibration_images(192)
     options = {"rounding": "nearest", "placement": "everything"}
     plain = quantize_static(residual_path, images, **options)
     fresh = data.test_set()[0][:512]
