@@ -156,7 +156,7 @@ def test_to_float16(folder):
 
 def test_quantize_with_labels(folder):
     options = "--labels labels.npy -o out.onnx --no-simplify --no-benchmark --json"
-    result = call(f"quantize net.onnx --data x.npy {options}")
+    result = call(f"quantize net.onnx --data x.npy --placement everything {options}")
     report = from_json(result.stdout, "run", RunReport)
     assert report.output_path == "out.onnx"
     assert [step.step for step in report.steps] == ["quantize-static"]

@@ -112,7 +112,8 @@ def quantize_static(
             and on up to eight at once), and the whole model where nothing is gained: the
             result is never slower than the float model. It is done for those of the targets
             `cpu`, `cpu-avx2` and `cpu-arm` that this machine can be, and its findings are
-            kept. `"everything"` quantizes whatever can be.
+            kept. A model of more than 1 GiB is not timed. `"everything"` quantizes whatever
+            can be.
         rounding: `"compensated"` fits each layer's weights to the samples, on the integer
             activations that the layer gets, and rounds them so that their errors cancel (GPTQ,
             Frantar et al. 2023); a scale and bias per output channel make up for the rest. The

@@ -46,9 +46,11 @@ MEASURABLE: Mapping[str, bool] = MappingProxyType(
     {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
 )
 _THREADS = 1
+#: Several forms of a model are in memory at once while they are timed.
+_LARGEST_BYTES = 1 << 30
 _MANY = 8
 _WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
-_PROFILE_S, _RACE_S = 1.5, 4.0
+_PROFILE_S, _RACE_S = 1.5, 2.5
 #: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
 _LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
 _FASTER = "faster in float"
@@ -94,6 +96,8 @@ def measured(
     """
     if options.placement == "everything" or MEASURABLE.get(target.name) != machine().is_arm:
         return Measured(everything)
+    if size_bytes(source) > _LARGEST_BYTES:
+        return Measured(everything, f", not timed because {_LARGEST_BYTES >> 20} MiB are exceeded")
     sizes = _timed_feeds(feeds)
     nodes = {node.name: index for index, node in enumerate(model.graph)}
     chosen = sorted(nodes[node.name] for node in everything.nodes)

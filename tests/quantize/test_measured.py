@@ -173,6 +173,15 @@ def test_other_targets_are_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> No
     assert not timed
 
 
+def test_a_large_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.6, 2: 0.5}, 8: {3: 0.6, 2: 0.5}})
+    monkeypatch.setattr(module, "_LARGEST_BYTES", 1000)
+    _, report = quantized(parse(NET))
+    assert report.changes["layers-quantized"] == 3
+    assert "not timed" in report.summary
+    assert not timed
+
+
 def test_a_tiny_net_stays_float() -> None:
     from models.tiny import tiny_convolutions
 

@@ -34,7 +34,11 @@ PRUNE = st.one_of(
     st.builds(PruneWeights, threshold=st.floats(0, 1e30), include=NAMES),
 )
 QUANTIZE = st.builds(
-    QuantizeStatic, include=NAMES, exclude=NAMES, limit=st.none() | st.integers(1, 10**6)
+    QuantizeStatic,
+    include=NAMES,
+    exclude=NAMES,
+    placement=st.sampled_from(["measured", "everything"]),
+    limit=st.none() | st.integers(1, 10**6),
 )
 HALF = st.builds(
     ToFloat16,
