@@ -11,6 +11,7 @@ takes less time to do and does not change the time of a run.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -21,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from benchmarks._tables import publish
+from benchmarks._tables import RESULTS, publish
 from models import data, light, tiny, zoo
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize import quantize_static
@@ -169,18 +170,33 @@ def _power(values: NDArray[Any]) -> float:
 
 
 def main() -> None:
-    """Measure the models named on the command line, all by default."""
+    """Measure the models named on the command line, all by default.
+
+    What was measured is written model by model; models not named keep their rows.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(MODELS))
     names = parser.parse_args().models
     logging.getLogger().setLevel(logging.ERROR)
-    rows = [row for name in names for row in measure(name)]
-    publish(
-        "placement",
-        rows,
-        title="Measured placement of INT8 against float",
-        notes=["times are shares of the float model's, one thread"],
-    )
+    rows = _kept()
+    for name in names:
+        rows[name] = list(measure(name))
+        publish(
+            "placement",
+            [row for each in MODELS for row in rows.get(each, [])],
+            title="Measured placement of INT8 against float",
+            notes=["times are shares of the float model's, one thread"],
+        )
+
+
+def _kept() -> dict[str, list[dict[str, Any]]]:
+    """The rows of an earlier run, by model."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    file = RESULTS / "placement.json"
+    if file.is_file():
+        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+            rows.setdefault(row["model"], []).append(row)
+    return rows
 
 
 if __name__ == "__main__":
