@@ -2,7 +2,8 @@
 
 Migacz 2017, "8-bit inference with TensorRT", for either limit in turn: what lies outside is
 counted in the outermost bin of the reference, and each level's elements are spread evenly
-over the bins that it stands for and that are not empty.
+over the bins that it stands for and that are not empty. Zero is exact in every range, so it does
+not count: behind a Relu its bin would outweigh all others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ _FACTORS = np.linspace(1.0, 0.3, 29)
 def entropy_range(seen: ValueStatistics, levels: Levels) -> Range:
     """Search both limits, one after the other, for the least divergence."""
     middles, counts = seen.histogram.at_most(SEARCH_BINS).occupied()
+    middles, counts = middles[middles != 0], counts[middles != 0]
+    if not middles.size:
+        return seen.range
 
     def cost(low: Array64, high: Array64) -> Array64:
         scale, zero = levels.scale_zero(low, high)

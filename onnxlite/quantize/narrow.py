@@ -37,6 +37,8 @@ _ASKED: tuple[ObserverName, ...] = ("moving-average", "percentile", "mse")
 _TIE = 1.05
 #: A narrower range is not worth its risk for less than this.
 _WORTH = 0.95
+#: Less than this at the outputs may be chance.
+_GAIN_DB = 0.25
 #: One sample in so many is measured at the readers, and as many again at the outputs.
 _SHARE_OF_SAMPLES = 32
 _MOST_SAMPLES = 8
@@ -90,7 +92,7 @@ def least_harm(
         return Choice(whole)
     before, after = (_simulated(model, ranges, target, options) for ranges in (whole, chosen))
     verdict = verify(model, before, after, held_out, threads=options.threads, fuse_qdq=False)
-    if verdict.worse:
+    if not verdict.after_db >= verdict.before_db + _GAIN_DB:
         return Choice(whole, (_declined(_comparison(verdict, len(held_out))),))
     return Choice(chosen)
 
