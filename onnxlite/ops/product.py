@@ -66,7 +66,10 @@ def _matmul(node: ir.Node) -> Product | str:
     if all(constant):
         return "both of its operands are constants"
     if not any(constant):
-        return "both of its operands are computed at run time"
+        return (
+            "both of its operands are computed at run time, and to quantize both costs about "
+            "what integers gain"
+        )
     data, weight = (right, left) if constant[0] else (left, right)
     side: Literal["left", "right"] = "left" if constant[0] else "right"
     return _refusal(data, weight) or Product(node, data, weight, side)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxlite.graph import is_op, sole_consumer
 from onnxlite.machine import machine
 from onnxlite.model import clone
-from onnxlite.quantize.measured import MEASURABLE
+from onnxlite.quantize import measured
 from onnxlite.quantize.qtypes import UINT8
 from onnxlite.quantize.race import race
 from onnxlite.quantize.targets import Target
@@ -51,7 +51,7 @@ def hardswish_in_pieces(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     found = sum(_is_between_integers(node) for node in model.graph)
-    measurable = MEASURABLE.get(target.name) == machine().is_arm
+    measurable = measured.MEASURABLE.get(target.name) == machine().is_arm
     if not found or target.activation != UINT8 or not measurable:
         return model, 0, []
     rewritten = clone(model)

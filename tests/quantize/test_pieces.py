@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxlite.model import load
-from onnxlite.quantize import pieces, quantize_static
+from onnxlite.quantize import measured, pieces, quantize_static
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
@@ -28,9 +28,8 @@ def race_says(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Sets what the race between both models comes to; placement stays without a clock."""
 
     def say(ratio: float) -> None:
-        monkeypatch.setattr(
-            pieces, "MEASURABLE", {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
-        )
+        machines = {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
+        monkeypatch.setattr(measured, "MEASURABLE", machines)
         monkeypatch.setattr(pieces, "race", lambda *_, **__: [ratio])
 
     return say
@@ -43,7 +42,12 @@ def images(n: int, seed: int = 0) -> np.ndarray:
 def quantized(**options: object) -> tuple[ir.Model, StepReport]:
     reports: list[StepReport] = []
     result = quantize_static(
-        load(parse(NET)), images(16), rounding="nearest", on_report=reports.append, **options
+        load(parse(NET)),
+        images(16),
+        rounding="nearest",
+        placement="everything",
+        on_report=reports.append,
+        **options,
     )
     return result, reports[0]
 
@@ -100,7 +104,7 @@ def test_gate_equals_hardswish_between_and_beyond_its_bends(race_says) -> None:
         <float[1,1,1,1] w = {1}, float[1,1,1,1] v = {1}>
         { t = Conv(x, w) h = HardSwish(t) y = Conv(h, v) }"""
     x = np.linspace(-8, 8, 64, dtype=np.float32).reshape(1, 1, 1, 64)
-    model = quantize_static(load(parse(text)), x, rounding="nearest")
+    model = quantize_static(load(parse(text)), x, rounding="nearest", placement="everything")
     assert "HardSwish" not in {node.op_type for node in model.graph}
     want, got = (Session(m).run({"x": x})["y"] for m in (load(parse(text)), model))
     assert np.abs(want - got).max() < 3 * 16 / 255
