@@ -47,6 +47,8 @@ class Session:
         optimized_path: where ONNX Runtime writes the graph that it really runs.
         fuse_qdq: run what lies between Q and DQ nodes on integers; otherwise all of it is
             computed in float, as the operators say.
+        keep_int8: let int8 activations between Q and DQ nodes stay int8, as on ARM; by default
+            ONNX Runtime makes some of them uint8 on x86.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the model; the message holds its words.
@@ -61,12 +63,15 @@ class Session:
         profile: Path | None = None,
         optimized_path: Path | None = None,
         fuse_qdq: bool = True,
+        keep_int8: bool = False,
     ) -> None:
         options = ort.SessionOptions()
         options.graph_optimization_level = _LEVELS[optimization]
         options.log_severity_level = 4
         # Spinning worker threads distort every other measurement on a small machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if keep_int8:
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
         if not fuse_qdq:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
