@@ -54,6 +54,14 @@ def quantize_weights(
         Literal["auto", "same", "float", "8", "6", "4", "3", "2", "ternary", "binary"],
         typer.Option(help="Width of the first and the last layer."),
     ] = "auto",
+    size: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Instead of --bits: the widths, layer by layer, that lose least at this share of "
+            "the size.",
+        ),
+    ] = None,
     include: args.Include = None,
     exclude: args.Exclude = None,
     first_simplify: Annotated[
@@ -78,6 +86,7 @@ def quantize_weights(
         method=method,
         mode=mode,
         ends=_ENDS[ends],
+        size=size,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
     )

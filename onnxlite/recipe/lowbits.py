@@ -30,6 +30,7 @@ class QuantizeWeights(
     method: WeightMethod = "auto"
     mode: WeightMode = "storage"
     ends: Ends = "auto"
+    size: Annotated[float, Meta(gt=0, lt=1)] | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     limit: Annotated[int, Meta(ge=1)] | None = None
@@ -55,6 +56,7 @@ class QuantizeWeights(
             method=self.method,
             mode=self.mode,
             ends=self.ends,
+            size=self.size,
             include=self.include,
             exclude=self.exclude,
             limit=self.limit,

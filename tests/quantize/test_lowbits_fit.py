@@ -107,9 +107,9 @@ def test_a_recipe_fits_to_calibration_samples_only() -> None:
     assert outcome.report.samples.calibration == 300
     assert {row.values["method"] for row in outcome.report.steps[0].layers} == {"gptq"}
     nearest = run(proto, None, recipe, benchmark=False)
-    assert {row.values["method"] for row in nearest.report.steps[0].layers} == {"rtn"}
+    assert {row.values["method"] for row in nearest.report.steps[0].layers} == {"hqq"}
     kept = run(proto, None, recipe, evaluation=x, benchmark=False)
-    assert {row.values["method"] for row in kept.report.steps[0].layers} == {"rtn"}
+    assert {row.values["method"] for row in kept.report.steps[0].layers} == {"hqq"}
 
 
 @pytest.mark.slow

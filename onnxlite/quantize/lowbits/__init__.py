@@ -30,6 +30,7 @@ def quantize_weights(
     method: WeightMethod = "auto",
     mode: WeightMode = "storage",
     ends: Ends = "auto",
+    size: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
@@ -47,6 +48,7 @@ def quantize_weights(
     method: WeightMethod = "auto",
     mode: WeightMode = "storage",
     ends: Ends = "auto",
+    size: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
@@ -63,6 +65,7 @@ def quantize_weights(
     method: WeightMethod = "auto",
     mode: WeightMode = "storage",
     ends: Ends = "auto",
+    size: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
@@ -89,12 +92,17 @@ def quantize_weights(
         method: `"rtn"` rounds to nearest. `"gptq"` fits each layer to the float model on the
             input that it has by now, rounds it with compensation (Frantar et al. 2023), and
             gives it a new scale and bias per output channel; rounding to nearest is kept where
-            it is no worse on samples held out. `"auto"` is `"gptq"` if there are samples.
+            it is no worse on samples held out. `"hqq"` chooses zero points without samples by
+            half-quadratic splitting (Badri & Shaji 2023). `"auto"` is `"gptq"` if there are
+            samples, else `"hqq"`, and `"rtn"` for models of a GiB and more.
         mode: `"storage"`, or `"compute"` for MatMulNBits and GatherBlockQuantized in 2, 4 and 8
             bits (domain com.microsoft), the rest decoded at load. Activations are rounded to int8
             in the products where that costs at most 0.5 dB or leaves 30 dB.
         ends: width of the first and the last layer: `"auto"` gives the first 8 bits, and the
             last as well below 4 bits; `"same"`, `"float"`, or a width.
+        size: share of the model's size that the result may have: each weight then gets the width,
+            ternary to 8 bits, that takes away most damage per byte, and `bits` and `ends` say
+            nothing. Damage is measured at the outputs.
         include: patterns (`fnmatch`) of weight or node names; empty means every weight of an
             operator that has some. A named weight of any other operator is taken, too.
         exclude: patterns of names that stay float.
@@ -121,6 +129,7 @@ def quantize_weights(
             method=method,
             mode=mode,
             ends=ends,
+            size=size,
             include=tuple(include),
             exclude=tuple(exclude),
             limit=limit,

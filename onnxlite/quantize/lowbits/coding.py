@@ -30,7 +30,8 @@ class Coding:
     Attributes:
         kind: the levels.
         scale: float32, or float16 where that loses nothing, shaped like the blocks.
-        zero: uint8 like `scale`, or None where it is the middle everywhere.
+        zero: uint8 like `scale`, float16 where it is no whole number, or None where it is the
+            middle everywhere.
     """
 
     kind: WeightType
@@ -71,7 +72,10 @@ def coding(kind: WeightType, scale: Array, zero: Array | None = None) -> Coding:
     magnitude = np.abs(scale[scale != 0])
     fits = not magnitude.size or (magnitude.min() >= _HALF.tiny and magnitude.max() <= _HALF.max)
     stored = scale.astype(np.float16 if fits else np.float32)
-    return Coding(kind, stored, None if zero is None else zero.astype(np.uint8))
+    if zero is None:
+        return Coding(kind, stored)
+    whole = bool((zero == np.rint(zero)).all())
+    return Coding(kind, stored, zero.astype(np.uint8 if whole else np.float16))
 
 
 def nearest_levels(kind: WeightType, view: Array, reduced: Axes, *, free_zero: bool) -> Levels:

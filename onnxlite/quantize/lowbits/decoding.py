@@ -11,7 +11,7 @@ out of a byte without a mask, with operators of opset 11. Base 3 takes Div and M
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from onnxlite.graph import add_initializer, fresh_name
 from onnxlite.quantize.lowbits.blocks import Blocks
 from onnxlite.quantize.lowbits.coding import Coding
-from onnxlite.quantize.lowbits.packing import pack, packed_bytes, per_byte
-from onnxlite.quantize.lowbits.weight_type import TRITS
+from onnxlite.quantize.lowbits.packing import pack, packed_bytes, per_word, word_type
+from onnxlite.quantize.lowbits.weight_type import TRITS, WeightType
 
 #: What the nodes need.
 OPSET = 13
-#: Bytes of the nodes of one weight and of the names in them, about.
-NODE_BYTES = 400
+#: Bytes of the nodes of one weight and of the names in them, about, and of a second field's.
+NODE_BYTES, _FIELD_BYTES = 400, 250
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Packed:
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
         return packed_nbytes(self.blocks, self.coding)
+
+
+def node_bytes(kind: WeightType) -> int:
+    """About what the nodes of one weight weigh in the file."""
+    return NODE_BYTES + _FIELD_BYTES * (len(kind.fields) > 1)
 
 
 def packed_nbytes(blocks: Blocks, found: Coding) -> int:
@@ -111,13 +116,15 @@ class Decoder:
         below = 0
         for index, field in enumerate(kind.fields):
             name = f"{base}.q{field}" if len(kind.fields) > 1 else f"{base}.q"
-            stored = self._part(packed, index, -(-int(np.prod(view)) // per_byte(field)), name)
-            places = np.arange(per_byte(field)) * field
-            left = self._shared(f"left{field}", (8 - field - places).astype(np.uint8)[:, None])
-            right = self._shared(f"right{field}", np.array(8 - field, np.uint8))
+            each, word = per_word(field), word_type(field)
+            stored = self._part(packed, index, -(-prod(view) // each), name, word)
+            width = 8 * word.itemsize
+            places = (width - field - np.arange(each) * field).astype(word)
+            left = self._shared(f"left{field}", places[:, None])
+            right = self._shared(f"right{field}", np.array(width - field, word))
             up = self._node("BitShift", [stored, left], direction="LEFT")
             codes = self._node("BitShift", [up, right], direction="RIGHT")
-            value = self._floats(self._viewed(codes, view, per_byte(field)))
+            value = self._floats(self._viewed(codes, view, each))
             if total is not None:
                 step = self._shared(f"step{below}", np.float32(1 << below))
                 value = self._node("Add", [total, self._node("Mul", [value, step])])
@@ -128,7 +135,8 @@ class Decoder:
 
     def _trits(self, packed: Packed, base: str) -> ir.Value:
         view = packed.blocks.view
-        stored = self._part(packed, 0, -(-int(np.prod(view)) // TRITS), f"{base}.q")
+        words = -(-prod(view) // TRITS)
+        stored = self._part(packed, 0, words, f"{base}.q", np.dtype(np.uint8))
         powers = self._shared("powers", (3 ** np.arange(TRITS)).astype(np.int32)[:, None])
         three = self._shared("three", np.array(3, np.int32))
         whole = self._node("Cast", [stored], to=ir.DataType.INT32)
@@ -155,11 +163,13 @@ class Decoder:
         dtype = ir.DataType.INT8 if signed else ir.DataType.UINT8
         return self._stored(build, dtype, packed.blocks.view, name, packed.lazy)
 
-    def _part(self, packed: Packed, index: int, nbytes: int, name: str) -> ir.Value:
+    def _part(
+        self, packed: Packed, index: int, words: int, name: str, word: np.dtype[Any]
+    ) -> ir.Value:
         def build() -> NDArray[Any]:
             return pack(packed.coding.kind, packed.codes())[index]
 
-        return self._stored(build, ir.DataType.UINT8, (1, nbytes), name, packed.lazy)
+        return self._stored(build, ir.DataType.from_numpy(word), (1, words), name, packed.lazy)
 
     def _stored(
         self,
@@ -231,3 +241,24 @@ def decoder_model(packed: Packed, opset: int) -> ir.Model:
     value.type, value.shape = ir.TensorType(packed.dtype), ir.Shape(packed.blocks.shape)
     graph.outputs.append(value)
     return ir.Model(graph, ir_version=8)
+
+
+def first_rows(packed: Packed, numbers: int) -> Packed:
+    """The first rows of a large weight as one of their own; all of it where rows share scales."""
+    blocks, view = packed.blocks, packed.blocks.view
+    rows = max(1, numbers // prod(view[1:]))
+    if 0 in blocks.reduced or rows >= view[0] or blocks.shape[0] % view[0]:
+        return packed
+    shape = (blocks.shape[0] // view[0] * rows, *blocks.shape[1:])
+    found = packed.coding
+
+    def part(array: NDArray[Any]) -> NDArray[Any]:
+        return array if array.shape[0] == 1 else array[:rows]
+
+    zero = None if found.zero is None else part(found.zero)
+    return replace(
+        packed,
+        blocks=replace(blocks, shape=shape, view=(rows, *view[1:])),
+        coding=replace(found, scale=part(found.scale), zero=zero),
+        codes=lambda: packed.codes()[:rows],
+    )

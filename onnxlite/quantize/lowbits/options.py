@@ -9,7 +9,7 @@ from onnxlite.errors import OptionError
 from onnxlite.quantize.lowbits.weight_type import Bits, weight_type
 
 #: How codes are found.
-WeightMethod: TypeAlias = Literal["auto", "rtn", "gptq"]
+WeightMethod: TypeAlias = Literal["auto", "rtn", "hqq", "gptq"]
 #: What the file holds: packed weights that are decoded at load, or that kernels read.
 WeightMode: TypeAlias = Literal["storage", "compute"]
 #: The width of the first and the last layer.
@@ -32,6 +32,7 @@ class WeightOptions:
     method: WeightMethod = "auto"
     mode: WeightMode = "storage"
     ends: Ends = "auto"
+    size: float | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     limit: int | None = None
@@ -46,6 +47,8 @@ class WeightOptions:
             raise OptionError(f"method={self.method!r}: use one of {get_args(WeightMethod)}")
         if self.mode not in get_args(WeightMode):
             raise OptionError(f"mode={self.mode!r}: use one of {get_args(WeightMode)}")
+        if self.size is not None and not 0 < self.size < 1:
+            raise OptionError(f"size={self.size}: a share of the model's size, between 0 and 1")
         if self.ends not in get_args(Ends):
             raise OptionError(f"ends={self.ends!r}: use one of {get_args(Ends)}")
 
@@ -53,5 +56,7 @@ class WeightOptions:
         """Weights per scale at a width; 0 for one scale per channel."""
         if self.block_size is not None:
             return self.block_size
+        if self.size is not None:
+            return 0
         levels = weight_type(bits).levels
         return _BLOCK_SIZE if _COARSE_LEVELS < levels < _FINE_LEVELS else 0

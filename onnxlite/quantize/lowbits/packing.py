@@ -1,8 +1,8 @@
 """Codes into bytes and back, in NumPy; `decode.py` writes the way back as ONNX nodes.
 
-A field of f bits: byte j holds the codes j, j + n, j + 2n, ... of n bytes, lowest bits first,
-so that a shift by a column of amounts gives all codes in order. Five trits make a byte in
-base 3 in the same order.
+A field of f bits: word j holds the codes j, j + n, j + 2n, ... of n words, lowest bits first,
+so that a shift by a column of amounts gives all codes in order. Words are bytes, for 3 bits of
+8 bytes. Five trits make a byte in base 3 in the same order.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ from numpy.typing import NDArray
 from onnxlite.quantize.lowbits.weight_type import TRITS, WeightType
 
 Codes = NDArray[np.uint8]
+Words = NDArray[Any]
 
 
-def per_byte(field: int) -> int:
-    """How many codes of a field width are in one byte."""
-    return 8 // field
+def word_type(field: int) -> np.dtype[Any]:
+    """The unsigned type of a word."""
+    return np.dtype(np.uint64 if 8 % field else np.uint8)
+
+
+def per_word(field: int) -> int:
+    """How many codes of a field width are in one word."""
+    return 8 * word_type(field).itemsize // field
 
 
 def packed_bytes(kind: WeightType, count: int) -> int:
     """Bytes of `count` packed codes."""
     if not kind.fields:
         return -(-count // TRITS)
-    return sum(-(-count // per_byte(field)) for field in kind.fields)
+    words = ((-(-count // per_word(field)), word_type(field)) for field in kind.fields)
+    return sum(number * word.itemsize for number, word in words)
 
 
-def pack(kind: WeightType, codes: Codes) -> tuple[Codes, ...]:
-    """One byte array `uint8[1, n]` per field, or one of trits."""
+def pack(kind: WeightType, codes: Codes) -> tuple[Words, ...]:
+    """One array of words `[1, n]` per field, or one of trits."""
     flat = codes.reshape(-1)
     if not kind.fields:
         weights = (3 ** np.arange(TRITS)).astype(np.uint8)[:, None]
@@ -39,16 +46,17 @@ def pack(kind: WeightType, codes: Codes) -> tuple[Codes, ...]:
     below = 0
     for field in kind.fields:
         part = (flat >> np.uint8(below)) & np.uint8((1 << field) - 1)
-        rows = _columns(part, per_byte(field))
-        packed = np.zeros((1, rows.shape[1]), np.uint8)
+        word = word_type(field)
+        rows = _columns(part, per_word(field))
+        packed = np.zeros((1, rows.shape[1]), word)
         for place, row in enumerate(rows):
-            packed[0] |= row << (place * field)
+            packed[0] |= row.astype(word) << word.type(place * field)
         parts.append(packed)
         below += field
     return tuple(parts)
 
 
-def unpack(kind: WeightType, packed: tuple[Codes, ...], count: int) -> Codes:
+def unpack(kind: WeightType, packed: tuple[Words, ...], count: int) -> Codes:
     """The first `count` codes, flat: the inverse of `pack`."""
     if not kind.fields:
         powers = (3 ** np.arange(TRITS))[:, None]
@@ -57,9 +65,10 @@ def unpack(kind: WeightType, packed: tuple[Codes, ...], count: int) -> Codes:
     codes = np.zeros(count, np.uint8)
     below = 0
     for field, part in zip(kind.fields, packed, strict=True):
-        shifts = (np.arange(per_byte(field)) * field).astype(np.uint8)[:, None]
-        rows = (part >> shifts) & ((1 << field) - 1)
-        codes |= rows.reshape(-1)[:count] << below
+        word = word_type(field)
+        shifts = (np.arange(per_word(field)) * field).astype(word)[:, None]
+        rows = ((part >> shifts) & word.type((1 << field) - 1)).astype(np.uint8)
+        codes |= rows.reshape(-1)[:count] << np.uint8(below)
         below += field
     return codes
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from itertools import islice
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
 from onnxlite.graph import describe, value_names
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
-from onnxlite.quantize.lowbits.blocks import Blocks, blocks_of
 from onnxlite.quantize.lowbits.checking import (
     WHOLE_BELOW_BYTES,
     check_decoders,
@@ -26,27 +21,30 @@ from onnxlite.quantize.lowbits.checking import (
     check_model,
     set_level,
 )
-from onnxlite.quantize.lowbits.coding import Levels, nearest_levels
-from onnxlite.quantize.lowbits.decoding import NODE_BYTES, OPSET, Decoder, Packed, packed_nbytes
+from onnxlite.quantize.lowbits.chosen import Chosen, nearest
+from onnxlite.quantize.lowbits.decoding import OPSET, Decoder, Packed
 from onnxlite.quantize.lowbits.fitting import decoded_tensor, fit_weights
+from onnxlite.quantize.lowbits.halves import halve
 from onnxlite.quantize.lowbits.kernels import (
     EXACT,
     INT8,
     KernelWriter,
     Rows,
-    kernel_block,
     refusal,
     rows_of,
 )
+from onnxlite.quantize.lowbits.mixed import budgeted
 from onnxlite.quantize.lowbits.options import WeightOptions
 from onnxlite.quantize.lowbits.selection import STEP, Weight, select
-from onnxlite.quantize.lowbits.tensorwise import Coded, code_tensor, encode_tensor, weight_noise
-from onnxlite.quantize.lowbits.weight_type import WeightType, weight_type
-from onnxlite.records import Cell, Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.quantize.lowbits.tensorwise import Coded, weight_noise
+from onnxlite.quantize.lowbits.weight_type import weight_type
+from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 
 #: Feeds of the samples on which the result is compared with the original.
 _CHECKED_FEEDS = 4
+#: Up to so many levels, 6 bits, the rounding of float16 is far below that of weights.
+_HALVES_BELOW = 64
 #: What activations rounded to int8 may cost, and from where on they may cost anything.
 _LEVEL_LOSS_DB, _LEVEL_GOOD_DB = 0.5, 30.0
 
@@ -75,14 +73,20 @@ def quantize_weights_ir(
         normalize(model)  # the converter writes Constant nodes
     if feeds is None and options.method == "gptq":
         raise OptionError("method='gptq' fits weights to samples: give some, or use 'rtn'")
+    if options.method == "auto" and feeds is None:
+        small = size_bytes(source) < WHOLE_BELOW_BYTES
+        options = replace(options, method="hqq" if small else "rtn")
     weights, refused = select(model, options)
     declined += refused
     if not weights:
         return source, _unchanged("no float weight is left to quantize", declined, start)
-    chosen: list[_Chosen] = []
+    checked = [] if feeds is None else list(islice(feeds, _CHECKED_FEEDS))
+    if options.size is not None:
+        weights = budgeted(source, model, weights, options, checked)
+    chosen: list[Chosen] = []
     for index, weight in enumerate(weights):
         progress(STEP, index, len(weights))
-        found = _nearest(weight, options)
+        found = nearest(weight, options)
         if isinstance(found, str):
             declined.append(Declined(STEP, describe(weight.node), found))
         else:
@@ -98,8 +102,9 @@ def quantize_weights_ir(
     every = size_bytes(source) < WHOLE_BELOW_BYTES
     check_decoders([form for _, form in packed], names, every=every)
     rows = [one.row() for one in chosen]
+    floats = {value for graph in model.graphs() for value in graph.initializers.values()}
     declined += _write(model, packed, options)
-    checked = [] if feeds is None else list(islice(feeds, _CHECKED_FEEDS))
+    halved = _halve(model, floats, options)
     sqnr, unchecked = check_model(source, model, checked, options.threads)
     if options.mode == "compute":
         sqnr = _faster(source, model, checked, options, sqnr)
@@ -107,85 +112,20 @@ def quantize_weights_ir(
         step=STEP,
         changed=True,
         summary=_summary(source, model, rows, sqnr),
-        changes={"weights-packed": len(packed)},
+        changes={"weights-packed": len(packed), "others-halved": halved},
         declined=(*declined, *unchecked),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,
     )
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """A weight that gets few bits, with its coding; `tensor` is what is coded."""
-
-    weight: Weight
-    kind: WeightType
-    blocks: Blocks
-    coded: Coded
-    tensor: ir.TensorProtocol
-    method: str
-    errors: tuple[float, float] | None = None
-
-    def codes(self, threads: int | None) -> NDArray[np.uint8]:
-        """Shaped like the view."""
-        return encode_tensor(self.tensor, self.blocks, self.coded.coding, threads)
-
-    def packed(self, options: WeightOptions) -> Packed:
-        """Weights on disk are coded again when they are written."""
-        lazy = isinstance(self.tensor, ir.ExternalTensor | ir.LazyTensor)
-        codes = partial(self.codes, options.threads)
-        dtype = self.weight.tensor.dtype
-        return Packed(dtype, self.blocks, self.coded.coding, codes, lazy)
-
-    def row(self) -> LayerRow:
-        """For the report."""
-        values: dict[str, Cell] = {
-            "weight": self.weight.value.name,
-            "shape": "x".join(map(str, self.weight.shape)),
-            "bits": self.kind.name,
-            "block": self.blocks.size,
-            "method": self.method,
-            "bytes_before": self.weight.tensor.nbytes,
-            "bytes": packed_nbytes(self.blocks, self.coded.coding),
-            "weight_sqnr_db": self.coded.sqnr_db,
-        }
-        if self.errors is not None:
-            values |= {"error_nearest": self.errors[0], "error": self.errors[1]}
-        return LayerRow(self.weight.node.name or "", self.weight.node.op_type, values)
-
-
-def _nearest(weight: Weight, options: WeightOptions) -> _Chosen | str:
-    """A tensor rounded to nearest, or why it stays as it is."""
-    kind = weight_type(weight.bits)
-    size = options.block_for(weight.bits)
-    if options.mode == "compute" and refusal(weight) is None:
-        size = kernel_block(weight, options.block_size if options.block_size is not None else 32)
-    blocks = blocks_of(weight.uses, weight.shape, size)
-    free_zero = blocks.view != blocks.shape
-
-    def find(view: NDArray[Any]) -> Levels:
-        return nearest_levels(kind, view, blocks.reduced, free_zero=free_zero)
-
-    tensor = weight.tensor
-    coded = code_tensor(tensor, blocks, kind, find, options.threads)
-    if isinstance(coded, str):
-        return coded
-    nbytes = packed_nbytes(blocks, coded.coding)
-    if nbytes + NODE_BYTES >= tensor.nbytes:
-        return (
-            f"its weight {weight.value.name!r} has {tensor.nbytes} bytes and would have "
-            f"{nbytes} and about {NODE_BYTES} of nodes"
-        )
-    return _Chosen(weight, kind, blocks, coded, tensor, "rtn")
-
-
 def _fitted(
     model: ir.Model,
-    chosen: Sequence[_Chosen],
+    chosen: Sequence[Chosen],
     feeds: Samples,
     options: WeightOptions,
     progress: Progress,
-) -> tuple[list[_Chosen], list[Declined]]:
+) -> tuple[list[Chosen], list[Declined]]:
     """The same weights, fitted to the samples where the fit holds; biases are new as well."""
     names = [one.weight.value.name or "" for one in chosen]
     fitted, declined = fit_weights(
@@ -240,6 +180,15 @@ def _write(
         decoded.name = name
     check_kernels([rows for _, rows in kernels], [form for form, _ in kernels])
     return declined
+
+
+def _halve(model: ir.Model, candidates: set[ir.Value], options: WeightOptions) -> int:
+    """Put what is left of the model's own constants into float16, beside few bits."""
+    if options.size is None and weight_type(options.bits).levels > _HALVES_BELOW:
+        return 0
+    names = value_names(model)
+    kept = {value for graph in model.graphs() for value in graph.initializers.values()}
+    return sum(halve(graph, names, kept - candidates) for graph in model.graphs())
 
 
 def _faster(

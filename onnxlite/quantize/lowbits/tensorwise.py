@@ -92,6 +92,11 @@ def encode_tensor(
     return codes
 
 
+def is_mapped(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor's data are read, or computed, when they are needed."""
+    return isinstance(tensor, ir.ExternalTensor | ir.LazyTensor)
+
+
 def weight_noise(old: ir.TensorProtocol, new: ir.TensorProtocol) -> float:
     """Sum of squares of the difference of two weights."""
     return _energy(_floats(tensor_array(unmapped(old))) - _floats(tensor_array(new)))

@@ -26,8 +26,8 @@ class WeightType:
     Attributes:
         name: as in reports.
         levels: how many codes there are.
-        fields: widths in bits, 1, 2, 4 or 8, of the parts that a code is cut into, lowest
-            first; empty for base 3.
+        fields: widths in bits of the parts that a code is cut into, lowest first; empty for
+            base 3. Of 1, 2, 4 and 8 bits whole numbers make a byte, of 3 bits 21 an 8-byte word.
         middle: the zero point that makes the levels symmetric. Even numbers of levels but two
             have one more below zero than above.
         free_zero: a zero point per block pays.
@@ -49,7 +49,7 @@ _TYPES: dict[Bits, WeightType] = {
     8: WeightType("8", 256, (8,), 128),
     6: WeightType("6", 64, (4, 2), 32),
     4: WeightType("4", 16, (4,), 8, free_zero=True),
-    3: WeightType("3", 8, (2, 1), 4, free_zero=True),
+    3: WeightType("3", 8, (3,), 4, free_zero=True),
     2: WeightType("2", 4, (2,), 2, free_zero=True),
     "ternary": WeightType("ternary", 3, (), 1),
     "binary": WeightType("binary", 2, (1,), 0.5),

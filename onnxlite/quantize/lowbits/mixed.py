@@ -1,0 +1,210 @@
+"""Bits layer by layer under a budget of bytes: those go where they take away most damage.
+
+Damage is noise at the outputs. It is measured once per weight, rounded alone to few bits, and
+follows the rounding error of the weight to other widths: for small errors the output's noise
+is proportional to it. A greedy ascent from the fewest bits then buys, again and again, the
+widening that takes away most damage per byte (the convex hull of every weight's choices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.errors import ExecutionError, OptionError
+from onnxlite.model import clone, size_bytes, to_bytes
+from onnxlite.quantize.lowbits.checking import WHOLE_BELOW_BYTES
+from onnxlite.quantize.lowbits.chosen import Chosen, nearest
+from onnxlite.quantize.lowbits.decoding import node_bytes, packed_nbytes
+from onnxlite.quantize.lowbits.fitting import decoded_tensor
+from onnxlite.quantize.lowbits.options import WeightOptions
+from onnxlite.quantize.lowbits.selection import Weight
+from onnxlite.quantize.lowbits.weight_type import Bits
+from onnxlite.runtime import Session, probe_feeds
+from onnxlite.samples import Feed
+
+#: Widths that compete, fewest first.
+WIDTHS: tuple[Bits, ...] = ("ternary", 2, 3, 4, 6, 8)
+#: The width at which damage is measured.
+PROBE: Bits = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A weight at one width.
+
+    Attributes:
+        bits: the width.
+        nbytes: in the file.
+        damage: noise at the outputs.
+    """
+
+    bits: Bits
+    nbytes: int
+    damage: float
+
+
+def allocate(choices: Sequence[Sequence[Choice]], budget: int) -> list[Bits] | None:
+    """The width of every weight, None if even the fewest bits exceed the budget.
+
+    Args:
+        choices: of each weight, by rising size.
+        budget: bytes for all of them.
+    """
+    hulls = [_hull(each) for each in choices]
+    chosen = [0] * len(hulls)
+    spent = sum(hull[0].nbytes for hull in hulls)
+    if spent > budget:
+        return None
+    open_ends = set(range(len(hulls)))
+    while open_ends:
+        best, gain = -1, -1.0
+        for index in sorted(open_ends):
+            hull, at = hulls[index], chosen[index]
+            if at + 1 == len(hull) or spent + hull[at + 1].nbytes - hull[at].nbytes > budget:
+                open_ends.discard(index)
+                continue
+            rate = _rate(hull[at], hull[at + 1])
+            if rate > gain:
+                best, gain = index, rate
+        if best < 0:
+            break
+        spent += hulls[best][chosen[best] + 1].nbytes - hulls[best][chosen[best]].nbytes
+        chosen[best] += 1
+    return [hull[at].bits for hull, at in zip(hulls, chosen, strict=True)]
+
+
+def _rate(narrow: Choice, wide: Choice) -> float:
+    """Damage taken away per byte."""
+    return (narrow.damage - wide.damage) / max(1, wide.nbytes - narrow.nbytes)
+
+
+def _hull(choices: Sequence[Choice]) -> list[Choice]:
+    """The choices on the lower convex hull of damage over bytes."""
+    hull: list[Choice] = []
+    for choice in sorted(choices, key=lambda c: (c.nbytes, c.damage)):
+        if hull and choice.damage >= hull[-1].damage:
+            continue
+        while len(hull) > 1 and _rate(hull[-2], hull[-1]) <= _rate(hull[-1], choice):
+            hull.pop()
+        hull.append(choice)
+    return hull
+
+
+def output_noise(
+    model: ir.Model,
+    rounded: Mapping[str, Callable[[], ir.TensorProtocol | None]],
+    feeds: Sequence[Feed],
+    threads: int | None,
+) -> dict[str, float] | None:
+    """What each weight, rounded alone, adds to the outputs, over the outputs' own energy.
+
+    Args:
+        model: in float, normalised.
+        rounded: the other tensor of each weight, by name.
+        feeds: inputs; if there are none, generated ones.
+        threads: of ONNX Runtime.
+
+    Returns:
+        By name; None if the model cannot be run.
+    """
+    try:
+        feeds = list(feeds) or probe_feeds(model, count=1)
+        session = Session(model, threads=threads)
+        expected = [session.run(feed) for feed in feeds]
+    except ExecutionError:
+        return None
+    names = [
+        name for name, array in expected[0].items() if getattr(array, "dtype", None) == np.float32
+    ]
+    energy = {name: sum(float((e[name] ** 2).sum()) for e in expected) for name in names}
+    noise: dict[str, float] = {}
+    for weight, tensor in rounded.items():
+        changed, other = clone(model), tensor()
+        for graph in changed.graphs():
+            if weight in graph.initializers and other is not None:
+                graph.initializers[weight].const_value = other
+        session = Session(changed, threads=threads)
+        total = 0.0
+        for feed, want in zip(feeds, expected, strict=True):
+            got = session.run(feed)
+            total += sum(
+                float(((want[name] - got[name]) ** 2).sum()) / energy[name]
+                for name in names
+                if energy[name] > 0
+            )
+        noise[weight] = total
+    return noise
+
+
+def budgeted(
+    source: ir.Model,
+    model: ir.Model,
+    weights: Sequence[Weight],
+    options: WeightOptions,
+    feeds: Sequence[Feed],
+) -> list[Weight]:
+    """The weights with the widths that `options.size` allows; those that do not pay are left out.
+
+    Args:
+        source: the float model as it came; its file is what the size is a share of.
+        model: the same, normalised.
+        weights: those that may get few bits.
+        options: with a size.
+        feeds: inputs that damage is measured on.
+
+    Raises:
+        OptionError: the fewest bits are too many.
+    """
+    assert options.size is not None
+    widths: dict[str, dict[Bits, Chosen]] = {}
+    by_name = {weight.value.name or "": weight for weight in weights}
+    for name, weight in by_name.items():
+        found = {bits: nearest(replace(weight, bits=bits), options) for bits in WIDTHS}
+        pays = {bits: one for bits, one in found.items() if isinstance(one, Chosen)}
+        if pays:
+            widths[name] = pays
+    whole = size_bytes(source) < WHOLE_BELOW_BYTES
+    total = len(to_bytes(source)) if whole else size_bytes(source)
+    noise: dict[str, float] | None = None
+    if whole:
+        probes = {n: partial(_decoded, pays.get(PROBE)) for n, pays in widths.items()}
+        noise = output_noise(model, probes, feeds, options.threads)
+    choices = [_choices(pays, None if noise is None else noise[n]) for n, pays in widths.items()]
+    fixed = total - sum(by_name[name].tensor.nbytes for name in widths)
+    budget = int(options.size * total) - fixed
+    bits = allocate(choices, budget)
+    if bits is None:
+        least = fixed + sum(min(c.nbytes for c in each) for each in choices)
+        raise OptionError(
+            f"size={options.size} cannot be reached: with the fewest bits everywhere the model "
+            f"has about {least / total:.3f} of its size"
+        )
+    return [replace(by_name[n], bits=b) for n, b in zip(widths, bits, strict=True)]
+
+
+def _choices(pays: Mapping[Bits, Chosen], noise: float | None) -> list[Choice]:
+    """Bytes and damage of one weight's widths; damage grows with the weight's rounding error."""
+    probe = pays.get(PROBE)
+    unit = 1.0 if probe is None or not probe.coded.noise else 1 / probe.coded.noise
+    if noise is None:
+        first = next(iter(pays.values()))
+        noise, unit = 1.0, 1 / max(first.coded.signal, 1e-30)
+    return [
+        Choice(
+            bits,
+            packed_nbytes(one.blocks, one.coded.coding) + node_bytes(one.kind),
+            noise * unit * one.coded.noise,
+        )
+        for bits, one in pays.items()
+    ]
+
+
+def _decoded(one: Chosen | None) -> ir.TensorProtocol | None:
+    if one is None:
+        return None
+    return decoded_tensor(one.tensor, one.blocks, one.coded.coding, one.codes(None))
