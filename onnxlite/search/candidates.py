@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
+
+import msgspec
 
 from onnxlite.prune.choose import RoundTo
+from onnxlite.quantize.kernels import DYNAMIC_TARGETS
+from onnxlite.quantize.targets import TARGETS
+from onnxlite.recipe.dynamic import QuantizeDynamic
+from onnxlite.recipe.half import ToFloat16
+from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.steps import PruneChannels, QuantizeStatic, Simplify, Step
+
+INT8 = "int8"
+#: Between a format's name and what its channels are multiples of, in the name of a line.
+BY = " by "
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,34 @@ class Line:
     make: Callable[[float], Candidate]
 
 
-def formats(*, target: str, seed: int) -> Iterator[Format]:
-    """The number formats, float first."""
+def formats(*, target: str) -> Iterator[Format]:
+    """The number formats, float first: each alone on the simplified model."""
     yield Format("float", ())
-    yield Format("int8", (QuantizeStatic(target=target),))
+    yield Format(INT8, (QuantizeStatic(target=target),))
+    if target in DYNAMIC_TARGETS:
+        yield Format("int8 dynamic", (QuantizeDynamic(target=target),))
+    yield Format("8-bit weights", (QuantizeWeights(bits=8),))
+    yield Format("4-bit weights", (QuantizeWeights(bits=4),))
+    yield Format("float16 weights", (ToFloat16(),))
+
+
+def mixed(form: Format, layers: Sequence[str]) -> Format:
+    """An INT8 format of which some layers stay float."""
+    *before, last = form.steps
+    assert isinstance(last, QuantizeStatic)
+    kept = tuple(name for name in map(escape, layers) if name not in last.exclude)
+    step = msgspec.structs.replace(last, exclude=(*last.exclude, *kept))
+    count = f"{len(layers)} layer{'' if len(layers) == 1 else 's'}"
+    return Format(f"{form.name} but {count}", (*before, step))
+
+
+def compact(form: Format) -> Format | None:
+    """An INT8 format written as integer operators, without Q and DQ nodes: a smaller file."""
+    last = form.steps[-1] if form.steps else None
+    if not isinstance(last, QuantizeStatic) or "qoperator" not in TARGETS[last.target].forms:
+        return None
+    step = msgspec.structs.replace(last, form="qoperator")
+    return Format(f"{form.name} as operators", (*form.steps[:-1], step))
 
 
 def unpruned(form: Format) -> Candidate:
@@ -71,7 +107,7 @@ def pruning_line(form: Format, *, round_to: RoundTo, seed: int) -> Line:
         round_to: multiples of what the channels are left in.
         seed: of the pruning.
     """
-    suffix = "" if round_to == "auto" else f" by {round_to}"
+    suffix = "" if round_to == "auto" else f"{BY}{round_to}"
     name = f"{form.name}{suffix}"
 
     def make(share: float) -> Candidate:

@@ -33,9 +33,9 @@ class Clock:
         """Seconds since the start."""
         return time.perf_counter() - self.start
 
-    def end(self) -> None:
-        """The search is over: what follows is not interrupted any more."""
-        self._deadline = None
+    def final(self, stage: str, done: int, total: int) -> None:
+        """Pass progress of the final check on, which is not interrupted."""
+        self._told(f"{stage} (final check; {self.best})", done, total)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Pass progress on; raise `Interruption` when time is up."""

@@ -13,6 +13,7 @@ from onnxlite.analysis.lineage import Origin
 from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.evaluate import Ratio, benchmark
 from onnxlite.machine import machine
+from onnxlite.quantize.sensitivity import Sensitivity, sensitivity
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.steps import Step
 from onnxlite.records import Progress, StepReport
@@ -130,6 +131,35 @@ class Lab:
     def reports(self, trial: Trial) -> list[StepReport]:
         """What the steps of a trial reported."""
         return self._reports[trial.number]
+
+    def sensitivity(self, target: str) -> Sensitivity | None:
+        """What each layer of the simplified model costs in INT8; None if that cannot be told."""
+        first = next((t for c, t in self.tried if len(c.steps) == 1), None)
+        if first is None or first.status != "measured":
+            return None
+        key = key_of(
+            "sensitivity",
+            self._digests[first.number],
+            target,
+            self._setting.calibration_digest,
+            code_digest(),
+        )
+        if (known := self._store.record(key, Sensitivity)) is not None:
+            return known
+        try:
+            found = sensitivity(
+                parse(self.model(first)),
+                self._setting.calibration,
+                target=target,
+                confirm=0,
+                times=False,
+                progress=self._progress,
+            )
+        except OnnxliteError as error:
+            logger.info("the layers' sensitivity is not known: %s", error)
+            return None
+        self._store.keep(key, found)
+        return found
 
     def _advance(self, states: Sequence[_State]) -> None:
         """One more step for each; candidates that begin alike share the work."""

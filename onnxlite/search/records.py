@@ -16,6 +16,9 @@ from onnxlite.search.judge import Quality
 #: no other than a shorter one.
 TrialStatus = Literal["measured", "stopped", "failed", "idle"]
 
+#: Why a search ended.
+Stopped = Literal["finished", "time limit", "interrupted"]
+
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One recipe that was tried.
@@ -87,7 +90,7 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     looks: int
     met: bool
     verdict: str
-    stopped: Literal["finished", "time limit", "interrupted"]
+    stopped: Stopped
     cached: int
     seconds: float
     samples: dict[str, int]

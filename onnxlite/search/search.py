@@ -21,14 +21,14 @@ from onnxlite.recipe.steps import Step
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from onnxlite.search.budget import Budget, Check
-from onnxlite.search.candidates import formats
+from onnxlite.search.candidates import Candidate, formats
 from onnxlite.search.clock import Clock
 from onnxlite.search.crew import InProcess
 from onnxlite.search.judge import Judge, Quality
 from onnxlite.search.lab import Lab, Setting, Timed, figures_of, no_better, with_front
 from onnxlite.search.metric import MetricLike, choose_metric, metric_name
 from onnxlite.search.rank import Prefer, best, on_front
-from onnxlite.search.records import OptimizeReport, SearchRecord, Trial
+from onnxlite.search.records import OptimizeReport, SearchRecord, Stopped, Trial
 from onnxlite.search.shares import Shares, digest
 from onnxlite.search.store import Store, hashed, key_of
 from onnxlite.search.strategy import Rounds
@@ -87,29 +87,27 @@ class Search:
         budget.check(figures_of(judge.judge(original), _UNCHANGED, 1, 1), shares.counts[1])
         self.lab = Lab(self._setting, judge, cache, InProcess(), clock.progress)
 
-    def run(
-        self, target: str, on_trial: Callable[[Trial], None] | None
-    ) -> Literal["finished", "time limit", "interrupted"]:
+    def run(self, target: str, on_trial: Callable[[Trial], None] | None) -> Stopped:
         """Try candidates until there are no more, time is up, or the user has enough."""
         rounds = Rounds(
-            list(formats(target=target, seed=self._seed)),
+            list(formats(target=target)),
             budget=self._budget,
             prefer=self._prefer,
             prunable=self._prunable,
+            fragile=lambda: self._fragile(target),
             seed=self._seed,
         )
+        self._rounds = rounds
 
         def told(trial: Trial) -> None:
             self._clock.best = self._best_text()
             if on_trial is not None:
                 on_trial(trial)
 
+        self._told = told
         try:
             for batch in rounds.batches(self.lab.tried):
-                known = {candidate.label for candidate, _ in self.lab.tried}
-                fresh = [candidate for candidate in batch if candidate.label not in known]
-                self._clock.trials = len(self.lab.tried)
-                self.lab.try_out(fresh, told)
+                self._try_out(batch)
         except Interruption:
             return "time limit"
         except KeyboardInterrupt:
@@ -117,26 +115,31 @@ class Search:
             return "interrupted"
         return "finished"
 
-    def finish(
-        self, stopped: Literal["finished", "time limit", "interrupted"]
-    ) -> tuple[ir.Model, OptimizeReport]:
+    def _try_out(self, batch: Sequence[Candidate]) -> None:
+        known = {candidate.label for candidate, _ in self.lab.tried}
+        fresh = [candidate for candidate in batch if candidate.label not in known]
+        self._clock.trials = len(self.lab.tried)
+        self.lab.try_out(fresh, self._told)
+
+    def _fragile(self, target: str) -> list[str]:
+        """The layers that cost most in INT8, worst first."""
+        found = self.lab.sensitivity(target)
+        return [] if found is None else [layer.name for layer in found.ranked]
+
+    def finish(self, stopped: Stopped) -> tuple[ir.Model, OptimizeReport]:
         """Check the best trials on unseen samples, and prove the first that holds."""
-        self._clock.end()
-        trials = [trial for _, trial in self.lab.tried]
-        ranked = best(trials, self._prefer)[:_MOST_LOOKS]
-        final = (
-            Judge(
-                self._original,
-                self._shares.check,
-                self._metric,
-                labels=self._shares.check_labels,
+        final: Judge | None = None
+        seen: set[int] = set()
+        why = ""
+        while len(seen) < _MOST_LOOKS:
+            trial = next((t for t in self._ranked() if t.number not in seen), None)
+            if trial is None:
+                break
+            seen.add(trial.number)
+            shares = self._shares
+            final = final or Judge(
+                self._original, shares.check, self._metric, labels=shares.check_labels
             )
-            if ranked
-            else None
-        )
-        why = "" if ranked else _why_none(trials)
-        for looks, trial in enumerate(ranked, 1):
-            assert final is not None
             content = self.lab.model(trial)
             model = parse(content)
             quality = final.judge(model)
@@ -149,14 +152,31 @@ class Search:
             worse = no_better(latency.ratio, len(content) / self._setting.input_bytes)
             if self._budget.accepts(checks) and worse is None:
                 report = self._proved(trial, model, latency)
-                record = self._record(stopped, trials, trial, quality, checks, looks)
+                record = self._record(stopped, trial, quality, checks, len(seen))
                 return model, _joined(report, record)
             why = worse or "; ".join(str(c) for c in checks if not c.within or c.verdict != "met")
             why = f"trial {trial.number} ({trial.label}) did not hold on unseen samples: {why}"
             logger.info("%s", why)
+            stopped = self._a_little_less(trial, stopped)
         report = self._unchanged()
-        record = self._record(stopped, trials, None, None, (), len(ranked), why)
+        why = why or _why_none([trial for _, trial in self.lab.tried])
+        record = self._record(stopped, None, None, (), len(seen), why)
         return clone(self._original), _joined(report, record)
+
+    def _ranked(self) -> list[Trial]:
+        return best([trial for _, trial in self.lab.tried], self._prefer)
+
+    def _a_little_less(self, failed: Trial, stopped: Stopped) -> Stopped:
+        """Try what lies between a trial that did not hold and the next one."""
+        if stopped != "finished":
+            return stopped
+        try:
+            self._try_out(self._rounds.between(failed, self.lab.tried))
+        except Interruption:
+            return "time limit"
+        except KeyboardInterrupt:
+            return "interrupted"
+        return stopped
 
     def _final_latency(self, model: ir.Model, content: bytes) -> Latency:
         """The latency of the winner, measured for longer; kept like that of all trials."""
@@ -175,7 +195,7 @@ class Search:
             model,
             samples=self._shares.selection,
             time_budget_s=_FINAL_TIMING_S,
-            progress=self._clock.progress,
+            progress=self._clock.final,
         )
         self._store.keep(key, latency)
         return latency
@@ -215,19 +235,19 @@ class Search:
             benchmark=latency,
             command=self._command,
             start=self._clock.start,
-            progress=self._clock.progress,
+            progress=self._clock.final,
         )
 
     def _record(
         self,
-        stopped: Literal["finished", "time limit", "interrupted"],
-        trials: Sequence[Trial],
+        stopped: Stopped,
         chosen: Trial | None,
         quality: Quality | None,
         checks: tuple[Check, ...],
         looks: int,
         why: str = "",
     ) -> SearchRecord:
+        trials = [trial for _, trial in self.lab.tried]
         if chosen is None:
             verdict = f"the result is the original: {why}"
         else:
@@ -268,7 +288,7 @@ class Search:
         return any(not group.pinned for group in groups)
 
     def _best_text(self) -> str:
-        ranked = best([trial for _, trial in self.lab.tried], self._prefer)
+        ranked = self._ranked()
         if not ranked:
             return "nothing within the budget yet"
         top = ranked[0]

@@ -9,20 +9,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from onnxlite.prune.choose import RoundTo
 from onnxlite.recipe.document import Recipe
 from onnxlite.search.budget import QUALITY_LIMITS, Budget
-from onnxlite.search.candidates import Candidate, Format, Line, pruning_line, unpruned
+from onnxlite.search.candidates import (
+    BY,
+    INT8,
+    Candidate,
+    Format,
+    Line,
+    compact,
+    mixed,
+    pruning_line,
+    unpruned,
+)
 from onnxlite.search.rank import Prefer, merit
 from onnxlite.search.records import Trial
 
-#: The shares of MACs that a line begins with.
-_FIRST_SHARES = (0.7, 0.45)
+#: The share of MACs that a line begins with.
+_FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
 #: Two shares are told apart if one is more than this times the other.
 _RESOLUTION = 1.08
 _MOST_ROUNDS = 8
+#: How many layers stay float where INT8 alone loses too much.
+_KEPT = (1, 2, 4, 8)
 
 Tried = Sequence[tuple[Candidate, Trial]]
 
@@ -35,6 +48,7 @@ class Rounds:
         budget: decides how far a line goes.
         prefer: what the best trial is.
         prunable: tells whether there are channels that may go, once the first batch is tried.
+        fragile: tells the layers that cost most in INT8, worst first.
         seed: of the pruning.
     """
 
@@ -45,6 +59,7 @@ class Rounds:
         budget: Budget,
         prefer: Prefer,
         prunable: Callable[[], bool],
+        fragile: Callable[[], Sequence[str]],
         seed: int,
     ) -> None:
         self._forms = {form.name: form for form in forms}
@@ -52,36 +67,96 @@ class Rounds:
         self._prefer: Prefer = prefer
         self._prunable = prunable
         self._seed = seed
+        self._fragile = fragile
+        self._lines: dict[str, Line] = {}
 
     def batches(self, tried: list[tuple[Candidate, Trial]]) -> Iterator[list[Candidate]]:
         """Batch after batch; `tried` is the caller's list and grows between them."""
         yield [unpruned(form) for form in self._forms.values()]
-        names = self._promising(tried)
-        if not names or not self._prunable():
-            return
         self._settle(tried)
+        if batch := self._mixed(tried):
+            yield batch
+            self._settle(tried)
+        names = self._promising(tried)
+        if names and self._prunable():
+            yield from self._pruned(tried, names)
+        yield self._compact(tried)
+
+    def between(self, failed: Trial, tried: Tried) -> list[Candidate]:
+        """What to try when a trial did not hold on unseen samples: a little less of the same."""
+        (candidate,) = [c for c, t in tried if t.number == failed.number]
+        if candidate.share == 1:
+            return []
+        above = min(
+            (c.share for c, _ in self._of(candidate.line, tried, candidate.share)), default=1
+        )
+        if above / candidate.share < _RESOLUTION:
+            return []
+        share = round(math.sqrt(candidate.share * above), 4)
+        return [self._lines[candidate.line].make(share)]
+
+    def _of(self, line: str, tried: Tried, beyond: float) -> Tried:
+        """The trials of a line with more than this share that keep the quality."""
+        return [
+            (c, t)
+            for c, t in tried
+            if c.line == line and c.share > beyond and self._keeps_quality(t)
+        ]
+
+    def _mixed(self, tried: Tried) -> list[Candidate]:
+        """INT8 with its most fragile layers in float, where it loses too much by itself."""
+        whole = [t for c, t in tried if c.line == INT8 and t.status == "measured"]
+        if not whole or self._keeps_quality(whole[0]) or not self._budget.limits_quality:
+            return []
+        layers = self._fragile()
+        batch = []
+        for count in (n for n in _KEPT if n <= len(layers) // 2):
+            form = mixed(self._forms[INT8], layers[:count])
+            self._forms[form.name] = form
+            batch.append(unpruned(form))
+        return batch
+
+    def _pruned(
+        self, tried: list[tuple[Candidate, Trial]], names: Sequence[str]
+    ) -> Iterator[list[Candidate]]:
+        """The best format with ever fewer channels; then others from where that one ended."""
         first, *others = names
         line = self._line(first)
-        yield [line.make(share) for share in _FIRST_SHARES]
+        yield [line.make(_FIRST_SHARE)]
         yield from self._along(line, tried)
-        # Where the first line ends, others may go a little further.
         reached = min((c.share for c, t in tried if self._goes_on(t)), default=1.0)
         if reached == 1:
             return
-        near = (reached, round(reached / _RESOLUTION**2, 4))
         for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
-            yield [line.make(share) for share in near]
+            yield [line.make(reached)]
             yield from self._along(line, tried)
+
+    def _compact(self, tried: Tried) -> list[Candidate]:
+        """The best of what was found, in the smaller of two ways to write integers down."""
+        batch = []
+        for candidate, _ in self._best(tried)[:2]:
+            form = compact(self._forms[candidate.line.partition(BY)[0]])
+            if form is not None:
+                label = f"{candidate.label} as operators"
+                steps = (*candidate.steps[: len(candidate.steps) - len(form.steps)], *form.steps)
+                batch.append(replace(candidate, label=label, steps=steps, line=label))
+        return batch
+
+    def _best(self, tried: Tried) -> list[tuple[Candidate, Trial]]:
+        accepted = [(c, t) for c, t in tried if t.accepted]
+        return sorted(accepted, key=lambda pair: (*merit(pair[1], self._prefer), pair[1].number))
 
     def _settle(self, tried: Tried) -> None:
         """Take over what formats decided by measuring: not every pruned model measures again."""
         for candidate, trial in tried:
-            if trial.status == "measured":
+            if trial.status == "measured" and candidate.line in self._forms:
                 steps = Recipe.from_toml(trial.recipe).steps[1:]
                 self._forms[candidate.line] = Format(candidate.line, steps)
 
     def _line(self, name: str, round_to: RoundTo = "auto") -> Line:
-        return pruning_line(self._forms[name], round_to=round_to, seed=self._seed)
+        line = pruning_line(self._forms[name], round_to=round_to, seed=self._seed)
+        self._lines[line.name] = line
+        return line
 
     def _promising(self, tried: Tried) -> list[str]:
         """Formats that keep the quality asked for, best first."""
@@ -126,6 +201,8 @@ def next_share(
     is their geometric mean.
     """
     good = min((share for share, trial in points if goes_on(trial)), default=1.0)
+    if _exhausted(points, goes_on):
+        return None
     bad = max((s for s, trial in points if not goes_on(trial) and s < good), default=0.0)
     if not bad:
         step = round(good * 0.6, 4)
@@ -141,6 +218,14 @@ def next_share(
     # Not so near to an end that the trial could tell nothing.
     narrow = math.pow(good / bad, 0.2)
     return round(min(max(share, bad * narrow), good / narrow), 4)
+
+
+def _exhausted(points: Sequence[tuple[float, Trial]], goes_on: Callable[[Trial], bool]) -> bool:
+    """Whether the two smallest shares gave models of one size: no less is to be had."""
+    going = [pair for pair in points if pair[0] < 1 and goes_on(pair[1])]
+    last = sorted(going, key=lambda pair: pair[0])[:2]
+    sizes = {trial.size_bytes for _, trial in last if trial.size_bytes is not None}
+    return len(last) == 2 and len(sizes) == 1
 
 
 def _over(trial: Trial) -> float | None:
