@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from onnxlite import __version__
 from onnxlite.cli import dynamic, formats, lowbits, measure, optimize, search
 from onnxlite.cli.exit_codes import ExitCode
+from onnxlite.cli.report import report
 from onnxlite.cli.sensitivity import sensitivity
 from onnxlite.errors import OnnxliteError, OptionError, VerificationError
 
@@ -108,6 +109,7 @@ app.command("compare")(measure.compare)
 app.command("benchmark")(measure.benchmark)
 app.command("run")(optimize.run)
 app.command("optimize")(search.optimize)
+app.command("report")(report)
 app.command("demo")(optimize.demo)
 
 

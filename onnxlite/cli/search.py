@@ -15,7 +15,7 @@ from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.errors import SaveError
-from onnxlite.report import search_view, trial_line
+from onnxlite.report import save_report, search_view, trial_line
 from onnxlite.search import Budget
 
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -91,6 +91,14 @@ def optimize(
         Path | None,
         typer.Option(metavar="FILE", help="Write the recipe here, as TOML.", show_default=False),
     ] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the report here: .html, one page without network, or .json. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -150,6 +158,8 @@ def optimize(
         )
         if recipe is not None and outcome.report.search.met:
             _write(recipe, outcome.report.recipe)
+        for path in report or ():
+            save_report(outcome.report, path)
     terminal.show("optimize", outcome.report, search_view(outcome.report))
     if not outcome.report.search.met:
         raise typer.Exit(ExitCode.NOT_REACHED)

@@ -2,7 +2,8 @@
 
 A machine's speed drifts by more than two models differ, so absolute times of separate
 runs say little. Here every round times both models, in the order A B B A, and the
-result is the ratio within the rounds.
+result is the ratio within the rounds. With one thread the processor time of that thread is
+taken, which is the latency of an idle machine: what else runs meanwhile does not count.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import generated_feed
-from onnxlite.analysis.timing import paired_times
+from onnxlite.analysis.timing import paired_times, processor_clock
 from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
@@ -154,7 +155,12 @@ def benchmark(
         sessions = (Session(paths[0], threads=threads), Session(paths[1], threads=threads))
         pairs = [(feed, _renamed(feed, sessions[0], sessions[1])) for feed in feeds]
         times = paired_times(
-            sessions, pairs, rounds=rounds, budget_s=time_budget_s * 4 / 5, progress=progress
+            sessions,
+            pairs,
+            rounds=rounds,
+            budget_s=time_budget_s * 4 / 5,
+            clock=processor_clock() if threads == 1 else time.perf_counter,
+            progress=progress,
         )
         measured = zip(paths, pairs[0], strict=True) if memory else ()
         memories = [_memory(path, feed, threads, notes) for path, feed in measured] or [None, None]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from onnxlite.analysis.kernels import undisturbed
+from onnxlite.analysis.timing import RESOLUTION_S, processor_clock
 from onnxlite.records import Progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
@@ -14,8 +15,6 @@ from onnxlite.samples import Feed
 #: A turn of a fast model is several runs, until it is long against the clock.
 _TURN_S = 0.002
 _LEAST_ROUNDS, _MOST_ROUNDS = 8, 40
-#: A coarser clock than this cannot time a turn.
-_RESOLUTION_S = 1e-5
 
 
 def race(
@@ -32,9 +31,9 @@ def race(
         budget_s: seconds, exceeded if 8 rounds take longer.
         progress: called after every round.
     """
-    clock = _clock()
+    clock = processor_clock()
     repeats = [
-        max(1, math.ceil(_TURN_S / max(_turn(session, feed, 1, clock), _RESOLUTION_S)))
+        max(1, math.ceil(_TURN_S / max(_turn(session, feed, 1, clock), RESOLUTION_S)))
         for session in sessions
     ]
     times: list[list[float]] = [[] for _ in sessions]
@@ -50,13 +49,6 @@ def race(
         progress("time placements", min(rounds, wanted), wanted)
     first, *others = map(undisturbed, times)
     return [other / first for other in others]
-
-
-def _clock() -> Callable[[], float]:
-    """Processor time of this thread where the system counts it finely, else wall-clock time."""
-    if time.get_clock_info("thread_time").resolution <= _RESOLUTION_S:
-        return time.thread_time
-    return time.perf_counter
 
 
 def _turn(session: Session, feed: Feed, repeats: int, clock: Callable[[], float]) -> float:

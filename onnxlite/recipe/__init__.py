@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxlite.recipe.document import Recipe, load_recipe
 from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
+from onnxlite.recipe.layers import LayerPair, LayerState
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
 from onnxlite.recipe.run import run
@@ -22,6 +23,8 @@ from onnxlite.recipe.steps import (
 __all__ = [
     "STEPS",
     "Environment",
+    "LayerPair",
+    "LayerState",
     "Outcome",
     "PruneChannels",
     "PruneWeights",

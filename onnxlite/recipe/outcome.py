@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxlite.analysis.summary import Summary
 from onnxlite.evaluate import Fidelity, Latency
 from onnxlite.machine import Machine, machine
+from onnxlite.recipe.layers import LayerPair
 from onnxlite.recipe.split import SampleUse
 from onnxlite.records import StepReport
 
@@ -72,6 +73,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         output: summary of the result.
         samples: which samples were used for what.
         steps: one report per step, in order.
+        layers: every layer before and after; their times if latency was measured.
         sizes: bytes before and after.
         fidelity: the result against the *input* on the evaluation samples; None if unchanged.
         latency: the result against the input, in interleaved pairs; None if not measured.
@@ -89,6 +91,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     output: Summary
     samples: SampleUse
     steps: tuple[StepReport, ...]
+    layers: tuple[LayerPair, ...] = ()
     sizes: Sizes
     fidelity: Fidelity | None = None
     latency: Latency | None = None

@@ -19,10 +19,11 @@ from onnxlite.errors import SaveError, VerificationError
 from onnxlite.evaluate import Fidelity, Latency, Metric
 from onnxlite.model import ModelLike, disk_bytes, mapped_files, size_bytes, to_bytes
 from onnxlite.recipe.document import Recipe
+from onnxlite.recipe.layers import layer_pairs
 from onnxlite.recipe.outcome import RunReport, Sizes, environment
 from onnxlite.recipe.split import SampleUse
 from onnxlite.records import Progress, StepReport
-from onnxlite.samples import SamplesLike
+from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
 
 #: Serialising a larger model only to know its size would cost more memory than it is worth.
@@ -92,16 +93,19 @@ def prove(
         if output is not None:
             saved = save(result, output, progress=progress)
     sizes = _sizes(model, original, result, saved)
+    before, after = inspect(original, samples=held_out), inspect(result, samples=held_out)
+    feed = _one(original, held_out) if latency is not None else None
     return RunReport(
         changed=changed,
         recipe=recipe.to_toml(),
         command=command,
         input_path=os.fspath(model) if isinstance(model, str | os.PathLike) else None,
         output_path=str(saved) if saved else None,
-        input=inspect(original, samples=held_out),
-        output=inspect(result, samples=held_out),
+        input=before,
+        output=after,
         samples=use,
         steps=tuple(steps),
+        layers=layer_pairs(original, result, before, after, feed) if changed else (),
         sizes=sizes,
         fidelity=fidelity,
         latency=latency,
@@ -109,6 +113,13 @@ def prove(
         environment=environment(),
         seconds=time.perf_counter() - start,
     )
+
+
+def _one(model: ir.Model, samples: SamplesLike) -> Feed:
+    """One sample, or a whole feed where its size is fixed."""
+    specs = input_specs(model)
+    first = next(iter(Samples(samples, specs)))
+    return trim(first, specs, 1) or first
 
 
 def check_target(target: Path, source: ir.Model) -> None:

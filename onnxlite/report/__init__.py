@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from onnxlite.report.channels_view import channels_view
+from onnxlite.report.files import load_report, report_kind, save_report
 from onnxlite.report.json_form import SCHEMA, from_json, to_json
 from onnxlite.report.measure_view import fidelity_view, latency_view
+from onnxlite.report.page import html_page
 from onnxlite.report.run_view import run_view
 from onnxlite.report.search_view import search_view, trial_line
 from onnxlite.report.sensitivity_plot import sensitivity_plot
@@ -16,8 +18,12 @@ __all__ = [
     "channels_view",
     "fidelity_view",
     "from_json",
+    "html_page",
     "latency_view",
+    "load_report",
+    "report_kind",
     "run_view",
+    "save_report",
     "search_view",
     "sensitivity_plot",
     "sensitivity_view",

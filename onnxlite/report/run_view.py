@@ -102,11 +102,12 @@ def steps_table(steps: tuple[StepReport, ...]) -> RenderableType:
 
 def declined_table(steps: tuple[StepReport, ...]) -> RenderableType | None:
     """What was not done and why; equal reasons share a row. None if nothing was declined."""
-    rows = [(step.step, *row) for step in steps for row in _grouped(step.declined)]
+    rows = [(step.step, *row) for step in steps for row in grouped_declined(step.declined)]
     return table("Not done", ("step", "what", "why", "where"), rows) if rows else None
 
 
-def _grouped(declined: tuple[Declined, ...]) -> Iterator[tuple[str, str, str]]:
+def grouped_declined(declined: tuple[Declined, ...]) -> Iterator[tuple[str, str, str]]:
+    """What, why and where; places with the same reason share a row."""
     for what, reason in Counter((d.what, d.reason) for d in declined):
         places = [d.where for d in declined if (d.what, d.reason) == (what, reason)]
         shown = ", ".join(places[:_PLACES_SHOWN])

@@ -9,7 +9,8 @@ from onnxlite.report.run_view import run_view
 from onnxlite.report.text import ratio_text, table
 from onnxlite.search import Check, Estimate, OptimizeReport, SearchRecord, Trial
 
-_FIGURES = {
+#: What each limit is on, in words.
+FIGURES = {
     "max_drop": "drop",
     "min_agreement": "agreement",
     "min_cosine": "cosine",
@@ -81,7 +82,7 @@ def _limits(record: SearchRecord) -> list[RenderableType]:
     rows = [
         (
             c.limit,
-            _FIGURES.get(c.limit, c.limit),
+            FIGURES.get(c.limit, c.limit),
             f"{c.bound:g}",
             *_figure(c.figure),
             verdict_text(c),

@@ -13,7 +13,13 @@ Labelled = tuple[str, Work]
 
 
 class Crew(Protocol):
-    """Does pieces of work, in any order."""
+    """Does pieces of work, in any order.
+
+    Attributes:
+        parallel: whether several are done at once.
+    """
+
+    parallel: bool
 
     def do(
         self, works: Sequence[Labelled], progress: Progress
@@ -24,6 +30,8 @@ class Crew(Protocol):
 
 class InProcess:
     """Does one after the other here."""
+
+    parallel = False
 
     def do(
         self, works: Sequence[Labelled], progress: Progress

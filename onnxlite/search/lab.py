@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import onnx_ir as ir
 
 from onnxlite.analysis.lineage import Origin
 from onnxlite.errors import OnnxliteError, OptionError
@@ -105,32 +106,37 @@ class Lab:
     ) -> None:
         self._setting, self._judge, self._store = setting, judge, store
         self._crew, self._progress = crew, progress
-        self._reports: dict[int, list[StepReport]] = {}
-        self._digests: dict[int, str] = {}
+        self._states: dict[int, _State] = {}
         self.tried: list[tuple[Candidate, Trial]] = []
         store.keep_model(setting.original)
 
     def try_out(self, candidates: Sequence[Candidate], told: Callable[[Trial], None]) -> None:
         """Build, judge and time candidates; every trial is added to `tried`, and told."""
         states = [_State(candidate, self._setting.digest) for candidate in candidates]
-        while open_states := [state for state in states if not state.done]:
-            self._advance(open_states)
-        for state in states:
-            trial = self._trial(state, len(self.tried) + 1)
-            self._reports[trial.number] = state.reports
-            self._digests[trial.number] = state.digest
-            self.tried.append((state.candidate, trial))
-            told(trial)
+        # Alone, one after the other: then the first results are there soon.
+        groups = [states] if self._crew.parallel else [[state] for state in states]
+        for group in groups:
+            while open_states := [state for state in group if not state.done]:
+                self._advance(open_states)
+            for state in group:
+                trial = self._trial(state, len(self.tried) + 1)
+                self._states[trial.number] = state
+                self.tried.append((state.candidate, trial))
+                told(trial)
 
-    def model(self, trial: Trial) -> bytes:
+    def content(self, trial: Trial) -> bytes:
         """The model of a trial, serialised."""
-        content = self._store.model(self._digests[trial.number])
+        content = self._store.model(self._states[trial.number].digest)
         assert content is not None
         return content
 
+    def model(self, trial: Trial) -> ir.Model:
+        """The model of a trial, with its lineage."""
+        return parse(self.content(trial), self._states[trial.number].lineage)
+
     def reports(self, trial: Trial) -> list[StepReport]:
         """What the steps of a trial reported."""
-        return self._reports[trial.number]
+        return self._states[trial.number].reports
 
     def sensitivity(self, target: str) -> Sensitivity | None:
         """What each layer of the simplified model costs in INT8; None if that cannot be told."""
@@ -139,7 +145,7 @@ class Lab:
             return None
         key = key_of(
             "sensitivity",
-            self._digests[first.number],
+            self._states[first.number].digest,
             target,
             self._setting.calibration_digest,
             code_digest(),
@@ -148,7 +154,7 @@ class Lab:
             return known
         try:
             found = sensitivity(
-                parse(self.model(first)),
+                self.model(first),
                 self._setting.calibration,
                 target=target,
                 confirm=0,

@@ -14,11 +14,8 @@ Prefer = Literal["both", "latency", "size", "quality"]
 
 
 def merit(trial: Trial, prefer: Prefer) -> tuple[float, float]:
-    """Less is better; what was not measured is worst.
-
-    Of a latency its shortest run counts: on a busy machine it is steadier than the median.
-    """
-    latency = trial.latency.minimum if trial.latency is not None else math.inf
+    """Less is better; what was not measured is worst."""
+    latency = trial.latency.median if trial.latency is not None else math.inf
     size = trial.size if trial.size is not None else math.inf
     both = latency * size
     match prefer:

@@ -77,6 +77,8 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
         cached: look-ups that the cache answered.
         seconds: wall-clock time of the search.
         samples: how the samples were shared out.
+        sensitivity: share of the noise of INT8 that is a layer's, by its name; empty where
+            that was not asked.
     """
 
     budget: Budget
@@ -94,6 +96,7 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     cached: int
     seconds: float
     samples: dict[str, int]
+    sensitivity: dict[str, float] = {}
 
 
 class OptimizeReport(RunReport, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from onnxlite.search.records import OptimizeReport, SearchRecord, Stopped, Trial
 from onnxlite.search.shares import Shares, digest
 from onnxlite.search.store import Store, hashed, key_of
 from onnxlite.search.strategy import Rounds
-from onnxlite.search.work import Interruption, parse
+from onnxlite.search.work import Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Search:
         self._model, self._original, self._shares = model, original, shares
         self._budget, self._store, self._clock = budget, cache, clock
         self._seed, self._command = seed, command
+        self._noise: dict[str, float] = {}
         self._prefer: Prefer = prefer or ("both" if budget.limits_quality else "quality")
         labelled = shares.selection_labels is not None
         self._metric, self._metric_reason = choose_metric(metric, original, labelled=labelled)
@@ -108,6 +109,7 @@ class Search:
         try:
             for batch in rounds.batches(self.lab.tried):
                 self._try_out(batch)
+            self._fragile(target)
         except Interruption:
             return "time limit"
         except KeyboardInterrupt:
@@ -124,7 +126,10 @@ class Search:
     def _fragile(self, target: str) -> list[str]:
         """The layers that cost most in INT8, worst first."""
         found = self.lab.sensitivity(target)
-        return [] if found is None else [layer.name for layer in found.ranked]
+        if found is None:
+            return []
+        self._noise = {layer.name: layer.share for layer in found.layers}
+        return [layer.name for layer in found.ranked]
 
     def finish(self, stopped: Stopped) -> tuple[ir.Model, OptimizeReport]:
         """Check the best trials on unseen samples, and prove the first that holds."""
@@ -140,8 +145,7 @@ class Search:
             final = final or Judge(
                 self._original, shares.check, self._metric, labels=shares.check_labels
             )
-            content = self.lab.model(trial)
-            model = parse(content)
+            content, model = self.lab.content(trial), self.lab.model(trial)
             quality = final.judge(model)
             latency = self._final_latency(model, content)
             timed = Timed(ratio=latency.ratio, candidate_ms=latency.candidate.median_ms)
@@ -272,6 +276,7 @@ class Search:
             stopped=stopped,
             cached=self._store.found,
             seconds=self._clock.elapsed(),
+            sensitivity=self._noise,
             samples=dict(zip(("calibration", "selection", "check"), counts, strict=True)),
         )
 
@@ -281,7 +286,7 @@ class Search:
         if not floats:
             return False
         try:
-            groups = explain_channels(parse(self.lab.model(floats[0]))).groups
+            groups = explain_channels(self.lab.model(floats[0])).groups
         except OnnxliteError as error:
             logger.info("no channels are tried: %s", error)
             return False

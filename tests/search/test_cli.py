@@ -33,11 +33,14 @@ def call(line, code=0):
 
 
 def test_optimize_and_run_the_recipe_again(folder):
-    options = "--data x.npy --max-drop 20% --recipe recipe.toml"
+    options = "--data x.npy --max-drop 20% --recipe recipe.toml --report r.json --report r.html"
     result = call(f"optimize net.onnx -o small.onnx {options}")
     assert "Budget, on samples that the choice has not seen" in result.stdout
     assert "trial 2: int8" in result.stderr
     assert "written: small.onnx" in result.stdout
+    call("report r.json -o again.html")
+    assert Path("again.html").read_bytes() == Path("r.html").read_bytes()
+    assert "Trials" in call("report r.json").stdout
     call("run recipe.toml net.onnx --data x.npy -o again.onnx --no-benchmark")
     assert Path("again.onnx").read_bytes() == Path("small.onnx").read_bytes()
     text = call("optimize net.onnx --data x.npy --max-drop 0.2 --json -q").stdout

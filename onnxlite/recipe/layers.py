@@ -1,0 +1,143 @@
+"""Layer by layer: what each layer of the original has become."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+import msgspec
+import onnx_ir as ir
+
+from onnxlite.analysis.cost import LayerCost
+from onnxlite.analysis.kernels import Kernels, profile
+from onnxlite.analysis.lineage import origin_of
+from onnxlite.analysis.summary import Summary
+from onnxlite.errors import OnnxliteError
+from onnxlite.model import clone
+from onnxlite.normalize import normalize
+from onnxlite.samples import Feed
+
+logger = logging.getLogger(__name__)
+
+_PROFILE_S = 2.0
+_THREADS = 1
+#: So many nodes at most are looked through for the one that a fused kernel is about.
+_FUSED = 4
+
+
+class LayerState(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer at one time.
+
+    Attributes:
+        name: of the node.
+        op_type: its operator.
+        precision: type of its stored weight, None without one.
+        channels: output channels, None where they are not known.
+        macs: multiply-accumulates of one run.
+        size_bytes: of its constants.
+        latency_us: microseconds in its kernel in one run, with what was fused into it; None
+            if it was not measured or runs in another node's kernel.
+    """
+
+    name: str
+    op_type: str
+    precision: str | None = None
+    channels: int | None = None
+    macs: int | None = None
+    size_bytes: int = 0
+    latency_us: float | None = None
+
+
+class LayerPair(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer before and after; None where there is none: folded away, or made anew."""
+
+    before: LayerState | None = None
+    after: LayerState | None = None
+
+    @property
+    def name(self) -> str:
+        """The original's name, or else the present one."""
+        state = self.before or self.after
+        return "" if state is None else state.name
+
+
+def layer_pairs(
+    original: ir.Model, result: ir.Model, before: Summary, after: Summary, feed: Feed | None
+) -> tuple[LayerPair, ...]:
+    """Line the layers up by their lineage, in the order of the original.
+
+    Args:
+        original: the input model.
+        result: what came of it, with its lineage.
+        before: summary of the input.
+        after: summary of the result.
+        feed: to profile both models with; None leaves times out.
+    """
+    times: list[dict[str, float]] = [{}, {}]
+    if feed is not None:
+        try:
+            models = [_named(original), _named(result)]
+            found = profile(models, feed, threads=_THREADS, budget_s=_PROFILE_S)
+            times = [_times(kernels) for kernels in found]
+        except (OnnxliteError, OSError) as error:
+            logger.info("layers are not timed: %s", error)
+    news = {origin_of(result, layer.name).node: layer for layer in after.layers}
+    known = {layer.name for layer in before.layers}
+    pairs = [
+        LayerPair(
+            before=_state(layer, times[0]),
+            after=_state(news[layer.name], times[1]) if layer.name in news else None,
+        )
+        for layer in before.layers
+    ]
+    pairs += [
+        LayerPair(after=_state(layer, times[1]))
+        for origin, layer in news.items()
+        if origin not in known
+    ]
+    return tuple(pairs)
+
+
+def _named(model: ir.Model) -> ir.Model:
+    """A copy in which every node has its name, as `inspect` sees it."""
+    copy = clone(model)
+    normalize(copy)
+    return copy
+
+
+def _times(kernels: Kernels) -> dict[str, float]:
+    """Seconds by the name of the node that does the work of a kernel."""
+    times: dict[str, float] = defaultdict(float)
+    for kernel in kernels.all:
+        node = kernels.behind(kernel)
+        # A convolution is named after the activation that was fused into it.
+        for _ in range(_FUSED):
+            if node is None or node.op_type in kernel.op_type or not node.inputs:
+                break
+            first = node.inputs[0]
+            node = None if first is None else first.producer()
+        if node is not None:
+            times[node.name or ""] += kernel.seconds
+    return times
+
+
+def _state(layer: LayerCost, times: dict[str, float]) -> LayerState:
+    seconds = times.get(layer.name)
+    return LayerState(
+        name=layer.name,
+        op_type=layer.op_type,
+        precision=layer.weight_type,
+        channels=_channels(layer),
+        macs=layer.macs,
+        size_bytes=layer.size_bytes,
+        latency_us=None if seconds is None else seconds * 1e6,
+    )
+
+
+def _channels(layer: LayerCost) -> int | None:
+    """The size of the output's channel axis: behind the batch for images, else the last one."""
+    shape = layer.output_shape
+    if not shape or layer.weight_shape is None:
+        return None
+    spatial = len(layer.weight_shape) > 2 and len(shape) > 2
+    return shape[1] if spatial else shape[-1]
