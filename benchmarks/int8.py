@@ -1,10 +1,10 @@
-"""INT8 side by side with `onnxruntime.quantization`: `python -m benchmarks.int8`.
+"""INT8 side by side with its peers: `python -m benchmarks.int8`.
 
 For each model: signal to quantization noise (dB) of the logits, top-1 agreement with the
 float model and accuracy where there are labels, latency ratio to the float model (one
 thread, batch 1, interleaved), and file size. All quantizers get the same calibration
 samples; evaluation samples are others. onnxlite simplifies first, and so do the peers'
-inputs: all start from the same simplified float model.
+inputs: all start from the same simplified float model. Rows "macs=..." prune channels before.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime import quantization as ortq
 
+from benchmarks._int8_peers import peers
 from benchmarks._tables import publish
 from onnxlite.evaluate import benchmark
 from onnxlite.model import disk_bytes, load
+from onnxlite.prune import prune_channels
 from onnxlite.quantize import quantize_static
 from onnxlite.save import save
 from onnxlite.simplify import simplify
 
 Array = NDArray[Any]
+
+#: Shares of the MACs that channel pruning leaves before INT8, by model.
+CHAINED = {"residual": (0.5, 0.4), "mobilenet": (0.6, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,6 @@ def cases(names: list[str]) -> Iterator[Case]:
             yield Case(name, path, data.calibration_images(256), images, labels)
 
 
-class Reader(ortq.CalibrationDataReader):  # type: ignore[misc]
-    """Feeds one sample at a time, as onnxruntime.quantization's examples do."""
-
-    def __init__(self, name: str, images: Array) -> None:
-        self._feeds = iter([{name: image[None]} for image in images])
-
-    def get_next(self) -> dict[str, Array] | None:
-        """The next feed, None at the end."""
-        return next(self._feeds, None)
-
-
 def quantizers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
     """Every contestant: a function from a float model's path to a quantized one's."""
     input_name = ort.InferenceSession(case.path).get_inputs()[0].name
@@ -81,20 +74,21 @@ def quantizers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
     def ours(source: Path, target: Path) -> None:
         save(quantize_static(source, case.calibration), target)
 
-    def peer(source: Path, target: Path, **options: Any) -> None:
-        reader = Reader(input_name, case.calibration)
-        ortq.quantize_static(source, target, reader, **options)
+    return {"onnxlite": ours, **peers(input_name, case.calibration)}
 
-    def peer_best(source: Path, target: Path) -> None:
-        peer(
-            source,
-            target,
-            per_channel=True,
-            activation_type=ortq.QuantType.QUInt8,
-            weight_type=ortq.QuantType.QInt8,
-        )
 
-    return {"onnxlite": ours, "ort per-channel uint8": peer_best, "ort defaults": peer}
+def chained(case: Case, macs: float, directory: Path) -> Iterator[dict[str, Any]]:
+    """Channels pruned to a share of the MACs, then INT8; compared with the original."""
+    source = directory / f"{case.name}.onnx"
+    reference = simplify(case.path)
+    save(reference, source)
+    start = time.process_time()
+    pruned = prune_channels(reference, samples=case.calibration, macs=macs)
+    target = directory / f"{case.name}-pruned-int8.onnx"
+    save(quantize_static(pruned, case.calibration), target)
+    seconds = time.process_time() - start
+    expected = logits(source, case.evaluation)
+    yield row(case, f"onnxlite, macs={macs:g} first", source, target, expected, seconds)
 
 
 def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
@@ -106,8 +100,14 @@ def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
     for name, quantizer in quantizers(case).items():
         target = directory / f"{case.name}-{name.replace(' ', '-')}.onnx"
         start = time.process_time()
-        quantizer(source, target)
-        yield row(case, name, source, target, expected, time.process_time() - start)
+        try:
+            quantizer(source, target)
+            seconds = time.process_time() - start
+            yield row(case, name, source, target, expected, seconds)
+        except Exception as error:  # a peer may refuse a model, and that is a result as well
+            if name == "onnxlite":
+                raise
+            yield {"model": case.name, "quantizer": name, "error": f"{type(error).__name__}"}
 
 
 def row(
@@ -143,13 +143,17 @@ def logits(path: Path, images: Array) -> Array:
 def main() -> None:
     """Run the models named on the command line, all by default."""
     parser = argparse.ArgumentParser(description=__doc__)
-    everything = ["residual", "mobilenet", "efficientnet-lite0"]
+    everything = ["residual", "mobilenet", "vit", "efficientnet-lite0"]
     parser.add_argument("models", nargs="*", default=everything)
     names = parser.parse_args().models
     logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as directory:
-        rows = [r for case in cases(names) for r in measure(case, Path(directory))]
-    publish("int8", rows, title="INT8 against onnxruntime.quantization")
+        rows: list[dict[str, Any]] = []
+        for case in cases(names):
+            rows += measure(case, Path(directory))
+            for macs in CHAINED.get(case.name, ()):
+                rows += chained(case, macs, Path(directory))
+    publish("int8", rows, title="INT8 against its peers")
 
 
 if __name__ == "__main__":
