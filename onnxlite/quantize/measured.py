@@ -55,7 +55,7 @@ _PROFILE_S, _RACE_S = 1.5, 2.5
 _LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
 _FASTER = "faster in float"
 #: Times of placements this close are equal, and so are sizes.
-_EQUAL, _HARDLY = 0.01, 0.02
+_EQUAL, _HARDLY = 0.02, 0.02
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ def quantized(model: object, data: object = DATA, **options: object) -> tuple[ir
     return result, reports[0]
 
 
+def timed_reasons(report: StepReport) -> list[str]:
+    """Why layers stay float that could run on integers."""
+    return [d.reason for d in report.declined if d.reason.startswith("measured")]
+
+
 def pretend(
     monkeypatch: pytest.MonkeyPatch,
     in_float: Sequence[float],
@@ -91,8 +96,7 @@ def test_a_layer_that_is_faster_in_float_stays_float(monkeypatch: pytest.MonkeyP
     model, report = quantized(parse(NET))
     assert timed == [1, 8]
     assert report.changes["layers-quantized"] == 2
-    (declined,) = report.declined
-    assert "measured 2 us in float and 10 us on integers" in declined.reason
+    assert timed_reasons(report) == ["measured 2 us in float and 10 us on integers"]
     assert "0.50 on 1 sample and 0.50 on 8 samples" in report.summary
     first = next(node for node in model.graph if node.op_type == "Conv")
     assert first.inputs[0] is model.graph.inputs[0]
@@ -132,7 +136,7 @@ def test_where_nothing_pays_the_float_model_comes_back(monkeypatch: pytest.Monke
     assert not report.changed
     assert "nothing is faster on integers here" in report.summary
     assert 'placement="everything"' in report.summary
-    assert len(report.declined) == 3
+    assert len(timed_reasons(report)) == 3
     assert [n.op_type for n in model.graph] == [n.op_type for n in load(proto).graph]
 
 
@@ -145,7 +149,7 @@ def test_islands_that_cost_more_than_they_gain_are_dissolved(
     pretend(monkeypatch, [30.0, 2.0, 10.5, 2.0], {1: timed, 8: timed})
     _, report = quantized(parse(text))
     assert report.changes["layers-quantized"] == 1
-    reasons = [d.reason for d in report.declined]
+    reasons = timed_reasons(report)
     assert ["conversions around it" in reason for reason in reasons] == [False, True, False]
 
 
@@ -158,7 +162,7 @@ def test_what_was_decided_is_kept(monkeypatch: pytest.MonkeyPatch, own_cache: Pa
         node.name = f"renamed_{node.output[0]}"
     _, after = quantized(renamed)
     assert timed == [1, 8]
-    assert after.declined[0].reason == before.declined[0].reason
+    assert timed_reasons(after) == timed_reasons(before) != []
     # Another shape is another question.
     quantized(parse(NET.replace("n,8,8,8", "n,8,9,9")), np.zeros((8, 8, 9, 9), np.float32) + 1)
     assert timed == [1, 8, 1, 8]
@@ -189,7 +193,7 @@ def test_a_tiny_net_stays_float() -> None:
     data = np.random.default_rng(0).standard_normal((8, 4, 4, 4)).astype(np.float32)
     model, report = quantized(proto, data)
     assert not report.changed
-    assert report.declined
+    assert len(timed_reasons(report)) == 4
     got, want = Session(model).run({"x": data}), Session(load(proto)).run({"x": data})
     np.testing.assert_array_equal(got["y"], want["y"])
 
