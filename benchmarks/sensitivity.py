@@ -188,16 +188,18 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=everything)
     names = parser.parse_args().models
     logging.getLogger().setLevel(logging.ERROR)
-    rows = [measure(case) for case in cases(names)]
-    publish(
-        "sensitivity",
-        rows,
-        title="Sensitivity of layers to INT8 against one evaluation per layer",
-        notes=[
-            "alone, without: rank correlation (Spearman) of estimate and truth; "
-            "without_halves: of the truth's two halves",
-        ],
-    )
+    rows: list[dict[str, Any]] = []
+    for case in cases(names):
+        rows.append(measure(case))
+        publish(  # after every model: the last one takes the longest
+            "sensitivity",
+            rows,
+            title="Sensitivity of layers to INT8 against one evaluation per layer",
+            notes=[
+                "alone, without: rank correlation (Spearman) of estimate and truth; "
+                "without_halves: of the truth's two halves",
+            ],
+        )
 
 
 if __name__ == "__main__":
