@@ -34,6 +34,7 @@ from onnxlite.errors import (
 from onnxlite.evaluate import Fidelity, Latency, LayerFidelity, benchmark, compare
 from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
+from onnxlite.prune.storage import sparse_storage
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.choice import quantize_auto
 from onnxlite.quantize.dynamic import quantize_dynamic
@@ -51,6 +52,7 @@ from onnxlite.recipe import (
     Recipe,
     RunReport,
     Simplify,
+    SparseStorage,
     Step,
     ToFloat16,
     load_recipe,
@@ -110,6 +112,7 @@ __all__ = [
     "SearchRecord",
     "Sensitivity",
     "Simplify",
+    "SparseStorage",
     "Step",
     "StepReport",
     "Summary",
@@ -136,5 +139,6 @@ __all__ = [
     "save",
     "sensitivity",
     "simplify",
+    "sparse_storage",
     "to_float16",
 ]

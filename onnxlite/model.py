@@ -20,7 +20,7 @@ from google.protobuf.message import EncodeError
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
 from onnxlite.graph import check_structure, iter_graphs, tensor_array
-from onnxlite.proto import prepared, without_repeats
+from onnxlite.proto import prepared, sparsified, without_repeats
 
 #: What every public function accepts as a model.
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -28,6 +28,8 @@ ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 #: Protobuf cannot serialise a message of 2 GiB or more.
 PROTO_LIMIT_BYTES = 2**31 - 1
 
+#: In `ir.Model.meta`: the names of initializers that are written as sparse ones.
+SPARSE_KEY = "onnxlite.sparse"
 _SOURCE_KEY = "onnxlite.source"
 
 
@@ -108,7 +110,8 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         )
     try:
         with embedded(model):
-            return without_repeats(ir.to_proto(model))
+            proto = without_repeats(ir.to_proto(model))
+        return sparsified(proto, model.meta.get(SPARSE_KEY, ()))
     except ir.serde.SerdeError as error:
         raise UnsupportedError(f"the model cannot be serialised: {_root(error)}") from error
 

@@ -6,7 +6,7 @@ without data for zeros, and keeps text that is not text as bytes; so they are de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import prod
 
 import numpy as np
@@ -15,6 +15,9 @@ import onnx_ir as ir
 from google.protobuf.message import Message
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
+
+#: Graphs have had sparse initializers since.
+_SPARSE_IR_VERSION = 6
 
 
 def prepared(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
@@ -128,6 +131,31 @@ def _densified(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
             message.Clear()
             message.CopyFrom(onnx.helper.make_attribute("value", dense))
     return result
+
+
+def sparsified(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """Write the named initializers of the main graph, where they have zeros, as sparse ones.
+
+    Indices are int64 into the flattened tensor, as ONNX demands.
+    """
+    graph = proto.graph
+    wanted = set(names) - {value.name for value in (*graph.input, *graph.output)}
+    dense = []
+    for tensor in graph.initializer:
+        if tensor.name in wanted and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            array = onnx.numpy_helper.to_array(tensor).reshape(-1)
+            places = np.flatnonzero(array).astype(np.int64)
+            sparse = graph.sparse_initializer.add(dims=tensor.dims)
+            sparse.values.CopyFrom(onnx.numpy_helper.from_array(array[places], tensor.name))
+            sparse.indices.CopyFrom(onnx.numpy_helper.from_array(places, f"{tensor.name}_indices"))
+        else:
+            dense.append(tensor)
+    if len(dense) < len(graph.initializer):
+        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in dense]
+        del graph.initializer[:]
+        graph.initializer.extend(copies)
+        proto.ir_version = max(proto.ir_version, _SPARSE_IR_VERSION)
+    return proto
 
 
 def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:

@@ -30,8 +30,8 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
       p = GlobalAveragePool(r)  f = Reshape(p, shape)  y = MatMul(f, v) }"""
 COMMANDS = (
     "inspect", "channels", "simplify", "prune", "prune-channels", "quantize",
-    "quantize-auto", "quantize-dynamic", "to-float16", "compare", "benchmark", "run", "optimize",
-    "report", "demo",
+    "quantize-auto", "quantize-dynamic", "to-float16", "sparse-storage", "compare",
+    "benchmark", "run", "optimize", "report", "demo",
 )  # fmt: skip
 
 

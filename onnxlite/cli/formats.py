@@ -1,4 +1,4 @@
-"""Commands that change how weights are stored: to-float16."""
+"""Commands that change how weights are stored: to-float16, sparse-storage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from onnxlite.cli import arguments as args
 from onnxlite.cli.optimize import run_steps
 from onnxlite.quantize.float16 import HalfMode, HalfType
-from onnxlite.recipe import Simplify, Step, ToFloat16
+from onnxlite.recipe import Simplify, SparseStorage, Step, ToFloat16
 
 
 def to_float16(
@@ -65,3 +65,20 @@ def to_float16(
         json=json,
         quiet=quiet,
     )
+
+
+def sparse_storage(
+    model: args.ModelPath,
+    output: args.Output = None,
+    data: args.Data = None,
+    benchmark: args.Benchmark = False,
+    json: args.Json = False,
+    quiet: args.Quiet = False,
+) -> None:
+    """Store weights without their zeros, where the file gets smaller: above 67% of zeros.
+
+    ONNX Runtime makes them dense at load, so nothing else changes.
+
+    [bold]Example[/bold]: onnxlite sparse-storage pruned.onnx -o sparse.onnx
+    """
+    run_steps(model, [SparseStorage()], output, data, benchmark=benchmark, json=json, quiet=quiet)

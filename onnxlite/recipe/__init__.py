@@ -19,6 +19,7 @@ from onnxlite.recipe.steps import (
     Step,
     step_name,
 )
+from onnxlite.recipe.storage import SparseStorage
 
 __all__ = [
     "STEPS",
@@ -37,6 +38,7 @@ __all__ = [
     "SampleUse",
     "Simplify",
     "Sizes",
+    "SparseStorage",
     "Step",
     "ToFloat16",
     "load_recipe",

@@ -31,6 +31,7 @@ from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.sparse import PruneWeights
+from onnxlite.recipe.storage import SparseStorage
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify import simplify_ir
@@ -155,6 +156,7 @@ Step: TypeAlias = (
     Simplify
     | PruneChannels
     | PruneWeights
+    | SparseStorage
     | QuantizeStatic
     | QuantizeWeights
     | ToFloat16
