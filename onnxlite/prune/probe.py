@@ -40,6 +40,7 @@ def probed_curves(
     curves: Sequence[Curve],
     readers: Sequence[Sequence[Reader]],
     samples: Samples,
+    checks: Samples,
     *,
     share: float,
     threads: int | None = None,
@@ -52,7 +53,9 @@ def probed_curves(
         curves: of every group, with the damage to its readers.
         readers: of every group; one without any keeps its curve, times the median of the
             other groups' factors.
-        samples: to compare the outputs on.
+        samples: to repair on, where the rest of the model is repaired.
+        checks: to compare the outputs on; samples that the curves have not seen, so that a
+            group whose readers only seem to do without its units is found out.
         share: of a group's units to take out, about as many as will go.
         threads: of ONNX Runtime; None takes all cores.
         progress: called as groups are done.
@@ -61,7 +64,7 @@ def probed_curves(
     runs = max(sum(map(bool, readers)) * macs, 1)
     count = int(min(max(_MACS / runs, _LEAST_SAMPLES), _SAMPLES))
     some = Samples(samples, input_specs(model), limit=count)
-    feeds = list(some)
+    feeds = list(Samples(checks, input_specs(model), limit=count))
     expected = _run(model, feeds, threads)
     outputs_of: Callable[[Sequence[Reader], Ids], list[Outputs]]
     if runs * count <= _REPAIRED_MACS:

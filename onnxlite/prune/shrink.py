@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -39,6 +41,8 @@ from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 _STEP = "prune-channels"
 #: Pruned and zeroed in place differ by rounding: relative to the largest number.
 _TOLERANCE = 1e-3
+#: One feed of so many is kept from scoring, to probe with.
+_PROBE_EVERY = 4
 #: Seconds to time one choice in, when latency is the goal.
 _TIMING_S = 1.0
 
@@ -77,8 +81,9 @@ def prune_channels_ir(
     if importance == "auto":
         importance = "l2" if stream is None else "reconstruction"
     free = free_groups(channels, protect)
+    seen, unseen = (None, None) if stream is None else _apart(stream)
     scored = score(
-        model, channels, free, importance, stream, seed=seed, threads=threads, progress=progress
+        model, channels, free, importance, seen, seed=seed, threads=threads, progress=progress
     )
     block = block_of(round_to)
     reached = None
@@ -87,8 +92,8 @@ def prune_channels_ir(
         removed = _by_ratio(channels, scored.curves, ratio, block, minimum)
     else:
         curves = scored.curves
-        if stream is not None and importance in FROM_SAMPLES:
-            curves = _probed(model, scored, stream, goal, threads, progress)
+        if seen is not None and unseen is not None and importance in FROM_SAMPLES:
+            curves = _probed(model, scored, seen, unseen, goal, threads, progress)
         reached = _reach(model, channels, curves, goal, block, minimum, stream, threads, progress)
         removed = reached.removed
     chosen = {
@@ -127,6 +132,28 @@ def prune_channels_ir(
     )
 
 
+def _apart(samples: Samples) -> tuple[Samples, Samples]:
+    """Samples to score units on, and others to probe with; all for both where there are few."""
+    size = sum(1 for _ in islice(samples, _PROBE_EVERY))
+    if size < _PROBE_EVERY:
+        return samples, samples
+    seen, unseen = (_Part(samples, probing) for probing in (False, True))
+    return Samples(seen, samples.inputs), Samples(unseen, samples.inputs)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the feeds of a stream, as often as they are asked for."""
+
+    samples: Samples
+    probing: bool
+
+    def __iter__(self) -> Iterator[Feed]:
+        for index, feed in enumerate(self.samples):
+            if (index % _PROBE_EVERY == _PROBE_EVERY - 1) == self.probing:
+                yield feed
+
+
 def _one(model: ir.Model, samples: Samples) -> Feed:
     """The first sample alone, where the batch axis is dynamic."""
     feed = next(iter(samples))
@@ -152,6 +179,7 @@ def _probed(
     model: ir.Model,
     scored: Scored,
     samples: Samples,
+    checks: Samples,
     goal: Goal,
     threads: int | None,
     progress: Progress,
@@ -164,6 +192,7 @@ def _probed(
         scored.curves,
         scored.readers,
         samples,
+        checks,
         share=share,
         threads=threads,
         progress=progress,
