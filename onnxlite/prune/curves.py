@@ -53,12 +53,13 @@ def score(
     free: Set[str],
     importance: Importance | ImportanceFunction,
     samples: Samples | None,
+    unseen: Samples | None = None,
     *,
     seed: int,
     threads: int | None,
     progress: Progress,
 ) -> Scored:
-    """Score the units of the groups named in `free`.
+    """Score the units of the groups named in `free`; damage is checked on `unseen` samples.
 
     With `"reconstruction"` and `"energy"` a group that no layer reads (the hidden state of
     an LSTM) is scored by its weights.
@@ -66,7 +67,7 @@ def score(
     readers: list[Reader] = []
     if importance in FROM_SAMPLES:
         assert samples is not None
-        readers = _readers(model, channels, samples, seed, threads, progress)
+        readers = _readers(model, channels, samples, unseen, seed, threads, progress)
     rng = np.random.default_rng(seed)
     curves: list[Curve] = []
     own_readers: list[list[Reader]] = []
@@ -105,6 +106,7 @@ def _readers(
     model: ir.Model,
     channels: ChannelMap,
     samples: Samples,
+    unseen: Samples | None,
     seed: int,
     threads: int | None,
     progress: Progress,
@@ -112,16 +114,15 @@ def _readers(
     layers, _ = find_layers(model)
     found = [(layer, units_read(layer, channels)) for layer in layers]
     reading = [(layer, units) for layer, units in found if units is not None]
-    moments = input_moments(
-        model,
-        [layer for layer, _ in reading],
-        samples,
-        seed=seed,
-        threads=threads,
-        progress=progress,
+    reading_layers = [layer for layer, _ in reading]
+    moments, checks = (
+        input_moments(model, reading_layers, part, seed=seed, threads=threads, progress=progress)
+        if part is not None
+        else iter([None] * len(reading))
+        for part in (samples, unseen)
     )
     return [
-        reader_of(layer, units, seen)
-        for (layer, units), seen in zip(reading, moments, strict=True)
+        reader_of(layer, units, seen, check)
+        for (layer, units), seen, check in zip(reading, moments, checks, strict=True)
         if seen is not None
     ]

@@ -33,6 +33,8 @@ MAX_FEATURES = 4608
 _RIDGE, _LEAST_RIDGE = 1e-3, 1e-9
 #: Units that go at once, as a share of a group: at most so many rounds a group.
 _ROUNDS = 64
+#: How often on a curve its damage is checked on samples not seen.
+_CHECKS = 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Reader:
         energy: float64[g, K], mean square of every feature.
         mean: float64[g, K], of every feature; zeros for a layer that has no bias.
         power: variance of its output, summed over channels.
+        unseen: float32[g, K, K], second moments of samples that `inverse` was not made from,
+            about `mean`; None without such samples.
     """
 
     layer: Layer
@@ -55,6 +59,7 @@ class Reader:
     energy: Array64
     mean: Array64
     power: float
+    unseen: NDArray[np.float32] | None = None
 
     def without(self, units: Ids) -> tuple[Array64, Array64]:
         """Weight `[g, K, M]` and bias `[g, M]` that best do without these units."""
@@ -97,13 +102,14 @@ def is_even(reader: Reader, units: Ids) -> bool:
     return True
 
 
-def reader_of(layer: Layer, units: Ids, moments: Moments) -> Reader:
+def reader_of(layer: Layer, units: Ids, moments: Moments, unseen: Moments | None = None) -> Reader:
     """What a layer's samples say of the features that it reads.
 
     Args:
         layer: the layer; with a bias it makes up for the mean of what is lost.
         units: of its features, see `units_read`.
         moments: of its features.
+        unseen: the same of other samples, to check on what the first ones promise.
     """
     if layer.biased is None:
         moments = moments.about_zero()
@@ -123,7 +129,22 @@ def reader_of(layer: Layer, units: Ids, moments: Moments) -> Reader:
         pull = (_RIDGE + doubt) * energy + least[:, None]
         gram += pull[:, :, None] * np.eye(features)
         inverse = np.linalg.inv(gram).astype(np.float32)
-    return Reader(layer, units, inverse, energy, moments.mean_x, max(power, 1e-30))
+    return Reader(
+        layer=layer,
+        units=units,
+        inverse=inverse,
+        energy=energy,
+        mean=moments.mean_x,
+        power=max(power, 1e-30),
+        unseen=None if unseen is None or inverse is None else _about(unseen, moments.mean_x),
+    )
+
+
+def _about(moments: Moments, mean: Array64) -> NDArray[np.float32]:
+    """Second moments about a given mean, per row."""
+    shift = moments.mean_x - mean
+    gram = moments.gram / moments.rows + shift[:, :, None] * shift[:, None, :]
+    return gram.astype(np.float32)
 
 
 def reconstruction_curve(units: Ids, readers: Sequence[Reader]) -> Curve:
@@ -133,11 +154,16 @@ def reconstruction_curve(units: Ids, readers: Sequence[Reader]) -> Curve:
         units: of one group, read by every reader.
         readers: the layers that read them. Their errors are shares of their power, and
             add up.
+
+    The order is found with the samples of the inverse. What it costs is checked on the unseen
+    ones: with few samples features seem to stand in for each other that do not, the more so
+    the more features there are.
     """
     losses = [_Loss(reader, units) for reader in readers]
     alive = np.arange(len(units))
     order: list[int] = []
     damage = [0.0]
+    checked, factors = [0], [1.0]
     at_once = -(-len(units) // _ROUNDS)
     while len(alive):
         scores = np.sum([loss.scores(alive) for loss in losses], axis=0)
@@ -148,6 +174,14 @@ def reconstruction_curve(units: Ids, readers: Sequence[Reader]) -> Curve:
         damage += (damage[-1] + cost * shares).tolist()
         order += alive[picked].tolist()
         alive = np.delete(alive, picked)
+        if len(order) >= len(units) * len(checked) / _CHECKS:
+            unseen = [loss.unseen_cost() for loss in losses]
+            if damage[-1] > 0 and all(cost is not None for cost in unseen):
+                checked.append(len(order))
+                factors.append(max(1.0, sum(c for c in unseen if c is not None) / damage[-1]))
+    if len(checked) > 1:
+        factors[0] = factors[1]
+        damage = (np.interp(np.arange(len(damage)), checked, factors) * damage).tolist()
     return Curve(units[order], np.maximum.accumulate(np.array(damage)))
 
 
@@ -168,6 +202,12 @@ class _Loss:
             self._inverse = [
                 reader.inverse[g][np.ix_(own[g], own[g])].astype(np.float64) for g in groups
             ]
+        self._start = [weight.copy() for weight in self._weight]
+        self._unseen = (
+            None
+            if reader.unseen is None
+            else [reader.unseen[g][np.ix_(own[g], own[g])] for g in groups]
+        )
 
     def scores(self, alive: NDArray[np.intp]) -> Array64:
         """What each unit would cost if it alone went now, as a share of the power."""
@@ -180,6 +220,16 @@ class _Loss:
             rows = weight[at]
             total += np.einsum("usm,usm->u", rows, np.linalg.solve(blocks, rows))
         return total / self._power
+
+    def unseen_cost(self) -> float | None:
+        """What all that went costs on samples not seen, as a share of the power."""
+        if self._unseen is None:
+            return None
+        cost = 0.0
+        for weight, start, gram in zip(self._weight, self._start, self._unseen, strict=True):
+            change = (weight - start).astype(np.float32)
+            cost += float(np.einsum("km,km->", change, gram @ change, dtype=np.float64))
+        return cost / self._power
 
     def remove(self, units: NDArray[np.intp]) -> float:
         """Take units out, adapt the others, and return what that cost."""

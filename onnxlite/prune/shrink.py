@@ -83,7 +83,15 @@ def prune_channels_ir(
     free = free_groups(channels, protect)
     seen, unseen = (None, None) if stream is None else _apart(stream)
     scored = score(
-        model, channels, free, importance, seen, seed=seed, threads=threads, progress=progress
+        model,
+        channels,
+        free,
+        importance,
+        seen,
+        unseen,
+        seed=seed,
+        threads=threads,
+        progress=progress,
     )
     block = block_of(round_to)
     reached = None
