@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.channels import ChannelMap, UnitGroup
+from onnxlite.calibrate.moments import Moments
 from onnxlite.prune.curve import Curve
 from onnxlite.prune.importance import (
     FROM_SAMPLES,
@@ -20,6 +22,7 @@ from onnxlite.prune.importance import (
 from onnxlite.prune.reconstruct import (
     Reader,
     is_even,
+    overconfidence,
     reader_of,
     reconstruction_curve,
     units_read,
@@ -38,7 +41,8 @@ class Scored:
 
     Attributes:
         curves: of every group of the channel map; empty for groups that stay.
-        readers: of every group the layers that read it, where samples were looked at.
+        readers: of every group the layers that read it, where samples were looked at; as
+            those samples show them that no probe sees.
         declined: groups that could not be scored as asked, and stay.
     """
 
@@ -65,23 +69,32 @@ def score(
     an LSTM) is scored by its weights.
     """
     readers: list[Reader] = []
+    seen_readers: list[Reader] = []
     if importance in FROM_SAMPLES:
         assert samples is not None
-        readers = _readers(model, channels, samples, unseen, seed, threads, progress)
+        readers, seen_readers = _readers(model, channels, samples, unseen, seed, threads, progress)
     rng = np.random.default_rng(seed)
     curves: list[Curve] = []
     own_readers: list[list[Reader]] = []
     declined: list[Declined] = []
     for index, group in enumerate(channels.groups):
         progress("score units", index, len(channels.groups))
-        own = [r for r in readers if is_even(r, group.units)] if group.name in free else []
+        own, own_seen = (
+            [reader for reader in some if is_even(reader, group.units)]
+            if group.name in free
+            else []
+            for some in (readers, seen_readers)
+        )
         curve = _curve(channels, group, own, importance, rng) if group.name in free else ""
         if isinstance(curve, str):
             if curve:
                 declined.append(Declined(_WHAT, group.name, curve))
             curve = Curve(group.units[:0], np.zeros(1))
+        elif importance == "reconstruction" and own_seen:
+            damage = curve.damage * overconfidence(group.units, own_seen)
+            curve = Curve(curve.order, np.maximum.accumulate(damage))
         curves.append(curve)
-        own_readers.append(own)
+        own_readers.append(own_seen)
     progress("score units", len(channels.groups), len(channels.groups))
     return Scored(curves, own_readers, tuple(declined))
 
@@ -110,19 +123,24 @@ def _readers(
     seed: int,
     threads: int | None,
     progress: Progress,
-) -> list[Reader]:
+) -> tuple[list[Reader], list[Reader]]:
+    """The layers that read units, by what all samples say and by what those of `samples` say."""
     layers, _ = find_layers(model)
     found = [(layer, units_read(layer, channels)) for layer in layers]
     reading = [(layer, units) for layer, units in found if units is not None]
-    reading_layers = [layer for layer, _ in reading]
-    moments, checks = (
-        input_moments(model, reading_layers, part, seed=seed, threads=threads, progress=progress)
-        if part is not None
-        else iter([None] * len(reading))
+    wanted = [layer for layer, _ in reading]
+    parts = [
+        input_moments(model, wanted, part, seed=seed, threads=threads, progress=progress)
         for part in (samples, unseen)
-    )
-    return [
-        reader_of(layer, units, seen, check)
-        for (layer, units), seen, check in zip(reading, moments, checks, strict=True)
-        if seen is not None
+        if part is not None
     ]
+    all_readers: list[Reader] = []
+    seen_readers: list[Reader] = []
+    for (layer, units), *moments in zip(reading, *parts, strict=True):
+        known = [part for part in moments if part is not None]
+        if len(known) < len(parts):
+            continue
+        all_readers.append(reader_of(layer, units, reduce(Moments.merge, known)))
+        if len(known) > 1:
+            seen_readers.append(reader_of(layer, units, *known))
+    return all_readers, seen_readers or all_readers

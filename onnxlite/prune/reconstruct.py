@@ -13,7 +13,7 @@ same only one is cheap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,35 +154,54 @@ def reconstruction_curve(units: Ids, readers: Sequence[Reader]) -> Curve:
         units: of one group, read by every reader.
         readers: the layers that read them. Their errors are shares of their power, and
             add up.
-
-    The order is found with the samples of the inverse. What it costs is checked on the unseen
-    ones: with few samples features seem to stand in for each other that do not, the more so
-    the more features there are.
     """
-    losses = [_Loss(reader, units) for reader in readers]
-    alive = np.arange(len(units))
     order: list[int] = []
     damage = [0.0]
+    for picked, costs, _ in _greedy(units, readers):
+        damage += (damage[-1] + costs).tolist()
+        order += picked.tolist()
+    return Curve(units[order], np.maximum.accumulate(np.array(damage)))
+
+
+def overconfidence(units: Ids, readers: Sequence[Reader]) -> Array64:
+    """By how much the damage on samples not seen exceeds that of a curve, float64[units + 1].
+
+    With few samples features seem to stand in for each other that do not, the more so the
+    more features there are: so the same choice is made with some samples and its damage
+    measured on others. At least 1; ones without readers that have unseen samples.
+    """
+    gone, damage = 0, 0.0
     checked, factors = [0], [1.0]
+    for picked, costs, losses in _greedy(units, readers):
+        gone += len(picked)
+        damage += float(costs[-1])
+        if gone < len(units) * len(checked) / _CHECKS or damage <= 0:
+            continue
+        unseen = [loss.unseen_cost() for loss in losses]
+        known = [cost for cost in unseen if cost is not None]
+        if len(known) == len(unseen):
+            checked.append(gone)
+            factors.append(max(1.0, sum(known) / damage))
+    factors[0] = factors[min(1, len(factors) - 1)]
+    return np.interp(np.arange(len(units) + 1), checked, factors)
+
+
+def _greedy(
+    units: Ids, readers: Sequence[Reader]
+) -> Iterator[tuple[NDArray[np.intp], Array64, list[_Loss]]]:
+    """Take units out, always those that cost least now: which, and their running cost."""
+    losses = [_Loss(reader, units) for reader in readers]
+    alive = np.arange(len(units))
     at_once = -(-len(units) // _ROUNDS)
     while len(alive):
         scores = np.sum([loss.scores(alive) for loss in losses], axis=0)
-        picked = np.argsort(scores, kind="stable")[:at_once]
+        least = np.argsort(scores, kind="stable")[:at_once]
+        picked = alive[least]
         # Together they cost what they cost; apart, in the order of their own scores.
-        cost = sum(loss.remove(alive[picked]) for loss in losses)
-        shares = np.cumsum(scores[picked]) / max(float(scores[picked].sum()), 1e-300)
-        damage += (damage[-1] + cost * shares).tolist()
-        order += alive[picked].tolist()
-        alive = np.delete(alive, picked)
-        if len(order) >= len(units) * len(checked) / _CHECKS:
-            unseen = [loss.unseen_cost() for loss in losses]
-            if damage[-1] > 0 and all(cost is not None for cost in unseen):
-                checked.append(len(order))
-                factors.append(max(1.0, sum(c for c in unseen if c is not None) / damage[-1]))
-    if len(checked) > 1:
-        factors[0] = factors[1]
-        damage = (np.interp(np.arange(len(damage)), checked, factors) * damage).tolist()
-    return Curve(units[order], np.maximum.accumulate(np.array(damage)))
+        cost = sum(loss.remove(picked) for loss in losses)
+        shares = np.cumsum(scores[least]) / max(float(scores[least].sum()), 1e-300)
+        yield picked, cost * shares, losses
+        alive = np.delete(alive, least)
 
 
 class _Loss:

@@ -100,8 +100,8 @@ def prune_channels_ir(
         removed = _by_ratio(channels, scored.curves, ratio, block, minimum)
     else:
         curves = scored.curves
-        if seen is not None and unseen is not None and importance in FROM_SAMPLES:
-            curves = _probed(model, scored, seen, unseen, goal, threads, progress)
+        if seen is not None and importance in FROM_SAMPLES:
+            curves = _probed(model, scored, seen, unseen or seen, goal, threads, progress)
         reached = _reach(model, channels, curves, goal, block, minimum, stream, threads, progress)
         removed = reached.removed
     chosen = {
@@ -140,11 +140,10 @@ def prune_channels_ir(
     )
 
 
-def _apart(samples: Samples) -> tuple[Samples, Samples]:
-    """Samples to score units on, and others to probe with; all for both where there are few."""
-    size = sum(1 for _ in islice(samples, _PROBE_EVERY))
-    if size < _PROBE_EVERY:
-        return samples, samples
+def _apart(samples: Samples) -> tuple[Samples, Samples | None]:
+    """Samples to score units on, and others to check that on; where there are few, none."""
+    if sum(1 for _ in islice(samples, _PROBE_EVERY)) < _PROBE_EVERY:
+        return samples, None
     seen, unseen = (_Part(samples, probing) for probing in (False, True))
     return Samples(seen, samples.inputs), Samples(unseen, samples.inputs)
 

@@ -43,7 +43,9 @@ def test_a_group_that_does_not_reach_the_output_is_cheap(
         model, channels, free, "reconstruction", samples, seed=0, threads=1, progress=silent
     )
     before = to_bytes(model)
-    curves = probing.probed_curves(model, scored.curves, scored.readers, samples, share=0.3)
+    curves = probing.probed_curves(
+        model, scored.curves, scored.readers, samples, samples, share=0.3
+    )
     assert to_bytes(model) == before
     near, far = (c.damage[4] for c in curves if len(c.order))
     local = [c.damage[4] for c in scored.curves if len(c.order)]

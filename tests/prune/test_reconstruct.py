@@ -9,7 +9,13 @@ import pytest
 from onnxlite.calibrate.moments import Moments
 from onnxlite.model import load
 from onnxlite.prune import prune_channels
-from onnxlite.prune.reconstruct import is_even, reader_of, reconstruction_curve, units_read
+from onnxlite.prune.reconstruct import (
+    is_even,
+    overconfidence,
+    reader_of,
+    reconstruction_curve,
+    units_read,
+)
 from onnxlite.repair.layers import find_layers
 from tests.odd_models import parse
 from tests.topologies.oracle import mapped
@@ -122,3 +128,33 @@ def test_reconstruction_drops_what_others_know() -> None:
         columns = next(iter(result.graph.initializers.values())).const_value.numpy()
         twins = sum(np.allclose(column, weight[:, 0]) for column in columns.T)
         assert twins == kept_twins
+
+
+def checked(rows: int, unseen_rows: int = 4000):
+    """The reader of `reader`, with moments of other rows to check on."""
+    layer, units, x, _ = reader(rows + unseen_rows)
+    empty = np.zeros((len(x), 1, 1))
+    seen = Moments.of(x[:rows], empty[:rows])
+    return units, reader_of(layer, units, seen, Moments.of(x[rows:], empty[rows:]))
+
+
+def test_curves_of_many_samples_hold_on_others() -> None:
+    units, read = checked(20000, 20000)
+    ids = np.unique(units)
+    factor = overconfidence(ids, [read])
+    assert factor.shape == (len(ids) + 1,)
+    assert (factor >= 1).all()
+    assert factor.max() < 1.05
+
+
+def test_curves_of_few_samples_are_found_out() -> None:
+    few, many = (
+        overconfidence(np.unique(units), [read]) for units, read in (checked(40), checked(1000))
+    )
+    assert few.max() > 1.3
+    assert many.max() < 1.1
+
+
+def test_readers_without_unseen_samples_are_believed() -> None:
+    _, units, _, read = reader()
+    assert (overconfidence(np.unique(units), [read]) == 1).all()
