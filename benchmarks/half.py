@@ -4,7 +4,7 @@ Every model of the zoo, simplified first, goes through onnxlite (both modes) and
 float16 converters of onnxconverter-common, of onnxruntime.transformers and of onnxsim, all with
 float32 inputs and outputs. For each result: whether ONNX Runtime loads and runs it, signal to
 noise of the worst output against the original on inputs that no converter has seen, size against
-the original file, and latency against it (one thread, interleaved).
+the original file, and with `--latency` its latency against it (one thread, interleaved).
 
 The light models have random weights, which makes some of them pass errors on greatly magnified.
 """
@@ -103,7 +103,7 @@ def converters(calibration: SamplesLike) -> dict[str, Callable[[Path, Path], Non
     }
 
 
-def measure(which: Case, directory: Path) -> Iterator[dict[str, Any]]:
+def measure(which: Case, directory: Path, *, latency: bool) -> Iterator[dict[str, Any]]:
     """One row per contestant."""
     source = directory / "simplified.onnx"
     save(simplify(which.path), source)
@@ -117,10 +117,11 @@ def measure(which: Case, directory: Path) -> Iterator[dict[str, Any]]:
             row["seconds"] = time.perf_counter() - start
             row["size_ratio"] = disk_bytes(target) / disk_bytes(which.path)
             row["sqnr_db"] = compare(which.path, target, which.evaluation, threads=1).sqnr_db
-            latency = benchmark(
-                which.path, target, samples=which.evaluation, threads=1, memory=False
-            )
-            row["latency_ratio"] = latency.ratio.median
+            if latency:
+                pair = benchmark(
+                    which.path, target, samples=which.evaluation, threads=1, memory=False
+                )
+                row["latency_ratio"] = pair.ratio.median
         # A peer may fail in any way; the row says how.
         except Exception as error:
             words = str(error) if isinstance(error, OnnxliteError) else repr(error)
@@ -132,13 +133,14 @@ def main() -> None:
     """Run the models named on the command line, all by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=[*FASHION, *OTHERS, *light.NAMES])
-    names = parser.parse_args().models
+    parser.add_argument("--latency", action="store_true", help="also measure latency")
+    options = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
     rows = []
-    for name in names:
+    for name in options.models:
         with tempfile.TemporaryDirectory() as directory:
-            rows += list(measure(case(name), Path(directory)))
-        publish("half", rows, title="Half precision; latency and size against the float32 file")
+            rows += list(measure(case(name), Path(directory), latency=options.latency))
+        publish("half", rows, title="Half precision, against the float32 file")
 
 
 if __name__ == "__main__":
