@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
     {"errors", "records", "cache"},
-    {"graph", "proto"},
+    {"graph", "proto", "workers"},
     {"model"},
     {"save", "samples", "normalize"},
     {"ops", "opset"},

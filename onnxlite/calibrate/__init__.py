@@ -5,6 +5,7 @@ from onnxlite.calibrate.histogram import Histogram
 from onnxlite.calibrate.levels import Levels
 from onnxlite.calibrate.observers import OBSERVERS, Observer, ObserverName
 from onnxlite.calibrate.ranges import Range, collect_ranges
+from onnxlite.calibrate.shards import collect_sharded
 from onnxlite.calibrate.statistics import ValueStatistics, collect_statistics, merge_statistics
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Range",
     "ValueStatistics",
     "collect_ranges",
+    "collect_sharded",
     "collect_statistics",
     "merge_statistics",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +17,7 @@ from onnxlite import search
 from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
-from onnxlite.errors import SaveError
+from onnxlite.errors import MissingPackageError, OptionError, SaveError
 from onnxlite.report import save_report, search_view, trial_line
 from onnxlite.search import Budget
 
@@ -87,6 +90,18 @@ def optimize(
     time_limit: Annotated[
         float | None, _limit("SECONDS", "Take the best so far after about this time.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes for the trials.", show_default=False),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Dask scheduler for the trials, tcp://host:8786.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the recipe here, as TOML.", show_default=False),
@@ -138,7 +153,9 @@ def optimize(
         max_bytes=max_bytes,
         certain=certain,
     )
-    with Terminal(json=json, quiet=quiet) as terminal:
+    if workers is not None and cluster is not None:
+        raise typer.BadParameter("give --workers or --cluster, not both")
+    with Terminal(json=json, quiet=quiet) as terminal, _connected(cluster) as remote:
         outcome = search.optimize(
             model,
             output,
@@ -150,6 +167,7 @@ def optimize(
             prefer=prefer,
             target=target,
             time_limit=time_limit,
+            executor=remote or workers,
             cache=cache if use_cache else False,
             seed=seed,
             command=shlex.join(["onnxlite", *sys.argv[1:]]),
@@ -163,6 +181,26 @@ def optimize(
     terminal.show("optimize", outcome.report, search_view(outcome.report))
     if not outcome.report.search.met:
         raise typer.Exit(ExitCode.NOT_REACHED)
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[Executor | None]:
+    """The executor of a Dask cluster, for as long as the command runs."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingPackageError(
+            "--cluster needs the package distributed: pip install 'onnxlite[cluster]'"
+        ) from error
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise OptionError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        yield client.get_executor()
 
 
 def _write(path: Path, text: str) -> None:

@@ -215,7 +215,8 @@ class Lab:
     def _keep(self, key: str, done: Done) -> Made:
         digest = "" if done.model is None else self._store.keep_model(done.model)
         record = Made(digest=digest, report=done.report, lineage=done.lineage, failure=done.failure)
-        self._store.keep(key, record)
+        if not done.lost:
+            self._store.keep(key, record)
         return record
 
     def _give_up(self, state: _State) -> None:

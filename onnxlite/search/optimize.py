@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -26,6 +27,7 @@ from onnxlite.samples import SamplesLike, input_specs
 from onnxlite.save import save
 from onnxlite.search.budget import Budget
 from onnxlite.search.clock import Clock
+from onnxlite.search.crew import crew_of
 from onnxlite.search.metric import MetricLike
 from onnxlite.search.rank import Prefer
 from onnxlite.search.records import OptimizeReport, Trial
@@ -57,6 +59,7 @@ def optimize(
     prefer: Prefer | None = None,
     target: str = "cpu",
     time_limit: float | None = None,
+    executor: Executor | int | None = None,
     cache: str | os.PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
     command: str | None = None,
@@ -76,6 +79,7 @@ def optimize(
     prefer: Prefer | None = None,
     target: str = "cpu",
     time_limit: float | None = None,
+    executor: Executor | int | None = None,
     cache: str | os.PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
     command: str | None = None,
@@ -94,6 +98,7 @@ def optimize(
     prefer: Prefer | None = None,
     target: str = "cpu",
     time_limit: float | None = None,
+    executor: Executor | int | None = None,
     cache: str | os.PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
     command: str | None = None,
@@ -125,6 +130,10 @@ def optimize(
             nothing but latency and size.
         target: the runtime's integer types, see `quantize_static`.
         time_limit: seconds, about; then the best result so far is taken.
+        executor: who does the trials: None is this process, a number so many processes, or any
+            `concurrent.futures.Executor`, for example `Client.get_executor()` of a Dask
+            cluster. The candidates are the same with each. Whatever is measured is measured
+            here, while no worker of the batch is busy.
         cache: folder for what trials made, so that a search goes on where one was
             interrupted; None is a folder of the user's cache, False keeps nothing.
         seed: of everything random.
@@ -150,20 +159,22 @@ def optimize(
     original = load(model)
     if output is not None:
         check_target(Path(output), original)
-    search = Search(
-        model,
-        original,
-        share_out(samples, input_specs(original), evaluation=evaluation, labels=labels),
-        budget=budget or Budget(max_drop=0.01),
-        metric=metric,
-        prefer=prefer,
-        cache=_store(cache),
-        clock=Clock(start, time_limit, progress),
-        seed=seed,
-        command=command,
-    )
-    stopped = search.run(target, on_trial)
-    result, report = search.finish(stopped)
+    shares = share_out(samples, input_specs(original), evaluation=evaluation, labels=labels)
+    with crew_of(executor) as crew:
+        search = Search(
+            model,
+            original,
+            shares,
+            budget=budget or Budget(max_drop=0.01),
+            metric=metric,
+            prefer=prefer,
+            cache=_store(cache),
+            clock=Clock(start, time_limit, progress),
+            crew=crew,
+            seed=seed,
+            command=command,
+        )
+        result, report = search.finish(search.run(target, on_trial))
     if report.changed and output is not None:
         report = msgspec.structs.replace(report, output_path=str(save(result, output)))
     if isinstance(model, onnx.ModelProto):

@@ -23,7 +23,7 @@ from onnxlite.samples import Samples, input_specs
 from onnxlite.search.budget import Budget, Check
 from onnxlite.search.candidates import Candidate, formats
 from onnxlite.search.clock import Clock
-from onnxlite.search.crew import InProcess
+from onnxlite.search.crew import Crew
 from onnxlite.search.judge import Judge, Quality
 from onnxlite.search.lab import Lab, Setting, Timed, figures_of, no_better, with_front
 from onnxlite.search.metric import MetricLike, choose_metric, metric_name
@@ -59,6 +59,7 @@ class Search:
         prefer: Prefer | None,
         cache: Store,
         clock: Clock,
+        crew: Crew,
         seed: int,
         command: str | None,
     ) -> None:
@@ -86,7 +87,7 @@ class Search:
         judge = Judge(original, shares.selection, self._metric, labels=shares.selection_labels)
         # Say at once what cannot be checked, not after the first trial.
         budget.check(figures_of(judge.judge(original), _UNCHANGED, 1, 1), shares.counts[1])
-        self.lab = Lab(self._setting, judge, cache, InProcess(), clock.progress)
+        self.lab = Lab(self._setting, judge, cache, crew, clock.progress)
 
     def run(self, target: str, on_trial: Callable[[Trial], None] | None) -> Stopped:
         """Try candidates until there are no more, time is up, or the user has enough."""

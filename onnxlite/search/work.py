@@ -45,12 +45,21 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of it: a model with its report, or the reason why there is none."""
+    """What came of it: a model with its report, or the reason why there is none.
+
+    Attributes:
+        model: serialised; None if the step failed.
+        lineage: of that model.
+        report: what the step says.
+        failure: the error.
+        lost: the failure is that of workers, and says nothing of the step.
+    """
 
     model: bytes | None
     lineage: dict[str, Origin]
     report: StepReport | None
     failure: str | None
+    lost: bool = False
 
 
 def do(work: Work, progress: Progress = silent) -> Done:

@@ -1,0 +1,265 @@
+"""One call per model, checked on data that the search never saw: `python -m benchmarks.optimize`.
+
+For each model: a budget, the result's latency (interleaved pairs, one thread, batch 1) and
+size against the original, what the budget is about before and after on separate samples, the
+seconds of the search, and those of the same call again with a warm cache. With `--zoo`,
+models of many structures with no option but the data, each for two minutes: none may crash,
+and no result may be slower, larger or broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._tables import publish
+from onnxlite.errors import OnnxliteError
+from onnxlite.evaluate import benchmark, compare
+from onnxlite.model import disk_bytes
+from onnxlite.samples import SamplesLike
+from onnxlite.save import save
+from onnxlite.search import Budget, optimize
+
+MINUTES = 60.0
+ZOO_SECONDS = 2 * MINUTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model, its data in three parts that share nothing, and what is asked for.
+
+    Attributes:
+        name: of the row.
+        path: the model.
+        samples: for calibration.
+        evaluation: for choice and check within the search.
+        labels: of `evaluation`.
+        unseen: for the final word, seen by nothing before.
+        unseen_labels: of those.
+        budget: the limits.
+        seconds: for the search.
+    """
+
+    name: str
+    path: Path
+    samples: SamplesLike
+    unseen: SamplesLike
+    budget: Budget
+    evaluation: SamplesLike | None = None
+    labels: Any = None
+    unseen_labels: Any = None
+    seconds: float = 10 * MINUTES
+
+
+def fashion(name: str) -> Case:
+    """A classifier of 28x28 images: 1,024 unlabelled, 6,000 and 4,000 labelled ones."""
+    from models import data
+
+    images, labels = data.test_set(full=data.has_full_set())
+    cut = len(images) * 3 // 5
+    return Case(
+        name=name,
+        path=Path(data.__file__).parent / "fashion" / f"{name}.onnx",
+        samples=data.calibration_images(1024),
+        evaluation=images[:cut],
+        labels=labels[:cut],
+        unseen=images[cut:],
+        unseen_labels=labels[cut:],
+        budget=Budget(max_drop=0.01),
+    )
+
+
+def efficientnet() -> Case:
+    """EfficientNet-Lite0: photographs whose scenes the two splits do not share."""
+    from models import photos, zoo
+
+    photographs = photos.photographs(500, split="evaluation")
+    return Case(
+        name="efficientnet-lite0",
+        path=zoo.efficientnet_lite0(),
+        samples=photos.photographs(128, split="calibration"),
+        evaluation=photographs[:250],
+        unseen=photographs[250:],
+        budget=Budget(min_agreement=0.9),
+        seconds=20 * MINUTES,
+    )
+
+
+def sentence_encoder() -> Case:
+    """A sentence encoder on real sentences."""
+    from models import zoo
+
+    return Case(
+        name="sentence encoder",
+        path=zoo.sentence_encoder(),
+        samples=zoo.sentences(256),
+        unseen=zoo.sentences(128, split="evaluation"),
+        budget=Budget(min_cosine=0.99),
+    )
+
+
+def voice() -> Case:
+    """Voice activity on synthetic speech, voices not shared."""
+    from models import zoo
+
+    return Case(
+        name="voice activity",
+        path=zoo.voice_activity(),
+        samples=zoo.voice_samples(128),
+        unseen=zoo.voice_samples(128, split="evaluation"),
+        budget=Budget(max_drop=0.01),
+    )
+
+
+def file_type() -> Case:
+    """File types on the files of this machine."""
+    from models import zoo
+
+    return Case(
+        name="file type",
+        path=zoo.file_type(),
+        samples=zoo.file_samples(256),
+        unseen=zoo.file_samples(256, split="evaluation"),
+        budget=Budget(max_drop=0.01),
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "residual": lambda: fashion("residual"),
+    "mobilenet": lambda: fashion("mobilenet"),
+    "vit": lambda: fashion("vit"),
+    "efficientnet-lite0": efficientnet,
+    "sentence": sentence_encoder,
+    "voice": voice,
+    "file-type": file_type,
+}
+
+
+def measure(case: Case, cache: Path, *, warm: bool) -> dict[str, Any]:
+    """One row."""
+
+    def searched() -> Any:
+        return optimize(
+            case.path,
+            samples=case.samples,
+            evaluation=case.evaluation,
+            labels=case.labels,
+            budget=case.budget,
+            time_limit=case.seconds,
+            cache=cache,
+        )
+
+    start = time.perf_counter()
+    outcome = searched()
+    seconds = time.perf_counter() - start
+    again = None
+    if warm:
+        start = time.perf_counter()
+        searched()
+        again = time.perf_counter() - start
+    record = outcome.report.search
+    chosen = next((t for t in record.trials if t.number == record.chosen), None)
+    row: dict[str, Any] = {
+        "model": case.name,
+        "budget": ", ".join(f"{k}={v:g}" for k, v in case.budget.limits().items()),
+        "result": "original" if chosen is None else chosen.label,
+        "trials": len(record.trials),
+        "stopped": record.stopped,
+        "seconds": round(seconds, 1),
+        "warm_seconds": None if again is None else round(again, 1),
+        "verdict": record.verdict,
+    }
+    return row | unseen(case, outcome.model)
+
+
+def unseen(case: Case, model: Any) -> dict[str, Any]:
+    """Fidelity on data that the search never saw, latency and size."""
+    fidelity = compare(case.path, model, case.unseen, labels=case.unseen_labels)
+    with tempfile.TemporaryDirectory() as directory:
+        target = save(model, Path(directory) / "result.onnx")
+        latency = benchmark(case.path, target, samples=case.unseen, memory=False)
+        size = disk_bytes(target) / disk_bytes(case.path)
+    accuracy = fidelity.metrics[0] if fidelity.metrics else None
+    cosines = [row.cosine for row in fidelity.outputs if row.cosine is not None]
+    return {
+        "unseen_samples": fidelity.samples,
+        "accuracy_before": None if accuracy is None else accuracy.reference,
+        "accuracy_after": None if accuracy is None else accuracy.candidate,
+        "agreement": fidelity.agreement,
+        "least_cosine": min(cosines, default=None),
+        "sqnr_db": fidelity.sqnr_db,
+        "latency_ratio": latency.ratio.median,
+        "latency_low": latency.ratio.low,
+        "latency_high": latency.ratio.high,
+        "size_ratio": size,
+    }
+
+
+def zoo_cases() -> Iterator[Case]:
+    """Models of many structures, with no option but the data."""
+    from models import photos, zoo
+
+    for make in CASES.values():
+        case = make()
+        yield Case(
+            name=case.name,
+            path=case.path,
+            samples=case.samples,
+            unseen=case.unseen,
+            budget=Budget(max_drop=0.01),
+            seconds=ZOO_SECONDS,
+        )
+    images = photos.photographs(48, split="calibration")
+    others = photos.photographs(16, split="evaluation")
+    for name in ("squeezenet", "shufflenet", "inception_v1", "resnet50", "densenet121"):
+        yield Case(
+            name=name,
+            path=zoo.light_models([name])[name],
+            samples=images,
+            unseen=others,
+            budget=Budget(max_drop=0.01),
+            seconds=ZOO_SECONDS,
+        )
+
+
+def main() -> None:
+    """Run the models named on the command line, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=list(CASES))
+    parser.add_argument("--zoo", action="store_true", help="many structures, defaults only")
+    parser.add_argument("--no-warm", action="store_true", help="do not search a second time")
+    options = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)
+    cases = zoo_cases() if options.zoo else (CASES[name]() for name in options.models)
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        for case in cases:
+            try:
+                row = measure(case, Path(directory), warm=not (options.zoo or options.no_warm))
+            except OnnxliteError as error:
+                row = {"model": case.name, "result": f"CRASHED: {error}"}
+            rows.append(row)
+            print(row, flush=True)
+            publish(
+                "optimize_zoo" if options.zoo else "optimize",
+                [{k: _rounded(v) for k, v in r.items()} for r in rows],
+                title="The smallest and fastest model within a budget",
+            )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4) if np.isfinite(value) else str(value)
+    return value
+
+
+if __name__ == "__main__":
+    main()

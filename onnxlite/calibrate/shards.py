@@ -1,0 +1,89 @@
+"""Statistics of shards of the samples, collected by workers and merged exactly.
+
+Ranges, averages and histograms merge to what one pass over all samples gives, bit for bit,
+because their merging is exact and in any order (`calibrate/statistics.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from onnxlite.calibrate.statistics import (
+    ValueStatistics,
+    collect_statistics,
+    merge_statistics,
+)
+from onnxlite.errors import OnnxliteError
+from onnxlite.model import load, to_bytes
+from onnxlite.records import Progress, silent
+from onnxlite.samples import Feed, Samples, input_specs
+from onnxlite.workers import Workers
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Some feeds, and what to look at in them."""
+
+    model: bytes
+    names: tuple[str, ...]
+    feeds: list[Feed]
+    threads: int | None
+
+
+def collect_sharded(
+    model: ir.Model,
+    names: Iterable[str],
+    samples: Samples,
+    workers: Workers,
+    *,
+    shards: int,
+    threads: int | None = 1,
+    progress: Progress = silent,
+) -> dict[str, ValueStatistics]:
+    """The statistics of `collect_statistics`, from workers that see a shard each.
+
+    Args:
+        model: the float model; values are named as in its main graph.
+        names: of the values.
+        samples: cut into shards at the borders of feeds.
+        workers: who do it.
+        shards: how many; no more than there are feeds.
+        threads: of ONNX Runtime in each worker.
+        progress: called as shards are done.
+
+    Raises:
+        SamplesError: a value is NaN or infinite on some sample.
+        Lost: workers died on a shard again and again.
+        ExecutionError: ONNX Runtime cannot run the model.
+    """
+    feeds = list(samples)
+    count = max(1, min(shards, len(feeds)))
+    content, wanted = to_bytes(model), tuple(names)
+    cuts = [len(feeds) * index // count for index in range(count + 1)]
+    pieces = [
+        _Shard(content, wanted, feeds[start:stop], threads)
+        for start, stop in itertools.pairwise(cuts)
+    ]
+    found: dict[int, dict[str, ValueStatistics]] = {}
+    for index, result in workers.each(_collect, pieces, stage="calibrate", progress=progress):
+        if isinstance(result, OnnxliteError):
+            raise result
+        found[index] = result
+    return merge_statistics(found[index] for index in range(count))
+
+
+def _collect(shard: _Shard) -> dict[str, ValueStatistics] | OnnxliteError:
+    """What a worker does; an error of the data is a result, and not taken for its death."""
+    proto = onnx.ModelProto()
+    proto.ParseFromString(shard.model)
+    model = load(proto)
+    try:
+        samples = Samples(shard.feeds, input_specs(model))
+        return collect_statistics(model, shard.names, samples, threads=shard.threads)
+    except OnnxliteError as error:
+        return error
