@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Container
 
 import msgspec
 import onnx_ir as ir
@@ -108,17 +109,37 @@ def _named(model: ir.Model) -> ir.Model:
 def _times(kernels: Kernels) -> dict[str, float]:
     """Seconds by the name of the node that does the work of a kernel."""
     times: dict[str, float] = defaultdict(float)
+    fused = []
     for kernel in kernels.all:
         node = kernels.behind(kernel)
-        # A convolution is named after the activation that was fused into it.
-        for _ in range(_FUSED):
-            if node is None or node.op_type in kernel.op_type or not node.inputs:
-                break
-            first = node.inputs[0]
-            node = None if first is None else first.producer()
-        if node is not None:
+        if node is not None and node.op_type in kernel.op_type:
             times[node.name or ""] += kernel.seconds
+        elif node is not None:
+            fused.append((kernel, node))
+    for kernel, node in fused:
+        worker = _worker(node, kernel.op_type, times)
+        times[(worker or node).name or ""] += kernel.seconds
     return times
+
+
+def _worker(node: ir.Node, op_type: str, known: Container[str]) -> ir.Node | None:
+    """The node whose kernel is named after `node`, which was fused into it.
+
+    Like the convolution before a sum and its activation: the nearest such node that has no
+    kernel of its own name.
+    """
+    level = [node]
+    for _ in range(_FUSED):
+        level = [
+            producer
+            for one in level
+            for value in one.inputs
+            if value is not None and (producer := value.producer()) is not None
+        ]
+        for found in level:
+            if found.op_type in op_type and found.name not in known:
+                return found
+    return None
 
 
 def _state(layer: LayerCost, times: dict[str, float]) -> LayerState:

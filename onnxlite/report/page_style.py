@@ -67,6 +67,7 @@ details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); }
   h1 { font-size: 20px; }
   .cards { grid-template-columns: 1fr 1fr; gap: 8px; }
   .card { padding: 10px; } .card .big { font-size: 21px; }
+  table { width: max-content; min-width: 100%; } td { max-width: 240px; }
   .plot { display: none; } .plot.narrow { display: block; }
 }
 @media print { .scroll { overflow: visible; } }

@@ -79,7 +79,7 @@ def _scales(
 
 def _axes(x: _Scale, y: _Scale, width: int, height: int, metric: str) -> Iterator[Markup]:
     rule: _Style = {"stroke": "var(--rule)", "fill": "none"}
-    for value in x.ticks(5):
+    for value in x.ticks(8):
         at = x(value)
         yield element("path", "", {"d": f"M{at:.1f} {_TOP}V{height - _BOTTOM}", **rule})
         yield _text(at, height - _BOTTOM + 16, f"{value:g}x", "middle")
