@@ -56,7 +56,7 @@ def _top_k(call: Call) -> tuple[Tensor, ...]:
     assert counts is not None
     axis = call.attr("axis", -1)
     # torch.topk does not say which of equal values it takes; ONNX takes the first.
-    order = call.x.argsort(axis, bool(call.attr("largest", 1)), stable=True)
+    order = call.x.sort(dim=axis, descending=bool(call.attr("largest", 1)), stable=True).indices
     places = order.narrow(axis, 0, counts[0])
     return call.x.gather(axis, places), places
 
