@@ -5,7 +5,8 @@ written, and run, by onnxlite and by onnxruntime's own quantizer, each in a chil
 memory is read every 20 ms (see `benchmarks.large_model`). SQNR is that of the logits for 16
 tokens against the float model; the weights are random, so it says how exact the weights are and
 nothing about language. onnxruntime's quantizer leaves the embedding in float; `products only`
-does the same.
+does the same. Storage mode is left out: ONNX Runtime keeps every intermediate of the decoding
+until it has loaded the model, 19 GB here.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ quantizer.model.save_model_to_file(target, use_external_data_format=True)
 CONTESTANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnxlite compute": (_OURS, ("compute", "rtn", "")),
     "onnxlite compute, products only": (_OURS, ("compute", "rtn", "embed.weight")),
-    "onnxlite storage": (_OURS, ("storage", "rtn", "")),
     "onnxruntime MatMulNBitsQuantizer": (_PEER, ()),
 }
 

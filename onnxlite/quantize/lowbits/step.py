@@ -219,7 +219,7 @@ def _summary(
     source: ir.Model, model: ir.Model, rows: Sequence[LayerRow], sqnr: float | None
 ) -> str:
     bits = sorted({str(row.values["bits"]) for row in rows})
-    quality = "" if sqnr is None else f"; {sqnr:.1f} dB at the worst output"
+    quality = "" if sqnr is None else f"; {sqnr:.1f} dB at the worst output on the first samples"
     return (
         f"{len(rows)} weights packed to {', '.join(bits)} bits; "
         f"{size_bytes(source):,} -> {size_bytes(model):,} bytes of tensors{quality}"
