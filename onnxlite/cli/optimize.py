@@ -208,7 +208,7 @@ def quantize(
     observer: Annotated[
         ObserverChoice,
         typer.Option(help="Which range an activation's integers cover."),
-    ] = "minmax",
+    ] = "auto",
     rounding: Annotated[
         Rounding,
         typer.Option(help="Fit weights to the samples before they are rounded, or only round."),

@@ -128,15 +128,7 @@ def _noise(
     threads: int | None,
 ) -> float:
     """Noise over signal of the outputs of a model quantized without any further care."""
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    values.update({value.name: value for value in model.graph.inputs})
-    nodes = {node.name: node for node in model.graph}
-    own = Placement(
-        tuple(nodes[node.name] for node in placement.nodes),
-        tuple(nodes[node.name] for node in placement.absorbed),
-        tuple(values[value.name] for value in placement.values),
-        (),
-    )
+    own = placement.on(model)
     names = [value.name for value in own.values if value.name]
     ranges = collect_ranges(model, names, seen, threads=threads)
     quantized = trial(model, own, activation_params(own, ranges, target, Widths()), target)

@@ -20,7 +20,7 @@ from onnxlite.calibrate import OBSERVERS, Levels, ObserverName, Range, ValueStat
 from onnxlite.model import clone
 from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.placement import Placement, place
+from onnxlite.quantize.placement import Placement
 from onnxlite.quantize.reader_error import Array64, reader_errors
 from onnxlite.quantize.scales import activation_params, levels_of, params_of
 from onnxlite.quantize.targets import Target
@@ -90,7 +90,9 @@ def least_harm(
         chosen[name] = _least(ranges, error, harm.get(name, error))
     if chosen == whole:
         return Choice(whole)
-    before, after = (_simulated(model, ranges, target, options) for ranges in (whole, chosen))
+    before, after = (
+        _simulated(model, placement, ranges, target, options) for ranges in (whole, chosen)
+    )
     verdict = verify(model, before, after, held_out, threads=options.threads, fuse_qdq=False)
     if not verdict.after_db >= verdict.before_db + _GAIN_DB:
         return Choice(whole, (_declined(_comparison(verdict, len(held_out))),))
@@ -141,14 +143,18 @@ def _single(feed: Feed, samples: Samples) -> Iterator[Feed]:
 
 
 def _simulated(
-    model: ir.Model, ranges: Mapping[str, Range], target: Target, options: StaticOptions
+    model: ir.Model,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    target: Target,
+    options: StaticOptions,
 ) -> ir.Model:
     """A copy with integer activations of these ranges and float weights."""
     copy = clone(model)
-    placement = place(copy, target, include=options.include, exclude=options.exclude)
-    widths = find_widths(placement, options.int16)[0]
-    emitter = Emitter(copy, placement, target, widths)
-    for value, params in activation_params(placement, ranges, target, widths).items():
+    twin = placement.on(copy)
+    widths = find_widths(twin, options.int16)[0]
+    emitter = Emitter(copy, twin, target, widths)
+    for value, params in activation_params(twin, ranges, target, widths).items():
         emitter.activation(value, params)
     return copy
 

@@ -38,6 +38,6 @@ class StaticOptions:
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None
-    observer: ObserverChoice = "minmax"
+    observer: ObserverChoice = "auto"
     limit: int | None = None
     threads: int | None = None

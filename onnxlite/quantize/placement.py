@@ -45,6 +45,18 @@ class Placement:
     values: tuple[ir.Value, ...]
     declined: tuple[Declined, ...]
 
+    def on(self, copy: ir.Model) -> Placement:
+        """The same decision for a copy of the model, found by names."""
+        nodes = {node.name: node for node in copy.graph}
+        values = {value.name: value for node in copy.graph for value in node.outputs}
+        values.update({value.name: value for value in copy.graph.inputs})
+        return Placement(
+            tuple(nodes[node.name] for node in self.nodes),
+            tuple(nodes[node.name] for node in self.absorbed),
+            tuple(values[value.name] for value in self.values),
+            self.declined,
+        )
+
 
 def place(
     model: ir.Model,

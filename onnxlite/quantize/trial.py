@@ -33,20 +33,13 @@ def trial(
         target: decides the weights' type.
     """
     copy = clone(model)
-    nodes = {node.name: node for node in copy.graph}
-    values = {v.name: v for v in (*copy.graph.inputs, *(o for n in copy.graph for o in n.outputs))}
-    twin = Placement(
-        tuple(nodes[node.name] for node in placement.nodes),
-        tuple(nodes[node.name] for node in placement.absorbed),
-        tuple(values[value.name] for value in placement.values),
-        (),
-    )
-    twin_params = {values[value.name]: params[value] for value in placement.values}
+    twin = placement.on(copy)
+    by_name = {value.name: params[value] for value in placement.values}
     # Bounding pairs of weights takes long and saves no time at run time.
     simple = dataclasses.replace(target, avoid_saturation=False)
     emitter = Emitter(copy, twin, simple, Widths())
-    for value, value_params in twin_params.items():
-        emitter.activation(value, value_params)
+    for value in twin.values:
+        emitter.activation(value, by_name[value.name])
     for node in twin.nodes:
         rule = spec_of(node).quant
         if rule is not None and rule.weight is not None:

@@ -116,7 +116,7 @@ class QuantizeStatic(
     rounding: Rounding = "compensated"
     smooth: Smooth = "auto"
     embeddings: bool = True
-    observer: ObserverChoice = "minmax"
+    observer: ObserverChoice = "auto"
     equalize: bool = True
     form: Form = "qdq"
     int16: tuple[str, ...] = ()

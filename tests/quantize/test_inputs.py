@@ -160,6 +160,11 @@ def test_layers_in_bodies_are_declined(name: str) -> None:
     assert all("body of a control-flow node" in d.reason for d in report.declined)
 
 
+def stays_float(report: StepReport) -> list[str]:
+    """The operators of the layers that were not placed on integers."""
+    return [d.where.split()[0] for d in report.declined if d.what == "quantize"]
+
+
 def test_layers_around_an_if_are_quantized_and_its_bodies_stay() -> None:
     proto = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,8] x, bool flag) => (float[n,8] y) <float[8,8] w, float[8,8] v>
@@ -167,9 +172,14 @@ def test_layers_around_an_if_are_quantized_and_its_bodies_stay() -> None:
           u = If(flag) <then_branch = yes () => (float[n,8] a) { a = MatMul(t, v) },
                         else_branch = no () => (float[n,8] b) { b = MatMul(t, w) }>
           y = MatMul(u, w) }""")
-    model, report = quantized(proto, {"x": noise(16, 8), "flag": np.array(True)})
+    # The samples take one branch only: ranges that fit them closely would not fit the other.
+    data = {"x": noise(16, 8), "flag": np.array(True)}
+    model, report = quantized(proto, data, observer="minmax")
     assert report.changes["layers-quantized"] == 2
-    assert [d.where.split()[0] for d in report.declined] == ["MatMul", "MatMul"]
+    assert [d.where.split()[0] for d in report.declined if d.what == "quantize"] == [
+        "MatMul",
+        "MatMul",
+    ]
     # The branch still reads the float weight that the layers outside have as integers.
     assert "w" in model.graph.initializers
     for flag in (True, False):
@@ -203,7 +213,9 @@ def test_a_transposed_convolution_is_declined_by_name() -> None:
         { t = Conv(x, w) y = ConvTranspose<strides=[2,2]>(t, v) }""")
     _, report = quantized(proto, noise(4, 4, 4, 4))
     assert report.changes["layers-quantized"] == 1
-    assert [d.where.split()[0] for d in report.declined] == ["ConvTranspose"]
+    assert [d.where.split()[0] for d in report.declined if d.what == "quantize"] == [
+        "ConvTranspose"
+    ]
 
 
 # Samples.

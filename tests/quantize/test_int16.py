@@ -39,6 +39,7 @@ def quantized(
         images(16),
         target=target,
         rounding="nearest",
+        observer="minmax",
         int16=patterns,
         on_report=reports.append,
     )

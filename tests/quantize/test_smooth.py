@@ -170,6 +170,7 @@ def test_quantization_gains_from_it(way: str) -> None:
                 model,
                 samples(model),
                 rounding="nearest",
+                observer="minmax",
                 smooth=how,
                 placement="everything",
                 on_report=reports.append,
