@@ -60,12 +60,15 @@ from onnxlite.recipe import (
 )
 from onnxlite.records import Declined, LayerRow, StepReport
 from onnxlite.repair import repair
+from onnxlite.report import load_report, save_report
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.save import save
 from onnxlite.search import (
     Budget,
+    Check,
     OptimizeOutcome,
     OptimizeReport,
+    Quality,
     SearchRecord,
     Trial,
     optimize,
@@ -80,6 +83,7 @@ except importlib.metadata.PackageNotFoundError:  # a checkout that was never ins
 __all__ = [
     "Budget",
     "ChannelReport",
+    "Check",
     "Declined",
     "ExecutionError",
     "Fidelity",
@@ -99,6 +103,7 @@ __all__ = [
     "Outcome",
     "PruneChannels",
     "PruneWeights",
+    "Quality",
     "QuantizeAuto",
     "QuantizeDynamic",
     "QuantizeStatic",
@@ -127,6 +132,7 @@ __all__ = [
     "inspect",
     "load",
     "load_recipe",
+    "load_report",
     "optimize",
     "prune_channels",
     "prune_weights",
@@ -137,6 +143,7 @@ __all__ = [
     "repair",
     "run",
     "save",
+    "save_report",
     "sensitivity",
     "simplify",
     "sparse_storage",

@@ -80,6 +80,15 @@ Benchmark: TypeAlias = Annotated[
         help="Measure the latency of the result against the model.",
     ),
 ]
+Reports: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the report here: .html, one page without network, or .json. Repeatable.",
+        show_default=False,
+    ),
+]
 Json: TypeAlias = Annotated[
     bool,
     typer.Option("--json", help="Write the full report as JSON to stdout, instead of tables."),

@@ -20,7 +20,7 @@ from onnxlite.prune.importance import Importance
 from onnxlite.prune.weights import Scope, SparseMethod
 from onnxlite.quantize import Form, ObserverChoice, PlacementBy, Rounding
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
-from onnxlite.report import run_view
+from onnxlite.report import run_view, save_report
 
 
 def simplify(
@@ -290,6 +290,7 @@ def run(
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
     benchmark: args.Benchmark = True,
+    report: args.Reports = None,
     json: args.Json = False,
     quiet: args.Quiet = False,
 ) -> None:
@@ -317,6 +318,7 @@ def run(
         evaluation=evaluation,
         labels=labels,
         benchmark=benchmark,
+        report=report,
         json=json,
         quiet=quiet,
     )
@@ -357,6 +359,7 @@ def run_steps(
     evaluation: Path | None = None,
     labels: NDArray[Any] | None = None,
     benchmark: bool,
+    report: Sequence[Path] | None = None,
     json: bool,
     quiet: bool,
 ) -> None:
@@ -373,6 +376,8 @@ def run_steps(
             command=shlex.join(["onnxlite", *sys.argv[1:]]),
             progress=terminal,
         )
+        for path in report or ():
+            save_report(outcome.report, path)
     terminal.show("run", outcome.report, run_view(outcome.report))
     if not outcome.report.changed:
         raise typer.Exit(ExitCode.NOT_REACHED)

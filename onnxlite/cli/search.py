@@ -106,14 +106,7 @@ def optimize(
         Path | None,
         typer.Option(metavar="FILE", help="Write the recipe here, as TOML.", show_default=False),
     ] = None,
-    report: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the report here: .html, one page without network, or .json. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    report: args.Reports = None,
     cache: Annotated[
         Path | None,
         typer.Option(

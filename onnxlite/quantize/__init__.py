@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import overload
 
 import onnx
@@ -47,6 +48,7 @@ def quantize_static(
     min_sqnr_db: float | None = None,
     limit: int | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto: ...
@@ -69,6 +71,7 @@ def quantize_static(
     min_sqnr_db: float | None = None,
     limit: int | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> ir.Model: ...
@@ -90,6 +93,7 @@ def quantize_static(
     min_sqnr_db: float | None = None,
     limit: int | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto | ir.Model:
@@ -144,6 +148,8 @@ def quantize_static(
             better at the model's outputs on samples held out.
         limit: use at most this many samples.
         threads: intra-operator threads for calibration; None takes all cores.
+        executor: whose workers calibrate on a shard of the samples each; what they find merges
+            exactly, so the result is the same.
         on_report: called with the `StepReport`: one row per layer, and what stays float and why.
         progress: called after every calibration batch.
 
@@ -176,6 +182,7 @@ def quantize_static(
             min_sqnr_db=min_sqnr_db,
             limit=limit,
             threads=threads,
+            executor=executor,
         ),
         progress=progress,
     )

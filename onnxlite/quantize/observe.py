@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_statistics
+from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_sharded, collect_statistics
 from onnxlite.quantize.narrow import Choice, least_harm
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placement import Placement
@@ -13,6 +13,10 @@ from onnxlite.quantize.targets import Target
 from onnxlite.quantize.widths import Widths
 from onnxlite.records import Progress
 from onnxlite.samples import Samples
+from onnxlite.workers import Workers
+
+#: Pieces that the samples are cut into where workers calibrate.
+_SHARDS = 16
 
 
 def observed_ranges(
@@ -33,10 +37,14 @@ def observed_ranges(
     """
     names = [value.name for value in placement.values if value.name]
     threads = options.threads
-    if options.observer == "minmax":
+    if options.observer == "minmax" and options.executor is None:
         # Nothing but two numbers per value and feed is needed.
         return Choice(collect_ranges(model, names, samples, threads=threads, progress=progress))
-    seen = collect_statistics(model, names, samples, threads=threads, progress=progress)
+    if options.executor is None:
+        seen = collect_statistics(model, names, samples, threads=threads, progress=progress)
+    else:
+        workers = Workers(options.executor)
+        seen = collect_sharded(model, names, samples, workers, shards=_SHARDS, progress=progress)
     if options.observer == "auto":
         return least_harm(model, placement, seen, samples, target, options, widths)
     observer = OBSERVERS[options.observer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,3 +42,4 @@ class StaticOptions:
     observer: ObserverChoice = "auto"
     limit: int | None = None
     threads: int | None = None
+    executor: Executor | None = None

@@ -22,6 +22,7 @@ from onnxlite.search.candidates import (
     Line,
     compact,
     mixed,
+    observed,
     pruning_line,
     unpruned,
 )
@@ -109,7 +110,9 @@ class Rounds:
         if not whole or self._keeps_quality(whole[0]) or not self._budget.limits_quality:
             return []
         layers = self._fragile()
-        batch = []
+        other = observed(self._forms[INT8])
+        self._forms[other.name] = other
+        batch = [unpruned(other)]
         for count in (n for n in _KEPT if n <= len(layers) // 2):
             form = mixed(self._forms[INT8], layers[:count])
             self._forms[form.name] = form

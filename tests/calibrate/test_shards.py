@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from onnxlite import quantize_static
 from onnxlite.calibrate import collect_ranges, collect_sharded, collect_statistics
 from onnxlite.calibrate.moments import Moments
 from onnxlite.errors import SamplesError
@@ -64,3 +65,19 @@ def test_bad_data_are_an_error_and_no_dead_worker():
         workers = Workers(executor)
         with pytest.raises(SamplesError, match="calibration"):
             collect_sharded(model, NAMES, samples, workers, shards=2)
+
+
+@pytest.mark.parametrize("observer", ["minmax", "mse"])
+def test_sharded_calibration_gives_the_same_model(observer):
+    def quantized(executor):
+        return quantize_static(
+            net(),
+            images(24),
+            placement="everything",
+            rounding="nearest",
+            observer=observer,
+            executor=executor,
+        ).SerializeToString()
+
+    with ThreadPoolExecutor(2) as executor:
+        assert quantized(executor) == quantized(None)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -218,6 +223,38 @@ def test_too_few_samples_are_said_to_be_too_few(unpruned):
     assert check.verdict == "undecided"
     assert check.samples_needed is None or check.samples_needed > 8
     assert any("so few" in line for line in outcome.report.warnings)
+
+
+KILLED = """
+import os, signal, sys
+from onnxlite import Budget, optimize
+from tests.search.nets import images
+
+def told(trial):
+    if trial.number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+optimize(sys.argv[1], samples=images(64), budget=Budget(max_drop=0.3), cache=sys.argv[2],
+         on_trial=told)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_where_it_was(tmp_path):
+    onnx.save(net(), tmp_path / "net.onnx")
+    folder = tmp_path / "cache"
+    line = [sys.executable, "-c", KILLED, str(tmp_path / "net.onnx"), str(folder)]
+    done = subprocess.run(line, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL
+    before = {path.name for path in folder.glob("*.onnx")}
+    assert len(before) >= 2
+    outcome = optimize(
+        tmp_path / "net.onnx", samples=images(64), budget=Budget(max_drop=0.3), cache=folder
+    )
+    assert outcome.report.search.met
+    assert outcome.report.search.cached >= 3  # two steps, and what was judged
+    assert outcome.report.search.trials[1].seconds < 5
+    assert not list(folder.glob(".*"))  # no part of a file is left
 
 
 @pytest.mark.slow
