@@ -37,10 +37,10 @@ from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prun
 from onnxlite.prune.storage import sparse_storage
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.choice import quantize_auto
-from onnxlite.quantize.dynamic import quantize_dynamic
-from onnxlite.quantize.float16 import to_float16
+from onnxlite.quantize.dynamic.step import quantize_dynamic
+from onnxlite.quantize.half.step import to_float16
 from onnxlite.quantize.lowbits import quantize_weights
-from onnxlite.quantize.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from onnxlite.quantize.sensitivity.estimate import LayerSensitivity, Sensitivity, sensitivity
 from onnxlite.recipe import (
     Outcome,
     PruneChannels,

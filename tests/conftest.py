@@ -9,7 +9,7 @@ import onnx
 import onnx.external_data_helper
 import pytest
 
-from onnxlite.quantize import measured
+from onnxlite.quantize.placing import measured
 from tests.odd_models import parse
 
 FASHION = Path(__file__).parent.parent / "models" / "fashion"

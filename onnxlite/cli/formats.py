@@ -8,7 +8,7 @@ import typer
 
 from onnxlite.cli import arguments as args
 from onnxlite.cli.optimize import run_steps
-from onnxlite.quantize.float16 import HalfMode, HalfType
+from onnxlite.quantize.half.step import HalfMode, HalfType
 from onnxlite.recipe import Simplify, SparseStorage, Step, ToFloat16
 
 

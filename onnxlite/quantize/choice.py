@@ -17,9 +17,9 @@ import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, OptionError, VerificationError
 from onnxlite.model import ModelLike, clone, give_back, load
-from onnxlite.quantize.dynamic import DynamicOptions, quantize_dynamic_ir
+from onnxlite.quantize.dynamic.kernels import dynamic_target
+from onnxlite.quantize.dynamic.step import DynamicOptions, quantize_dynamic_ir
 from onnxlite.quantize.judge import Verdict, judge
-from onnxlite.quantize.kernels import dynamic_target
 from onnxlite.quantize.options import Rounding, StaticOptions
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, silent

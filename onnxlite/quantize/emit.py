@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
 from onnxlite.ops import spec_of
-from onnxlite.quantize.placement import Placement, reads_integers
+from onnxlite.quantize.placing.placement import Placement, reads_integers
 from onnxlite.quantize.qtypes import QParams, QType, params_for_range, quantize
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.weights import quantize_weight

@@ -1,8 +1,8 @@
 """Mixed precision: a few layers keep more than 8 bits, so that a wanted SQNR is reached.
 
 Which ones: those whose noise weighs most for the time that is lost without their integer
-kernels (`quantize/sensitivity.py`). How many: the fewest in that order with which the model,
-really quantized with all that was asked for, reaches the SQNR on samples held out.
+kernels (`quantize/sensitivity/estimate.py`). How many: the fewest in that order with which the
+model, really quantized with all that was asked for, reaches the SQNR on samples held out.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from onnxlite.errors import OptionError
 from onnxlite.model import clone
 from onnxlite.quantize.apart import apart
 from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.plain import Plain, plan
-from onnxlite.quantize.sensitivity import LayerNoise, layer_noise, measured_times
+from onnxlite.quantize.sensitivity.estimate import LayerNoise, layer_noise, measured_times
+from onnxlite.quantize.sensitivity.plain import Plain, plan
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import target_named
 from onnxlite.records import Declined, Progress, StepReport, silent

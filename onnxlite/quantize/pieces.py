@@ -18,11 +18,11 @@ import onnx_ir as ir
 from onnxlite.graph import is_op, sole_consumer
 from onnxlite.machine import machine
 from onnxlite.model import clone
-from onnxlite.quantize import measured
+from onnxlite.quantize.dynamic.writer import Writer
+from onnxlite.quantize.placing import measured
+from onnxlite.quantize.placing.race import race
 from onnxlite.quantize.qtypes import UINT8
-from onnxlite.quantize.race import race
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.writer import Writer
 from onnxlite.records import Declined, Progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxlite.calibrate import Levels, Range
 from onnxlite.graph import sole_consumer
 from onnxlite.ops import spec_of
-from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.placing.placement import Placement
 from onnxlite.quantize.qtypes import QParams, QType, params_for_range
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.widths import Widths

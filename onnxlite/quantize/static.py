@@ -20,21 +20,21 @@ from onnxlite.graph import const_array
 from onnxlite.model import clone, size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.compact import compact
-from onnxlite.quantize.compensate import compensate
-from onnxlite.quantize.embeddings import write_embeddings
+from onnxlite.quantize.dynamic.embeddings import write_embeddings
 from onnxlite.quantize.emit import Emitter
-from onnxlite.quantize.equalize import equalize
-from onnxlite.quantize.measured import measured
-from onnxlite.quantize.observe import observed_ranges
+from onnxlite.quantize.fitting.compensate import compensate
+from onnxlite.quantize.fitting.equalize import equalize
+from onnxlite.quantize.fitting.observe import observed_ranges
+from onnxlite.quantize.fitting.smooth import smooth
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.pieces import hardswish_in_pieces
-from onnxlite.quantize.placement import Placement, place
+from onnxlite.quantize.placing.measured import measured
+from onnxlite.quantize.placing.placement import Placement, place
 from onnxlite.quantize.prepare import OPSET, pool_means, prepared, quantized_already
 from onnxlite.quantize.qoperator import integer_operators
 from onnxlite.quantize.qtypes import dequantize
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.shield import shield
-from onnxlite.quantize.smooth import smooth
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.quantize.widths import OPSET as OPSET_16
 from onnxlite.quantize.widths import find_widths

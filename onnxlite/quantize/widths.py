@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from onnxlite.ops import spec_of
-from onnxlite.quantize.placement import Placement, reads_integers
+from onnxlite.quantize.placing.placement import Placement, reads_integers
 from onnxlite.records import Declined
 
 #: The standard QuantizeLinear has 16-bit types since this opset.

@@ -8,7 +8,7 @@ import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.quantize.float16 import HalfMode, HalfOptions, HalfType, to_float16_ir
+from onnxlite.quantize.half.step import HalfMode, HalfOptions, HalfType, to_float16_ir
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 

@@ -9,7 +9,7 @@ from glob import escape
 import msgspec
 
 from onnxlite.prune.choose import RoundTo
-from onnxlite.quantize.kernels import DYNAMIC_TARGETS
+from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16

@@ -11,9 +11,9 @@ import pytest
 from models import data as fashion
 from onnxlite.graph import const_array
 from onnxlite.model import load
-from onnxlite.quantize import compensate as compensation
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize import targets as target_table
+from onnxlite.quantize.fitting import compensate as compensation
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.conftest import FASHION

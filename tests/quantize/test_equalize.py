@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnxlite.quantize.fitting.equalize import equalize
+from onnxlite.quantize.placing.placement import place
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.graph import const_array
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
-from onnxlite.quantize import equalize as equalization
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.equalize import equalize
-from onnxlite.quantize.placement import place
+from onnxlite.quantize.fitting import equalize as equalization
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Declined, StepReport
 from onnxlite.runtime import Session

@@ -6,16 +6,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnxlite.quantize.fitting.reader_error import reader_errors
+from onnxlite.quantize.placing.placement import place
 
 from onnxlite.calibrate import OBSERVERS, Range
 from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.placement import place
 from onnxlite.quantize.prepare import prepared
 from onnxlite.quantize.qtypes import dequantize, quantize
-from onnxlite.quantize.reader_error import reader_errors
 from onnxlite.quantize.scales import params_of
 from onnxlite.quantize.targets import target_named
 from onnxlite.records import StepReport
@@ -181,7 +181,7 @@ def test_auto_with_open_shapes_and_fixed_batches() -> None:
 def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[StepReport] = []
     wrong = Verdict(before_db=30.0, after_db=29.0)
-    monkeypatch.setattr("onnxlite.quantize.narrow.verify", lambda *_, **__: wrong)
+    monkeypatch.setattr("onnxlite.quantize.fitting.narrow.verify", lambda *_, **__: wrong)
     options = {"rounding": "nearest", "placement": "everything"}
     auto = quantize_static(
         parse(DEAF), tailed(), observer="auto", on_report=reports.append, **options

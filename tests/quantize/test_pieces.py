@@ -11,8 +11,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxlite.model import load
-from onnxlite.quantize import measured, pieces, quantize_static
+from onnxlite.quantize import pieces, quantize_static
 from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.placing import measured
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse

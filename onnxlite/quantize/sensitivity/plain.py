@@ -17,10 +17,10 @@ from onnxlite.calibrate import collect_ranges
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.quantize.emit import Emitter
-from onnxlite.quantize.placement import Placement, place
+from onnxlite.quantize.placing.placement import Placement, place
 from onnxlite.quantize.prepare import pool_means, prepared, quantized_already
-from onnxlite.quantize.propagate import ErrorModel, Source
 from onnxlite.quantize.scales import activation_params
+from onnxlite.quantize.sensitivity.propagate import ErrorModel, Source
 from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.widths import Widths

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_sharded, collect_statistics
-from onnxlite.quantize.narrow import Choice, least_harm
+from onnxlite.quantize.fitting.narrow import Choice, least_harm
 from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.placing.placement import Placement
 from onnxlite.quantize.scales import levels_of
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.widths import Widths

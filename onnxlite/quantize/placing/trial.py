@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.quantize.emit import Emitter
-from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.placing.placement import Placement
 from onnxlite.quantize.qtypes import QParams
 from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target

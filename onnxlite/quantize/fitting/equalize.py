@@ -1,9 +1,9 @@
 """Cross-layer equalization: channels that use little of their tensor's range are scaled up.
 
 A tensor has one scale for all its channels, so that a channel with small values is rounded
-coarsely. Where the model allows it (`quantize/rescale.py`) a channel is multiplied by s >= 1 in
-the layer that makes it, and the layers that read it divide. The factor is the one with the
-least noise that follows from both roundings,
+coarsely. Where the model allows it (`quantize/fitting/rescale.py`) a channel is multiplied by
+s >= 1 in the layer that makes it, and the layers that read it divide. The factor is the one
+with the least noise that follows from both roundings,
 
     A / s^2 + B s^2    with    A = d_x^2 sum w^2,    B = mean(x^2) sum_m d_w[m]^2
 
@@ -29,12 +29,12 @@ from onnxlite.calibrate.by_channel import ChannelStats, collect_by_channel
 from onnxlite.graph import const_array
 from onnxlite.model import clone
 from onnxlite.ops import spec_of, tracked_axes
-from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.fitting.rescale import Rescaling, rescale, rescaling
+from onnxlite.quantize.placing.placement import Placement
+from onnxlite.quantize.placing.trial import trial
 from onnxlite.quantize.qtypes import QType
-from onnxlite.quantize.rescale import Rescaling, rescale, rescaling
 from onnxlite.quantize.scales import activation_params
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.trial import trial
 from onnxlite.quantize.widths import Widths
 from onnxlite.records import Declined
 from onnxlite.repair.fit import held_out_feeds

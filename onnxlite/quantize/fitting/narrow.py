@@ -19,9 +19,9 @@ import onnx_ir as ir
 from onnxlite.calibrate import OBSERVERS, Levels, ObserverName, Range, ValueStatistics
 from onnxlite.model import clone
 from onnxlite.quantize.emit import Emitter
+from onnxlite.quantize.fitting.reader_error import Array64, reader_errors
 from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.placement import Placement
-from onnxlite.quantize.reader_error import Array64, reader_errors
+from onnxlite.quantize.placing.placement import Placement
 from onnxlite.quantize.scales import activation_params, levels_of, params_of
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.widths import Widths, find_widths

@@ -11,9 +11,9 @@ from onnxlite.analysis.kernels import Kernels, profile
 from onnxlite.analysis.latency import LayerTimes
 from onnxlite.graph import is_op
 from onnxlite.ops import ShapeOf, spec_of
-from onnxlite.quantize.conversions import conversions
-from onnxlite.quantize.labelling import Costs
-from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.placing.conversions import conversions
+from onnxlite.quantize.placing.labelling import Costs
+from onnxlite.quantize.placing.placement import Placement
 from onnxlite.quantize.qtypes import QType
 from onnxlite.samples import Feed
 

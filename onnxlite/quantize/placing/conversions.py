@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxlite.analysis.kernels import profile
 from onnxlite.graph import add_initializer
 from onnxlite.ops import ShapeOf
-from onnxlite.quantize.labelling import Conversion
+from onnxlite.quantize.placing.labelling import Conversion
 from onnxlite.quantize.qtypes import QType
 
 _OPSET, _IR_VERSION = 17, 8

@@ -2,8 +2,8 @@
 
 Every layer is asked two questions: what noise does it make alone, and how much of the noise
 would go if it stayed float? Both are answered by one pass over a few hundred samples
-(`quantize/propagate.py`), not by one evaluation per layer. The layers that matter most are then
-confirmed: the model is really quantized without them and run on samples held out.
+(`quantize/sensitivity/propagate.py`), not by one evaluation per layer. The layers that matter
+most are then confirmed: the model is really quantized without them and run on samples held out.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.quantize.apart import apart
-from onnxlite.quantize.layer_times import layer_times
-from onnxlite.quantize.plain import Plain, mask, plan
-from onnxlite.quantize.propagate import Noise, propagate
+from onnxlite.quantize.sensitivity.layer_times import layer_times
+from onnxlite.quantize.sensitivity.plain import Plain, mask, plan
+from onnxlite.quantize.sensitivity.propagate import Noise, propagate
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.records import Declined, Progress, silent
 from onnxlite.repair.verify import verify

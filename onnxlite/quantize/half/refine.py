@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxlite.errors import VerificationError
-from onnxlite.quantize.half_check import HalfCheck
-from onnxlite.quantize.half_convert import Prepared, convert
-from onnxlite.quantize.half_plan import HalfPlan
+from onnxlite.quantize.half.check import HalfCheck
+from onnxlite.quantize.half.convert import Prepared, convert
+from onnxlite.quantize.half.plan import HalfPlan
 from onnxlite.records import Progress
 
 #: What the outputs should reach on the samples; others are then safely above 50 dB.

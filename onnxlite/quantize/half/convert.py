@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from onnxlite.graph import iter_nodes
 from onnxlite.model import clone
-from onnxlite.quantize.half_graph import HalfGraph, IoType
-from onnxlite.quantize.half_numbers import Rounding
-from onnxlite.quantize.half_plan import HalfPlan
+from onnxlite.quantize.half.graph import HalfGraph, IoType
+from onnxlite.quantize.half.numbers import Rounding
+from onnxlite.quantize.half.plan import HalfPlan
 
 
 @dataclass(frozen=True)

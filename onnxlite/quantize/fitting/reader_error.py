@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnxlite.graph import add_initializer, fresh_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.placement import Placement
+from onnxlite.quantize.placing.placement import Placement
 from onnxlite.quantize.qtypes import QParams
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed

@@ -13,8 +13,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxlite.graph import fresh_name, iter_nodes, value_names
-from onnxlite.quantize.half_numbers import Rounding, half_tensor
-from onnxlite.quantize.half_types import HalfPorts
+from onnxlite.quantize.half.numbers import Rounding, half_tensor
+from onnxlite.quantize.half.types import HalfPorts
 
 #: Of a float32 model, the type at its inputs and outputs.
 IoType = Literal["keep", "float16"]

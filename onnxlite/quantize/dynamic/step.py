@@ -21,16 +21,16 @@ from onnxlite.errors import ExecutionError
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes
 from onnxlite.model import ModelLike, clone, give_back, load, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
-from onnxlite.quantize.embeddings import embeddings_of, write_embedding
+from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
+from onnxlite.quantize.dynamic.kernel_times import KernelTimes
+from onnxlite.quantize.dynamic.kernels import KERNELS, LSTM, Kernel, dynamic_target
+from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
+from onnxlite.quantize.fitting.smooth import smooth
 from onnxlite.quantize.judge import worst_sqnr_db
-from onnxlite.quantize.kernel_times import KernelTimes
-from onnxlite.quantize.kernels import KERNELS, LSTM, Kernel, dynamic_target
 from onnxlite.quantize.options import Smooth
-from onnxlite.quantize.placement import by_name
+from onnxlite.quantize.placing.placement import by_name
 from onnxlite.quantize.prepare import prepared, quantized_already
-from onnxlite.quantize.smooth import smooth
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.writer import Writer, weight_sqnr_db
 from onnxlite.records import Cell, Declined, LayerRow, Progress, ReportSink, StepReport, silent
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxlite.ops import spec_of
-from onnxlite.quantize.min_cut import CutGraph
-from onnxlite.quantize.placement import Placement, reads_integers, source
+from onnxlite.quantize.placing.min_cut import CutGraph
+from onnxlite.quantize.placing.placement import Placement, reads_integers, source
 
 
 @dataclass(frozen=True)

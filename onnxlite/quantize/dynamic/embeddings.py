@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, const_array, const_tensor, is_op, iter_nodes
-from onnxlite.quantize.kernels import DYNAMIC_TARGETS
+from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
+from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
 from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.placement import by_name
+from onnxlite.quantize.placing.placement import by_name
 from onnxlite.quantize.qtypes import INT8, dequantize, params_for_weight, quantize
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.writer import Writer, weight_sqnr_db
 from onnxlite.records import LayerRow
 
 #: A smaller table saves less than the nodes and their names take.

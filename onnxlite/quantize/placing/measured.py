@@ -26,16 +26,16 @@ from onnxlite.cache import cache_folder, keep_numbers, read_numbers
 from onnxlite.machine import machine
 from onnxlite.model import size_bytes
 from onnxlite.ops import spec_of
-from onnxlite.quantize.fingerprint import fingerprint
 from onnxlite.quantize.judge import worst_sqnr_db
-from onnxlite.quantize.labelling import Costs, cheapest
 from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.placement import Placement, place
-from onnxlite.quantize.profiled import measured_costs
+from onnxlite.quantize.placing.fingerprint import fingerprint
+from onnxlite.quantize.placing.labelling import Costs, cheapest
+from onnxlite.quantize.placing.placement import Placement, place
+from onnxlite.quantize.placing.profiled import measured_costs
+from onnxlite.quantize.placing.race import race
+from onnxlite.quantize.placing.trial import trial
 from onnxlite.quantize.qtypes import QParams
-from onnxlite.quantize.race import race
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.trial import trial
 from onnxlite.records import Progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size, trim

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from onnxlite.quantize.half_numbers import half_tensor
+from onnxlite.quantize.half.numbers import half_tensor
 
 _TYPE_NAMES = {ir.DataType.FLOAT16: "tensor(float16)", ir.DataType.BFLOAT16: "tensor(bfloat16)"}
 

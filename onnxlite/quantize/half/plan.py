@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from onnxlite.errors import OptionError
 from onnxlite.graph import describe, iter_nodes
-from onnxlite.quantize.half_numbers import HalfRange, Rounding, half_range, rounding
-from onnxlite.quantize.half_types import HalfPorts, HalfTypes
+from onnxlite.quantize.half.numbers import HalfRange, Rounding, half_range, rounding
+from onnxlite.quantize.half.types import HalfPorts, HalfTypes
 from onnxlite.records import Declined, Progress
 
 STEP = "to-float16"

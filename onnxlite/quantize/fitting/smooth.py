@@ -26,7 +26,7 @@ from onnxlite.ops import spec_of
 from onnxlite.ops.normal import last_axis_affine
 from onnxlite.ops.product import Product, find_product
 from onnxlite.quantize.options import Smooth
-from onnxlite.quantize.placement import by_name
+from onnxlite.quantize.placing.placement import by_name
 from onnxlite.quantize.qtypes import (
     INT8,
     UINT8,

@@ -28,7 +28,7 @@ from onnxlite.errors import SamplesError
 from onnxlite.graph import add_initializer, const_array, fresh_name, rank, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.placement import Placement, reads_integers
+from onnxlite.quantize.placing.placement import Placement, reads_integers
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.weights import quantize_weight

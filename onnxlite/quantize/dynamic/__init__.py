@@ -1,0 +1,1 @@
+"""Integers whose activation scales are found in each run."""

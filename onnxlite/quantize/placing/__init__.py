@@ -1,0 +1,1 @@
+"""Where a model runs on integers: what can, and what pays on this machine."""

@@ -1,0 +1,1 @@
+"""What each layer costs in fidelity on integers, and what it buys in time."""
