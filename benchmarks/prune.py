@@ -7,7 +7,7 @@ interleaved with the original. Peers: Torch-Pruning 1.6.1 without and with Batch
 recalibration, and onnxsim, each with the best of several of its settings (chosen by agreement
 on the calibration images; see `benchmarks/_prune_peers.py`). `--no-peers` leaves them out.
 
-EfficientNet-Lite0 goes to 70% of its MACs with 512 photographs; agreement is on others.
+EfficientNet-Lite0 goes to 70% of its MACs with 128 photographs; agreement is on others.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def efficientnet() -> Iterator[dict[str, Any]]:
     from models import photos, zoo
 
     reference = simplify(load(zoo.efficientnet_lite0()))
-    calibration = photos.photographs(512, split="calibration")
+    calibration = photos.photographs(128, split="calibration")
     evaluation = photos.photographs(300, split="evaluation")
     start = time.perf_counter()
     result = prune_channels(reference, samples=calibration, macs=0.7)
