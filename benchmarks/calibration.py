@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnxlite.quantize.placing.placement import place
 
 from benchmarks._tables import publish
 from onnxlite.analysis.shapes import infer_shapes
@@ -30,6 +29,7 @@ from onnxlite.calibrate import collect_ranges
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.placing.placement import place
 from onnxlite.quantize.targets import target_named
 from onnxlite.runtime import Session
 from onnxlite.samples import InputSpec, Samples, input_specs

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import onnx.parser
 from numpy.typing import NDArray
-from onnxlite.quantize.placing.race import race
 
 from benchmarks._tables import publish
 from onnxlite.model import load
+from onnxlite.quantize.placing.race import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 

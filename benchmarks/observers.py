@@ -24,8 +24,6 @@ from typing import Any, get_args
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnxlite.quantize.fitting.observe import observed_ranges
-from onnxlite.quantize.placing.placement import place
 
 from benchmarks._tables import publish
 from onnxlite.analysis.shapes import infer_shapes
@@ -33,6 +31,8 @@ from onnxlite.evaluate.peak_memory import high_water_bytes
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import ObserverChoice, Rounding, StaticOptions, quantize_static
+from onnxlite.quantize.fitting.observe import observed_ranges
+from onnxlite.quantize.placing.placement import place
 from onnxlite.quantize.targets import target_named
 from onnxlite.quantize.widths import Widths
 from onnxlite.records import silent

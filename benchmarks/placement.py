@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnxlite.quantize.placing.race import race
 
 from benchmarks._tables import RESULTS, publish
 from models import data, light, tiny, zoo
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.placing.race import race
 from onnxlite.records import StepReport, silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim

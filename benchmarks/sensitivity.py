@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnxlite.quantize.sensitivity.estimate import Sensitivity, sensitivity
-from onnxlite.quantize.sensitivity.plain import Plain, plan
 
 from benchmarks._tables import publish
 from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import clone, load
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.sensitivity.estimate import Sensitivity, sensitivity
+from onnxlite.quantize.sensitivity.plain import Plain, plan
 from onnxlite.quantize.targets import target_named
 from onnxlite.records import Declined, StepReport
 from onnxlite.runtime import Session

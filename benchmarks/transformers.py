@@ -21,8 +21,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.placing.race import race
 from onnxruntime import quantization as ortq
 
 from benchmarks._tables import publish
@@ -30,6 +28,8 @@ from onnxlite.evaluate import compare
 from onnxlite.model import disk_bytes, load
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.choice import quantize_auto
+from onnxlite.quantize.dynamic.step import quantize_dynamic
+from onnxlite.quantize.placing.race import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed

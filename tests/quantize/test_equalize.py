@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnxlite.quantize.fitting.equalize import equalize
-from onnxlite.quantize.placing.placement import place
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.graph import const_array
@@ -14,6 +12,8 @@ from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.fitting import equalize as equalization
+from onnxlite.quantize.fitting.equalize import equalize
+from onnxlite.quantize.placing.placement import place
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Declined, StepReport
 from onnxlite.runtime import Session

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnxlite.quantize.half.step import to_float16
 
 from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import disk_bytes, load
+from onnxlite.quantize.half.step import to_float16
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save

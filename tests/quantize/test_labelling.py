@@ -9,11 +9,11 @@ import math
 import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxlite.quantize.placing.labelling import Conversion, Costs, cheapest
-from onnxlite.quantize.placing.placement import Placement, place, reads_integers, source
 
 from onnxlite.model import load
 from onnxlite.ops import spec_of
+from onnxlite.quantize.placing.labelling import Conversion, Costs, cheapest
+from onnxlite.quantize.placing.placement import Placement, place, reads_integers, source
 from onnxlite.quantize.prepare import prepared
 from onnxlite.quantize.targets import TARGETS
 from tests.odd_models import parse

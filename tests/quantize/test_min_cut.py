@@ -7,6 +7,7 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onnxlite.quantize.placing.min_cut import CutGraph
 
 VERTICES = 6

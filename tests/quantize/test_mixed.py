@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnxlite.quantize.sensitivity.estimate import LayerNoise
 
 from models import data
 from onnxlite.errors import OptionError
 from onnxlite.evaluate import compare
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.mixed import noise_shares
+from onnxlite.quantize.sensitivity.estimate import LayerNoise
 from onnxlite.recipe import QuantizeStatic, Recipe, run
 from onnxlite.records import StepReport
 from tests.odd_models import parse

@@ -6,14 +6,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnxlite.quantize.fitting.reader_error import reader_errors
-from onnxlite.quantize.placing.placement import place
 
 from onnxlite.calibrate import OBSERVERS, Range
 from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.fitting.reader_error import reader_errors
+from onnxlite.quantize.placing.placement import place
 from onnxlite.quantize.prepare import prepared
 from onnxlite.quantize.qtypes import dequantize, quantize
 from onnxlite.quantize.scales import params_of

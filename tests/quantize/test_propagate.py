@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnxlite.quantize.sensitivity.plain import Plain, mask, plan
-from onnxlite.quantize.sensitivity.propagate import Source, propagate
 
 from onnxlite.errors import SamplesError
 from onnxlite.model import load
+from onnxlite.quantize.sensitivity.plain import Plain, mask, plan
+from onnxlite.quantize.sensitivity.propagate import Source, propagate
 from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Declined
 from onnxlite.runtime import Session

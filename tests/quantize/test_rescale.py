@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnxlite.quantize.fitting.rescale import rescale, rescaling
 
 from onnxlite.analysis.channels import channel_map
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
+from onnxlite.quantize.fitting.rescale import rescale, rescaling
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnxlite.quantize.sensitivity.estimate import Sensitivity
 from typer.testing import CliRunner
 
 from models import data
 from onnxlite import sensitivity
 from onnxlite.cli import app
 from onnxlite.errors import OptionError, UnsupportedError
+from onnxlite.quantize.sensitivity.estimate import Sensitivity
 from onnxlite.report import from_json, sensitivity_plot
 from tests.odd_models import parse
 

@@ -7,14 +7,14 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.fitting.smooth import smooth
 
 from onnxlite.calibrate.rows import collect_rows
 from onnxlite.errors import SamplesError
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import StaticOptions, quantize_static
+from onnxlite.quantize.dynamic.step import quantize_dynamic
+from onnxlite.quantize.fitting.smooth import smooth
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.records import LayerRow, StepReport, silent
 from onnxlite.runtime import Session

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnxlite.quantize.dynamic.step import quantize_dynamic
 
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.choice import quantize_auto
+from onnxlite.quantize.dynamic.step import quantize_dynamic
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
