@@ -16,8 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.cache import cache_folder
-from onnxlite.errors import OptionError
-from onnxlite.model import ModelLike, load, to_proto
+from onnxlite.errors import OptionError, UnsupportedError
+from onnxlite.model import PROTO_LIMIT_BYTES, ModelLike, load, size_bytes, to_proto
 from onnxlite.quantize.targets import target_named
 from onnxlite.recipe import Outcome
 from onnxlite.recipe.outcome import ModelT
@@ -150,6 +150,7 @@ def optimize(
             wrong.
         SamplesError: the samples or labels do not fit.
         SaveError: the output path cannot be written.
+        UnsupportedError: the model holds 2 GiB of tensors or more.
         ExecutionError: ONNX Runtime does not run the model.
     """
     start = time.perf_counter()
@@ -159,6 +160,11 @@ def optimize(
     original = load(model)
     if output is not None:
         check_target(Path(output), original)
+    if (nbytes := size_bytes(original)) >= PROTO_LIMIT_BYTES:
+        raise UnsupportedError(
+            f"the model holds {nbytes / 2**30:.1f} GiB of tensors, and trials are kept as messages "
+            "of at most 2: choose the steps yourself and use run, or quantize_weights"
+        )
     shares = share_out(samples, input_specs(original), evaluation=evaluation, labels=labels)
     with crew_of(executor) as crew:
         search = Search(

@@ -14,7 +14,7 @@ import pytest
 
 from models.data import calibration_images
 from onnxlite import evaluate
-from onnxlite.errors import OptionError, SamplesError, SaveError
+from onnxlite.errors import OptionError, SamplesError, SaveError, UnsupportedError
 from onnxlite.model import to_bytes
 from onnxlite.recipe import Recipe, run
 from onnxlite.recipe import steps as step_module
@@ -223,6 +223,12 @@ def test_too_few_samples_are_said_to_be_too_few(unpruned):
     assert check.verdict == "undecided"
     assert check.samples_needed is None or check.samples_needed > 8
     assert any("so few" in line for line in outcome.report.warnings)
+
+
+def test_a_model_that_no_message_holds(monkeypatch):
+    monkeypatch.setattr("onnxlite.search.optimize.PROTO_LIMIT_BYTES", 1000)
+    with pytest.raises(UnsupportedError, match="use run"):
+        optimize(net(), samples=images(40), cache=False)
 
 
 KILLED = """
