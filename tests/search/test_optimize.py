@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import subprocess
 import sys
@@ -226,7 +227,8 @@ def test_too_few_samples_are_said_to_be_too_few(unpruned):
 
 
 def test_a_model_that_no_message_holds(monkeypatch):
-    monkeypatch.setattr("onnxlite.search.optimize.PROTO_LIMIT_BYTES", 1000)
+    module = importlib.import_module("onnxlite.search.optimize")  # the name is also a function's
+    monkeypatch.setattr(module, "PROTO_LIMIT_BYTES", 1000)
     with pytest.raises(UnsupportedError, match="use run"):
         optimize(net(), samples=images(40), cache=False)
 
