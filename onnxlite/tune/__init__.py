@@ -1,1 +1,160 @@
 """Tuning: a compressed model is trained to compute what its original does, without labels."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.errors import MissingPackageError
+from onnxlite.model import ModelLike, give_back, load
+from onnxlite.records import Progress, ReportSink, StepReport, silent
+from onnxlite.samples import SamplesLike
+from onnxlite.tune.options import TuneOptions
+
+logger = logging.getLogger(__name__)
+
+Labels = NDArray[np.integer[Any]] | Sequence[int]
+
+
+@overload
+def tune(
+    model: onnx.ModelProto,
+    reference: ModelLike,
+    samples: SamplesLike,
+    *,
+    steps: int | None = None,
+    time_limit: float | None = None,
+    loss: str | Callable[..., Any] = "auto",
+    labels: Labels | None = None,
+    lr: float | None = None,
+    batch: int = 32,
+    inner: bool = True,
+    limit: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto: ...
+@overload
+def tune(
+    model: str | os.PathLike[str] | ir.Model,
+    reference: ModelLike,
+    samples: SamplesLike,
+    *,
+    steps: int | None = None,
+    time_limit: float | None = None,
+    loss: str | Callable[..., Any] = "auto",
+    labels: Labels | None = None,
+    lr: float | None = None,
+    batch: int = 32,
+    inner: bool = True,
+    limit: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> ir.Model: ...
+def tune(
+    model: ModelLike,
+    reference: ModelLike,
+    samples: SamplesLike,
+    *,
+    steps: int | None = None,
+    time_limit: float | None = None,
+    loss: str | Callable[..., Any] = "auto",
+    labels: Labels | None = None,
+    lr: float | None = None,
+    batch: int = 32,
+    inner: bool = True,
+    limit: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    on_report: ReportSink | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto | ir.Model:
+    """Train a compressed model to compute what its original does (distillation, QAT).
+
+    The ONNX graphs themselves are run, the student's in torch with gradients. Float weights,
+    biases and normalisations are learned; zeros of pruned weights stay. Behind Q and DQ nodes
+    integers are learned with straight-through gradients and scales as in LSQ (Esser et al.
+    2020), and go back into the same nodes: the result has the layers, types and kernels that it
+    had. Every fifth sample is held out; the best state there is kept, and the model is returned
+    unchanged unless ONNX Runtime finds it closer to the reference there.
+
+    Args:
+        model: the compressed model; a path, a `ModelProto` or an `ir.Model`, not changed.
+        reference: the model that it was made from.
+        samples: unlabelled inputs, some hundreds to thousands; all are held in memory, with
+            the reference's answers.
+        steps: of the optimizer; default: 20 passes over the samples, 300 to 5,000 steps.
+        time_limit: seconds of training at most; the learning rate follows it.
+        loss: `"mse"`: squared error over variance; `"kl"`: that, and the divergence of class
+            probabilities; `"auto"`: `"kl"` where an output holds scores of classes. Or a
+            function of the outputs of student and reference, dictionaries of tensors by
+            name, that gives a tensor of one number.
+        labels: class of each sample, for cross-entropy as well.
+        lr: learning rate, relative to the typical value of each tensor; default 0.01.
+        batch: samples per step.
+        inner: compare inner layers, too.
+        limit: use at most this many samples.
+        seed: of the order of samples.
+        threads: of torch and ONNX Runtime; None leaves them to choose.
+        on_report: called with the `StepReport`.
+        progress: called after every step; raising from it ends the training.
+
+    Returns:
+        The tuned model: a `ModelProto` if one came in, otherwise an `ir.Model`.
+
+    Raises:
+        MissingPackageError: torch is not installed.
+        UnsupportedError: an operator of `model` that torch cannot compute here.
+        OptionError: an option out of range, or models that do not belong together.
+        SamplesError: the samples do not fit the model.
+        ExecutionError: ONNX Runtime does not run one of the models.
+    """
+    options = TuneOptions(
+        steps=steps,
+        time_limit=time_limit,
+        loss=loss,
+        labels=labels,
+        lr=lr,
+        batch=batch,
+        inner=inner,
+        limit=limit,
+        seed=seed,
+        threads=threads,
+    )
+    result, report = tune_ir(load(model), load(reference), samples, options, progress=progress)
+    if on_report is not None:
+        on_report(report)
+    if not report.changed:
+        logger.warning("tune changed nothing: %s", report.summary)
+    return give_back(model, result)
+
+
+def tune_ir(
+    model: ir.Model,
+    reference: ir.Model,
+    samples: SamplesLike,
+    options: TuneOptions | None = None,
+    *,
+    progress: Progress = silent,
+) -> tuple[ir.Model, StepReport]:
+    """Tune a private copy of a model; see `tune`. Raises `MissingPackageError` without torch."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingPackageError("tuning needs torch: `pip install 'onnxlite[tune]'`")
+    # Torch takes seconds to import, and only tuning needs it.
+    from onnxlite.tune import step
+
+    return step.tune_ir(model, reference, samples, options, progress=progress)
+
+
+__all__ = ["TuneOptions", "tune", "tune_ir"]
