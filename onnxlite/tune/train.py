@@ -24,8 +24,9 @@ _EPOCHS = 20
 _LEAST_STEPS, _MOST_STEPS = 300, 5000
 _WARM_UP = 0.05
 _VALIDATIONS = 20
-#: Validations in a row without a better one, after which training ends.
-_PATIENCE = 6
+#: Validations in a row without a better one, after which training ends; but the high learning
+#: rate of the first part makes even a student worse that ends better.
+_PATIENCE, _PATIENT_UNTIL = 5, 0.6
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def train(
     best_state, before = student.state(), validate(student, loss, held, apart, options.batch)
     best, behind, done, start = before, 0, 0, time.perf_counter()
     every = max(1, min(total // _VALIDATIONS, 100))
-    while done < total and behind < _PATIENCE:
+    stopped = False
+    while done < total and not stopped:
         for batch in batches(rows, options.batch, apart, order):
             share = _share(done, total, start, options.time_limit)
             if share >= 1 or done >= total:
@@ -77,8 +79,9 @@ def train(
                     best, behind, best_state = found, 0, student.state()
                 else:
                     behind += 1
-                if behind >= _PATIENCE or not math.isfinite(found):
-                    behind = _PATIENCE
+                tired = behind >= _PATIENCE and share > _PATIENT_UNTIL
+                stopped = tired or not math.isfinite(found)
+                if stopped:
                     break
     found = validate(student, loss, held, apart, options.batch)
     if found < best:
