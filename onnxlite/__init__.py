@@ -55,6 +55,7 @@ from onnxlite.recipe import (
     SparseStorage,
     Step,
     ToFloat16,
+    Tune,
     load_recipe,
     run,
 )
@@ -74,6 +75,7 @@ from onnxlite.search import (
     optimize,
 )
 from onnxlite.simplify import simplify
+from onnxlite.tune import tune
 
 try:
     __version__ = importlib.metadata.version("onnxlite")
@@ -123,6 +125,7 @@ __all__ = [
     "Summary",
     "ToFloat16",
     "Trial",
+    "Tune",
     "UnsupportedError",
     "VerificationError",
     "__version__",
@@ -148,4 +151,5 @@ __all__ = [
     "simplify",
     "sparse_storage",
     "to_float16",
+    "tune",
 ]

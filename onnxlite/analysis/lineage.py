@@ -23,6 +23,7 @@ from onnxlite.graph import attribute, is_op
 from onnxlite.ops import spec_of
 
 _KEY = "onnxlite.lineage"
+_ORIGINAL_KEY = "onnxlite.original"
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -46,6 +47,16 @@ def lineage_of(model: ir.Model) -> Mapping[str, Origin]:
 def restore_lineage(model: ir.Model, entries: Mapping[str, Origin]) -> None:
     """Record what `lineage_of` gave before the model went through a file."""
     _put(model, entries)
+
+
+def original_of(model: ir.Model) -> ir.Model | None:
+    """The whole model that this one was made from, if that was recorded."""
+    return cast(ir.Model | None, model.meta.get(_ORIGINAL_KEY))
+
+
+def record_original(model: ir.Model, original: ir.Model) -> None:
+    """Record the whole model that `model` is made from; nobody may change it."""
+    model.meta[_ORIGINAL_KEY] = original
 
 
 def origin_of(model: ir.Model, node_name: str) -> Origin:

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from onnxlite import __version__
-from onnxlite.cli import dynamic, formats, lowbits, measure, optimize, search
+from onnxlite.cli import dynamic, formats, lowbits, measure, optimize, search, tuning
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.report import report
 from onnxlite.cli.sensitivity import sensitivity
@@ -105,6 +105,7 @@ app.command("quantize-dynamic")(dynamic.quantize_dynamic)
 app.command("quantize-weights")(lowbits.quantize_weights)
 app.command("sparse-storage")(formats.sparse_storage)
 app.command("to-float16")(formats.to_float16)
+app.command("tune")(tuning.tune)
 app.command("sensitivity")(sensitivity)
 app.command("compare")(measure.compare)
 app.command("benchmark")(measure.benchmark)

@@ -20,6 +20,7 @@ from onnxlite.recipe.steps import (
     step_name,
 )
 from onnxlite.recipe.storage import SparseStorage
+from onnxlite.recipe.tuning import Tune
 
 __all__ = [
     "STEPS",
@@ -41,6 +42,7 @@ __all__ = [
     "SparseStorage",
     "Step",
     "ToFloat16",
+    "Tune",
     "load_recipe",
     "run",
     "step_name",

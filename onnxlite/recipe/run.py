@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.analysis.lineage import record_original
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.evaluate import Metric
 from onnxlite.model import ModelLike, clone, load, to_proto
@@ -115,6 +116,7 @@ def run(
     current = clone(original)
     reports: list[StepReport] = []
     for number, step in enumerate(recipe.steps, 1):
+        record_original(current, original)
         # What was made up, or is kept for the evaluation, decides nothing.
         if isinstance(step, SamplesOptional) and not use.calibration:
             current, report = step.apply(current, None, progress)

@@ -32,6 +32,7 @@ from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.sparse import PruneWeights
 from onnxlite.recipe.storage import SparseStorage
+from onnxlite.recipe.tuning import Tune
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify import simplify_ir
@@ -162,6 +163,7 @@ Step: TypeAlias = (
     | ToFloat16
     | QuantizeDynamic
     | QuantizeAuto
+    | Tune
 )
 
 #: Every step class by its name in recipes and reports.

@@ -1,0 +1,266 @@
+"""Tuning as a whole: it helps where something was lost, keeps structure, and says if it does not."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import onnxlite
+from models import data
+from onnxlite.cli import app
+from onnxlite.errors import MissingPackageError, OptionError, SamplesError
+from onnxlite.evaluate import compare
+from onnxlite.graph import const_array
+from onnxlite.model import load
+from onnxlite.prune import prune_channels, prune_weights
+from onnxlite.quantize import quantize_static
+from onnxlite.records import StepReport
+from onnxlite.runtime import Session
+from onnxlite.save import save
+from onnxlite.tune import tune
+from tests.odd_models import parse
+
+torch = pytest.importorskip("torch")
+
+from onnxlite.tune.student import Student  # noqa: E402
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[n,3,8,8] x) => (float[n,4] y)
+    <float[16,3,3,3] w, float[16] b, float[16,16,3,3] u, float[16] c, float[16,4] v>
+    { t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)
+      s = Conv<pads=[1,1,1,1]>(r, u, c)  a = Add(r, s)  q = Relu(a)
+      p = GlobalAveragePool(q)  f = Flatten(p)  y = MatMul(f, v) }"""
+
+
+@pytest.fixture
+def net() -> onnx.ModelProto:
+    return parse(NET)
+
+
+@pytest.fixture
+def images() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((160, 3, 8, 8), np.float32)
+
+
+@pytest.fixture
+def fresh() -> NDArray[np.float32]:
+    return np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)
+
+
+def tensors(model: onnx.ModelProto | ir.Model) -> dict[str, NDArray[np.generic]]:
+    found = load(model).graph.initializers.values()
+    return {v.name: a for v in found if v.name and (a := const_array(v)) is not None}
+
+
+def test_pruned_net_comes_closer(net, images, fresh):
+    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False)
+    before = small.SerializeToString()
+    reports: list[StepReport] = []
+    better = tune(small, net, images, steps=150, on_report=reports.append)
+    assert isinstance(better, onnx.ModelProto)
+    assert reports[0].changed, reports[0].summary
+    gain = compare(net, better, fresh).sqnr_db - compare(net, small, fresh).sqnr_db
+    assert gain > 3
+    assert small.SerializeToString() == before
+    assert {n: a.shape for n, a in tensors(better).items()} == {
+        n: a.shape for n, a in tensors(small).items()
+    }
+
+
+def test_inner_layers_are_matched_through_the_lineage(net, images):
+    small = prune_channels(load(net), samples=images[:64], macs=0.5)
+    from onnxlite.tune.step import _inner_pairs
+
+    pairs = _inner_pairs(load(net), small)
+    assert {"t", "s"} <= pairs.keys()
+    assert all(kept is not None and len(kept) < 16 for _, kept, _ in (pairs["t"], pairs["s"]))
+
+
+def test_zeros_stay_zeros(net, images):
+    sparse = prune_weights(net, sparsity=0.6, method="magnitude")
+    better = tune(sparse, net, images, steps=60)
+    for name, array in tensors(sparse).items():
+        if array.ndim == 4:
+            found = tensors(better)[name]
+            assert (found[array == 0] == 0).all()
+            assert (found != array).any()
+
+
+def test_integers_and_scales_go_back_into_the_same_nodes(net, images, fresh):
+    small = quantize_static(net, images[:32], rounding="nearest", equalize=False)
+    # Something to gain: rougher weights than 8 bits need.
+    for tensor in small.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
+            rough = np.round(onnx.numpy_helper.to_array(tensor) / 24) * 24
+            rough = np.clip(rough, -120, 120).astype(np.int8)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(rough, tensor.name))
+    better = tune(small, net, images, steps=150, loss="mse")
+    gain = compare(net, better, fresh).sqnr_db - compare(net, small, fresh).sqnr_db
+    assert gain > 3
+    assert [n.op_type for n in better.graph.node] == [n.op_type for n in small.graph.node]
+    before, after = tensors(small), tensors(better)
+    integers = [n for n, a in before.items() if a.dtype == np.int8 and a.ndim == 4]
+    assert integers
+    for name in integers:
+        assert after[name].dtype == np.int8
+        assert np.abs(after[name].astype(int)).max() <= np.abs(before[name].astype(int)).max()
+    scales = {n.input[0]: (n.input[1], n.input[2]) for n in better.graph.node if "Linear" in n.op_type}
+    for node in small.graph.node:
+        if node.op_type == "QuantizeLinear" and not before[node.input[2]].any():
+            # The range may do the work of an activation, so it does not grow.
+            assert after[scales[node.input[0]][0]] <= before[node.input[1]]
+    for node in better.graph.node:
+        if node.op_type == "Conv":
+            made = {n.output[0]: n for n in better.graph.node}
+            x, w, b = (made[name].input[1] for name in node.input)
+            np.testing.assert_allclose(after[b], after[x] * after[w], rtol=1e-6)
+
+
+def test_student_starts_as_the_model(net, images):
+    small = quantize_static(net, images[:32])
+    student = Student(load(small))
+    with torch.no_grad():
+        found = student({"x": torch.tensor(images[:8])})["y"].numpy()
+    want = Session(load(small), fuse_qdq=False, optimization="none")
+    np.testing.assert_allclose(found, want.run({"x": images[:8]})["y"], atol=1e-4)
+    untouched = tensors(student.written())
+    for name, array in tensors(small).items():
+        if array.dtype == np.int8 and array.ndim > 1:
+            np.testing.assert_array_equal(untouched[name], array)
+
+
+def test_scales_of_moved_values_stay_tied():
+    model = parse(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,2,4,4] x) => (float[n,2,2,2] y) <float s = {0.1}, uint8 z = {128}>
+        { q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+          m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(d)
+          r = QuantizeLinear(m, s, z)  y = DequantizeLinear(r, s, z) }"""
+    )
+    student = Student(load(model))
+    assert len(student.learned) == 1
+
+
+def test_equal_scales_of_different_values_are_learned_apart():
+    model = parse(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,2] x) => (float[n,2] y) <float s = {0.1}, uint8 z = {0}>
+        { q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+          m = Sigmoid(d)  r = QuantizeLinear(m, s, z)  y = DequantizeLinear(r, s, z) }"""
+    )
+    student = Student(load(model))
+    assert len(student.learned) == 2
+    # Written back unlearned they are one constant again.
+    assert len(student.written().graph.initializers) == 2
+
+
+def test_nothing_to_gain_is_said(net, images, caplog):
+    reports: list[StepReport] = []
+    same = tune(net, net, images[:32], steps=5, on_report=reports.append)
+    assert not reports[0].changed
+    assert "did not get closer" in reports[0].summary
+    assert "tune changed nothing" in caplog.text
+    assert compare(net, same, images[:8]).max_abs_diff == 0
+
+
+def test_same_seed_same_model(net, images):
+    small = prune_channels(net, samples=images[:64], macs=0.5)
+    one, two = (tune(small, net, images, steps=20, threads=1, seed=3) for _ in range(2))
+    assert one.SerializeToString() == two.SerializeToString()
+
+
+def test_labels_and_own_losses(net, images):
+    small = prune_channels(net, samples=images[:64], macs=0.5)
+    labels = Session(load(net)).run({"x": images})["y"].argmax(1)
+    reports: list[StepReport] = []
+    tune(small, net, images, steps=20, labels=labels, on_report=reports.append)
+    with pytest.raises(OptionError, match="one whole number per sample"):
+        tune(small, net, images, steps=1, labels=labels[:5])
+    seen: list[tuple[int, ...]] = []
+
+    def loss(student, teacher):
+        seen.append(tuple(student["y"].shape))
+        return (student["y"] - teacher["y"]).abs().mean()
+
+    tune(small, net, images, steps=2, loss=loss)
+    assert seen
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"time_limit": 0.0}, {"loss": "l1"}, {"lr": -1.0}, {"batch": 0}, {"threads": 0}],
+)
+def test_options_out_of_range(net, images, wrong):
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        tune(net, net, images, **wrong)
+
+
+def test_models_that_do_not_belong_together(net, images):
+    other = parse(NET.replace("(float[n,4] y)", "(float[n,4] z)").replace("y = MatMul", "z = MatMul"))
+    with pytest.raises(OptionError, match="made from"):
+        tune(net, other, images)
+
+
+def test_one_sample_is_too_few(net, images):
+    with pytest.raises(SamplesError, match="two samples"):
+        tune(net, net, images[:1])
+
+
+def test_without_torch(net, images, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a)
+    )
+    with pytest.raises(MissingPackageError, match=r"pip install 'onnxlite\[tune\]'"):
+        tune(net, net, images)
+
+
+def test_time_limit_ends_it(net, images):
+    small = prune_channels(net, samples=images[:64], macs=0.5)
+    reports: list[StepReport] = []
+    tune(small, net, images, time_limit=1.0, on_report=reports.append)
+    assert reports[0].seconds < 15
+
+
+def test_as_a_step_of_a_recipe(net, images):
+    steps = (
+        onnxlite.PruneChannels(macs=0.5, repair=False),
+        onnxlite.Tune(steps=60),
+    )
+    outcome = onnxlite.run(net, images, onnxlite.Recipe(steps), benchmark=False)
+    assert [report.step for report in outcome.report.steps] == ["prune-channels", "tune"]
+    assert outcome.report.steps[1].changed
+    again = onnxlite.Recipe.from_toml(onnxlite.Recipe(steps).to_toml())
+    assert again.steps == steps
+
+
+def test_command(net, images, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False)
+    save(load(net), Path("net.onnx"))
+    save(load(small), Path("small.onnx"))
+    np.save("x.npy", images)
+    line = "tune small.onnx net.onnx --data x.npy --steps 60 --no-benchmark -o better.onnx"
+    result = CliRunner().invoke(app, line.split(), prog_name="onnxlite")
+    assert result.exit_code == 0, result.output
+    fresh = images[:16]
+    assert compare(net, "better.onnx", fresh).sqnr_db > compare(net, small, fresh).sqnr_db
+
+
+@pytest.mark.slow
+def test_residual_net_without_most_of_its_work(residual_path: Path):
+    images = data.calibration_images()
+    small = prune_channels(residual_path, samples=images[:256], macs=0.2)
+    better = tune(small, residual_path, images, steps=1500, threads=2)
+    test, labels = data.test_set()
+    accuracy = [compare(residual_path, m, test, labels=labels).agreement for m in (small, better)]
+    assert accuracy[1] is not None
+    assert accuracy[0] is not None
+    assert accuracy[1] > accuracy[0] + 0.02
