@@ -31,7 +31,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 COMMANDS = (
     "inspect", "channels", "simplify", "prune", "prune-channels", "quantize",
     "quantize-auto", "quantize-dynamic", "to-float16", "sparse-storage", "compare",
-    "benchmark", "run", "optimize", "report", "demo",
+    "benchmark", "run", "optimize", "report", "demo", "tune",
 )  # fmt: skip
 
 
