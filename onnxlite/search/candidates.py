@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import escape
@@ -15,6 +16,7 @@ from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
 from onnxlite.recipe.steps import PruneChannels, QuantizeStatic, Simplify, Step
+from onnxlite.recipe.tuning import Tune
 
 INT8 = "int8"
 #: Between a format's name and what its channels are multiples of, in the name of a line.
@@ -64,6 +66,11 @@ class Line:
     make: Callable[[float], Candidate]
 
 
+def can_tune() -> bool:
+    """Whether the package is there that tuning needs."""
+    return importlib.util.find_spec("torch") is not None
+
+
 def formats(*, target: str) -> Iterator[Format]:
     """The number formats, float first: each alone on the simplified model."""
     yield Format("float", ())
@@ -107,20 +114,23 @@ def unpruned(form: Format) -> Candidate:
     return Candidate(form.name, (Simplify(), *form.steps), form.name)
 
 
-def pruning_line(form: Format, *, round_to: RoundTo, seed: int) -> Line:
+def pruning_line(form: Format, *, round_to: RoundTo, seed: int, tuned: bool = False) -> Line:
     """Ever fewer channels in one format.
 
     Args:
         form: the format.
         round_to: multiples of what the channels are left in.
         seed: of the pruning.
+        tuned: train what is left on the answers of the original, before it is quantized.
     """
     suffix = "" if round_to == "auto" else f"{BY}{round_to}"
+    suffix += f"{BY}training" if tuned else ""
     name = f"{form.name}{suffix}"
 
     def make(share: float) -> Candidate:
         step = PruneChannels(macs=share, round_to=round_to, seed=seed)
         label = f"{share:.0%} of MACs{suffix}, {form.name}"
-        return Candidate(label, (Simplify(), step, *form.steps), name, share)
+        training = (Tune(seed=seed),) if tuned else ()
+        return Candidate(label, (Simplify(), step, *training, *form.steps), name, share)
 
     return Line(name, make)

@@ -17,6 +17,7 @@ from onnxlite.machine import machine
 from onnxlite.quantize.sensitivity.estimate import Sensitivity, sensitivity
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.steps import Step
+from onnxlite.recipe.tuning import Tune
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.search.budget import QUALITY_LIMITS, Budget
@@ -223,6 +224,8 @@ class Lab:
         """Stop a candidate whose quality is beyond rescue although steps are left to lose more."""
         if state.done or len(state.reports) < 2 or not state.reports[-1].changed:
             return
+        if any(isinstance(step, Tune) for step in state.candidate.steps[len(state.reports) :]):
+            return  # which may well rescue it
         state.quality = self._quality(state)
         if state.quality is None:
             return

@@ -21,7 +21,7 @@ from onnxlite.recipe.steps import Step
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from onnxlite.search.budget import Budget, Check
-from onnxlite.search.candidates import Candidate, formats
+from onnxlite.search.candidates import Candidate, can_tune, formats
 from onnxlite.search.clock import Clock
 from onnxlite.search.crew import Crew
 from onnxlite.search.judge import Judge, Quality
@@ -97,6 +97,7 @@ class Search:
             prefer=self._prefer,
             prunable=self._prunable,
             fragile=lambda: self._fragile(target),
+            trained=can_tune(),
             seed=self._seed,
         )
         self._rounds = rounds

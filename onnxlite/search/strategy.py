@@ -32,6 +32,8 @@ from onnxlite.search.records import Trial
 #: The share of MACs that a line begins with.
 _FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
+#: Training allows about so much of what is left without it.
+_TRAINED = 0.6
 #: Two shares are told apart if one is more than this times the other.
 _RESOLUTION = 1.08
 _MOST_ROUNDS = 8
@@ -50,6 +52,7 @@ class Rounds:
         prefer: what the best trial is.
         prunable: tells whether there are channels that may go, once the first batch is tried.
         fragile: tells the layers that cost most in INT8, worst first.
+        trained: whether candidates may be trained.
         seed: of the pruning.
     """
 
@@ -61,6 +64,7 @@ class Rounds:
         prefer: Prefer,
         prunable: Callable[[], bool],
         fragile: Callable[[], Sequence[str]],
+        trained: bool,
         seed: int,
     ) -> None:
         self._forms = {form.name: form for form in forms}
@@ -68,7 +72,7 @@ class Rounds:
         self._prefer: Prefer = prefer
         self._prunable = prunable
         self._seed = seed
-        self._fragile = fragile
+        self._fragile, self._trained = fragile, trained
         self._lines: dict[str, Line] = {}
 
     def batches(self, tried: list[tuple[Candidate, Trial]]) -> Iterator[list[Candidate]]:
@@ -130,6 +134,10 @@ class Rounds:
         reached = min((c.share for c, t in tried if self._goes_on(t)), default=1.0)
         if reached == 1:
             return
+        if self._trained:
+            line = self._line(first, tuned=True)
+            yield [line.make(round(reached * _TRAINED, 4))]
+            yield from self._along(line, tried)
         for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
             yield [line.make(reached)]
             yield from self._along(line, tried)
@@ -156,8 +164,9 @@ class Rounds:
                 steps = Recipe.from_toml(trial.recipe).steps[1:]
                 self._forms[candidate.line] = Format(candidate.line, steps)
 
-    def _line(self, name: str, round_to: RoundTo = "auto") -> Line:
-        line = pruning_line(self._forms[name], round_to=round_to, seed=self._seed)
+    def _line(self, name: str, round_to: RoundTo = "auto", *, tuned: bool = False) -> Line:
+        form = self._forms[name]
+        line = pruning_line(form, round_to=round_to, seed=self._seed, tuned=tuned)
         self._lines[line.name] = line
         return line
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from onnxlite.analysis.lineage import Origin, lineage_of, restore_lineage
+from onnxlite.analysis.lineage import Origin, lineage_of, record_original, restore_lineage
 from onnxlite.errors import OnnxliteError
 from onnxlite.model import load, to_bytes
 from onnxlite.recipe.steps import Step, step_name
@@ -71,6 +71,7 @@ def do(work: Work, progress: Progress = silent) -> Done:
     try:
         original = parse(work.original)
         current = parse(work.model, work.lineage)
+        record_original(current, original)
         result, report = work.step.apply(current, work.samples, progress)
         if report.changed:
             Reference(original, work.samples).verify(result, step_name(work.step))

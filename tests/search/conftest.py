@@ -38,4 +38,5 @@ def no_clock():
         patch.setattr(lab, "benchmark", by_size)
         patch.setattr(search, "benchmark", by_size)
         patch.setattr(measured, "MEASURABLE", MappingProxyType({}))
+        patch.setattr(search, "can_tune", lambda: False)  # minutes each
         yield
