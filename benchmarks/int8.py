@@ -1,10 +1,10 @@
 """INT8 side by side with its peers: `python -m benchmarks.int8`.
 
-For each model: signal to quantization noise (dB) of the logits, top-1 agreement with the
-float model and accuracy where there are labels, latency ratio to the float model (one
-thread, batch 1, interleaved), and file size. All quantizers get the same calibration
-samples; evaluation samples are others. onnxlite simplifies first, and so do the peers'
-inputs: all start from the same simplified float model. Rows "macs=..." prune channels before.
+For each model: signal to quantization noise (dB) of the logits, top-1 agreement with the float
+model and accuracy where there are labels, latency ratio to the float model (processor time of
+one thread, batch 1, interleaved), and file size. All quantizers get the same calibration
+samples; evaluation samples are others. onnxlite simplifies first, and so do the peers' inputs:
+all start from the same simplified float model. Rows "macs=..." prune channels before.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from benchmarks._int8_peers import peers
 from benchmarks._tables import publish
-from onnxlite.evaluate import benchmark
 from onnxlite.model import disk_bytes, load
 from onnxlite.prune import prune_channels
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.placing.race import race
+from onnxlite.records import silent
+from onnxlite.runtime import Session
 from onnxlite.save import save
 from onnxlite.simplify import simplify
 
@@ -116,7 +118,9 @@ def row(
     """Measure one model against the float one."""
     got = logits(target, case.evaluation)
     noise = float(((expected - got) ** 2).sum())
-    latency = benchmark(source, target, samples=case.evaluation[:1], threads=1, memory=False)
+    sessions = [Session(path, threads=1) for path in (source, target)]
+    feed = {sessions[0].input_names[0]: case.evaluation[:1]}
+    (latency,) = race(sessions, feed, budget_s=4.0, progress=silent)
     labels = case.labels
     return {
         "model": case.name,
@@ -124,7 +128,7 @@ def row(
         "sqnr_db": 10 * float(np.log10((expected**2).sum() / noise)) if noise else None,
         "agreement": float((got.argmax(1) == expected.argmax(1)).mean()),
         "accuracy": None if labels is None else float((got.argmax(1) == labels).mean()),
-        "latency_ratio": latency.ratio.median,
+        "latency_ratio": latency,
         "bytes": disk_bytes(target),
         "size_ratio": disk_bytes(target) / disk_bytes(case.path),
         "quantize_cpu_s": seconds,
