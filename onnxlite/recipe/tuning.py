@@ -32,6 +32,7 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="tun
     loss: Literal["auto", "kl", "mse"] = "auto"
     lr: Annotated[float, Meta(gt=0)] | None = None
     batch: Annotated[int, Meta(ge=1)] = 32
+    vary: bool = True
     limit: Annotated[int, Meta(ge=1)] | None = None
     seed: int = 0
     threads: Annotated[int, Meta(ge=1)] | None = None
@@ -49,6 +50,7 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="tun
             loss=self.loss,
             lr=self.lr,
             batch=self.batch,
+            vary=self.vary,
             limit=self.limit,
             seed=self.seed,
             threads=self.threads,

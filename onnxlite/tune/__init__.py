@@ -37,6 +37,7 @@ def tune(
     lr: float | None = None,
     batch: int = 32,
     inner: bool = True,
+    vary: bool = True,
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -56,6 +57,7 @@ def tune(
     lr: float | None = None,
     batch: int = 32,
     inner: bool = True,
+    vary: bool = True,
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -74,6 +76,7 @@ def tune(
     lr: float | None = None,
     batch: int = 32,
     inner: bool = True,
+    vary: bool = True,
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -101,9 +104,12 @@ def tune(
             function of the outputs of student and reference, dictionaries of tensors by
             name, that gives a tensor of one number.
         labels: class of each sample, for cross-entropy as well.
-        lr: learning rate, relative to the typical value of each tensor; default 0.01.
+        lr: learning rate, relative to the typical value of each tensor; by default short
+            trials of five choose it.
         batch: samples per step.
         inner: compare inner layers, too.
+        vary: train on mixed, shifted and mirrored inputs as well, which the reference answers
+            like real ones; inputs that are not real numbers stay as they are.
         limit: use at most this many samples.
         seed: of the order of samples.
         threads: of torch and ONNX Runtime; None leaves them to choose.
@@ -128,6 +134,7 @@ def tune(
         lr=lr,
         batch=batch,
         inner=inner,
+        vary=vary,
         limit=limit,
         seed=seed,
         threads=threads,

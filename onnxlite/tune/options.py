@@ -26,6 +26,7 @@ class TuneOptions:
     lr: float | None = None
     batch: int = 32
     inner: bool = True
+    vary: bool = True
     limit: int | None = None
     seed: int = 0
     threads: int | None = None

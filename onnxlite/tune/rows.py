@@ -10,14 +10,18 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from onnxlite.errors import SamplesError
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Feed, InputSpec, Samples, feed_size, input_specs
 from onnxlite.tune.executor import torch_feed
 from onnxlite.tune.learned import Tensors
+from onnxlite.tune.variants import can_vary, variants
 
 #: Bytes of the teacher's inner values that are kept for all rows.
 _INNER_BYTES = 1 << 29
 _MAX_INNER = 8
+#: Rows that are made up: so many for each real one, unless rows or bytes are enough.
+_COPIES, _ENOUGH_ROWS, _VARIED_BYTES = 4, 20_000, 1 << 29
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,15 @@ class Rows:
         samples: of the teacher's inputs.
         inner: values of the teacher that are wanted besides its outputs, as far as memory
             allows; evenly spread ones are taken.
+        vary: add mixed, shifted and mirrored inputs to train on, where inputs allow it.
+        seed: of those.
         threads: of ONNX Runtime.
 
     Attributes:
-        rows: in the order of the samples.
+        training: rows to train on.
+        held: every fifth sample (at most 512), to validate on.
         inner: those of the wanted values that the answers hold.
+        count: of real rows.
         apart: whether rows are single samples, so that they can be put together.
     """
 
@@ -73,6 +81,8 @@ class Rows:
         inner: Sequence[str],
         *,
         labels: Sequence[int] | None,
+        vary: bool,
+        seed: int,
         threads: int | None,
     ) -> None:
         specs = input_specs(teacher)
@@ -82,23 +92,31 @@ class Rows:
         self.apart = first is not None and _gives_rows(teacher, feeds, specs, threads)
         singles = [row for feed in feeds for row in _taken_apart(feed, specs) or [feed]]
         singles = singles if self.apart else feeds
-        self.inner = _affordable(teacher, singles, inner, self.apart, threads)
+        self.count = len(singles)
+        if len(singles) < 2:
+            raise SamplesError("tuning needs two samples at least: one of them is held out")
+        step = max(5, len(singles) // 512)
+        last = len(singles) if len(singles) < step else 0
+        held = [i for i in range(len(singles)) if i % step == step - 1 or i + 1 == last]
+        kept = [i for i in range(len(singles)) if i not in set(held)]
+        real = [singles[index] for index in kept]
+        extra = _extra(real) if vary and self.apart and labels is None else 0
+        self.inner = _affordable(
+            teacher, singles[0], len(singles) + extra, inner, self.apart, threads
+        )
         session = Session(tapped(teacher, self.inner), threads=threads)
         wanted = {*outputs, *self.inner}
-        self.rows: list[Row] = []
-        for index, feed in enumerate(singles):
-            answers = {k: v for k, v in session.run(feed).items() if k in wanted}
-            label = None if labels is None else int(labels[index])
-            self.rows.append(Row(torch_feed(feed), torch_feed(answers), label))
 
-    def split(self) -> tuple[list[Row], list[Row]]:
-        """Rows to train on, and every fifth (at most 512) to validate on."""
-        step = max(5, len(self.rows) // 512)
-        held = [row for index, row in enumerate(self.rows) if index % step == step - 1]
-        held = held or self.rows[-1:]
-        chosen = {id(row) for row in held}
-        rest = [row for row in self.rows if id(row) not in chosen]
-        return rest, held
+        def row(feed: Feed, label: int | None = None) -> Row:
+            answers = {k: v for k, v in session.run(feed).items() if k in wanted}
+            return Row(torch_feed(feed), torch_feed(answers), label)
+
+        def labelled(index: int) -> Row:
+            return row(singles[index], None if labels is None else int(labels[index]))
+
+        self.held = [labelled(index) for index in held]
+        self.training = [labelled(index) for index in kept]
+        self.training += [row(feed) for feed in variants(real, extra, seed=seed)]
 
 
 def batches(
@@ -161,9 +179,19 @@ def _gives_rows(
     )
 
 
+def _extra(real: Sequence[Feed]) -> int:
+    """How many rows are added: up to four times as many as there are, as far as memory allows."""
+    if not can_vary(real[0]):
+        return 0
+    bytes_each = sum(array.nbytes for array in real[0].values())
+    room = min(_ENOUGH_ROWS, _VARIED_BYTES // bytes_each) - len(real)
+    return max(0, min(_COPIES * len(real), room))
+
+
 def _affordable(
     teacher: ir.Model,
-    singles: Sequence[Feed],
+    feed: Feed,
+    count: int,
     inner: Sequence[str],
     apart: bool,
     threads: int | None,
@@ -171,8 +199,8 @@ def _affordable(
     """Evenly spread inner values whose rows fit into memory."""
     if not inner:
         return []
-    found = Session(tapped(teacher, inner), threads=threads).run(singles[0])
-    each = _INNER_BYTES / len(singles) / _MAX_INNER
+    found = Session(tapped(teacher, inner), threads=threads).run(feed)
+    each = _INNER_BYTES / count / _MAX_INNER
     fit = [
         name
         for name in inner

@@ -12,7 +12,7 @@ import torch
 
 from onnxlite.analysis.counterparts import counterparts
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.errors import OptionError, SamplesError
+from onnxlite.errors import OptionError
 from onnxlite.graph import is_op
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
@@ -25,7 +25,7 @@ from onnxlite.tune.losses import Loss, class_outputs
 from onnxlite.tune.options import TuneOptions
 from onnxlite.tune.rows import Row, Rows, batches
 from onnxlite.tune.student import Student
-from onnxlite.tune.train import STEP, train
+from onnxlite.tune.train import STEP, gained, train
 
 
 def tune_ir(
@@ -59,29 +59,29 @@ def tune_ir(
             stream,
             list(pairs),
             labels=None if labels is None else labels.tolist(),
+            vary=options.vary,
+            seed=options.seed,
             threads=options.threads,
         )
-        if len(rows.rows) < 2:
-            raise SamplesError("tuning needs two samples at least: one of them is held out")
-        if labels is not None and not rows.apart and len(labels) != len(rows.rows):
+        if labels is not None and not rows.apart and len(labels) != rows.count:
             raise OptionError("labels need samples that are fed one by one")
         rows, pairs = _with_kept_channels(rows, pairs)
         loss = _loss(reference, student, rows, {k: v[0] for k, v in pairs.items()}, options)
-        training, held = rows.split()
+        training, held = rows.training, rows.held
         course = train(
             student, loss, training, held, apart=rows.apart, options=options, progress=progress
         )
-        if course.best >= course.before:
+        if not gained(course.before, course.best):
             return source, _report(
-                f"{course.steps} steps of training did not get closer to the reference on "
-                f"{len(held)} samples held out (loss {course.before:.4g})",
+                f"{course.steps} steps at rate {course.rate:g} did not get closer to the "
+                f"reference on {len(held)} samples held out (loss {course.before:.4g})",
                 start,
             )
         result = student.written()
         before, after = (_measured(side, loss, held, rows, options) for side in (source, result))
-    change = f"{len(held)} samples held out, in ONNX Runtime: loss {before:.4g} -> {after:.4g}"
-    if not after < before:
-        return source, _report(f"the tuned model is not better on {change}", start)
+    change = f"on {len(held)} samples held out, in ONNX Runtime: loss {before:.4g} -> {after:.4g}"
+    if not gained(before, after):
+        return source, _report(f"the tuned model is not better {change}", start)
     kinds: dict[str, int] = {}
     for item in student.learned:
         kind = _KINDS[type(item).__name__]
@@ -89,7 +89,7 @@ def tune_ir(
     return result, StepReport(
         step=STEP,
         changed=True,
-        summary=f"{course.steps} steps on {len(training)} samples; on {change}",
+        summary=f"{course.steps} steps at rate {course.rate:g} on {len(training)} rows; {change}",
         changes=kinds,
         seconds=time.perf_counter() - start,
     )
@@ -147,11 +147,12 @@ def _with_kept_channels(rows: Rows, pairs: _Pairs) -> tuple[Rows, _Pairs]:
     used = {name: pairs[name] for name in rows.inner}
     cut = {name: (kept, axis) for name, (_, kept, axis) in used.items() if kept is not None}
     index = {name: torch.tensor(kept) for name, (kept, _) in cut.items()}
-    for place, row in enumerate(rows.rows):
-        answers = dict(row.answers)
-        for name, (_, axis) in cut.items():
-            answers[name] = answers[name].index_select(axis, index[name])
-        rows.rows[place] = Row(row.feed, answers, row.label)
+    for side in (rows.training, rows.held) if cut else ():
+        for place, row in enumerate(side):
+            answers = dict(row.answers)
+            for name, (_, axis) in cut.items():
+                answers[name] = answers[name].index_select(axis, index[name])
+            side[place] = Row(row.feed, answers, row.label)
     return rows, used
 
 
@@ -166,11 +167,11 @@ def _loss(
     outputs = [
         value.name or ""
         for value in reference.graph.outputs
-        if rows.rows[0].answers[value.name or ""].is_floating_point()
+        if rows.held[0].answers[value.name or ""].is_floating_point()
     ]
     if not outputs and not callable(options.loss):
         raise OptionError("the model has no output of real numbers to compare")
-    (first, *_), *_ = batches(rows.rows[:1], 1, rows.apart)
+    (first, *_), *_ = batches(rows.held[:1], 1, rows.apart)
     with torch.no_grad():
         values = student(first.feed, list(pairs.values()))
     for name in outputs:
@@ -185,20 +186,20 @@ def _loss(
         for theirs, mine in pairs.items()
         if values[mine].shape == first.answers[theirs].shape and values[mine].is_floating_point()
     ]
-    alike = len({row.form for row in rows.rows}) == 1 and rows.apart
+    alike = len({row.form for row in rows.training}) == 1 and rows.apart
     whole: Tensors = {}
     if alike:
-        whole = {name: torch.cat([row.answers[name] for row in rows.rows]) for name in outputs}
+        whole = {name: torch.cat([row.answers[name] for row in rows.training]) for name in outputs}
     kind = "mse" if callable(options.loss) else options.loss
     classes = class_outputs(whole, kind, outputs) if alike else {}
-    scored = [n for n in outputs if rows.rows[0].answers[n].dim() == 2]
+    scored = [n for n in outputs if rows.held[0].answers[n].dim() == 2]
     if options.labels is not None and not scored:
         raise OptionError("labels need an output of shape [batch, classes], and there is none")
     return Loss(
         outputs=outputs,
         classes=classes,
         inner=inner,
-        variances={n: _variance(rows.rows, n) for n in [*outputs, *(t for _, t in inner)]},
+        variances={n: _variance(rows.training, n) for n in [*outputs, *(t for _, t in inner)]},
         custom=options.loss if callable(options.loss) else None,
         labelled=scored[0] if options.labels is not None else None,
     )

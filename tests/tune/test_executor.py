@@ -96,8 +96,9 @@ def test_static_int8_is_computed_as_the_graph_says(residual_path: Path, tmp_path
     assert np.abs(found - want).mean() < 2e-2 * np.abs(want).mean()
 
 
-def test_packed_weights_are_decoded_once(residual_path: Path):
-    model = quantize_weights(residual_path, bits="ternary")
+@pytest.mark.parametrize("bits", [4, 3, "ternary", "binary"])
+def test_packed_weights_are_decoded_once(residual_path: Path, bits):
+    model = quantize_weights(residual_path, bits=bits)
     graph = TorchGraph(model)
     assert len(graph._nodes) < len(list(graph.model.graph)) / 2
     images = np.random.default_rng(0).standard_normal((2, 1, 28, 28), np.float32)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from onnxlite.tune.operators.call import Call, OperatorFunction, Operators
 
 #: Types whose values torch holds in a wider one, which has more bits to turn over.
-_HELD_WIDER = (ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64)
+_HELD_WIDER = {ir.DataType.UINT16: 16, ir.DataType.UINT32: 32, ir.DataType.UINT64: 64}
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> OperatorFunction:
@@ -125,7 +125,16 @@ def _bitwise_not(call: Call) -> Tensor:
 
 def _bit_shift(call: Call) -> Tensor:
     a, b = call.inputs
-    return a << b if call.attr("direction") == "LEFT" else a >> b
+    found = call.node.inputs[0]
+    held = _HELD_WIDER.get(found.dtype) if found is not None and found.dtype else None
+    if a.dtype == torch.int64 and held is None:
+        held = 64  # only unsigned integers are shifted
+    if call.attr("direction") == "LEFT":
+        return (a << b) & ((1 << held) - 1) if held in (16, 32) else a << b
+    if held != 64:
+        return a >> b
+    # torch repeats the sign: what came in from above is cleared.
+    return torch.where(b == 0, a, (a >> b) & ((1 << (64 - b.clamp_min(1))) - 1))
 
 
 def _dropout(call: Call) -> tuple[Tensor, ...]:
