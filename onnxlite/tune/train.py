@@ -58,7 +58,16 @@ def train(
     before = validate(student, loss, held, apart, options.batch)
     rate = options.lr
     if rate is None:
-        rate = _rate_of_trials(student, loss, rows, held, apart=apart, options=options, total=total)
+        rate = _rate_of_trials(
+            student,
+            loss,
+            rows,
+            held,
+            apart=apart,
+            options=options,
+            total=total,
+            before=before,
+        )
     adam = _optimizer(student)
     order = torch.Generator().manual_seed(options.seed)
     best_state = student.state()
@@ -118,6 +127,7 @@ def _rate_of_trials(
     apart: bool,
     options: TuneOptions,
     total: int,
+    before: float,
 ) -> float:
     """The learning rate that is best on rows held out after a few steps; the student stays."""
     state = student.state()
@@ -129,15 +139,19 @@ def _rate_of_trials(
         done, end = 0, time.perf_counter() + seconds
         while done < count and (time.perf_counter() < end or not done):
             for batch in batches(rows, options.batch, apart, order):
-                # Adam's first steps have the size of the rate whatever the gradient is.
-                _take_step(student, loss, batch, adam, rate * min(1.0, (done + 1) / count))
+                # Up and down again: what a high rate has learned shows when it has fallen.
+                factor = math.sin(math.pi * (done + 0.5) / count)
+                _take_step(student, loss, batch, adam, rate * factor)
                 done += 1
                 if done >= count or time.perf_counter() >= end:
                     break
         reached = validate(student, loss, held, apart, options.batch)
         found[rate] = reached if math.isfinite(reached) else math.inf
         student.restore(state)
-    return min(found, key=lambda rate: found[rate])
+    most = before - min(found.values())
+    # A short trial favours low rates: the highest that gains half as much goes further.
+    good = [rate for rate in RATES if before - found[rate] >= 0.5 * most > 0]
+    return max(good, default=RATES[-1])
 
 
 def _optimizer(student: Student) -> torch.optim.Adam:
