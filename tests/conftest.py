@@ -8,9 +8,14 @@ from pathlib import Path
 import onnx
 import onnx.external_data_helper
 import pytest
+from hypothesis import settings
 
 from onnxlite.quantize.placing import measured
 from tests.odd_models import parse
+
+# No test is about time, and a busy machine takes longer than Hypothesis allows.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 FASHION = Path(__file__).parent.parent / "models" / "fashion"
 
