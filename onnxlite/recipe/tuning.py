@@ -32,7 +32,7 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="tun
     loss: Literal["auto", "kl", "mse"] = "auto"
     lr: Annotated[float, Meta(gt=0)] | None = None
     batch: Annotated[int, Meta(ge=1)] = 32
-    vary: bool = True
+    vary: bool = False
     limit: Annotated[int, Meta(ge=1)] | None = None
     seed: int = 0
     threads: Annotated[int, Meta(ge=1)] | None = None

@@ -26,7 +26,7 @@ class TuneOptions:
     lr: float | None = None
     batch: int = 32
     inner: bool = True
-    vary: bool = True
+    vary: bool = False
     limit: int | None = None
     seed: int = 0
     threads: int | None = None

@@ -149,9 +149,10 @@ def _rate_of_trials(
         found[rate] = reached if math.isfinite(reached) else math.inf
         student.restore(state)
     most = before - min(found.values())
-    # A short trial favours low rates: the highest that gains half as much goes further.
+    # A short trial favours low rates: the next above the highest that gains half as much goes
+    # further. Where none gains, the lowest is least likely to spoil anything.
     good = [rate for rate in RATES if before - found[rate] >= 0.5 * most > 0]
-    return max(good, default=RATES[-1])
+    return RATES[max(0, RATES.index(max(good)) - 1)] if good else RATES[-1]
 
 
 def _optimizer(student: Student) -> torch.optim.Adam:
