@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from glob import escape
 from typing import Any
 
@@ -88,7 +89,9 @@ def quantize_static_ir(
     if isinstance(scaled, Declined):
         declined.append(scaled)
     elif scaled:
-        choice = observed_ranges(model, placement, feeds, row, options, widths, progress=progress)
+        # Equalized channels fill their tensor's range: what "auto" would cut off is no outlier.
+        asked = replace(options, observer="minmax") if options.observer == "auto" else options
+        choice = observed_ranges(model, placement, feeds, row, asked, widths, progress=progress)
         params = activation_params(placement, choice.ranges, row, widths)
     float_model = clone(model)
     emitter = Emitter(model, placement, row, widths)
