@@ -77,8 +77,8 @@ def train(
     while done < total and not stopped:
         for batch in batches(rows, options.batch, apart, order):
             share = _share(done, total, start, options.time_limit)
-            if share >= 1 or done >= total:
-                done = total if share >= 1 and done < total else done
+            if share >= 1:
+                stopped = True
                 break
             factor = min(1.0, share / _WARM_UP + 0.02) * 0.5 * (1 + math.cos(math.pi * share))
             _take_step(student, loss, batch, adam, rate * factor)

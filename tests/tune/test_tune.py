@@ -231,6 +231,7 @@ def test_time_limit_ends_it(net, images):
     reports: list[StepReport] = []
     tune(small, net, images, time_limit=1.0, on_report=reports.append)
     assert reports[0].seconds < 15
+    assert int(reports[0].summary.split()[0]) < 10_000
 
 
 def test_as_a_step_of_a_recipe(net, images):
