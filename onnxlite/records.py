@@ -7,7 +7,9 @@ step that changed nothing has `changed == False` and a `reason`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -65,6 +67,26 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 #: Called with the report of a finished step.
 ReportSink = Callable[[StepReport], None]
+
+
+def unchanged(step: str, reason: str, declined: Iterable[Declined], start: float) -> StepReport:
+    """The report of a step that did nothing, begun at `start` of `time.perf_counter`."""
+    return StepReport(
+        step=step,
+        changed=False,
+        summary=reason,
+        declined=tuple(declined),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def announce(report: StepReport, sink: ReportSink | None, logger: logging.Logger) -> None:
+    """Hand a report to the caller's sink, and warn if the step did nothing."""
+    if sink is not None:
+        sink(report)
+    if not report.changed:
+        name = report.step.replace("-", "_")
+        logger.warning("%s changed nothing: %s", name, report.summary)
 
 
 class Progress(Protocol):

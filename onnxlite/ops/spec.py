@@ -73,6 +73,7 @@ class OpSpec:
         gain: the port of a normalisation's scale per channel.
         channels: what it does to channels (`ops.tracker`); None pins all that it touches.
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
+        sums: the output scales with all inputs together: `f(a*x, a*y) == a*f(x, y)` for a > 0.
         data_channels: axis and size of the data's channels, for an operator whose float
             weights ONNX Runtime puts on integers unasked (`quantize/shield.py`).
     """
@@ -83,6 +84,7 @@ class OpSpec:
     weights: tuple[int, ...] = ()
     output_range: Callable[[ir.Node], tuple[float, float] | None] | None = None
     linear: bool = False
+    sums: bool = False
     output_axis: Callable[[ir.Node, int], int | None] | None = None
     summed_axes: Callable[[ir.Node, int], tuple[int, ...]] | None = None
     gain: int | None = None

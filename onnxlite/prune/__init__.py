@@ -16,7 +16,7 @@ from onnxlite.prune.explain import ChannelReport, GroupRow, explain_channels
 from onnxlite.prune.importance import Importance, ImportanceFunction
 from onnxlite.prune.shrink import Repair, prune_channels_ir
 from onnxlite.prune.weights import Scope, SparseMethod, prune_weights_ir
-from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)
@@ -135,10 +135,7 @@ def prune_weights(
         threads=threads,
         progress=progress,
     )
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("prune_weights changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 
@@ -263,10 +260,7 @@ def prune_channels(
         threads=threads,
         progress=progress,
     )
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("prune_channels changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 

@@ -30,7 +30,7 @@ from onnxlite.model import (
     unmapped,
 )
 from onnxlite.normalize import normalize
-from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, silent
+from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, announce, silent
 from onnxlite.runtime import check_loads
 
 logger = logging.getLogger(__name__)
@@ -76,10 +76,7 @@ def sparse_storage(
         if no weight gets smaller or ONNX Runtime does not take the result.
     """
     result, report = sparse_storage_ir(load(model), progress=progress)
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("sparse_storage changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 

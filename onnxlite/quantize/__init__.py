@@ -23,7 +23,7 @@ from onnxlite.quantize.options import (
 )
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import TARGETS
-from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)
@@ -186,10 +186,7 @@ def quantize_static(
         ),
         progress=progress,
     )
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("quantize_static changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 

@@ -22,7 +22,7 @@ from onnxlite.quantize.dynamic.step import DynamicOptions, quantize_dynamic_ir
 from onnxlite.quantize.judge import Verdict, judge
 from onnxlite.quantize.options import Rounding, StaticOptions
 from onnxlite.quantize.static import quantize_static_ir
-from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, silent
+from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, announce, silent
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 
 logger = logging.getLogger(__name__)
@@ -135,10 +135,7 @@ def quantize_auto(
         limit=limit,
     )
     result, report = quantize_auto_ir(load(model), samples, options, progress=progress)
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("quantize_auto changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 

@@ -21,7 +21,7 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.placing.placement import Placement, reads_integers
 from onnxlite.quantize.qtypes import QParams, QType, params_for_range, quantize
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.weights import quantize_weight
+from onnxlite.quantize.weights import layer_weight
 from onnxlite.quantize.widths import Widths
 
 _INT32_MAX = 2**31 - 1
@@ -121,15 +121,8 @@ class Emitter:
         assert weight is not None
         assert weight_value is not None
         axis, qtype = target.channel_axis(node), target.weight_type(node)
-        assert rule.reduction_axes is not None
         if scale is None:
-            integers, weight_params = quantize_weight(
-                weight,
-                qtype,
-                channel_axis=axis,
-                reduction_axes=rule.reduction_axes(node),
-                avoid_saturation=target.avoid_saturation,
-            )
+            integers, weight_params = layer_weight(node, weight, target)
         else:
             flat = scale.reshape(-1) if axis is not None else scale.reshape(-1)[0]
             flat = np.asarray(flat, np.float32)

@@ -6,7 +6,7 @@ place (which nodes) -> calibrate (ranges) -> scales -> emit (Q and DQ nodes) -> 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from glob import escape
 from typing import Any
@@ -39,7 +39,7 @@ from onnxlite.quantize.shield import shield
 from onnxlite.quantize.targets import Target, target_named
 from onnxlite.quantize.widths import OPSET as OPSET_16
 from onnxlite.quantize.widths import find_widths
-from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent, unchanged
 from onnxlite.repair.rounded import RoundedLayer
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs
@@ -61,10 +61,10 @@ def quantize_static_ir(
     source = clone(model)
     feeds = Samples(samples, input_specs(source), limit=options.limit)
     if reason := quantized_already(model):
-        return source, _unchanged(reason, (), start)
+        return source, unchanged(_STEP, reason, (), start)
     ready, declined = prepared(model, OPSET_16 if options.int16 else OPSET)
     if isinstance(ready, Declined):
-        return source, _unchanged(ready.reason, declined, start)
+        return source, unchanged(_STEP, ready.reason, declined, start)
     model = ready
     pooled = pool_means(model)
     infer_shapes(model)
@@ -72,7 +72,7 @@ def quantize_static_ir(
     placement = place(model, row, include=options.include, exclude=options.exclude)
     if not any(_weight_port(node) is not None for node in placement.nodes):
         declined += placement.declined
-        return source, _unchanged("no layer can be quantized", declined, start)
+        return source, unchanged(_STEP, "no layer can be quantized", declined, start)
     widths, unused = find_widths(placement, options.int16)
     declined += unused
     choice = observed_ranges(model, placement, feeds, row, options, widths, progress=progress)
@@ -84,7 +84,7 @@ def quantize_static_ir(
     declined += placement.declined
     layers = [node for node in placement.nodes if _weight_port(node) is not None]
     if not layers:
-        return source, _unchanged(found.note, declined, start)
+        return source, unchanged(_STEP, found.note, declined, start)
     scaled = _equalized(model, placement, feeds, row, options)
     if isinstance(scaled, Declined):
         declined.append(scaled)
@@ -170,16 +170,6 @@ def _fitted(
         return {}
     return compensate(
         model, float_model, layers, feeds, row, threads=options.threads, progress=progress
-    )
-
-
-def _unchanged(reason: str, declined: Iterable[Declined], start: float) -> StepReport:
-    return StepReport(
-        step=_STEP,
-        changed=False,
-        summary=reason,
-        declined=tuple(declined),
-        seconds=time.perf_counter() - start,
     )
 
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.ops import spec_of
 from onnxlite.quantize.qtypes import QParams, QType, params_for_weight, quantize
+from onnxlite.quantize.targets import Target
 
 #: `255 * 128 == 32640`, the largest multiple of 255 within int16.
 PAIR_LIMIT = 128
@@ -63,6 +66,22 @@ def quantize_weight(
         scale = np.where(better, trial.scale, scale)
     params = QParams(qtype, scale.astype(np.float32), params.zero_point, channel_axis)
     return bound_pairs(weight, params, reduction_axes), params
+
+
+def layer_weight(
+    node: ir.Node, weight: NDArray[Any], target: Target
+) -> tuple[NDArray[Any], QParams]:
+    """Quantize the weight of a layer as a target wants it, see `quantize_weight`."""
+    rule = spec_of(node).quant
+    assert rule is not None
+    assert rule.reduction_axes is not None
+    return quantize_weight(
+        weight,
+        target.weight_type(node),
+        channel_axis=target.channel_axis(node),
+        reduction_axes=rule.reduction_axes(node),
+        avoid_saturation=target.avoid_saturation,
+    )
 
 
 def bound_pairs(weight: NDArray[Any], params: QParams, axes: tuple[int, ...]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, give_back, load
-from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.repair.fit import Method
 from onnxlite.repair.sequential import repair_ir
 from onnxlite.samples import SamplesLike
@@ -113,10 +113,7 @@ def repair(
         threads=threads,
         progress=progress,
     )
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("repair changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, give_back, load
-from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.opset import upgrade_opset
 from onnxlite.simplify.pipeline import simplify_ir
@@ -103,8 +103,5 @@ def simplify(
         time_limit=time_limit,
         progress=progress,
     )
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("simplify changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)

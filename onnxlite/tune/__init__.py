@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import MissingPackageError
 from onnxlite.model import ModelLike, give_back, load
-from onnxlite.records import Progress, ReportSink, StepReport, silent
+from onnxlite.records import Progress, ReportSink, StepReport, announce, silent
 from onnxlite.samples import SamplesLike
 from onnxlite.tune.options import TuneOptions
 
@@ -140,10 +140,7 @@ def tune(
         threads=threads,
     )
     result, report = tune_ir(load(model), load(reference), samples, options, progress=progress)
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("tune changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 

@@ -31,7 +31,17 @@ from onnxlite.quantize.options import Smooth
 from onnxlite.quantize.placing.placement import by_name
 from onnxlite.quantize.prepare import prepared, quantized_already
 from onnxlite.quantize.targets import Target
-from onnxlite.records import Cell, Declined, LayerRow, Progress, ReportSink, StepReport, silent
+from onnxlite.records import (
+    Cell,
+    Declined,
+    LayerRow,
+    Progress,
+    ReportSink,
+    StepReport,
+    announce,
+    silent,
+    unchanged,
+)
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 
 logger = logging.getLogger(__name__)
@@ -146,10 +156,7 @@ def quantize_dynamic(
         exclude=tuple(exclude),
     )
     result, report = quantize_dynamic_ir(load(model), samples, options, progress=progress)
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("quantize_dynamic changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 
@@ -167,10 +174,10 @@ def quantize_dynamic_ir(
     source = clone(model)
     feed = first_feed(source, samples)
     if reason := quantized_already(model):
-        return source, _unchanged(reason, [], start)
+        return source, unchanged(_STEP, reason, [], start)
     ready, declined = prepared(clone(model))
     if isinstance(ready, Declined):
-        return source, _unchanged(ready.reason, declined, start)
+        return source, unchanged(_STEP, ready.reason, declined, start)
     smoothed: list[LayerRow] = []
     if samples is not None:
         feeds = Samples(samples, input_specs(source))
@@ -183,7 +190,7 @@ def quantize_dynamic_ir(
     )
     if not plan and not tables:
         summary = "no layer is faster on integers" if declined else "no layer can be quantized"
-        return source, _unchanged(summary, declined, start)
+        return source, unchanged(_STEP, summary, declined, start)
     rows = _written(ready, plan, tables, row)
     sqnr = worst_sqnr_db(source, ready, [] if feed is None else [feed])
     used = Counter(str(r.values["kernel"]) for r in rows)
@@ -348,13 +355,3 @@ def _written(
 
 def _listed(entries: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in entries.items())
-
-
-def _unchanged(reason: str, declined: Sequence[Declined], start: float) -> StepReport:
-    return StepReport(
-        step=_STEP,
-        changed=False,
-        summary=reason,
-        declined=tuple(declined),
-        seconds=time.perf_counter() - start,
-    )

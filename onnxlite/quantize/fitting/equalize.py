@@ -15,7 +15,7 @@ the ranges of weights instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -163,7 +163,7 @@ def _factors(
     size = len(channels.root)
     room = np.full(size, _MOST)
     activation, weight = np.zeros(size), np.zeros(size)
-    reads = _weight_noise(placement, target)
+    chosen = set(placement.nodes)
     for value in placement.values:
         if value.name not in stats:
             continue
@@ -171,7 +171,7 @@ def _factors(
         line = channels.root[channels.values[value]].reshape(-1)
         _narrow(room, line, seen, _MARGIN * float(seen.low.min()), _MARGIN * float(seen.high.max()))
         step = _step(target.activation, seen)
-        for power, noise in reads(value, line):
+        for power, noise in _reads(value, line, chosen, target):
             np.add.at(activation, line, step**2 * power)
             np.add.at(weight, line, seen.square / seen.count * noise)
     for value in free.clips:
@@ -209,43 +209,30 @@ def _step(qtype: QType, seen: ChannelStats) -> float:
     return (high - low) / (qtype.qmax - qtype.qmin)
 
 
-def _weight_noise(
-    placement: Placement, target: Target
-) -> Callable[[ir.Value, NDArray[Any]], list[tuple[Array64, Array64]]]:
-    """For a value: per layer that reads it, by channel, `sum w^2` and `sum d_w^2`."""
-    chosen = set(placement.nodes)
-
-    def reads(value: ir.Value, line: NDArray[Any]) -> list[tuple[Array64, Array64]]:
-        found = []
-        for node, port in value.uses():
-            rule = spec_of(node).quant
-            if node not in chosen or rule is None or rule.weight is None or port != 0:
-                continue
-            array = const_array(node.inputs[rule.weight])
-            out = spec_of(node).output_axis
-            summed = spec_of(node).summed_axes
-            if array is None or out is None or summed is None:
-                continue
-            found.append(_by_input(array, out(node, rule.weight), summed(node, rule.weight), line))
-        return [pair for pair in found if pair is not None]
-
-    def _by_input(
-        array: NDArray[Any], out: int | None, summed: tuple[int, ...], line: NDArray[Any]
-    ) -> tuple[Array64, Array64] | None:
+def _reads(
+    value: ir.Value, line: NDArray[Any], chosen: Container[ir.Node], target: Target
+) -> Iterator[tuple[Array64, Array64]]:
+    """Per integer layer that reads a value, by channel: `sum w^2`, and `sum d_w^2`."""
+    for node, port in value.uses():
+        spec = spec_of(node)
+        if node not in chosen or port != 0 or spec.quant is None or spec.quant.weight is None:
+            continue
+        weight = spec.quant.weight
+        array = const_array(node.inputs[weight])
+        if array is None or spec.output_axis is None or spec.summed_axes is None:
+            continue
+        out, summed = spec.output_axis(node, weight), spec.summed_axes(node, weight)
         power = array.astype(np.float64) ** 2
         others = tuple(axis for axis in range(array.ndim) if axis != out)
-        steps = (np.sqrt(power.max(axis=others)) / target.weight.qmax) ** 2
-        for axis in summed:
-            if array.shape[axis] == len(line) and axis != out:
-                total = power.sum(axis=tuple(a for a in range(array.ndim) if a != axis))
-                repeats = power.size / array.shape[axis] / steps.size
-                return total, np.full(len(line), float(steps.sum()) * repeats)
-        if out is not None and array.shape[out] == len(line):
+        steps = power.max(axis=others) / target.weight_type(node).qmax ** 2
+        inner = [axis for axis in summed if array.shape[axis] == len(line) and axis != out]
+        if inner:
+            total = power.sum(axis=tuple(a for a in range(array.ndim) if a != inner[0]))
+            repeats = power.size / len(line) / steps.size
+            yield total, np.full(len(line), float(steps.sum()) * repeats)
+        elif out is not None and array.shape[out] == len(line):
             # Depthwise: a weight scale for each channel.
-            return power.sum(axis=others), np.zeros(len(line))
-        return None
-
-    return reads
+            yield power.sum(axis=others), np.zeros(len(line))
 
 
 def _difference(model: ir.Model, scaled: ir.Model, feed: Feed, threads: int | None) -> str | None:

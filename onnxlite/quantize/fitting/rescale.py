@@ -85,7 +85,6 @@ def rescaling(model: ir.Model, channels: ChannelMap) -> Rescaling:
         output_range = spec_of(node).output_range
         if output_range is not None and (limits := output_range(node)) and np.isfinite(limits[1]):
             clips.append(node.outputs[0])
-    # A constant whose slices are in groups is left alone with all that it touches.
     return Rescaling(free, tuple(slots), tuple(clips))
 
 
@@ -104,7 +103,7 @@ def _slots(
     spec = spec_of(node)
     if spec.quant is not None and spec.quant.weight is not None:
         return _layer_slots(node, channels, bound)
-    if node.op_type == "Add":
+    if spec.sums:
         return _sum_slots(node, channels, bound)
     limits = spec.output_range(node) if spec.output_range is not None else None
     # What is clipped at zero passes a factor on; an upper bound is the caller's to heed.
@@ -172,14 +171,12 @@ def _sum_slots(
         if len(own) != 1 or own[0].line.ndim != 1 or const_array(value) is None:
             return None
         slots.append(Slot(node, port, own[0].axis, channels.root[own[0].line], 1))
-    ids = [channels.values[v] for v in node.inputs if v is not None and v in channels.values]
-    if len(ids) == 2 and _signature(channels, ids[0]) != _signature(channels, ids[1]):
-        return None
-    return slots
-
-
-def _signature(channels: ChannelMap, ids: Ids) -> tuple[int, ...]:
-    return tuple(channels.root[ids].reshape(-1).tolist())
+    lines = {
+        channels.root[channels.values[v]].tobytes()
+        for v in node.inputs
+        if v is not None and v in channels.values
+    }
+    return slots if len(lines) == 1 else None
 
 
 def rescale(model: ir.Model, slots: tuple[Slot, ...], factor: Array64) -> Callable[[], None]:

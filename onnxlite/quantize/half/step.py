@@ -26,7 +26,7 @@ from onnxlite.quantize.half.graph import IoType
 from onnxlite.quantize.half.plan import STEP, HalfPlan, constant_roundings
 from onnxlite.quantize.half.refine import refine
 from onnxlite.quantize.prepare import quantized_already
-from onnxlite.records import Declined, Progress, ReportSink, StepReport, silent
+from onnxlite.records import Declined, Progress, ReportSink, StepReport, announce, silent, unchanged
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
 logger = logging.getLogger(__name__)
@@ -149,10 +149,7 @@ def to_float16(
         keep=tuple(keep), io=io, dtype=dtype, mode=mode, limit=limit, threads=threads
     )
     result, report = to_float16_ir(load(model), samples, options, progress=progress)
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("to_float16 changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 
@@ -172,12 +169,12 @@ def to_float16_ir(
     if samples is not None:
         feeds = Samples(samples, input_specs(source), limit=options.limit)
     if reason := quantized_already(model):
-        return source, _unchanged(reason, (), start)
+        return source, unchanged(STEP, reason, (), start)
     declined = list(normalize(model))
     if options.dtype == "bfloat16":
         upgraded = upgrade_opset(model, _BFLOAT16_OPSET)
         if isinstance(upgraded, Declined):
-            return source, _unchanged(upgraded.reason, [*declined, upgraded], start)
+            return source, unchanged(STEP, upgraded.reason, [*declined, upgraded], start)
         model = upgraded
         normalize(model)
     untyped = [value for value in computed(model) if value.type is None]
@@ -193,7 +190,7 @@ def to_float16_ir(
         for name, count in result.clamped.items()
     ]
     if not result.constants and not plan.ports:
-        return source, _unchanged("it has no float32 values to convert", declined, start)
+        return source, unchanged(STEP, "it has no float32 values to convert", declined, start)
     if isinstance(check, Declined):
         declined.append(check)
         verdict = "not run"
@@ -266,13 +263,3 @@ def _clamp_text(clamped: int) -> str:
     if clamped:
         return f"{clamped} numbers beyond the range were clamped to it; give samples to keep them"
     return "it would be zero in 16 bits and became the smallest number above it"
-
-
-def _unchanged(reason: str, declined: Sequence[Declined], start: float) -> StepReport:
-    return StepReport(
-        step=STEP,
-        changed=False,
-        summary=reason,
-        declined=tuple(declined),
-        seconds=time.perf_counter() - start,
-    )

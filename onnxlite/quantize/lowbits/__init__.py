@@ -14,7 +14,7 @@ from onnxlite.model import ModelLike, give_back, load
 from onnxlite.quantize.lowbits.options import Ends, WeightMethod, WeightMode, WeightOptions
 from onnxlite.quantize.lowbits.step import quantize_weights_ir
 from onnxlite.quantize.lowbits.weight_type import Bits
-from onnxlite.records import Progress, ReportSink, silent
+from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)
@@ -138,10 +138,7 @@ def quantize_weights(
         samples,
         progress=progress,
     )
-    if on_report is not None:
-        on_report(report)
-    if not report.changed:
-        logger.warning("quantize_weights changed nothing: %s", report.summary)
+    announce(report, on_report, logger)
     return give_back(model, result)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -38,7 +38,7 @@ from onnxlite.quantize.lowbits.options import WeightOptions
 from onnxlite.quantize.lowbits.selection import STEP, Weight, select
 from onnxlite.quantize.lowbits.tensorwise import Coded, weight_noise
 from onnxlite.quantize.lowbits.weight_type import weight_type
-from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent, unchanged
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 
 #: Feeds of the samples on which the result is compared with the original.
@@ -67,7 +67,7 @@ def quantize_weights_ir(
     declined = list(normalize(model))
     upgraded = upgrade_opset(model, OPSET)
     if isinstance(upgraded, Declined):
-        return source, _unchanged(upgraded.reason, [*declined, upgraded], start)
+        return source, unchanged(STEP, upgraded.reason, [*declined, upgraded], start)
     if upgraded is not model:
         model = upgraded
         normalize(model)  # the converter writes Constant nodes
@@ -79,7 +79,7 @@ def quantize_weights_ir(
     weights, refused = select(model, options)
     declined += refused
     if not weights:
-        return source, _unchanged("no float weight is left to quantize", declined, start)
+        return source, unchanged(STEP, "no float weight is left to quantize", declined, start)
     checked = [] if feeds is None else list(islice(feeds, _CHECKED_FEEDS))
     if options.size is not None:
         weights = budgeted(source, model, weights, options, checked)
@@ -93,7 +93,7 @@ def quantize_weights_ir(
             chosen.append(found)
     progress(STEP, len(weights), len(weights))
     if not chosen:
-        return source, _unchanged("no weight would get smaller", declined, start)
+        return source, unchanged(STEP, "no weight would get smaller", declined, start)
     if feeds is not None and options.method in ("auto", "gptq"):
         chosen, refused = _fitted(model, chosen, feeds, options, progress)
         declined += refused
@@ -223,14 +223,4 @@ def _summary(
     return (
         f"{len(rows)} weights packed to {', '.join(bits)} bits; "
         f"{size_bytes(source):,} -> {size_bytes(model):,} bytes of tensors{quality}"
-    )
-
-
-def _unchanged(reason: str, declined: Iterable[Declined], start: float) -> StepReport:
-    return StepReport(
-        step=STEP,
-        changed=False,
-        summary=reason,
-        declined=tuple(declined),
-        seconds=time.perf_counter() - start,
     )

@@ -12,7 +12,7 @@ from onnxlite.analysis.latency import LayerTimes
 from onnxlite.graph import const_array
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.weights import quantize_weight
+from onnxlite.quantize.weights import layer_weight
 
 #: Data of the standard normal distribution fits into this range.
 _BOUND = 4.0
@@ -37,7 +37,7 @@ def layer_times(
         return exact, None
     attributes = sorted((name, str(attr.value)) for name, attr in node.attributes.items())
     key = (
-        f"{node.op_type} {attributes} {shapes} on {target.activation} {target.weight} "
+        f"{node.op_type} {attributes} {shapes} on {target.activation} {target.weight_type(node)} "
         f"{target.channel_axis(node)} {target.goes_to_float(node)}"
     )
     rounded = times.time_of(key, lambda: _alone(model, node, shape_of, target), node.op_type)
@@ -49,16 +49,9 @@ def _alone(model: ir.Model, node: ir.Node, shape_of: ShapeOf, target: Target) ->
     rule = spec_of(node).quant
     assert rule is not None
     assert rule.weight is not None
-    assert rule.reduction_axes is not None
     weight = const_array(node.inputs[rule.weight])
     assert weight is not None
-    integers, params = quantize_weight(
-        weight,
-        target.weight,
-        channel_axis=target.channel_axis(node),
-        reduction_axes=rule.reduction_axes(node),
-        avoid_saturation=target.avoid_saturation,
-    )
+    integers, params = layer_weight(node, weight, target)
     build = _Build()
     data = ir.Value(
         name="x",

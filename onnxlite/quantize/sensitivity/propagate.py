@@ -31,7 +31,7 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.placing.placement import Placement, reads_integers
 from onnxlite.quantize.qtypes import QParams, dequantize
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.weights import quantize_weight
+from onnxlite.quantize.weights import layer_weight
 from onnxlite.records import Progress, silent
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples
@@ -217,17 +217,10 @@ class _Writer:
         port = _weight_port(node)
         assert rule is not None
         assert port is not None
-        assert rule.reduction_axes is not None
         weight, old = const_array(node.inputs[port]), node.inputs[port]
         assert weight is not None
         assert old is not None
-        integers, params = quantize_weight(
-            weight,
-            target.weight,
-            channel_axis=target.channel_axis(node),
-            reduction_axes=rule.reduction_axes(node),
-            avoid_saturation=target.avoid_saturation,
-        )
+        integers, params = layer_weight(node, weight, target)
         error = self._constant(f"{old.name}_error", dequantize(integers, params) - weight)
         inputs = [error if i == port else v for i, v in enumerate(node.inputs) if i != rule.bias]
         copy = ir.Node(
