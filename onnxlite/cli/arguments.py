@@ -73,6 +73,19 @@ Exclude: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+Target: TypeAlias = Annotated[str, typer.Option(help="What the result runs on.")]
+Smooth: TypeAlias = Annotated[
+    bool,
+    typer.Option("--smooth/--no-smooth", help="Move outliers into weights where that helps."),
+]
+Embeddings: TypeAlias = Annotated[
+    bool,
+    typer.Option("--embeddings/--no-embeddings", help="Look-up tables with 8 bits as well."),
+]
+SimplifyForIntegers: TypeAlias = Annotated[
+    bool,
+    typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
+]
 Benchmark: TypeAlias = Annotated[
     bool,
     typer.Option(

@@ -19,25 +19,16 @@ def quantize_dynamic(
     data: args.Data = None,
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
-    target: Annotated[str, typer.Option(help="What the result runs on.")] = "cpu",
+    target: args.Target = "cpu",
     kernel: Annotated[
         KernelChoice,
         typer.Option(help="Measure which kernel is fastest for each layer, or always use this."),
     ] = "auto",
-    embeddings: Annotated[
-        bool,
-        typer.Option("--embeddings/--no-embeddings", help="Look-up tables with 8 bits as well."),
-    ] = True,
-    smooth: Annotated[
-        bool,
-        typer.Option("--smooth/--no-smooth", help="Move outliers into weights where that helps."),
-    ] = True,
+    embeddings: args.Embeddings = True,
+    smooth: args.Smooth = True,
     include: args.Include = None,
     exclude: args.Exclude = None,
-    first_simplify: Annotated[
-        bool,
-        typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
-    ] = True,
+    first_simplify: args.SimplifyForIntegers = True,
     benchmark: args.Benchmark = True,
     json: args.Json = False,
     quiet: args.Quiet = False,
@@ -77,7 +68,7 @@ def quantize_auto(
     output: args.Output = None,
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
-    target: Annotated[str, typer.Option(help="What the result runs on.")] = "cpu",
+    target: args.Target = "cpu",
     min_sqnr: Annotated[
         float, typer.Option(metavar="DB", help="Signal to noise that every output must keep.")
     ] = MIN_SQNR_DB,
@@ -86,10 +77,7 @@ def quantize_auto(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="COUNT", help="Use at most this many samples.")
     ] = None,
-    first_simplify: Annotated[
-        bool,
-        typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
-    ] = True,
+    first_simplify: args.SimplifyForIntegers = True,
     benchmark: args.Benchmark = True,
     json: args.Json = False,
     quiet: args.Quiet = False,

@@ -192,7 +192,7 @@ def quantize(
     output: args.Output = None,
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
-    target: Annotated[str, typer.Option(help="What the result runs on.")] = "cpu",
+    target: args.Target = "cpu",
     include: args.Include = None,
     exclude: args.Exclude = None,
     limit: Annotated[
@@ -213,17 +213,11 @@ def quantize(
         Rounding,
         typer.Option(help="Fit weights to the samples before they are rounded, or only round."),
     ] = "compensated",
-    smooth: Annotated[
-        bool,
-        typer.Option("--smooth/--no-smooth", help="Move outliers into weights where that helps."),
-    ] = True,
+    smooth: args.Smooth = True,
     equalize: Annotated[
         bool, typer.Option(help="Scale channels so that they use their tensor's range.")
     ] = True,
-    embeddings: Annotated[
-        bool,
-        typer.Option("--embeddings/--no-embeddings", help="Look-up tables with 8 bits as well."),
-    ] = True,
+    embeddings: args.Embeddings = True,
     form: Annotated[
         Form, typer.Option(help="Q and DQ nodes, or ONNX Runtime's smaller integer operators.")
     ] = "qdq",
@@ -239,10 +233,7 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    first_simplify: Annotated[
-        bool,
-        typer.Option("--simplify/--no-simplify", help="Simplify first, for more layers in INT8."),
-    ] = True,
+    first_simplify: args.SimplifyForIntegers = True,
     benchmark: args.Benchmark = True,
     json: args.Json = False,
     quiet: args.Quiet = False,

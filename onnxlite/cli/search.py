@@ -86,7 +86,7 @@ def optimize(
         Literal["both", "latency", "size", "quality"] | None,
         typer.Option(help="What counts among results within the budget.", show_default=False),
     ] = None,
-    target: Annotated[str, typer.Option(help="What the result runs on.")] = "cpu",
+    target: args.Target = "cpu",
     time_limit: Annotated[
         float | None, _limit("SECONDS", "Take the best so far after about this time.")
     ] = None,
