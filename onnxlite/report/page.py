@@ -10,7 +10,7 @@ from onnxlite.report.markup import Markup, element, html_table, joined
 from onnxlite.report.page_style import STYLE
 from onnxlite.report.pareto_plot import pareto_plot
 from onnxlite.report.run_view import grouped_declined
-from onnxlite.report.search_view import FIGURES, outcome_text, verdict_text
+from onnxlite.report.search_view import FIGURES, trial_cells, trial_columns, verdict_text
 from onnxlite.report.text import count_text, ratio_text, size_text
 from onnxlite.search import OptimizeReport, SearchRecord
 
@@ -163,23 +163,10 @@ def _search(search: SearchRecord) -> Iterator[Markup]:
         )
         yield element("p", note, {"class": "note"})
         yield element("div", plots, {"class": "panel"})
-    trials = [
-        (
-            f"{t.number}{' *' if t.on_front else ''}",
-            t.label,
-            "-" if t.quality is None else f"{t.quality.candidate:.4f}",
-            "-" if t.quality is None else f"{t.quality.drop:.4f}",
-            ratio_text(None if t.latency is None else t.latency.median),
-            ratio_text(t.size),
-            f"{t.seconds:.1f}",
-            outcome_text(t),
-        )
-        for t in search.trials
-    ]
-    columns = ("", "recipe", search.metric, "lost", "latency", "size", "seconds", "outcome")
     classes = ["chosen" if t.number == search.chosen else None for t in search.trials]
+    trials = [trial_cells(trial) for trial in search.trials]
     yield element("p", "", {})
-    yield html_table(columns, trials, numbers=(2, 3, 4, 5, 6), row_classes=classes)
+    yield html_table(trial_columns(search), trials, numbers=(2, 3, 4, 5, 6), row_classes=classes)
     counts = ", ".join(f"{count:,} for {name}" for name, count in search.samples.items())
     yield element(
         "p",

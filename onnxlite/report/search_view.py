@@ -33,23 +33,35 @@ def search_view(report: OptimizeReport) -> RenderableType:
     return Group(*parts)
 
 
+def trial_columns(record: SearchRecord) -> tuple[str, ...]:
+    """The headings of `trial_cells`."""
+    return ("", "recipe", record.metric, "lost", "latency", "size", "seconds", "outcome")
+
+
+def trial_cells(trial: Trial) -> tuple[str, ...]:
+    """A trial as a row of a table; a star marks the Pareto front."""
+    quality = trial.quality
+    return (
+        f"{trial.number}{'*' if trial.on_front else ''}",
+        trial.label,
+        "-" if quality is None else f"{quality.candidate:.4f}",
+        "-" if quality is None else f"{quality.drop:.4f}",
+        ratio_text(None if trial.latency is None else trial.latency.median),
+        ratio_text(trial.size),
+        f"{trial.seconds:.1f}",
+        outcome_text(trial),
+    )
+
+
 def trials_table(record: SearchRecord) -> RenderableType:
     """One row per trial; a star marks the Pareto front, an arrow the result."""
+    rows = [(trial, trial_cells(trial)) for trial in record.trials]
     return table(
         "Trials",
-        ("", "recipe", record.metric, "drop", "latency", "size", "seconds", "outcome"),
+        trial_columns(record),
         (
-            (
-                f"{'>' if t.number == record.chosen else ''}{t.number}{'*' if t.on_front else ''}",
-                t.label,
-                "-" if t.quality is None else f"{t.quality.candidate:.4f}",
-                "-" if t.quality is None else f"{t.quality.drop:.4f}",
-                ratio_text(None if t.latency is None else t.latency.median),
-                ratio_text(t.size),
-                f"{t.seconds:.1f}",
-                outcome_text(t),
-            )
-            for t in record.trials
+            (f"{'>' if trial.number == record.chosen else ''}{number}", *others)
+            for trial, (number, *others) in rows
         ),
     )
 
