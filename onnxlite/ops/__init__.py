@@ -5,6 +5,7 @@ here is never quantized, never pruned and costs nothing; nothing else need be sa
 """
 
 from onnxlite.ops.channels_sizes import carry_sizes
+from onnxlite.ops.coded import CodedWeight, coded_weight
 from onnxlite.ops.constant_path import bind_behind
 from onnxlite.ops.parameters import Parameter, iter_parameters
 from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
@@ -14,6 +15,7 @@ from onnxlite.ops.tracker import ChannelRule, Ids, Sizes, Tracker, blank, tracke
 __all__ = [
     "OPS",
     "ChannelRule",
+    "CodedWeight",
     "Ids",
     "OpSpec",
     "Parameter",
@@ -24,6 +26,7 @@ __all__ = [
     "bind_behind",
     "blank",
     "carry_sizes",
+    "coded_weight",
     "iter_parameters",
     "spec_of",
     "tracked_axes",

@@ -86,11 +86,11 @@ def tune(
     """Train a compressed model to compute what its original does (distillation, QAT).
 
     The ONNX graphs themselves are run, the student's in torch with gradients. Float weights,
-    biases and normalisations are learned; zeros of pruned weights stay. Behind Q and DQ nodes
-    integers are learned with straight-through gradients and scales as in LSQ (Esser et al.
-    2020), and go back into the same nodes: the result has the layers, types and kernels that it
-    had. Every fifth sample is held out; the best state there is kept, and the model is returned
-    unchanged unless ONNX Runtime finds it closer to the reference there.
+    biases and normalisations are learned; zeros of pruned weights stay. Integers behind Q and DQ
+    nodes and codes of packed weights are learned with straight-through gradients and scales as
+    in LSQ (Esser et al. 2020), and go back into the same nodes: the result has the layers, types
+    and kernels that it had. Every fifth sample is held out; the best state there is kept, and
+    the model is returned unchanged unless ONNX Runtime finds it closer to the reference there.
 
     Args:
         model: the compressed model; a path, a `ModelProto` or an `ir.Model`, not changed.

@@ -112,6 +112,25 @@ class TorchGraph:
         values.update(zip(node.outputs, results, strict=False))
 
 
+def compute_behind(value: ir.Value, given: Mapping[ir.Value, Tensor], opset: int) -> Tensor:
+    """A value of constants alone, with other tensors in the place of some of them."""
+    if value in given:
+        return given[value]
+    node = value.producer()
+    if node is None:
+        assert value.const_value is not None
+        return to_torch(value.const_value)
+    function = function_of(node)
+    assert function is not None
+    inputs = [None if v is None else compute_behind(v, given, opset) for v in node.inputs]
+
+    def no_graph(_graph: ir.Graph) -> tuple[Tensor, ...]:
+        raise UnsupportedError(f"{describe(node)}: a graph inside of a constant")
+
+    result = function(Call(node, inputs, opset, no_graph))
+    return result[value.index() or 0] if isinstance(result, tuple) else result
+
+
 def _read_by(node: ir.Node) -> list[ir.Value]:
     """The values of the outer graph that a node or a graph inside of it reads."""
     found = [value for value in node.inputs if value is not None]

@@ -6,7 +6,7 @@ training it gives the arrays that are stored in their place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -152,6 +152,56 @@ class QuantizedWeight:
         """Integers of the stored type, and scales."""
         arrays[self.names[0]] = np.rint(_numpy(self._steps.tensor)).astype(self._dtype)
         arrays[self.names[1]] = _numpy(self._scale * self._factor.tensor.exp()).astype(np.float32)
+
+
+class PackedWeight:
+    """Codes and scale of a weight that ordinary nodes decode from packed words.
+
+    Codes are learned as those of `QuantizedWeight` are.
+
+    Args:
+        names: of the value of the codes in float, and of the constant of their scale.
+        codes: the present ones.
+        scale: float32 or float16.
+        stored: names of the constants that hold the words.
+        encode: gives the words of new codes.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, str],
+        codes: NDArray[Any],
+        scale: NDArray[Any],
+        stored: Sequence[str],
+        encode: Callable[[NDArray[Any]], Sequence[NDArray[Any]]],
+    ) -> None:
+        self.names = names
+        self._stored, self._encode = stored, encode
+        self._dtype, self._scale = scale.dtype, torch.tensor(scale.astype(np.float32))
+        self._low, self._high = float(codes.min()), float(codes.max())
+        middle = (self._low + self._high) / 2
+        self._middle = torch.tensor(middle)
+        self._steps = _leaf(codes.astype(np.float32) - middle)
+        self._factor = _leaf(np.zeros(scale.shape, np.float32), 0.1)
+        self.leaves = (self._steps, self._factor)
+
+    def compute(self, values: Tensors) -> None:
+        """Rounded codes in float, and the scale in its type."""
+        values[self.names[0]] = round_through(self._steps.tensor + self._middle)
+        scale = self._scale * self._factor.tensor.exp()
+        values[self.names[1]] = scale.half() if self._dtype == np.float16 else scale
+
+    def project(self) -> None:
+        """Codes within the range that they had."""
+        half = (self._high - self._low) / 2
+        self._steps.tensor.clamp_(-half, half)
+
+    def store(self, arrays: Arrays) -> None:
+        """Words, and the scale."""
+        codes = _numpy((self._steps.tensor + self._middle).round())
+        arrays.update(zip(self._stored, self._encode(codes), strict=True))
+        scale = _numpy(self._scale * self._factor.tensor.exp())
+        arrays[self.names[1]] = scale.astype(self._dtype)
 
 
 class QuantizedBias:

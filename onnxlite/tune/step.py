@@ -98,6 +98,7 @@ def tune_ir(
 _KINDS = {
     "ActivationScale": "scales-tuned",
     "FloatConstant": "constants-tuned",
+    "PackedWeight": "packed-weights-tuned",
     "QuantizedBias": "integer-biases-tuned",
     "QuantizedWeight": "integer-weights-tuned",
 }

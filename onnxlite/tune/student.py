@@ -14,19 +14,23 @@ from torch import Tensor
 from onnxlite.graph import add_initializer, const_array, fresh_name, is_op, value_names
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.ops import spec_of
-from onnxlite.tune.executor import TorchGraph
+from onnxlite.ops import CodedWeight, coded_weight, spec_of
+from onnxlite.opset import opset_version
+from onnxlite.tune.executor import TorchGraph, compute_behind
 from onnxlite.tune.learned import (
     ActivationScale,
     Arrays,
     FloatConstant,
     Leaf,
     Learned,
+    PackedWeight,
     QuantizedBias,
     QuantizedWeight,
     Tensors,
 )
+from onnxlite.tune.operators.call import from_array
 from onnxlite.tune.operators.quantization import RANGES
+from onnxlite.tune.words import Words
 
 #: Constants this large are masks and bounds and no weights.
 _NO_WEIGHT = 1e4
@@ -148,8 +152,38 @@ class Student:
                 assert producer is not None
                 yield node, producer
                 continue
+            coded = coded_weight(value)
+            if coded is not None and self._add_coded(coded):
+                continue
             for leaf in _constants_behind(value):
                 self._add(leaf)
+
+    def _add_coded(self, coded: CodedWeight) -> bool:
+        """Learn the codes of a packed weight; whether that is possible."""
+        names = [v.name or "" for v in (coded.codes, coded.scale)]
+        if names[0] in self._known:
+            return True
+        opset = opset_version(self.model)
+
+        def decode(words: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+            given = {v: from_array(w) for v, w in zip(coded.stored, words, strict=True)}
+            found: NDArray[np.float32] = compute_behind(coded.codes, given, opset).numpy()
+            return found
+
+        arrays = [const_array(v) for v in (*coded.stored, coded.scale)]
+        stored = [a for a in arrays[:-1] if a is not None]
+        scale = arrays[-1]
+        assert scale is not None
+        try:
+            words = Words(decode, stored)
+        except ValueError:
+            return False
+        self._known.add(names[0])
+        places = [v.name or "" for v in coded.stored]
+        self.learned.append(
+            PackedWeight((names[0], names[1]), decode(stored), scale, places, words.encode)
+        )
+        return True
 
     def _add(self, source: ir.Value | ir.Node) -> None:
         if isinstance(source, ir.Value):

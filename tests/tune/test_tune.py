@@ -23,6 +23,7 @@ from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.prune import prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.lowbits import quantize_weights
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
@@ -31,6 +32,7 @@ from tests.odd_models import parse
 
 torch = pytest.importorskip("torch")
 
+from onnxlite.tune.learned import PackedWeight  # noqa: E402
 from onnxlite.tune.step import _inner_pairs  # noqa: E402
 from onnxlite.tune.student import Student  # noqa: E402
 
@@ -123,6 +125,31 @@ def test_integers_and_scales_go_back_into_the_same_nodes(net, images, fresh):
             made = {n.output[0]: n for n in better.graph.node}
             x, w, b = (made[name].input[1] for name in node.input)
             np.testing.assert_allclose(after[b], after[x] * after[w], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 3, "ternary", "binary"])
+def test_packed_codes_are_learned(net, images, fresh, bits):
+    small = quantize_weights(net, bits=bits)
+    better = tune(small, net, images, steps=100, lr=0.01, threads=1)
+    assert [n.op_type for n in better.graph.node] == [n.op_type for n in small.graph.node]
+    before, after = tensors(small), tensors(better)
+    assert {n: (a.shape, a.dtype) for n, a in before.items()} == {
+        n: (a.shape, a.dtype) for n, a in after.items()
+    }
+    words = [n for n, a in before.items() if n.startswith("w") and a.dtype.kind in "iu"]
+    assert words
+    assert any((before[n] != after[n]).any() for n in words)
+    assert compare(net, better, fresh).sqnr_db > compare(net, small, fresh).sqnr_db
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4, 3, 2, "ternary", "binary"])
+def test_packed_model_unlearned_is_the_same(net, bits):
+    small = load(quantize_weights(net, bits=bits))
+    student = Student(small)
+    assert sum(isinstance(item, PackedWeight) for item in student.learned) >= 2
+    found = tensors(student.written())
+    for name, array in tensors(small).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-3)
 
 
 def test_student_starts_as_the_model(net, images):

@@ -1,0 +1,83 @@
+"""Weights that ordinary nodes decode from packed whole numbers.
+
+stored: uint8[1, n] -> BitShift, Div, Mod, Reshape, Cast, ... -> codes: float32
+    -> [Sub zero] -> Mul scale -> [Reshape] -> [Cast] -> weight
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxlite.graph import const_tensor, is_op
+
+_MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+
+@dataclass(frozen=True)
+class CodedWeight:
+    """A weight `(codes - zero) * scale`.
+
+    Attributes:
+        codes: the whole numbers, as float32.
+        scale: the constant that they are multiplied by, float32 or float16.
+        stored: the integer constants that the codes are computed from, each read once.
+    """
+
+    codes: ir.Value
+    scale: ir.Value
+    stored: tuple[ir.Value, ...]
+
+
+def coded_weight(value: ir.Value) -> CodedWeight | None:
+    """How a weight is decoded, None if it is not or if another weight shares a part of it."""
+    product = _behind_moves(value).producer()
+    if not is_op(product, "Mul"):
+        return None
+    assert product is not None
+    for left, right in (product.inputs, reversed(product.inputs)):
+        if left is None or right is None:
+            return None
+        scale = _behind_moves(right)
+        tensor = _constant(scale)
+        if tensor is None or tensor.dtype not in _FLOATS or len(scale.uses()) > 1:
+            continue
+        shifted = left.producer()
+        codes = shifted.inputs[0] if shifted is not None and is_op(shifted, "Sub") else left
+        if codes is None:
+            continue
+        stored = tuple(_data_behind(codes))
+        if stored and all(source is not None for source in stored):
+            return CodedWeight(codes, scale, tuple(v for v in stored if v is not None))
+    return None
+
+
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor of an initializer."""
+    return const_tensor(value) if value.is_initializer() else None
+
+
+def _behind_moves(value: ir.Value) -> ir.Value:
+    producer = value.producer()
+    while producer is not None and is_op(producer, *_MOVES) and producer.inputs[0] is not None:
+        value = producer.inputs[0]
+        producer = value.producer()
+    return value
+
+
+def _data_behind(value: ir.Value) -> Iterator[ir.Value | None]:
+    """The integers that data comes from: the first input of each node, both of a sum."""
+    producer = value.producer()
+    if producer is None:
+        tensor = _constant(value)
+        whole = tensor is not None and tensor.dtype.is_integer() and len(value.uses()) == 1
+        yield value if whole else None
+        return
+    for source in producer.inputs if is_op(producer, "Add") else producer.inputs[:1]:
+        if source is None:
+            yield None
+        else:
+            yield from _data_behind(source)
