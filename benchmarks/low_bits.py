@@ -63,6 +63,7 @@ FASHION = {
 }
 PHOTOS = {
     "8": WeightOptions(bits=8),
+    "size 0.17": WeightOptions(size=0.17),
     "4": WeightOptions(bits=4),
     "4 nearest": WeightOptions(bits=4, method="rtn"),
 }

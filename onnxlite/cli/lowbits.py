@@ -14,6 +14,7 @@ from onnxlite.recipe import QuantizeWeights, Simplify, Step
 _WIDTHS: dict[str, Bits] = {
     "8": 8,
     "6": 6,
+    "5": 5,
     "4": 4,
     "3": 3,
     "2": 2,
@@ -30,7 +31,7 @@ def quantize_weights(
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
     bits: Annotated[
-        Literal["8", "6", "4", "3", "2", "ternary", "binary"],
+        Literal["8", "6", "5", "4", "3", "2", "ternary", "binary"],
         typer.Option(help="Width of a weight; ternary takes 1.6 bits in the file, binary 1."),
     ] = "4",
     block_size: Annotated[
@@ -51,7 +52,7 @@ def quantize_weights(
         ),
     ] = "storage",
     ends: Annotated[
-        Literal["auto", "same", "float", "8", "6", "4", "3", "2", "ternary", "binary"],
+        Literal["auto", "same", "float", "8", "6", "5", "4", "3", "2", "ternary", "binary"],
         typer.Option(help="Width of the first and the last layer."),
     ] = "auto",
     size: Annotated[
@@ -72,7 +73,7 @@ def quantize_weights(
     json: args.Json = False,
     quiet: args.Quiet = False,
 ) -> None:
-    """Store weights in 8, 6, 4, 3 or 2 bits, ternary or binary.
+    """Store weights in 8, 6, 5, 4, 3 or 2 bits, ternary or binary.
 
     The file shrinks; the model runs in float and just as fast, because ONNX Runtime decodes the
     weights once when it loads them. With --data, a few hundred unlabelled inputs, weights are

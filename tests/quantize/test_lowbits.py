@@ -125,7 +125,9 @@ CONV = """<ir_version: 8, opset_import: ["": 17]>
       y = AveragePool<kernel_shape=[3,3]>(u) }"""
 
 
-@pytest.mark.parametrize(("bits", "least"), list(zip(BITS, (40, 28, 17, 11, 4, 3, 0), strict=True)))
+@pytest.mark.parametrize(
+    ("bits", "least"), list(zip(BITS, (40, 28, 22, 17, 11, 4, 3, 0), strict=True))
+)
 def test_every_width_decodes_to_plain_convolutions(
     bits: Bits, least: float, tmp_path: Path
 ) -> None:
@@ -269,7 +271,7 @@ def test_patterns() -> None:
     with pytest.raises(OptionError, match="nothing"):
         packed(CONV, exclude=["nothing"])
     with pytest.raises(OptionError, match="bits"):
-        packed(CONV, bits=5)
+        packed(CONV, bits=7)
 
 
 def test_external_data_are_packed_when_saved(external_model: Path, tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_the_file_has_the_size_asked_for(share: float, residual_path: Path, tmp_
     assert len({row.values["bits"] for row in reports[0].layers}) > 1
 
 
+def test_a_budget_counts_what_kernels_take(tmp_path: Path) -> None:
+    source = large_decoder(tmp_path / "decoder.onnx", sizes=SIZES)
+    whole = save(load(source), tmp_path / "whole.onnx", external_data="never")
+    reports: list[StepReport] = []
+    model = quantize_weights(whole, size=0.28, mode="compute", on_report=reports.append)
+    path = save(model, tmp_path / "small.onnx")
+    assert disk_bytes(path) / disk_bytes(whole) <= 0.28
+    assert {row.values["bits"] for row in reports[0].layers} <= {"2", "4", "8"}
+
+
 def test_a_size_out_of_reach_is_refused(residual_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be reached"):
         quantize_weights(residual_path, size=0.03)

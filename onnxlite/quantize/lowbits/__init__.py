@@ -84,7 +84,7 @@ def quantize_weights(
         model: path, `ModelProto` or `ir.Model`; it is not changed. A model in external data is
             read and written tensor by tensor.
         samples: unlabelled inputs, some hundreds, that weights are fitted to.
-        bits: 8, 6, 4, 3, 2, `"ternary"` (-1, 0, 1: 1.6 bits on disk) or `"binary"`.
+        bits: 8, 6, 5, 4, 3, 2, `"ternary"` (-1, 0, 1: 1.6 bits on disk) or `"binary"`.
             Depthwise convolutions keep 8 bits.
         block_size: how many weights share a scale; 0 for one scale per output channel. By
             default 32 for 2 to 4 bits and 0 for all else. Where it does not divide a layer's

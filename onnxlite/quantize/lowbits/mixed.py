@@ -21,6 +21,7 @@ from onnxlite.quantize.lowbits.checking import WHOLE_BELOW_BYTES
 from onnxlite.quantize.lowbits.chosen import Chosen, nearest
 from onnxlite.quantize.lowbits.decoding import node_bytes, packed_nbytes
 from onnxlite.quantize.lowbits.fitting import decoded_tensor
+from onnxlite.quantize.lowbits.kernels import refusal
 from onnxlite.quantize.lowbits.options import WeightOptions
 from onnxlite.quantize.lowbits.selection import Weight
 from onnxlite.quantize.lowbits.weight_type import Bits
@@ -28,9 +29,11 @@ from onnxlite.runtime import Session, probe_feeds
 from onnxlite.samples import Feed
 
 #: Widths that compete, fewest first.
-WIDTHS: tuple[Bits, ...] = ("ternary", 2, 3, 4, 6, 8)
-#: The width at which damage is measured.
-PROBE: Bits = 3
+WIDTHS: tuple[Bits, ...] = ("ternary", 2, 3, 4, 5, 6, 8)
+#: Of a weight that a kernel reads: others would be stored in the next larger one of these.
+KERNEL_WIDTHS: tuple[Bits, ...] = (2, 4, 8)
+#: The widths at which damage is measured, the first that a weight may have.
+PROBES: tuple[Bits, ...] = (3, 4)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,9 @@ def budgeted(
     widths: dict[str, dict[Bits, Chosen]] = {}
     by_name = {weight.value.name or "": weight for weight in weights}
     for name, weight in by_name.items():
-        found = {bits: nearest(replace(weight, bits=bits), options) for bits in WIDTHS}
+        by_kernel = options.mode == "compute" and refusal(weight) is None
+        competing = KERNEL_WIDTHS if by_kernel else WIDTHS
+        found = {bits: nearest(replace(weight, bits=bits), options) for bits in competing}
         pays = {bits: one for bits, one in found.items() if isinstance(one, Chosen)}
         if pays:
             widths[name] = pays
@@ -172,7 +177,7 @@ def budgeted(
     total = len(to_bytes(source)) if whole else size_bytes(source)
     noise: dict[str, float] | None = None
     if whole:
-        probes = {n: partial(_decoded, pays.get(PROBE)) for n, pays in widths.items()}
+        probes = {n: partial(_decoded, _probe(pays)) for n, pays in widths.items()}
         noise = output_noise(model, probes, feeds, options.threads)
     choices = [_choices(pays, None if noise is None else noise[n]) for n, pays in widths.items()]
     fixed = total - sum(by_name[name].tensor.nbytes for name in widths)
@@ -189,7 +194,7 @@ def budgeted(
 
 def _choices(pays: Mapping[Bits, Chosen], noise: float | None) -> list[Choice]:
     """Bytes and damage of one weight's widths; damage grows with the weight's rounding error."""
-    probe = pays.get(PROBE)
+    probe = _probe(pays)
     unit = 1.0 if probe is None or not probe.coded.noise else 1 / probe.coded.noise
     if noise is None:
         first = next(iter(pays.values()))
@@ -202,6 +207,10 @@ def _choices(pays: Mapping[Bits, Chosen], noise: float | None) -> list[Choice]:
         )
         for bits, one in pays.items()
     ]
+
+
+def _probe(pays: Mapping[Bits, Chosen]) -> Chosen | None:
+    return next((pays[bits] for bits in PROBES if bits in pays), None)
 
 
 def _decoded(one: Chosen | None) -> ir.TensorProtocol | None:

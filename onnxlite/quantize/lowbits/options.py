@@ -13,7 +13,7 @@ WeightMethod: TypeAlias = Literal["auto", "rtn", "hqq", "gptq"]
 #: What the file holds: packed weights that are decoded at load, or that kernels read.
 WeightMode: TypeAlias = Literal["storage", "compute"]
 #: The width of the first and the last layer.
-Ends: TypeAlias = Literal["auto", "same", "float", 8, 6, 4, 3, 2, "ternary", "binary"]
+Ends: TypeAlias = Literal["auto", "same", "float", 8, 6, 5, 4, 3, 2, "ternary", "binary"]
 
 #: Weights that share a scale where the caller leaves it open: below this many levels the
 #: range of a whole channel is too wide.

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 from onnxlite.errors import OptionError
 
 #: The widths that a caller may ask for.
-Bits: TypeAlias = Literal[8, 6, 4, 3, 2, "ternary", "binary"]
+Bits: TypeAlias = Literal[8, 6, 5, 4, 3, 2, "ternary", "binary"]
 BITS: tuple[Bits, ...] = get_args(Bits)
 
 #: Trits in a byte: 3^5 = 243.
@@ -48,6 +48,7 @@ class WeightType:
 _TYPES: dict[Bits, WeightType] = {
     8: WeightType("8", 256, (8,), 128),
     6: WeightType("6", 64, (4, 2), 32),
+    5: WeightType("5", 32, (4, 1), 16),
     4: WeightType("4", 16, (4,), 8, free_zero=True),
     3: WeightType("3", 8, (3,), 4, free_zero=True),
     2: WeightType("2", 4, (2,), 2, free_zero=True),
