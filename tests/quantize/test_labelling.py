@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from onnxlite.model import load
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placing.labelling import Conversion, Costs, cheapest
-from onnxlite.quantize.placing.placement import Placement, place, reads_integers, source
+from onnxlite.quantize.placing.placement import (
+    Placement,
+    place,
+    read_by_layer,
+    reads_integers,
+    source,
+)
 from onnxlite.quantize.prepare import prepared
 from onnxlite.quantize.targets import TARGETS
 from tests.odd_models import parse
@@ -37,11 +43,14 @@ def largest() -> tuple[ir.Model, Placement]:
 
 
 def allowed(chosen: set[ir.Node]) -> bool:
-    """Nodes without weights read integers only."""
+    """Nodes without weights read what is made on integers, or what layers may read as such."""
+    candidates = set(largest()[1].nodes)
     for node in chosen:
         rule = spec_of(node).quant
         if rule.kind != "compute" and any(
-            source(node.inputs[port]) not in chosen for port in rule.ports(node)
+            source(node.inputs[port]) not in chosen
+            and not read_by_layer(node.inputs[port], candidates)
+            for port in rule.ports(node)
         ):
             return False
     return True

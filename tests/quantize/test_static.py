@@ -99,6 +99,23 @@ def test_residual_addition_runs_on_integers(tmp_path: Path) -> None:
     assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
 
 
+@pytest.mark.parametrize(("reader", "sums"), [("Conv(r, v, c)", 1), ("Tanh(r)", 0)])
+def test_addition_behind_a_float_layer_runs_on_integers_if_a_layer_reads_the_same(
+    reader: str, sums: int, tmp_path: Path
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,4,8,8] x) => (float[n,4,8,8] y)
+        <float[4,4,3,3] w, float[4] b, float[4,4,1,1] v, float[4] c, float[4,4,1,1] k>
+        {{ [first] t = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(t) h = {reader}
+           u = Conv(h, v, c) a = Add(u, r) s = Relu(a) y = Conv(s, k) }}"""
+    model, _ = quantized(text, images(12, 4, 8, 8), exclude=["first"], placement="everything")
+    ran = executed(model, tmp_path)
+    assert ran["Conv"] + ran["FusedConv"] == 1
+    assert ran["QLinearAdd"] == sums
+    assert ran["Add"] == 1 - sums
+    assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
+
+
 @pytest.mark.parametrize("opset", [17, 20])
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_mean_over_space_runs_on_integers(opset: int, keepdims: int, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placing.min_cut import CutGraph
-from onnxlite.quantize.placing.placement import Placement, reads_integers, source
+from onnxlite.quantize.placing.placement import Placement, read_by_layer, reads_integers, source
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Costs:
 def cheapest(placement: Placement, costs: Costs, *, conversion_weight: float) -> set[ir.Node]:
     """Those nodes of `placement` that are to run on integers.
 
-    Nodes without weights do so only where all that they read comes from integers, as
-    `place` demands. Of several cheapest labellings it is the one with most integers.
+    Nodes without weights do so only where all that they read comes from integers, or may be
+    read as integers by a layer: `place` takes those back of which no layer does. Of several
+    cheapest labellings it is the one with most integers.
 
     Args:
         placement: the largest one.
@@ -61,7 +62,8 @@ def cheapest(placement: Placement, costs: Costs, *, conversion_weight: float) ->
         rule = spec_of(node).quant
         if rule is not None and rule.kind != "compute":
             for port in rule.ports(node):
-                graph.edge(vertex, _vertex(source(node.inputs[port]), vertices), math.inf)
+                if not read_by_layer(node.inputs[port], vertices):
+                    graph.edge(vertex, _vertex(source(node.inputs[port]), vertices), math.inf)
     absorbed = {activation.outputs[0] for activation in placement.absorbed}
     for value, conversion in costs.conversions.items():
         producer = source(value) if value in absorbed else value.producer()

@@ -54,7 +54,7 @@ _PROFILE_S, _RACE_S = 1.5, 2.5
 #: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
 _LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
 _FASTER = "faster in float"
-#: Times of placements this close are equal, and so are sizes.
+#: Times of placements this close are equal, in proportion, and so are sizes.
 _EQUAL, _HARDLY = 0.02, 0.02
 
 
@@ -196,7 +196,7 @@ def _fastest(rows: Sequence[Sequence[float]]) -> tuple[list[int], bool]:
     among = good or list(indices)
     means = [sum(row[i] for row in rows) / len(rows) for i in indices]
     fastest = min(means[i] for i in among)
-    return [i for i in among if means[i] <= fastest + _EQUAL], bool(good)
+    return [i for i in among if means[i] <= fastest * (1 + _EQUAL)], bool(good)
 
 
 def _most_accurate(

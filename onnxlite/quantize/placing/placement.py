@@ -217,9 +217,21 @@ def _is_lonely(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
     rule = spec_of(node).quant
     assert rule is not None
     inputs = [node.inputs[port] for port in rule.ports(node)]
-    if not inputs or any(source(value) not in chosen for value in inputs):
+    # A sum whose other side a layer converts anyhow stays on integers: a first layer in float
+    # must not take the residual additions behind it along.
+    made = [source(value) in chosen for value in inputs]
+    if not any(made):
+        return True
+    if not all(own or read_by_layer(v, chosen) for own, v in zip(made, inputs, strict=True)):
         return True
     return not any(_leads_to(output, chosen) for output in node.outputs)
+
+
+def read_by_layer(value: ir.Value | None, chosen: Container[ir.Node]) -> bool:
+    """Whether a layer takes a value as integers, so that it has an integer form in any case."""
+    return value is not None and any(
+        _is_compute(use.node) and reads_integers(use.node, use.idx, chosen) for use in value.uses()
+    )
 
 
 def source(value: ir.Value | None) -> ir.Node | None:
