@@ -34,6 +34,11 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+_FLOAT_TYPES = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+}
 
 
 class Session:
@@ -89,6 +94,20 @@ class Session:
             )
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
+        self._widths = {
+            value.name: _FLOAT_TYPES[value.type]
+            for value in self._session.get_inputs()
+            if value.type in _FLOAT_TYPES
+        }
+
+    def suited(self, feed: Feed) -> Feed:
+        """A feed of another model with its floats in the widths that this one takes."""
+        return {
+            name: array.astype(self._widths[name], copy=False)
+            if name in self._widths and getattr(array, "dtype", np.dtype("V")).kind == "f"
+            else array
+            for name, array in feed.items()
+        }
 
     def run(self, feed: Feed) -> Outputs:
         """Run one feed; returns every output by name. Raises `ExecutionError`."""

@@ -8,6 +8,7 @@ import typer
 
 from onnxlite.cli import arguments as args
 from onnxlite.cli.optimize import run_steps
+from onnxlite.quantize.half.graph import IoType
 from onnxlite.quantize.half.step import HalfMode, HalfType
 from onnxlite.recipe import Simplify, SparseStorage, Step, ToFloat16
 
@@ -21,6 +22,13 @@ def to_float16(
     dtype: Annotated[
         HalfType, typer.Option(help="bfloat16 has float32's range; for --mode storage only.")
     ] = "float16",
+    io: Annotated[
+        IoType,
+        typer.Option(
+            help="keep: inputs and outputs as they are, with casts behind and before; float16: "
+            "whoever calls the model feeds 16 bits."
+        ),
+    ] = "keep",
     mode: Annotated[
         HalfMode | None,
         typer.Option(
@@ -52,7 +60,7 @@ def to_float16(
 
     [bold]Example[/bold]: onnxlite to-float16 model.onnx --data x.npy -o half.onnx
     """
-    step = ToFloat16(keep=tuple(keep or ()), dtype=dtype, mode=mode)
+    step = ToFloat16(keep=tuple(keep or ()), io=io, dtype=dtype, mode=mode)
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]
     run_steps(
         model,

@@ -153,7 +153,9 @@ def benchmark(
         )
         starts = _start_times(paths, threads, time_budget_s / 5)
         sessions = (Session(paths[0], threads=threads), Session(paths[1], threads=threads))
-        pairs = [(feed, _renamed(feed, sessions[0], sessions[1])) for feed in feeds]
+        pairs = [
+            (feed, sessions[1].suited(_renamed(feed, sessions[0], sessions[1]))) for feed in feeds
+        ]
         times = paired_times(
             sessions,
             pairs,

@@ -26,6 +26,9 @@ from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, i
 #: `lambda outputs: (outputs["logits"].argmax(1) == labels).mean()`.
 Metric: TypeAlias = Callable[[Outputs], float]
 
+#: Types of inputs that are fed to a candidate of another width as well.
+_FLOATS = frozenset({"float16", "float32", "float64"})
+
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
     """A task metric of both models."""
@@ -131,7 +134,8 @@ def compare(
     count = 0
     for done, feed in enumerate(feeds, 1):
         have = _tensors(sessions[0].run(feed))
-        other = sessions[1].run({renamed[name]: array for name, array in feed.items()})
+        given = sessions[1].suited({renamed[name]: array for name, array in feed.items()})
+        other = sessions[1].run(given)
         other = {name: other[pairs[name]] for name in have}
         notes += [f"{name!r} is no tensor: not compared" for name in pairs if name not in have]
         for name in have:
@@ -196,7 +200,7 @@ def _joint_inputs(
                 not isinstance(a, int) or not isinstance(b, int) or a == b
                 for a, b in zip(one.shape, two.shape, strict=True)
             )
-            if not fits or one.dtype != two.dtype:
+            if not fits or not _convertible(one.dtype, two.dtype):
                 raise OptionError(
                     f"the models cannot be compared: the reference's input is {one}, the "
                     f"candidate's {two}"
@@ -206,6 +210,11 @@ def _joint_inputs(
         joint.append(InputSpec(one.name, one.dtype, shape))
     renamed = {one.name: two.name for one, two in zip(first, partners, strict=True)}
     return tuple(joint), renamed, notes
+
+
+def _convertible(first: str, second: str) -> bool:
+    """Whether the values of one type can be fed as the other: floats of any width can."""
+    return first == second or {first, second} <= _FLOATS
 
 
 def _match(first: Sequence[str], second: Sequence[str], notes: list[str]) -> dict[str, str]:

@@ -226,7 +226,7 @@ def _run_portion(
     for feed in feeds:
         renamed = {inputs[name]: array for name, array in feed.items()}
         want: dict[str, Any] = {**feed, **exact.run(feed)}
-        have: dict[str, Any] = {**renamed, **made.run(renamed)}
+        have: dict[str, Any] = {**renamed, **made.run(made.suited(renamed))}
         for row, piece in zip(mine, pieces, strict=True):
             if not row.fits:
                 continue
@@ -243,7 +243,7 @@ def _run_portion(
                 value = before.of_reference(want[before.reference.name or ""])
                 name = before.candidate.name or ""
                 given[name] = value if before.code is None else before.code.encode(value)
-            alone = piece.run(given)[pair.candidate.name or ""]
+            alone = piece.run(piece.suited(given))[pair.candidate.name or ""]
             row.own.update(target, _decoded(pair, alone))
 
 

@@ -8,6 +8,7 @@ import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
+from onnxlite.quantize.half.graph import IoType
 from onnxlite.quantize.half.step import HalfMode, HalfOptions, HalfType, to_float16_ir
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
@@ -19,6 +20,7 @@ class ToFloat16(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag
     needs_samples: ClassVar[bool] = False
 
     keep: tuple[str, ...] = ()
+    io: IoType = "keep"
     dtype: HalfType = "float16"
     mode: HalfMode | None = None
     limit: Annotated[int, Meta(ge=1)] | None = None
@@ -27,7 +29,9 @@ class ToFloat16(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag
         self._options().check()
 
     def _options(self) -> HalfOptions:
-        return HalfOptions(keep=self.keep, dtype=self.dtype, mode=self.mode, limit=self.limit)
+        return HalfOptions(
+            keep=self.keep, io=self.io, dtype=self.dtype, mode=self.mode, limit=self.limit
+        )
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, progress: Progress

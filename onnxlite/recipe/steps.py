@@ -181,6 +181,11 @@ def uses_samples(step: Step) -> bool:
     return step.needs_samples or isinstance(step, SamplesOptional)
 
 
+def changes_io(step: Step) -> bool:
+    """Whether a step gives the model's float inputs and outputs another width."""
+    return isinstance(step, ToFloat16) and step.io == "float16"
+
+
 def step_name(step: Step) -> str:
     """The name of a step in recipes and reports: `"prune-weights"`."""
     return str(step.__struct_config__.tag)

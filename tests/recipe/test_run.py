@@ -14,9 +14,18 @@ from onnxlite.errors import OptionError, SamplesError, SaveError, VerificationEr
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.graph import add_initializer
 from onnxlite.model import load
-from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, run
+from onnxlite.recipe import (
+    PruneChannels,
+    PruneWeights,
+    QuantizeStatic,
+    Recipe,
+    Simplify,
+    ToFloat16,
+    run,
+)
 from onnxlite.recipe import sparse as sparse_module
 from onnxlite.recipe import steps as step_module
+from onnxlite.recipe.verify import Reference
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -256,3 +265,23 @@ def test_channels_are_removed_and_repaired(images):
     assert [8, 3, 3, 3] in sizes.values()
     assert [4, 8, 3, 3] in sizes.values()
     assert outcome.report.sizes.ratio < 0.6
+
+
+def test_inputs_of_16_bits_are_fed_and_compared(net, images, tmp_path):
+    target = tmp_path / "half.onnx"
+    steps = [ToFloat16(io="float16"), PruneWeights(sparsity=0.1, method="magnitude")]
+    outcome = run(net, images, steps, output=target)
+    half = load(target).graph
+    assert {v.dtype for v in (*half.inputs, *half.outputs)} == {ir.DataType.FLOAT16}
+    assert outcome.report.fidelity.sqnr_db > 15
+    with pytest.raises(VerificationError, match="float16"):
+        Reference(load(net), images).verify(load(target), "a step")
+    rows = evaluate.compare(net, target, images, layers=True).layers
+    assert rows
+    assert min(row.sqnr_db for row in rows) > 10
+
+
+def test_a_document_asks_for_inputs_of_16_bits():
+    recipe = Recipe((ToFloat16(io="float16"),))
+    assert 'io = "float16"' in recipe.to_toml()
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
