@@ -15,7 +15,7 @@ from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.opset import opset_version
 from onnxlite.samples import Feed
-from onnxlite.tune.operators import Call, function_of
+from onnxlite.tune.operators import Call, function_of, fuse_pairs
 from onnxlite.tune.operators.call import DTYPES, from_array, to_torch
 
 _Values = dict[ir.Value, Tensor]
@@ -42,6 +42,7 @@ class TorchGraph:
         self.model = clone(model)
         normalize(self.model)
         check_operators(self.model)
+        fuse_pairs(self.model.graph)
         self._opset = opset_version(self.model)
         graph = self.model.graph
         self.values: dict[str, ir.Value] = {

@@ -10,6 +10,7 @@ import pytest
 from onnxlite.errors import ExecutionError, ModelError, UnsupportedError
 from onnxlite.model import load
 from onnxlite.runtime import Session
+from tests.odd_models import parse
 from tests.simplify.test_backend_models import cases
 
 torch = pytest.importorskip("torch")
@@ -59,3 +60,24 @@ def test_every_eighth_case():
 @pytest.mark.slow
 def test_all_cases():
     check(1, minimum=1190)
+
+
+@pytest.mark.parametrize("zero", [0, 117])
+def test_pair_of_q_and_dq_has_the_gradients_of_both(zero: int):
+    nodes = "q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z)"
+    head = '<ir_version: 8, opset_import: ["": 17]> g (float[n,6] x) => '
+    constants = f"<float s = {{0.02}}, uint8 z = {{{zero}}}>"
+    pair = parse(f"{head} (float[n,6] y) {constants} {{ {nodes} }}")
+    # Where something else reads the integers, the two stay apart.
+    two = parse(f"{head} (float[n,6] y, uint8[n,6] q) {constants} {{ {nodes} }}")
+    values = np.random.default_rng(0).standard_normal((5, 6), np.float32) * 2
+    found = []
+    for model in (pair, two):
+        x = torch.tensor(values, requires_grad=True)
+        s = torch.tensor(0.02, requires_grad=True)
+        y = TorchGraph(load(model), tuned=["s"])({"x": x}, tuned={"s": s})["y"]
+        (y * torch.arange(30.0).reshape(5, 6)).sum().backward()
+        found.append((y.detach(), x.grad, s.grad))
+    assert (found[0][1] != 0).any()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)

@@ -17,6 +17,7 @@ from onnxlite.tune.operators import (
     reduction,
 )
 from onnxlite.tune.operators.call import Call, OperatorFunction, Operators
+from onnxlite.tune.operators.fake import DOMAIN, FAKE, fake_quantize, fuse_pairs
 
 #: Every operator of the standard domain that can be computed in torch.
 OPERATORS: Operators = {
@@ -34,7 +35,9 @@ OPERATORS: Operators = {
 
 def function_of(node: ir.Node) -> OperatorFunction | None:
     """What computes `node` in torch, None if nothing does."""
+    if node.domain == DOMAIN and node.op_type == FAKE:
+        return fake_quantize
     return OPERATORS.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
 
 
-__all__ = ["OPERATORS", "Call", "function_of"]
+__all__ = ["OPERATORS", "Call", "function_of", "fuse_pairs"]
