@@ -25,7 +25,7 @@ from onnxlite.prune.select import kth_magnitude, zeroed
 from onnxlite.prune.sparsity import (
     LEVELS,
     LayerCurve,
-    allot,
+    allot_seen,
     energy_curve,
     magnitude_shares,
     probed,
@@ -109,7 +109,7 @@ def _with_zeros(
         for layer in find_layers(model)[0]
         if layer.weight_free and (layer.weight.name or "") in named
     }
-    shares = _shares(model, named, fitted, samples, options, progress)
+    shares, unseen = _shares(model, named, fitted, samples, options, progress)
     masks = {name: _mask(layer, shares[name], options) for name, layer in fitted.items()}
     plain = clone(model)
     _prune_rest(plain, dict(named), shares, options.pattern)
@@ -119,19 +119,20 @@ def _with_zeros(
         done = _choose_only(model, reference, fitted, masks, samples, fits)
         missing = {name: named[name] for name in fitted if name not in done}
         _prune_rest(model, missing, shares, options.pattern)
-        return [_unfitted(named[name]) for name in named if name not in done]
+        return [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
     done = set()
     held_out: list[Feed] = []
-    for share in schedule(1.0, options.steps) if options.pattern is None else [1.0]:
+    schedules = {name: schedule(mask.share, options.steps) for name, mask in masks.items()}
+    for step in range(options.steps if options.pattern is None else 1):
         grids = {
-            fitted[name].node.name or "": replace(mask, share=mask.share * share)
+            fitted[name].node.name or "": replace(mask, share=schedules[name][step])
             for name, mask in masks.items()
         }
         rounded, held_out = round_layers(model, reference, samples, grids, fits, progress=progress)
         done = {name for name, layer in fitted.items() if (layer.node.name or "") in rounded}
     missing = {name: named[name] for name in fitted if name not in done}
     _prune_rest(model, missing, shares, options.pattern)
-    declined = [_unfitted(named[name]) for name in named if name not in done]
+    declined = [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
     if held_out:
         verdict = verify(reference, plain, model, held_out, threads=options.threads)
         if verdict.worse:
@@ -162,6 +163,12 @@ def _undone(plain_db: float, fitted_db: float) -> Declined:
 def _unfitted(parameter: Parameter) -> Declined:
     where = f"{parameter.node.op_type} node {parameter.node.name!r}"
     return Declined("compensate", where, "no fit reaches it: its smallest weights became zero")
+
+
+def _unseen(parameter: Parameter) -> Declined:
+    where = f"{parameter.node.op_type} node {parameter.node.name!r}"
+    reason = "no sample shows what its zeros do: it gets the share that was asked for"
+    return Declined("probe", where, reason)
 
 
 def _take_over(model: ir.Model, other: ir.Model) -> None:
@@ -195,14 +202,13 @@ def _shares(
     samples: Samples,
     options: MaskOptions,
     progress: Progress,
-) -> dict[str, float]:
-    """The share of zeros of every weight, by name."""
+) -> tuple[dict[str, float], list[Declined]]:
+    """The share of zeros of every weight, by name, and of which no sample tells anything."""
     if options.scope == "global":
-        return magnitude_shares(
-            {name: parameter.tensor.numpy() for name, parameter in named.items()}, options.share
-        )
+        arrays = {name: parameter.tensor.numpy() for name, parameter in named.items()}
+        return magnitude_shares(arrays, options.share), []
     if options.scope != "sensitivity" or len(named) < 2:
-        return dict.fromkeys(named, options.share)
+        return dict.fromkeys(named, options.share), []
     curves, weights = _local_curves(model, named, fitted, samples, options)
     trial = clone(model)
     feeds = list(itertools.islice(samples, max(1, _PROBED // 8)))
@@ -224,10 +230,9 @@ def _shares(
         value.const_value = old
         return _distance(wanted, found)
 
-    return allot(
-        probed(curves, options.share, distance, lambda i, n: progress("probe layers", i, n)),
-        options.share,
-    )
+    weighed = probed(curves, options.share, distance, lambda i, n: progress("probe layers", i, n))
+    shares, unseen = allot_seen(weighed, options.share)
+    return shares, [_unseen(named[name]) for name in named if name in unseen]
 
 
 def _local_curves(

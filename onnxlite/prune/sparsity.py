@@ -94,6 +94,18 @@ def _settled(
     return shares
 
 
+def allot_seen(curves: Mapping[str, LayerCurve], share: float) -> tuple[dict[str, float], set[str]]:
+    """Like `allot`, but layers without any damage get `share`, and are named.
+
+    Their zeros change nothing for any sample: they are in a branch that none takes, and what
+    cannot be seen must not pay for what can.
+    """
+    unseen = {name for name, curve in curves.items() if not any(curve.damage)}
+    seen = {name: curve for name, curve in curves.items() if name not in unseen}
+    shares = dict.fromkeys(unseen, share)
+    return {**shares, **(allot(seen, share) if seen else {})}, unseen
+
+
 def energy_curve(array: NDArray[Any]) -> LayerCurve:
     """Without moments: the share of a weight's energy that the smallest numbers hold."""
     energy = np.sort(np.square(array.astype(np.float64)).reshape(-1))

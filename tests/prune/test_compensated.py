@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,26 @@ def test_other_patterns_and_their_order() -> None:
     assert order[:4].tolist() == [0, 9, 3, 12]
 
 
+def test_steps_take_a_share_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("onnxlite.prune.compensated")
+    fit, asked = module.round_layers, []
+
+    def watched(
+        model: ir.Model,
+        reference: ir.Model,
+        feeds: object,
+        grids: dict,
+        *rest: object,
+        **more: object,
+    ):
+        asked.append({mask.share for mask in grids.values()})
+        return fit(model, reference, feeds, grids, *rest, **more)
+
+    monkeypatch.setattr(module, "round_layers", watched)
+    pruned(NET, samples(), sparsity=0.875, steps=3, scope="layer")
+    assert [next(iter(shares)) for shares in asked] == pytest.approx([0.5, 0.75, 0.875])
+
+
 def test_steps_reach_the_same_share() -> None:
     model, report = pruned(NET, samples(), sparsity=0.8, steps=3, scope="layer")
     assert all(row.values["sparsity"] == pytest.approx(0.8, abs=0.03) for row in report.layers)
@@ -142,8 +163,9 @@ def test_branches_with_weights_of_one_name() -> None:
     numbers = "{" + ", ".join(f"{n + 1}.0" for n in range(64)) + "}"
     data = {"x": np.ones((4, 8), np.float32), "flag": np.array(True)}
     _, report = pruned(onnx.parser.parse_model(text % (numbers, numbers)), data, sparsity=0.5)
-    # Nearly all in the branch that no sample came by.
-    assert sum(int(row.values["zeros"]) for row in report.layers) == 64
+    # The branch that no sample came by does not pay for the other one.
+    assert [int(row.values["zeros"]) for row in report.layers] == [32, 32]
+    assert sum("no sample shows" in d.reason for d in report.declined) == 1
     assert len({row.values["weight"] for row in report.layers}) == 2
 
 

@@ -11,6 +11,7 @@ from onnxlite.prune.sparsity import (
     LEVELS,
     LayerCurve,
     allot,
+    allot_seen,
     energy_curve,
     level_near,
     magnitude_shares,
@@ -59,6 +60,16 @@ def test_probes_weigh_the_curves() -> None:
     assert LEVELS[level] == 0.6
     assert weighed["a"].damage[level] == pytest.approx(0.1)
     assert weighed["b"].damage[-1] == pytest.approx(2 * weighed["a"].damage[-1])
+
+
+def test_what_no_sample_reaches_gets_the_share() -> None:
+    seen = LayerCurve(100, tuple(level**2 for level in LEVELS))
+    hurt = seen.times(5.0)
+    shares, unseen = allot_seen({"a": seen, "b": hurt, "c": seen.times(0.0)}, 0.5)
+    assert unseen == {"c"}
+    assert shares["c"] == 0.5
+    assert shares["b"] < 0.5 < shares["a"]
+    assert sum(shares.values()) == pytest.approx(1.5, abs=0.02)
 
 
 def test_energy_and_magnitudes() -> None:

@@ -152,3 +152,19 @@ def test_it_can_be_interrupted(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         quantize_weights(source, bits=4, progress=interrupt)
+
+
+def test_a_branch_that_no_sample_takes_does_not_pay(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[4,64] x, bool flag) => (float[4,64] y) <float[64,64] w>
+        { h = MatMul(x, w)
+          y = If(flag) <
+            then_branch = yes () => (float[4,64] a) <float[64,64] u> { a = MatMul(h, u) },
+            else_branch = no () => (float[4,64] e) <float[64,64] v> { e = MatMul(h, v) }> }"""
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    reports: list[StepReport] = []
+    feeds = [{"x": x, "flag": np.array(True)}]
+    quantize_weights(parse(text), feeds, size=0.3, method="rtn", on_report=reports.append)
+    bits = {row.values["weight"]: row.values["bits"] for row in reports[0].layers}
+    assert len(bits) == 3
+    assert "ternary" not in bits.values()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -179,6 +180,8 @@ def budgeted(
     if whole:
         probes = {n: partial(_decoded, _probe(pays)) for n, pays in widths.items()}
         noise = output_noise(model, probes, feeds, options.threads)
+        if noise is not None:
+            noise = _guessed(noise, {n: _probe(pays) for n, pays in widths.items()})
     choices = [_choices(pays, None if noise is None else noise[n]) for n, pays in widths.items()]
     fixed = total - sum(by_name[name].tensor.nbytes for name in widths)
     budget = int(options.size * total) - fixed
@@ -207,6 +210,21 @@ def _choices(pays: Mapping[Bits, Chosen], noise: float | None) -> list[Choice]:
         )
         for bits, one in pays.items()
     ]
+
+
+def _guessed(noise: Mapping[str, float], probes: Mapping[str, Chosen | None]) -> dict[str, float]:
+    """Damage where no sample shows any: as much, for its rounding error, as elsewhere.
+
+    Such a weight is in a branch that no sample takes; it must not pay for the others.
+    """
+    lost = {n: one.coded.noise / one.coded.signal for n, one in probes.items() if _rounds(one)}
+    shown = [noise[name] / lost[name] for name in lost if noise[name] > 0]
+    usual = float(np.median(shown)) if shown else 1.0
+    return {n: value or usual * lost.get(n, 0.0) for n, value in noise.items()}
+
+
+def _rounds(one: Chosen | None) -> TypeGuard[Chosen]:
+    return one is not None and one.coded.noise > 0 and one.coded.signal > 0
 
 
 def _probe(pays: Mapping[Bits, Chosen]) -> Chosen | None:
