@@ -7,7 +7,7 @@ here is never quantized, never pruned and costs nothing; nothing else need be sa
 from onnxlite.ops.channels_sizes import carry_sizes
 from onnxlite.ops.coded import CodedWeight, coded_weight
 from onnxlite.ops.constant_path import bind_behind
-from onnxlite.ops.parameters import Parameter, iter_parameters
+from onnxlite.ops.parameters import Parameter, iter_parameters, trained_ports
 from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
 from onnxlite.ops.table import OPS, spec_of
 from onnxlite.ops.tracker import ChannelRule, Ids, Sizes, Tracker, blank, tracked_axes
@@ -30,4 +30,5 @@ __all__ = [
     "iter_parameters",
     "spec_of",
     "tracked_axes",
+    "trained_ports",
 ]

@@ -34,3 +34,14 @@ def iter_parameters(model: ir.Model) -> Iterator[Parameter]:
             tensor = const_tensor(value)
             if value is not None and tensor is not None:
                 yield Parameter(node, port, value, tensor)
+
+
+def trained_ports(node: ir.Node) -> tuple[int, ...]:
+    """Where a node may have a weight, a bias, or a normalisation's scale and shift."""
+    spec = spec_of(node)
+    ports = [*spec.weights, *spec.shifts]
+    if spec.quant is not None and spec.quant.bias is not None:
+        ports.append(spec.quant.bias)
+    if spec.gain is not None:
+        ports += [spec.gain, spec.gain + 1]
+    return tuple(ports)

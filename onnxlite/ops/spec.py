@@ -71,6 +71,7 @@ class OpSpec:
         summed_axes: of a constant at a weight port, the axes whose products are added up,
             ascending.
         gain: the port of a normalisation's scale per channel.
+        shifts: ports where a constant may be a trained shift, as of the Add behind a product.
         channels: what it does to channels (`ops.tracker`); None pins all that it touches.
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
         sums: the output scales with all inputs together: `f(a*x, a*y) == a*f(x, y)` for a > 0.
@@ -88,5 +89,6 @@ class OpSpec:
     output_axis: Callable[[ir.Node, int], int | None] | None = None
     summed_axes: Callable[[ir.Node, int], tuple[int, ...]] | None = None
     gain: int | None = None
+    shifts: tuple[int, ...] = ()
     channels: ChannelRule | None = None
     data_channels: Callable[[ir.Node], tuple[int, int] | None] | None = None

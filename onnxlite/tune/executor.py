@@ -28,11 +28,11 @@ class TorchGraph:
 
     Args:
         model: it is not changed; the graph runs on a private copy.
-        tuned: names of values of the main graph whose tensors each run is given.
+        tuned: names of values, also in graphs of control flow, whose tensors each run is given.
 
     Attributes:
         model: the private copy, normalised; names of values and nodes stay.
-        values: the values of its main graph by name.
+        values: its values by name, also those of graphs inside of nodes.
 
     Raises:
         UnsupportedError: an operator or a type that torch cannot compute; names the node.
@@ -47,7 +47,8 @@ class TorchGraph:
         graph = self.model.graph
         self.values: dict[str, ir.Value] = {
             value.name: value
-            for group in (graph.inputs, graph.initializers.values(), *(n.outputs for n in graph))
+            for g in self.model.graphs()
+            for group in (g.inputs, g.initializers.values(), *(n.outputs for n in g))
             for value in group
             if value.name
         }
@@ -105,7 +106,8 @@ class TorchGraph:
         def run_graph(graph: ir.Graph) -> tuple[Tensor, ...]:
             scope = dict(values)
             for inner in graph:
-                self._compute(inner, scope)
+                if not all(out in scope for out in inner.outputs):
+                    self._compute(inner, scope)
             return tuple(scope[value] for value in graph.outputs)
 
         result = function(Call(node, inputs, self._opset, run_graph))

@@ -11,10 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxlite.graph import add_initializer, const_array, fresh_name, is_op, value_names
+from onnxlite.graph import (
+    add_initializer,
+    const_array,
+    fresh_name,
+    is_op,
+    iter_nodes,
+    value_names,
+)
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.ops import CodedWeight, coded_weight, spec_of
+from onnxlite.ops import CodedWeight, coded_weight, spec_of, trained_ports
 from onnxlite.opset import opset_version
 from onnxlite.tune.executor import TorchGraph, compute_behind
 from onnxlite.tune.learned import (
@@ -58,7 +65,7 @@ class Student:
         self.learned: list[Learned] = []
         self._known: set[str] = set()
         self._find_activation_scales()
-        biases = [found for node in self.model.graph for found in self._find_weights(node)]
+        biases = [found for node in iter_nodes(self.model) for found in self._find_weights(node)]
         for node, dequantize in biases:
             self._add_bias(node, dequantize)
         names = [name for item in self.learned for name in item.names]
@@ -98,25 +105,26 @@ class Student:
         for item in self.learned:
             item.store(arrays)
         result = clone(self.model)
-        shared: dict[tuple[tuple[int, ...], bytes], ir.Value] = {}
+        stored = {n: (g, v) for g in result.graphs() for n, v in g.initializers.items()}
+        shared: dict[tuple[ir.Graph, tuple[int, ...], bytes], ir.Value] = {}
         for name, array in arrays.items():
-            value = result.graph.initializers[name]
+            _, value = stored[name]
             old = value.const_value
             assert old is not None
             value.const_value = ir.Tensor(array, dtype=old.dtype, name=name)
         for name in self._split:
-            value = result.graph.initializers[name]
+            graph, value = stored[name]
             array = arrays[name]
-            first = shared.setdefault((array.shape, array.tobytes()), value)
+            first = shared.setdefault((graph, array.shape, array.tobytes()), value)
             if first is not value:
                 value.replace_all_uses_with(first)
-                del result.graph.initializers[name]
+                del graph.initializers[name]
         return result
 
     def _find_activation_scales(self) -> None:
         """One scale per value that is quantized, also over operators that only move values."""
         self._split: list[str] = []
-        for group in _scale_groups(self.model.graph):
+        for group in (g for graph in self.model.graphs() for g in _scale_groups(graph)):
             old = group[0].inputs[1]
             assert old is not None
             array = const_array(old)
@@ -130,19 +138,21 @@ class Student:
         """A constant of their own for the scale of these Q and DQ nodes."""
         old = nodes[0].inputs[1]
         assert old is not None
-        base = old.name or "scale"
-        value = add_initializer(self.model.graph, fresh_name(self._taken, base), array)
+        base, graph = old.name or "scale", nodes[0].graph
+        assert isinstance(graph, ir.Graph)
+        value = add_initializer(graph, fresh_name(self._taken, base), array)
         for node in nodes:
             node.replace_input_with(1, value)
-        if not old.uses() and not old.is_graph_output() and base in self.model.graph.initializers:
-            del self.model.graph.initializers[base]
+        home = old.graph
+        if isinstance(home, ir.Graph) and not old.uses() and not old.is_graph_output():
+            home.initializers.pop(base, None)
         assert value.name is not None
         self._split.append(value.name)
         return value.name
 
     def _find_weights(self, node: ir.Node) -> Iterator[tuple[ir.Node, ir.Node]]:
         """Learn the constants of a node; yields integer biases, which come last."""
-        for port in _learned_ports(node):
+        for port in trained_ports(node):
             value = node.inputs[port] if port < len(node.inputs) else None
             if value is None or not _is_constant(value):
                 continue
@@ -233,19 +243,6 @@ class Student:
         self.learned.append(
             QuantizedBias((stored.name, own), bias, scale.shape, (names[0], names[1]), fixed)
         )
-
-
-def _learned_ports(node: ir.Node) -> list[int]:
-    """Where a node may have a weight, a bias, or a normalisation's scale and shift."""
-    spec = spec_of(node)
-    ports = list(spec.weights)
-    if spec.quant is not None and spec.quant.bias is not None:
-        ports.append(spec.quant.bias)
-    if spec.gain is not None:
-        ports += [spec.gain, spec.gain + 1]
-    if is_op(node, "Add"):
-        ports += [0, 1]  # a bias behind a MatMul
-    return ports
 
 
 def _is_constant(value: ir.Value) -> bool:

@@ -296,3 +296,46 @@ def test_residual_net_without_most_of_its_work(residual_path: Path):
     assert accuracy[1] is not None
     assert accuracy[0] is not None
     assert accuracy[1] > accuracy[0] + 0.02
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[n,8] x, bool c) => (float[n,16] y) <float[8,32] a, float[32] b>
+    { h = MatMul(x, a)  s = Add(h, b)  r = Relu(s)
+      y = If (c) <
+        then_branch = one () => (float[n,16] p) <float[32,16] u> { p = MatMul(r, u) },
+        else_branch = two () => (float[n,16] q) <float[32,16] v> { q = MatMul(r, v) } > }"""
+
+
+@pytest.mark.parametrize("bits", [0, 3])
+def test_constants_in_branches_are_learned(bits):
+    whole = parse(BRANCHES)
+    rng = np.random.default_rng(0)
+    feeds = [
+        {"x": rng.standard_normal((8, 8), np.float32), "c": np.array(i % 2 == 0)} for i in range(40)
+    ]
+    small = load(whole)
+    if bits:
+        small = quantize_weights(small, bits=bits, block_size=0)
+    else:
+        for graph in small.graphs():
+            for value in graph.initializers.values():
+                array = const_array(value)
+                assert array is not None
+                noise = 0.2 * rng.standard_normal(array.shape)
+                value.const_value = ir.Tensor((array + noise).astype(np.float32), name=value.name)
+    better = tune(small, whole, feeds, steps=200, lr=0.02)
+    gains = [compare(whole, m, feeds[-4:]).sqnr_db for m in (small, better)]
+    assert gains[1] > gains[0] + 1
+    changed = {name for name, array in inner(small).items() if (inner(better)[name] != array).any()}
+    assert len(changed) >= 2
+
+
+def inner(model: ir.Model) -> dict[str, NDArray[np.generic]]:
+    """Constants of graphs inside of nodes."""
+    graphs = [graph for graph in model.graphs() if graph is not model.graph]
+    return {
+        name: array
+        for graph in graphs
+        for name, value in graph.initializers.items()
+        if (array := const_array(value)) is not None
+    }
