@@ -151,6 +151,7 @@ def budgeted(
     weights: Sequence[Weight],
     options: WeightOptions,
     feeds: Sequence[Feed],
+    file_bytes: Callable[[Sequence[Weight]], int],
 ) -> list[Weight]:
     """The weights with the widths that `options.size` allows; those that do not pay are left out.
 
@@ -160,6 +161,8 @@ def budgeted(
         weights: those that may get few bits.
         options: with a size.
         feeds: inputs that damage is measured on.
+        file_bytes: the size of the model with weights of these widths, as it would be saved;
+            of models that are too large for that the size is estimated.
 
     Raises:
         OptionError: the fewest bits are too many.
@@ -192,7 +195,20 @@ def budgeted(
             f"size={options.size} cannot be reached: with the fewest bits everywhere the model "
             f"has about {least / total:.3f} of its size"
         )
-    return [replace(by_name[n], bits=b) for n, b in zip(widths, bits, strict=True)]
+
+    def widened(bits: Sequence[Bits]) -> list[Weight]:
+        return [replace(by_name[n], bits=b) for n, b in zip(widths, bits, strict=True)]
+
+    found = widened(bits)
+    if not whole:
+        return found
+    # What the estimate has too much, for nodes and for floats that will have 16 bits, is spent.
+    chosen = (next(c.nbytes for c in each if c.bits == b) for each, b in zip(choices, bits, strict=True))
+    spare = fixed + sum(chosen) - file_bytes(found)
+    more = allocate(choices, budget + spare)
+    if more is not None and file_bytes(widened(more)) <= options.size * total:
+        return widened(more)
+    return found
 
 
 def _choices(pays: Mapping[Bits, Chosen], noise: float | None) -> list[Choice]:

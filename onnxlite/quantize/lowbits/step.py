@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import onnx_ir as ir
 
 from onnxlite.errors import OptionError
 from onnxlite.graph import describe, value_names
-from onnxlite.model import clone, size_bytes
+from onnxlite.model import clone, size_bytes, to_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.lowbits.checking import (
@@ -82,7 +83,9 @@ def quantize_weights_ir(
         return source, unchanged(STEP, "no float weight is left to quantize", declined, start)
     checked = [] if feeds is None else list(islice(feeds, _CHECKED_FEEDS))
     if options.size is not None:
-        weights = budgeted(source, model, weights, options, checked)
+        weights = budgeted(
+            source, model, weights, options, checked, partial(_file_bytes, model, options)
+        )
     chosen: list[Chosen] = []
     for index, weight in enumerate(weights):
         progress(STEP, index, len(weights))
@@ -189,6 +192,22 @@ def _halve(model: ir.Model, candidates: set[ir.Value], options: WeightOptions) -
     names = value_names(model)
     kept = {value for graph in model.graphs() for value in graph.initializers.values()}
     return sum(halve(graph, names, kept - candidates) for graph in model.graphs())
+
+
+def _file_bytes(model: ir.Model, options: WeightOptions, weights: Sequence[Weight]) -> int:
+    """The size of a normalised model with weights of the widths given, rounded to nearest."""
+    trial = clone(model)
+    bits = {weight.value.name: weight.bits for weight in weights}
+    floats = {value for graph in trial.graphs() for value in graph.initializers.values()}
+    packed = []
+    for weight in select(trial, options)[0]:
+        if weight.value.name in bits:
+            found = nearest(replace(weight, bits=bits[weight.value.name]), options)
+            if isinstance(found, Chosen):
+                packed.append((found.weight, found.packed(options)))
+    _write(trial, packed, options)
+    _halve(trial, floats, options)
+    return len(to_bytes(trial))
 
 
 def _faster(
