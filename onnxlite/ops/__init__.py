@@ -8,6 +8,7 @@ from onnxlite.ops.channels_sizes import carry_sizes
 from onnxlite.ops.coded import CodedWeight, coded_weight
 from onnxlite.ops.constant_path import bind_behind
 from onnxlite.ops.parameters import Parameter, iter_parameters, trained_ports
+from onnxlite.ops.row_use import RowUse, row_use
 from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
 from onnxlite.ops.table import OPS, spec_of
 from onnxlite.ops.tracker import ChannelRule, Ids, Sizes, Tracker, blank, tracked_axes
@@ -20,6 +21,7 @@ __all__ = [
     "OpSpec",
     "Parameter",
     "QuantRule",
+    "RowUse",
     "ShapeOf",
     "Sizes",
     "Tracker",
@@ -28,6 +30,7 @@ __all__ = [
     "carry_sizes",
     "coded_weight",
     "iter_parameters",
+    "row_use",
     "spec_of",
     "tracked_axes",
     "trained_ports",

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, const_array, const_tensor, is_op, iter_nodes
+from onnxlite.graph import const_array, const_tensor, iter_nodes
+from onnxlite.ops import row_use
 from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
 from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
 from onnxlite.quantize.options import StaticOptions
@@ -38,7 +39,8 @@ def embeddings_of(
 
 def is_embedding(node: ir.Node) -> bool:
     """Whether a node looks rows up in a constant float32 table that is worth it."""
-    if not is_op(node, "Gather") or attribute(node, "axis", 0) != 0:
+    use = row_use(node, 0)
+    if use is None or use.kind != "lookup":
         return False
     table = const_tensor(node.inputs[0])
     return (

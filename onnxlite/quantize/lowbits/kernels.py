@@ -19,7 +19,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import add_initializer, attribute, fresh_name, is_op, rank
+from onnxlite.graph import add_initializer, fresh_name
+from onnxlite.ops import row_use
 from onnxlite.quantize.lowbits.blocks import Blocks
 from onnxlite.quantize.lowbits.decoding import Packed
 from onnxlite.quantize.lowbits.selection import Weight
@@ -77,7 +78,7 @@ def kernel_block(weight: Weight, wanted: int) -> int:
 
     With `wanted` 0 as well.
     """
-    features = weight.shape[1 - (_rows_axis(*weight.uses[0]) or 0)]
+    features = weight.shape[_features_axis(weight)]
     fitting = [size for size in _BLOCKS if not features % size]
     return min(fitting, key=lambda size: abs(np.log2(size / wanted)), default=0) if wanted else 0
 
@@ -88,42 +89,30 @@ def refusal(weight: Weight) -> str | None:
         return "it has more than two axes"
     if weight.tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return f"it is {weight.tensor.dtype}"
-    rows = {_rows_axis(node, port) for node, port in weight.uses}
-    if None in rows:
-        node = next(node for node, port in weight.uses if _rows_axis(node, port) is None)
-        return f"{node.op_type} node {node.name!r} has no kernel for packed weights"
-    if len(rows) > 1:
+    uses = [(node, row_use(node, port)) for node, port in weight.uses]
+    for node, use in uses:
+        if use is None:
+            return f"{node.op_type} node {node.name!r} has no kernel for packed weights"
+    if len({use.axis for _, use in uses if use is not None}) > 1:
         return "some of its readers take its rows and some its columns"
-    features = weight.shape[1 - (_rows_axis(*weight.uses[0]) or 0)]
-    if features % _BLOCKS[0] and any(is_op(node, "Gather") for node, _ in weight.uses):
+    features = weight.shape[_features_axis(weight)]
+    looked_up = any(use.kind == "lookup" for _, use in uses if use is not None)
+    if features % _BLOCKS[0] and looked_up:
         return f"entries of {features} numbers are no whole blocks of {_BLOCKS[0]}"
     return None
 
 
-def _rows_axis(node: ir.Node, port: int) -> int | None:
-    """The axis of a weight that outputs, or entries of a table, lie along."""
-    if is_op(node, "MatMul") and port == 1:
-        # A vector times a matrix has no kernel.
-        return 1 if (rank(node.inputs[0]) or 2) > 1 else None
-    if is_op(node, "Gemm") and port == 1 and not attribute(node, "transA", 0):
-        if attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0:
-            return 0 if attribute(node, "transB", 0) else 1
-        return None
-    if is_op(node, "Gather") and port == 0 and attribute(node, "axis", 0) == 0:
-        return 0
-    if is_op(node, "Transpose") and attribute(node, "perm", [1, 0]) == [1, 0]:
-        output = node.outputs[0]
-        uses = list(output.uses())
-        products = all(is_op(u.node, "MatMul") and u.idx == 1 for u in uses)
-        return 0 if uses and products and not output.is_graph_output() else None
-    return None
+def _features_axis(weight: Weight) -> int:
+    """The axis of a weight that the numbers of a row lie along."""
+    use = row_use(*weight.uses[0])
+    return 1 if use is None else 1 - use.axis
 
 
 def rows_of(weight: Weight, packed: Packed) -> Rows:
     """The packed rows of a weight that `refusal` has nothing against."""
-    axis = _rows_axis(*weight.uses[0])
+    axis = 1 - _features_axis(weight)
     kind, blocks, coding = packed.coding.kind, packed.blocks, packed.coding
-    outputs, features = weight.shape[axis or 0], weight.shape[1 - (axis or 0)]
+    outputs, features = weight.shape[axis], weight.shape[1 - axis]
     width = kernel_bits(kind)
     block = _block(blocks)
     repeats = blocks.size // block if blocks.size != features else -(-features // block)
@@ -163,7 +152,7 @@ def _block(blocks: Blocks) -> int:
     return max(fits, default=_CHANNEL_BLOCK)
 
 
-def _as_rows(scale: NDArray[Any], axis: int | None) -> NDArray[Any]:
+def _as_rows(scale: NDArray[Any], axis: int) -> NDArray[Any]:
     """Scales or zero points of a view as `[outputs, blocks]`."""
     if axis == 1:  # [blocks, 1, outputs] or [1, outputs]
         return scale.reshape(-1, scale.shape[-1]).T
@@ -207,26 +196,32 @@ class KernelWriter:
         if rows.zeros is not None:
             zero = add_initializer(graph, self._fresh(f"{base}.zero"), rows.zeros)
         shaped = codes
-        if not all(is_op(node, "Gather") for node, _ in weight.uses):
+        uses = [(node, row_use(node, port)) for node, port in weight.uses]
+        if not all(use is not None and use.kind == "lookup" for _, use in uses):
             blob = rows.block * rows.bits // 8
             shape = np.array([rows.outputs, rows.blocks, blob], np.int64)
             to = add_initializer(graph, self._fresh(f"{base}.shape"), shape)
             shaped = self._before(first, "Reshape", [codes, to], {})
-        for node, _ in weight.uses:
-            if is_op(node, "Gather"):
+        for node, use in uses:
+            assert use is not None
+            if use.kind == "lookup":
                 self._gather(node, codes, scale, zero, rows)
                 continue
-            products = [node]
-            if is_op(node, "Transpose"):
-                products = [use.node for use in node.outputs[0].uses()]
-            for product in products:
-                self._product(product, shaped, scale, zero, rows)
-            if is_op(node, "Transpose"):
+            for product in use.products:
+                addend = None if use.addend is None else product.inputs[use.addend]
+                self._product(product, shaped, scale, zero, rows, addend)
+            if use.kind == "transposed":
                 graph_of(node).remove(node, safe=True)
         del graph.initializers[weight.value.name or ""]
 
     def _product(
-        self, node: ir.Node, codes: ir.Value, scale: ir.Value, zero: ir.Value | None, rows: Rows
+        self,
+        node: ir.Node,
+        codes: ir.Value,
+        scale: ir.Value,
+        zero: ir.Value | None,
+        rows: Rows,
+        addend: ir.Value | None,
     ) -> None:
         attributes = {
             "K": rows.features,
@@ -238,10 +233,9 @@ class KernelWriter:
         inputs = [node.inputs[0], codes, scale, *([] if zero is None else [zero])]
         kernel = ir.node("MatMulNBits", inputs, attributes, domain=DOMAIN, name=node.name)
         new = [kernel]
-        bias = node.inputs[2] if is_op(node, "Gemm") and len(node.inputs) > 2 else None
-        if bias is not None:
+        if addend is not None:
             kernel.outputs[0].name = self._fresh(f"{node.name}_product")
-            new.append(ir.node("Add", [kernel.outputs[0], bias], name=f"{node.name}_bias"))
+            new.append(ir.node("Add", [kernel.outputs[0], addend], name=f"{node.name}_bias"))
         _replace(node, new)
 
     def _gather(

@@ -199,16 +199,18 @@ def budgeted(
     def widened(bits: Sequence[Bits]) -> list[Weight]:
         return [replace(by_name[n], bits=b) for n, b in zip(widths, bits, strict=True)]
 
-    found = widened(bits)
+    first = widened(bits)
     if not whole:
-        return found
+        return first
     # What the estimate has too much, for nodes and for floats that will have 16 bits, is spent.
-    chosen = (next(c.nbytes for c in each if c.bits == b) for each, b in zip(choices, bits, strict=True))
-    spare = fixed + sum(chosen) - file_bytes(found)
+    chosen = (
+        next(c.nbytes for c in each if c.bits == b) for each, b in zip(choices, bits, strict=True)
+    )
+    spare = fixed + sum(chosen) - file_bytes(first)
     more = allocate(choices, budget + spare)
     if more is not None and file_bytes(widened(more)) <= options.size * total:
         return widened(more)
-    return found
+    return first
 
 
 def _choices(pays: Mapping[Bits, Chosen], noise: float | None) -> list[Choice]:
