@@ -54,7 +54,7 @@ class Moments:
             mean_y=mean_y,
             gram=gram.astype(np.float64),
             cross=(transposed @ dy).astype(np.float64),
-            power=np.square(dy, dtype=np.float64).sum(axis=1),
+            power=np.einsum("gnm,gnm->gm", dy, dy, dtype=np.float64),
         )
 
     def merge(self, other: Moments) -> Moments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -29,8 +30,9 @@ Array64 = NDArray[np.float64]
 Method = Literal["auto", "full", "affine", "bias"]
 METHODS: tuple[Method, ...] = ("auto", "full", "affine", "bias")
 
-#: Rows multiplied at once: enough for the matrix product to run at full speed.
-_BLOCK_ROWS = 2048
+#: Rows multiplied at once: enough for the matrix product to run at full speed; fewer where
+#: they are so many numbers (32 MB), as of a depthwise layer.
+_BLOCK_ROWS, _BLOCK_NUMBERS = 2048, 1 << 23
 #: Rows per unknown beyond which more of them tell nothing new, and the least number.
 _ROWS_PER_FEATURE, _LEAST_ROWS = 96, 2048
 #: With fewer rows per feature than this, stronger pulls are tried as well.
@@ -170,7 +172,8 @@ class Rows:
         self._held.append(block.take(held_out))
         self._buffer.append(block.take(~held_out))
         self.count += len(x)
-        if sum(len(block.x) for block in self._buffer) >= _BLOCK_ROWS:
+        waiting = [len(block.x) for block in self._buffer], [b.x.size for b in self._buffer]
+        if sum(waiting[0]) >= _BLOCK_ROWS or sum(waiting[1]) >= _BLOCK_NUMBERS:
             self._flush()
 
     def _reduced(self, x: Array) -> Array:
@@ -292,16 +295,19 @@ class Rows:
         yield weight, bias
         if not self._kept or method != "full":
             return
-        rows = Block.join(self._kept)
-        low, high = (bound - rows.addend for bound in self._clip)
         for _ in range(self._passes):
-            made = _product(rows.x, weight, bias)
-            target = np.where(rows.y <= low, np.minimum(made, low), rows.y)
-            target = np.where(rows.y >= high, np.maximum(made, high), target)
-            again = Moments.of(rows.x, target)
+            again = reduce(Moments.merge, (self._behind(rows, weight, bias) for rows in self._kept))
             weight = solve(again.gram, again.cross, start, pull)
             bias = again.intercept(weight)
             yield weight, bias
+
+    def _behind(self, rows: Block, weight: Array64, bias: Array64) -> Moments:
+        """The moments of rows whose targets beyond a bound are replaced, see `_solutions`."""
+        low, high = (bound - rows.addend for bound in self._clip)
+        made = _product(rows.x, weight, bias)
+        target = np.where(rows.y <= low, np.minimum(made, low), rows.y)
+        target = np.where(rows.y >= high, np.maximum(made, high), target)
+        return Moments.of(rows.x, target)
 
     def _error(self, rows: Block, weight: Array64, bias: Array64) -> float:
         made = np.clip(_product(rows.x, weight, bias) + rows.addend, *self._clip)
