@@ -41,6 +41,13 @@ def tune(
         int | None, typer.Option(min=1, metavar="COUNT", help="Use at most this many samples.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep the state of training there, and go on from it after an interruption.",
+        ),
+    ] = None,
     benchmark: args.Benchmark = True,
     json: args.Json = False,
     quiet: args.Quiet = False,
@@ -61,6 +68,7 @@ def tune(
         batch=batch,
         limit=limit,
         threads=threads,
+        checkpoint=None if checkpoint is None else str(checkpoint),
     )
     run_steps(
         reference,

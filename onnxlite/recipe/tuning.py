@@ -36,6 +36,7 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="tun
     limit: Annotated[int, Meta(ge=1)] | None = None
     seed: int = 0
     threads: Annotated[int, Meta(ge=1)] | None = None
+    checkpoint: str | None = None
 
     def apply(
         self, model: ir.Model, samples: SamplesLike, progress: Progress
@@ -54,6 +55,7 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="tun
             limit=self.limit,
             seed=self.seed,
             threads=self.threads,
+            checkpoint=self.checkpoint,
         )
         student = model if self.student is None else load(Path(self.student))
         result, report = tune_ir(student, reference, samples, options, progress=progress)

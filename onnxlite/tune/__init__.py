@@ -41,6 +41,7 @@ def tune(
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto: ...
@@ -61,6 +62,7 @@ def tune(
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> ir.Model: ...
@@ -80,6 +82,7 @@ def tune(
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto | ir.Model:
@@ -113,8 +116,11 @@ def tune(
         limit: use at most this many samples.
         seed: of the order of samples.
         threads: of torch and ONNX Runtime; None leaves them to choose.
+        checkpoint: a file that the state of training is written to, every half minute and when
+            `progress` raises. If it is there, training goes on from it; it is removed in the end.
         on_report: called with the `StepReport`.
-        progress: called after every step; raising from it ends the training.
+        progress: called after every step, with the loss and the time that is left; raising from
+            it ends the training.
 
     Returns:
         The tuned model: a `ModelProto` if one came in, otherwise an `ir.Model`.
@@ -122,7 +128,8 @@ def tune(
     Raises:
         MissingPackageError: torch is not installed.
         UnsupportedError: an operator of `model` that torch cannot compute here.
-        OptionError: an option out of range, or models that do not belong together.
+        OptionError: an option out of range, models that do not belong together, or a checkpoint
+            of another training.
         SamplesError: the samples do not fit the model.
         ExecutionError: ONNX Runtime does not run one of the models.
     """
@@ -138,6 +145,7 @@ def tune(
         limit=limit,
         seed=seed,
         threads=threads,
+        checkpoint=checkpoint,
     )
     result, report = tune_ir(load(model), load(reference), samples, options, progress=progress)
     announce(report, on_report, logger)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class TuneOptions:
     limit: int | None = None
     seed: int = 0
     threads: int | None = None
+    checkpoint: str | os.PathLike[str] | None = None
 
     def check(self) -> None:
         """Raise `OptionError` for what is out of range."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onnxlite.records import Progress
+from onnxlite.tune.checkpoint import INTERVAL_S, Checkpoint, State
 from onnxlite.tune.losses import Loss
 from onnxlite.tune.options import TuneOptions
 from onnxlite.tune.rows import Batch, Row, batches
@@ -27,6 +28,8 @@ _EPOCHS = 20
 _LEAST_STEPS, _MOST_STEPS = 300, 5000
 _WARM_UP = 0.05
 _VALIDATIONS = 20
+#: Progress is told in so many parts.
+_TOLD = 1000
 #: Validations in a row without a better one, after which training ends; but the high learning
 #: rate of the first part makes even a student worse that ends better.
 _PATIENCE, _PATIENT_UNTIL = 5, 0.6
@@ -55,35 +58,66 @@ def train(
     """Train the student; afterwards it has the state that was best on `held`."""
     start = time.perf_counter()
     total = options.steps or _default_steps(len(rows), options)
-    before = validate(student, loss, held, apart, options.batch)
-    rate = options.lr
-    if rate is None:
-        rate = _rate_of_trials(
-            student,
-            loss,
-            rows,
-            held,
-            apart=apart,
-            options=options,
-            total=total,
-            before=before,
-        )
+    every = max(1, min(total // _VALIDATIONS, 100))
     adam = _optimizer(student)
     order = torch.Generator().manual_seed(options.seed)
-    best_state = student.state()
-    best, behind, done = before, 0, 0
-    every = max(1, min(total // _VALIDATIONS, 100))
-    stopped = False
-    while done < total and not stopped:
-        for batch in batches(rows, options.batch, apart, order):
+    checkpoint = Checkpoint(options.checkpoint, student.state(), options, len(rows))
+    state = checkpoint.read()
+    if state is None:
+        before = validate(student, loss, held, apart, options.batch)
+        rate = options.lr or _rate_of_trials(
+            student, loss, rows, held, apart=apart, options=options, total=total, before=before
+        )
+        best, best_state, behind, done, seen = before, student.state(), 0, 0, 0
+    else:
+        start -= state.spent_s
+        before, rate, best, behind = state.before, state.rate, state.best, state.behind
+        done, seen, best_state = state.done, state.seen, state.best_leaves
+        student.restore(state.leaves)
+        adam.load_state_dict(state.optimizer)
+        order.set_state(state.order)
+    pass_began, written = order.get_state(), time.perf_counter()
+
+    def keep() -> None:
+        spent = time.perf_counter() - start
+        leaves, optimizer = student.state(), adam.state_dict()
+        checkpoint.write(
+            State(
+                done,
+                rate,
+                before,
+                best,
+                behind,
+                spent,
+                pass_began,
+                seen,
+                leaves,
+                best_state,
+                optimizer,
+            )
+        )
+
+    def tell(share: float) -> None:
+        spent = time.perf_counter() - start
+        left = "" if share < _WARM_UP else f", {_duration(spent / share - spent)} left"
+        try:
+            progress(f"{STEP}: loss {best:.3g}{left}", round(share * _TOLD), _TOLD)
+        except BaseException:
+            keep()
+            raise
+
+    stopped = done >= total
+    while not stopped:
+        for index, batch in enumerate(batches(rows, options.batch, apart, order)):
+            if index < seen:
+                continue
             share = _share(done, total, start, options.time_limit)
             if share >= 1:
                 stopped = True
                 break
             factor = min(1.0, share / _WARM_UP + 0.02) * 0.5 * (1 + math.cos(math.pi * share))
             _take_step(student, loss, batch, adam, rate * factor)
-            done += 1
-            progress(STEP, done, total)
+            done, seen = done + 1, seen + 1
             if done % every == 0 or done == total:
                 found = validate(student, loss, held, apart, options.batch)
                 if found < best:
@@ -91,14 +125,25 @@ def train(
                 else:
                     behind += 1
                 tired = behind >= _PATIENCE and share > _PATIENT_UNTIL
-                stopped = tired or not math.isfinite(found)
-                if stopped:
-                    break
+                stopped = tired or not math.isfinite(found) or done == total
+                if options.checkpoint and time.perf_counter() - written > INTERVAL_S:
+                    keep()
+                    written = time.perf_counter()
+            tell(_share(done, total, start, options.time_limit))
+            if stopped:
+                break
+        seen, pass_began = 0, order.get_state()
     found = validate(student, loss, held, apart, options.batch)
     if found < best:
         best, best_state = found, student.state()
     student.restore(best_state)
+    checkpoint.remove()
     return Course(done, rate, before, best)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    return f"{minutes} min" if minutes > 1 else f"{60 * minutes + rest} s"
 
 
 def gained(before: float, after: float) -> bool:

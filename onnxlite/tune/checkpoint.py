@@ -1,0 +1,127 @@
+"""An interrupted training goes on where it was: its state in one file, replaced as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxlite.errors import OptionError
+from onnxlite.tune.options import TuneOptions
+
+#: Seconds between two writes at least.
+INTERVAL_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything that training goes on from.
+
+    Attributes:
+        done: steps.
+        rate: the learning rate.
+        before: loss on rows held out at the start.
+        best: the least so far.
+        behind: validations since then.
+        spent_s: seconds so far.
+        order: state of the generator at the start of the present pass over the rows.
+        seen: batches of that pass.
+        leaves: what is learned.
+        best_leaves: where it was best.
+        optimizer: `state_dict` of the optimizer.
+    """
+
+    done: int
+    rate: float
+    before: float
+    best: float
+    behind: int
+    spent_s: float
+    order: Tensor
+    seen: int
+    leaves: list[Tensor]
+    best_leaves: list[Tensor]
+    optimizer: dict[str, Any]
+
+
+class Checkpoint:
+    """The file of one training; without a path nothing is kept.
+
+    Args:
+        path: of the file.
+        leaves: what is learned, as it is before training; it, the options and the number of rows
+            tell one training from another.
+        options: of the training.
+        rows: how many there are.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        leaves: Sequence[Tensor],
+        options: TuneOptions,
+        rows: int,
+    ) -> None:
+        self._path = None if path is None else Path(path)
+        if self._path is None:
+            return
+        loss = options.loss if isinstance(options.loss, str) else "own"
+        chosen = (rows, options.batch, loss, options.inner, options.vary, options.seed, options.lr)
+        digest = hashlib.sha256(repr((chosen, options.steps)).encode())
+        for tensor in leaves:
+            digest.update(tensor.detach().numpy().tobytes())
+        self._key = digest.hexdigest()
+
+    def read(self) -> State | None:
+        """The state that an interrupted training left behind, None if there is none.
+
+        Raises:
+            OptionError: the file is no checkpoint, or one of another training.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            found = torch.load(self._path, weights_only=True)
+            key, state = found["key"], State(**found["state"])
+        except Exception as error:  # torch raises whatever the bytes make it meet
+            raise OptionError(
+                f"checkpoint={str(self._path)!r} cannot be read ({error}): remove it to start anew"
+            ) from error
+        if key != self._key:
+            raise OptionError(
+                f"checkpoint={str(self._path)!r} is of a training of another model, on other "
+                "samples or with other options: remove it or name another file"
+            )
+        return state
+
+    def write(self, state: State) -> None:
+        """Replace the file. Raises `OptionError` where it cannot be written."""
+        if self._path is None:
+            return
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    fields = {
+                        field.name: getattr(state, field.name)
+                        for field in dataclasses.fields(state)
+                    }
+                    torch.save({"key": self._key, "state": fields}, file)
+                os.replace(name, self._path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise OptionError(f"checkpoint={str(self._path)!r}: {error}") from error
+
+    def remove(self) -> None:
+        """Training has ended."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
