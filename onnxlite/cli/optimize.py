@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.prune.importance import Importance
 from onnxlite.prune.weights import Scope, SparseMethod
-from onnxlite.quantize import Form, ObserverChoice, PlacementBy, Rounding
+from onnxlite.quantize import Form, ObserverChoice, PlacementBy, Rounding, WeightBits
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view, save_report
 
@@ -209,6 +209,9 @@ def quantize(
         ObserverChoice,
         typer.Option(help="Which range an activation's integers cover."),
     ] = "auto",
+    weight_bits: Annotated[
+        int, typer.Option(help="Of weights: 8, or 6, 4 or 3, packed: as fast, and smaller.")
+    ] = 8,
     rounding: Annotated[
         Rounding,
         typer.Option(help="Fit weights to the samples before they are rounded, or only round."),
@@ -253,6 +256,7 @@ def quantize(
         smooth="auto" if smooth else False,
         embeddings=embeddings,
         observer=observer,
+        weight_bits=cast(WeightBits, weight_bits),
         equalize=equalize,
         form=form,
         int16=tuple(int16 or ()),

@@ -2,6 +2,8 @@
 
 stored: uint8[1, n] -> BitShift, Div, Mod, Reshape, Cast, ... -> codes: float32
     -> [Sub zero] -> Mul scale -> [Reshape] -> [Cast] -> weight
+
+    stored: uint8[1, n] -> ... -> Cast -> codes: int8 -> DequantizeLinear scale -> weight
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ class CodedWeight:
     """A weight `(codes - zero) * scale`.
 
     Attributes:
-        codes: the whole numbers, as float32.
+        codes: the whole numbers, as float32 or, in front of DequantizeLinear, int8.
         scale: the constant that they are multiplied by, float32 or float16.
         stored: the integer constants that the codes are computed from, each read once.
     """
@@ -35,9 +37,10 @@ class CodedWeight:
 def coded_weight(value: ir.Value) -> CodedWeight | None:
     """How a weight is decoded, None if it is not or if another weight shares a part of it."""
     product = _behind_moves(value).producer()
-    if not is_op(product, "Mul"):
+    if product is not None and is_op(product, "DequantizeLinear"):
+        return _integers(product)
+    if product is None or not is_op(product, "Mul"):
         return None
-    assert product is not None
     for left, right in (product.inputs, reversed(product.inputs)):
         if left is None or right is None:
             return None
@@ -53,6 +56,18 @@ def coded_weight(value: ir.Value) -> CodedWeight | None:
         if stored and all(source is not None for source in stored):
             return CodedWeight(codes, scale, tuple(v for v in stored if v is not None))
     return None
+
+
+def _integers(node: ir.Node) -> CodedWeight | None:
+    """The weight that a DequantizeLinear node makes of decoded integers."""
+    codes, scale = node.inputs[:2]
+    if codes is None or scale is None or codes.producer() is None or len(codes.uses()) > 1:
+        return None
+    tensor = _constant(scale)
+    stored = [value for value in _data_behind(codes) if value is not None]
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT or len(stored) != 1:
+        return None
+    return CodedWeight(codes, scale, tuple(stored))
 
 
 def _constant(value: ir.Value) -> ir.TensorProtocol | None:

@@ -20,6 +20,7 @@ from onnxlite.quantize.options import (
     Rounding,
     Smooth,
     StaticOptions,
+    WeightBits,
 )
 from onnxlite.quantize.static import quantize_static_ir
 from onnxlite.quantize.targets import TARGETS
@@ -42,6 +43,7 @@ def quantize_static(
     smooth: Smooth = "auto",
     embeddings: bool = True,
     observer: ObserverChoice = "auto",
+    weight_bits: WeightBits = 8,
     equalize: bool = True,
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -65,6 +67,7 @@ def quantize_static(
     smooth: Smooth = "auto",
     embeddings: bool = True,
     observer: ObserverChoice = "auto",
+    weight_bits: WeightBits = 8,
     equalize: bool = True,
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -87,6 +90,7 @@ def quantize_static(
     smooth: Smooth = "auto",
     embeddings: bool = True,
     observer: ObserverChoice = "auto",
+    weight_bits: WeightBits = 8,
     equalize: bool = True,
     form: Form = "qdq",
     int16: Sequence[str] = (),
@@ -140,6 +144,8 @@ def quantize_static(
             quarter of the feeds): as few layers as are needed for it stay float, or get 16-bit
             activations where the target has them; those whose noise weighs most for the time
             that is lost. The report says which, and whether it was reached.
+        weight_bits: 8, or fewer, packed in the file: as fast as 8 bits, and smaller. Layers that
+            add up few products, as depthwise convolutions do, keep 8.
         observer: which range of an activation its integers cover: `"minmax"`, all that was
             seen; `"moving-average"`, the limits of a batch on average; `"percentile"`, all
             but one in 100,000; `"entropy"`, the least divergence of the distributions;
@@ -176,6 +182,7 @@ def quantize_static(
             smooth=smooth,
             embeddings=embeddings,
             observer=observer,
+            weight_bits=weight_bits,
             equalize=equalize,
             form=form,
             int16=tuple(int16),
@@ -198,6 +205,7 @@ __all__ = [
     "Rounding",
     "Smooth",
     "StaticOptions",
+    "WeightBits",
     "quantize_mixed_ir",
     "quantize_static",
     "quantize_static_ir",

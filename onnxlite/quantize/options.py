@@ -11,6 +11,9 @@ from onnxlite.calibrate import ObserverName
 #: How weights are rounded: `"compensated"` fits them to the samples before they are rounded.
 Rounding = Literal["compensated", "nearest"]
 
+#: Of weights; below 8 they are packed.
+WeightBits = Literal[8, 6, 4, 3]
+
 #: How integers are written down: Q and DQ nodes around float operators, or integer operators.
 Form = Literal["qdq", "qoperator"]
 
@@ -40,6 +43,7 @@ class StaticOptions:
     int16: tuple[str, ...] = ()
     min_sqnr_db: float | None = None
     observer: ObserverChoice = "auto"
+    weight_bits: WeightBits = 8
     limit: int | None = None
     threads: int | None = None
     executor: Executor | None = None

@@ -28,6 +28,7 @@ from onnxlite.quantize.fitting.equalize import equalize
 from onnxlite.quantize.fitting.observe import observed_ranges
 from onnxlite.quantize.fitting.smooth import smooth
 from onnxlite.quantize.options import StaticOptions
+from onnxlite.quantize.packed_integers import pack_integers
 from onnxlite.quantize.pieces import hardswish_in_pieces
 from onnxlite.quantize.placing.measured import measured
 from onnxlite.quantize.placing.placement import Placement, place
@@ -58,6 +59,7 @@ def quantize_static_ir(
     start = time.perf_counter()
     options = options or StaticOptions()
     row = target_named(options.target).offering(options.form, options.int16)
+    row = row.with_weight_bits(options.weight_bits)
     source = clone(model)
     feeds = Samples(samples, input_specs(source), limit=options.limit)
     if reason := quantized_already(model):
@@ -108,6 +110,7 @@ def quantize_static_ir(
     if options.form == "qoperator":
         integer_operators(model, next(iter(feeds)))
     tables = write_embeddings(model, row, options)
+    narrow = 0 if options.weight_bits == 8 else pack_integers(model, options.weight_bits)
     compact(model, row)
     sqnr = _verify(float_model, model, feeds)
     return model, StepReport(
@@ -127,6 +130,7 @@ def quantize_static_ir(
             "hardswish-in-pieces": pieces,
             "channels-equalized": 0 if isinstance(scaled, Declined) else scaled,
             "tables-quantized": len(tables),
+            "weights-packed": narrow,
         },
         declined=tuple(declined),
         layers=(*rows, *tables, *smoothed),

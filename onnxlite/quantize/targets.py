@@ -15,8 +15,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import onnx_ir as ir
 
@@ -24,8 +25,11 @@ from onnxlite.errors import OptionError
 from onnxlite.graph import static_dim
 from onnxlite.machine import machine
 from onnxlite.ops import spec_of
-from onnxlite.quantize.options import Form
+from onnxlite.quantize.options import Form, WeightBits
 from onnxlite.quantize.qtypes import INT8, UINT8, UINT16, QType
+
+#: From so many summands on a layer has weights of fewer bits, where that is asked for.
+_MANY = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class Target:
         float_output: which layers may go from integers to float: `"some"` are those that the
             operator table says of, `"all"`, or `"none"`: then every output has an integer form.
         refuses: operators that the runtime has no integer kernel for.
+        narrow: type of weights of layers that add up many products, where it is another one.
         smallest_range: no activation gets a narrower range than this.
         forms: what the runtime reads; integer operators are ONNX Runtime's own.
         implied_zeros: a DequantizeLinear may leave out a zero point that is 0.
@@ -68,6 +73,7 @@ class Target:
     forms: tuple[Form, ...] = ("qdq",)
     implied_zeros: bool = False
     wide: QType | None = None
+    narrow: QType | None = None
 
     @property
     def absorbs(self) -> bool:
@@ -94,6 +100,16 @@ class Target:
             )
         return self
 
+    def with_weight_bits(self, bits: WeightBits) -> Target:
+        """The row with weights of fewer bits, in the same kernels."""
+        if bits not in get_args(WeightBits):
+            known = ", ".join(map(str, get_args(WeightBits)))
+            raise OptionError(f"weight_bits={bits}: use one of {known}")
+        if bits == self.weight.bits:
+            return self
+        narrow = dataclasses.replace(self.weight, bits=bits)
+        return dataclasses.replace(self, narrow=narrow)
+
     def goes_to_float(self, node: ir.Node) -> bool:
         """Whether an integer node needs no integer form of its output."""
         rule = spec_of(node).quant
@@ -104,6 +120,8 @@ class Target:
     def weight_type(self, node: ir.Node) -> QType:
         """The type of a layer's weights: half of the range where no pair can be told."""
         rule = spec_of(node).quant
+        if self.narrow is not None and self._adds_many(node):
+            return self.narrow
         if not self.pads_channels or rule is None or rule.reduction_axes is None:
             return self.weight
         axes = rule.reduction_axes(node)
@@ -111,6 +129,14 @@ class Target:
         if not channels or channels % 2 == 0:
             return self.weight
         return dataclasses.replace(self.weight, bits=self.weight.bits - 1)
+
+    def _adds_many(self, node: ir.Node) -> bool:
+        """Whether an output sums so many products that errors of single weights average out."""
+        rule, summed = spec_of(node).quant, spec_of(node).summed_axes
+        if rule is None or rule.weight is None or summed is None:
+            return False
+        sizes = [static_dim(node.inputs[rule.weight], a) or 0 for a in summed(node, rule.weight)]
+        return prod(sizes) >= _MANY
 
     def channel_axis(self, node: ir.Node) -> int | None:
         """The axis of a layer's weight along which it has scales, None for one scale."""

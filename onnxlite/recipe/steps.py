@@ -24,6 +24,7 @@ from onnxlite.quantize import (
     Rounding,
     Smooth,
     StaticOptions,
+    WeightBits,
     quantize_mixed_ir,
 )
 from onnxlite.quantize.targets import target_named
@@ -118,6 +119,7 @@ class QuantizeStatic(
     smooth: Smooth = "auto"
     embeddings: bool = True
     observer: ObserverChoice = "auto"
+    weight_bits: WeightBits = 8
     equalize: bool = True
     form: Form = "qdq"
     int16: tuple[str, ...] = ()
@@ -143,6 +145,7 @@ class QuantizeStatic(
                 smooth=self.smooth,
                 embeddings=self.embeddings,
                 observer=self.observer,
+                weight_bits=self.weight_bits,
                 equalize=self.equalize,
                 form=self.form,
                 int16=self.int16,

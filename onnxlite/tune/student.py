@@ -177,8 +177,8 @@ class Student:
 
         def decode(words: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
             given = {v: from_array(w) for v, w in zip(coded.stored, words, strict=True)}
-            found: NDArray[np.float32] = compute_behind(coded.codes, given, opset).numpy()
-            return found
+            found: NDArray[Any] = compute_behind(coded.codes, given, opset).numpy()
+            return found.astype(np.float32)
 
         arrays = [const_array(v) for v in (*coded.stored, coded.scale)]
         stored = [a for a in arrays[:-1] if a is not None]
@@ -189,6 +189,9 @@ class Student:
         except ValueError:
             return False
         self._known.add(names[0])
+        readers = [use.node for use in coded.codes.uses()]
+        if is_op(readers[0], "DequantizeLinear"):
+            names[1] = self._own_scale(readers, scale)
         places = [v.name or "" for v in coded.stored]
         self.learned.append(
             PackedWeight((names[0], names[1]), decode(stored), scale, places, words.encode)

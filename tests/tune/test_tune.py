@@ -142,6 +142,18 @@ def test_packed_codes_are_learned(net, images, fresh, bits):
     assert compare(net, better, fresh).sqnr_db > compare(net, small, fresh).sqnr_db
 
 
+def test_packed_integers_are_learned(net, images, fresh):
+    small = quantize_static(net, images[:64], weight_bits=3, rounding="nearest")
+    student = Student(load(small))
+    assert sum(isinstance(item, PackedWeight) for item in student.learned) >= 1
+    found = tensors(student.written())
+    for name, array in tensors(small).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-3)
+    better = tune(small, net, images, steps=100, lr=0.01, threads=1)
+    gain = compare(net, better, fresh).sqnr_db - compare(net, small, fresh).sqnr_db
+    assert gain > 1
+
+
 @pytest.mark.parametrize("bits", [8, 6, 4, 3, 2, "ternary", "binary"])
 def test_packed_model_unlearned_is_the_same(net, bits):
     small = load(quantize_weights(net, bits=bits))

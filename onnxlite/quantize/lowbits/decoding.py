@@ -104,6 +104,12 @@ class Decoder:
             value = self._node("Cast", [value], to=packed.dtype)
         return value
 
+    def write_integers(self, packed: Packed, base: str) -> ir.Value:
+        """Add what decodes the whole numbers of a weight, without scale: int8 about zero."""
+        mid = self._shared("mid", np.float32(packed.coding.kind.middle))
+        value = self._node("Sub", [self._codes(packed, base), mid])
+        return self._node("Cast", [value], to=ir.DataType.INT8)
+
     def _codes(self, packed: Packed, base: str) -> ir.Value:
         """The codes as float32 in the shape of the view; of 8 bits less their middle."""
         kind, view = packed.coding.kind, packed.blocks.view

@@ -1,0 +1,50 @@
+"""Integers of weights that need fewer than 8 bits, packed: the file of few bits, the speed of 8.
+
+    w: int8 -> DequantizeLinear    =>    words: uint8 -> BitShift, ..., Cast -> DequantizeLinear
+
+ONNX Runtime folds the new nodes when it loads the model, and fuses what it fused before.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.graph import const_array, is_op, value_names
+from onnxlite.quantize.lowbits.blocks import Blocks
+from onnxlite.quantize.lowbits.coding import coding
+from onnxlite.quantize.lowbits.decoding import Decoder, Packed, node_bytes, packed_nbytes
+from onnxlite.quantize.lowbits.weight_type import Bits, weight_type
+
+
+def pack_integers(model: ir.Model, bits: Bits) -> int:
+    """Pack int8 constants in front of DQ nodes that hold no more than `bits` bits, in place.
+
+    Constants that would not get smaller stay as they are.
+
+    Returns:
+        How many are packed.
+    """
+    kind = weight_type(bits)
+    decoder = Decoder(model.graph, value_names(model))
+    count = 0
+    for node in list(model.graph):
+        stored = node.inputs[0] if is_op(node, "DequantizeLinear") else None
+        integers = const_array(stored)
+        if stored is None or integers is None or integers.dtype != np.int8 or integers.ndim < 2:
+            continue
+        codes = integers.astype(np.int16) + int(kind.middle)
+        if codes.min() < 0 or codes.max() >= kind.levels or len(stored.uses()) > 1:
+            continue
+        blocks = Blocks(integers.shape, integers.shape, ())
+        one = coding(kind, np.ones((1,) * integers.ndim, np.float32))
+        if packed_nbytes(blocks, one) + node_bytes(kind) >= integers.nbytes:
+            continue
+        packed = Packed(ir.DataType.INT8, blocks, one, partial(codes.astype, np.uint8))
+        name = stored.name or ""
+        node.replace_input_with(0, decoder.write_integers(packed, f"p{count}"))
+        model.graph.initializers.pop(name, None)
+        count += 1
+    return count
