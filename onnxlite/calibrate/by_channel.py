@@ -64,7 +64,8 @@ def collect_by_channel(
     taken = value_names(copy)
     taps: dict[str, list[str]] = {}
     outputs: list[ir.Value] = []
-    for name, axis in axes.items():
+    # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
+    for name, axis in reversed(list(axes.items())):
         value = values[name]
         reduced = [a for a in range(rank(value) or 0) if a != axis]
         nodes = [_reduction(copy, op, value, reduced, taken) for op in _REDUCTIONS]
@@ -82,7 +83,8 @@ def collect_by_channel(
     stats: dict[str, ChannelStats] = {}
     for feed in samples:
         got = session.run(feed)
-        for name, tapped in taps.items():
+        for name in axes:
+            tapped = taps[name]
             low, high, square = (np.asarray(got[tap], np.float64) for tap in tapped[:3])
             seen = ChannelStats(low, high, square, int(got[tapped[3]]) // max(1, low.size))
             stats[name] = stats[name].merge(seen) if name in stats else seen

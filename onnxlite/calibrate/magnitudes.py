@@ -39,7 +39,8 @@ def collect_magnitudes(
     values.update({value.name: value for node in copy.graph for value in node.outputs})
     taps: dict[str, str] = {}
     outputs: list[ir.Value] = []
-    for name in dict.fromkeys(names):
+    # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
+    for name in reversed(list(dict.fromkeys(names))):
         value = values[name]
         for op_type, attributes in (("Abs", {}), ("ReduceMax", {"keepdims": 0})):
             node = ir.node(op_type, [value], attributes, name=f"{name}_{op_type}_tap")

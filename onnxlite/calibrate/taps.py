@@ -23,6 +23,11 @@ from onnxlite.ops import spec_of
 _PER_SAMPLE = 512
 #: Elements taken from one feed of a value whose shape leaves open how they lie by samples.
 _PER_FEED = 4096
+#: Axes of an image: samples, channels, rows, columns.
+_IMAGE = 4
+#: Steps through rows and columns, odd so that they are not those of strides before; at least so
+#: many steps on each side, and so many times the elements that are taken.
+_STEPS, _LEAST_STEPS, _LEAST_CHOICE = (7, 5, 3), 4, 4
 #: A prime above any number of elements taken, for positions that are spread evenly.
 _SPREAD = 2_654_435_761
 
@@ -53,19 +58,22 @@ def tap_summaries(
     values = {value.name: value for value in copy.graph.inputs}
     values.update({value.name: value for node in copy.graph for value in node.outputs})
     taps: dict[str, Tap] = {}
-    for name in dict.fromkeys(names):
+    # ONNX Runtime takes the last nodes first: so each value is measured when it is made, and need
+    # not be held until all others are.
+    wanted = list(dict.fromkeys(names))
+    for name in reversed(wanted):
         value = values[name]
         bound = lower_bound(value)
         taps[name] = Tap(
             low=writer.reduced(value, "ReduceMin") if bound is None else None,
-            high=writer.reduced(value, "ReduceMax"),
-            sample=writer.sampled(value) if sample else None,
+            high=writer.reduced(value, "ReduceMax", pooled=bound is not None),
+            sample=writer.sampled(value, pooled=bound is not None) if sample else None,
             known_low=0.0 if bound is None else bound,
         )
     if writer.outputs:
         copy.graph.outputs.clear()
         copy.graph.outputs.extend(writer.outputs)
-    return copy, taps
+    return copy, {name: taps[name] for name in wanted}
 
 
 def lower_bound(value: ir.Value) -> float | None:
@@ -92,17 +100,35 @@ class _Writer:
         }
         self.outputs: list[ir.Value] = []
 
-    def reduced(self, value: ir.Value, op_type: str) -> str:
-        """Append a reduction to one number; returns the output's name."""
+    def reduced(self, value: ir.Value, op_type: str, *, pooled: bool = False) -> str:
+        """Append a reduction to one number; returns the output's name.
+
+        Where nothing else needs an image in its plain layout its largest numbers are `pooled`:
+        kernels for that exist in the layout of ONNX Runtime's convolutions, and to bring the
+        whole image out of it costs as much as a third of the model.
+        """
         suffix = "min" if op_type == "ReduceMin" else "max"
-        name = self._name(value, suffix)
-        self._append(op_type, [value], name, value, {"keepdims": 0})
+        name, data = self._name(value, suffix), value
+        if pooled and value.shape is not None and len(value.shape) == _IMAGE:
+            data = self._append("GlobalMaxPool", [value], self._name(value, "peaks"), value)
+        self._append(op_type, [data], name, value, {"keepdims": 0})
         return self._output(name, value, 0)
 
-    def sampled(self, value: ir.Value) -> str:
-        """Append a choice of elements, spread evenly; returns the output's name."""
+    def sampled(self, value: ir.Value, *, pooled: bool = False) -> str:
+        """Append a choice of elements, spread evenly; returns the output's name.
+
+        Of an image only every few rows and columns are looked at where it is `pooled`.
+        """
         size = self._size_of_a_sample(value)
         name = self._name(value, "sample")
+        if pooled and size is not None and (found := _lattice(value)) is not None:
+            step, size = found
+            strides: dict[str, int | list[int]] = {
+                "kernel_shape": [1, 1],
+                "strides": [step, step],
+            }
+            points = self._name(value, "lattice")
+            value = self._append("MaxPool", [value], points, value, strides)
         if size is not None:
             flat = self._flat(value, np.array([-1, size], np.int64))
             chosen = self._constant(_positions(size))
@@ -133,7 +159,7 @@ class _Writer:
         inputs: list[ir.Value],
         name: str,
         like: ir.Value | None,
-        attributes: dict[str, int] | None = None,
+        attributes: dict[str, int | list[int]] | None = None,
     ) -> ir.Value:
         node = ir.node(op_type, inputs, attributes or {}, name=name)
         node.outputs[0].name = name
@@ -156,6 +182,22 @@ class _Writer:
 
     def _name(self, value: ir.Value, suffix: str) -> str:
         return fresh_name(self._taken, f"{value.name}_{suffix}")
+
+
+def _lattice(value: ir.Value) -> tuple[int, int] | None:
+    """A step through rows and columns of an image, and how many elements are then left.
+
+    The widest that leaves some rows and columns, and several times what is taken; None where
+    no step does. `value` has a static size of a sample.
+    """
+    if value.shape is None or len(value.shape) != _IMAGE:
+        return None
+    channels, *sides = (int(dim) for dim in value.shape[1:] if isinstance(dim, int))
+    for step in _STEPS:
+        left = channels * math.prod(-(-side // step) for side in sides)
+        if min(sides) >= _LEAST_STEPS * step and left >= _LEAST_CHOICE * _PER_SAMPLE:
+            return step, left
+    return None
 
 
 def _positions(size: int) -> NDArray[np.int64]:

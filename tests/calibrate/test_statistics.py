@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from onnxlite.calibrate import ValueStatistics, collect_statistics, merge_statistics
+from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.model import load
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Samples, input_specs
@@ -73,6 +74,24 @@ def test_sample_has_the_distribution_of_the_whole(batch: int) -> None:
     assert got.histogram.total == 16 * 512
     assert (counts @ middles) / counts.sum() == pytest.approx(exact.mean(), rel=0.1)
     assert (counts @ middles**2) / counts.sum() == pytest.approx((exact**2).mean(), rel=0.2)
+
+
+def test_large_images_behind_an_activation_are_looked_at_on_a_lattice() -> None:
+    text = NET.replace("20,20", "64,61")
+    rng = np.random.default_rng(2)
+    data = rng.standard_normal((8, 4, 64, 61)).astype(np.float32)
+    model = load(parsed(text))
+    probe, taps = tap_summaries(model, ["t", "r", "y"], sample=True)
+    assert list(taps) == ["t", "r", "y"]
+    assert sum(node.op_type == "MaxPool" for node in probe.graph) == 1
+    got = statistics(text, data, ["t", "r", "y"])
+    exact = Session(tapped(model, ["t", "r", "y"])).run({"x": data})
+    for name in ("t", "r", "y"):
+        assert got[name].range.high == pytest.approx(exact[name].max())
+        assert got[name].range.low == pytest.approx(exact[name].min())
+        assert got[name].histogram.total == 8 * 512
+    middles, counts = got["r"].histogram.occupied()
+    assert (counts @ middles) / counts.sum() == pytest.approx(exact["r"].mean(), rel=0.1)
 
 
 def test_open_shapes_are_sampled_by_feed() -> None:

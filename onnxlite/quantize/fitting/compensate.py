@@ -29,7 +29,7 @@ from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples
 
 #: Values of both models that are held between layers.
-_CACHE_BYTES = 1 << 27
+_CACHE_BYTES = 3 << 25
 
 
 def compensate(

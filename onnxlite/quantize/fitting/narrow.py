@@ -76,18 +76,14 @@ def least_harm(
         for name, statistics in seen.items()
         if name not in wide
     }
-    candidates = {name: ranges for name, ranges in candidates.items() if len(ranges) > 1}
+    candidates = {name: found for name, found in candidates.items() if len(found[0]) > 1}
     params = {
-        name: [params_of(one, target) for one in ranges] for name, ranges in candidates.items()
+        name: [params_of(one, target) for one in ranges] for name, (ranges, _) in candidates.items()
     }
     harm = reader_errors(model, placement, params, measured, threads=options.threads)
     chosen = dict(whole)
-    for name, ranges in candidates.items():
-        statistics = seen[name]
-        levels = levels_of(target, statistics.range)
-        lows, highs = (np.array([getattr(r, side) for r in ranges]) for side in ("low", "high"))
-        error = levels.errors(statistics.histogram, lows, highs)
-        chosen[name] = _least(ranges, error, harm.get(name, error))
+    for name, (ranges, error) in candidates.items():
+        chosen[name] = _least(ranges, harm.get(name, error))
     if chosen == whole:
         return Choice(whole)
     before, after = (
@@ -99,21 +95,27 @@ def least_harm(
     return Choice(chosen)
 
 
-def _candidates(seen: ValueStatistics, levels: Levels) -> list[Range]:
-    """Distinct ranges that are not wider than what was seen, which comes first."""
+def _candidates(seen: ValueStatistics, levels: Levels) -> tuple[list[Range], Array64]:
+    """Distinct ranges and their squared errors over all samples.
+
+    The whole range comes first; the others are narrower, and none is worse than it.
+    """
     whole = seen.range
     found = [whole, *(OBSERVERS[name](seen, levels) for name in _ASKED)]
     found += [Range(whole.low * share, whole.high * share) for share in _SHARES]
-    return list(dict.fromkeys(found))
+    ranges = list(dict.fromkeys(found))
+    lows, highs = (np.array([getattr(one, side) for one in ranges]) for side in ("low", "high"))
+    error = levels.errors(seen.histogram, lows, highs)
+    kept = np.flatnonzero(error <= error[0])
+    return [ranges[index] for index in kept], error[kept]
 
 
-def _least(ranges: Sequence[Range], error: Array64, harm: Array64) -> Range:
+def _least(ranges: Sequence[Range], harm: Array64) -> Range:
     """The widest of the ranges that do as little harm as any; the first if none does less."""
-    allowed = np.where(error <= error[0], harm, np.inf)
-    least = allowed.min()
+    least = harm.min()
     if least > _WORTH * harm[0] or harm[0] <= 0:
         return ranges[0]
-    good = [one for one, value in zip(ranges, allowed, strict=True) if value <= _TIE * least]
+    good = [one for one, value in zip(ranges, harm, strict=True) if value <= _TIE * least]
     return max(good, key=lambda one: one.high - one.low)
 
 

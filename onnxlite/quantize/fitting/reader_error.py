@@ -59,7 +59,8 @@ def reader_errors(
     batches = {str(v.shape[0]) for v in probe.graph.inputs if v.shape is not None and len(v.shape)}
     writer = _Writer(probe)
     readings: dict[str, list[str]] = {}
-    for name, params in candidates.items():
+    # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
+    for name, params in reversed(list(candidates.items())):
         value = values[name]
         if value.shape is None or not len(value.shape) or str(value.shape[0]) not in batches:
             continue
