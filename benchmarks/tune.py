@@ -68,8 +68,8 @@ class Case:
 
 
 CASES = {
-    "residual, 20% of the MACs": Case("residual", narrow(0.2), 16_000, vary=True),
-    "mobilenet, 35% of the MACs": Case("mobilenet", narrow(0.35), 10_000, vary=True),
+    "residual, 20% of the MACs": Case("residual", narrow(0.2), 9000, vary=True),
+    "mobilenet, 35% of the MACs": Case("mobilenet", narrow(0.35), 6000, vary=True),
     "residual, 90% zeros": Case("residual", sparse, 1500),
     "residual, ternary": Case("residual", packed("ternary"), 1500),
     "residual, binary": Case("residual", packed("binary"), 3000),

@@ -29,7 +29,7 @@ class State:
         rate: the learning rate.
         before: loss on rows held out at the start.
         best: the least so far.
-        behind: validations since then.
+        best_at: after which share of the course that was.
         spent_s: seconds so far.
         order: state of the generator at the start of the present pass over the rows.
         seen: batches of that pass.
@@ -42,7 +42,7 @@ class State:
     rate: float
     before: float
     best: float
-    behind: int
+    best_at: float
     spent_s: float
     order: Tensor
     seen: int

@@ -30,9 +30,9 @@ _WARM_UP = 0.05
 _VALIDATIONS = 20
 #: Progress is told in so many parts.
 _TOLD = 1000
-#: Validations in a row without a better one, after which training ends; but the high learning
-#: rate of the first part makes even a student worse that ends better.
-_PATIENCE, _PATIENT_UNTIL = 5, 0.6
+#: Training ends when so large a part of the course has brought nothing better, but not before
+#: the second share: most of what is gained comes while the learning rate falls to nothing.
+_PATIENCE, _PATIENT_UNTIL = 0.3, 0.8
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def train(
         rate = options.lr or _rate_of_trials(
             student, loss, rows, held, apart=apart, options=options, total=total, before=before
         )
-        best, best_state, behind, done, seen = before, student.state(), 0, 0, 0
+        best, best_state, best_at, done, seen = before, student.state(), 0.0, 0, 0
     else:
         start -= state.spent_s
-        before, rate, best, behind = state.before, state.rate, state.best, state.behind
+        before, rate, best, best_at = state.before, state.rate, state.best, state.best_at
         done, seen, best_state = state.done, state.seen, state.best_leaves
         student.restore(state.leaves)
         adam.load_state_dict(state.optimizer)
@@ -87,7 +87,7 @@ def train(
                 rate,
                 before,
                 best,
-                behind,
+                best_at,
                 spent,
                 pass_began,
                 seen,
@@ -121,10 +121,8 @@ def train(
             if done % every == 0 or done == total:
                 found = validate(student, loss, held, apart, options.batch)
                 if found < best:
-                    best, behind, best_state = found, 0, student.state()
-                else:
-                    behind += 1
-                tired = behind >= _PATIENCE and share > _PATIENT_UNTIL
+                    best, best_at, best_state = found, share, student.state()
+                tired = share > max(_PATIENT_UNTIL, best_at + _PATIENCE)
                 stopped = tired or not math.isfinite(found) or done == total
                 if options.checkpoint and time.perf_counter() - written > INTERVAL_S:
                     keep()
