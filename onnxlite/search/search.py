@@ -20,7 +20,7 @@ from onnxlite.recipe.proof import prove
 from onnxlite.recipe.steps import Step
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
-from onnxlite.search.budget import Budget, Check
+from onnxlite.search.budget import QUALITY_LIMITS, Budget, Check
 from onnxlite.search.candidates import Candidate, can_tune, formats
 from onnxlite.search.clock import Clock
 from onnxlite.search.crew import Crew
@@ -147,19 +147,23 @@ class Search:
             final = final or Judge(
                 self._original, shares.check, self._metric, labels=shares.check_labels
             )
-            content, model = self.lab.content(trial), self.lab.model(trial)
+            model = self.lab.model(trial)
             quality = final.judge(model)
-            latency = self._final_latency(model, content)
-            timed = Timed(ratio=latency.ratio, candidate_ms=latency.candidate.median_ms)
-            checks = self._budget.check(
-                figures_of(quality, timed, len(content), self._setting.input_bytes),
-                quality.samples,
-            )
-            worse = no_better(latency.ratio, len(content) / self._setting.input_bytes)
-            if self._budget.accepts(checks) and worse is None:
-                report = self._proved(trial, model, latency)
-                record = self._record(stopped, trial, quality, checks, len(seen))
-                return model, _joined(report, record)
+            assert trial.latency is not None
+            assert trial.latency_ms is not None
+            # The longer timing is for those that keep the quality.
+            known = Timed(ratio=trial.latency, candidate_ms=trial.latency_ms)
+            checks = self._checks(trial, quality, known)
+            worse = None
+            if all(check.within for check in checks if check.limit in QUALITY_LIMITS):
+                latency = self._final_latency(model, self.lab.content(trial))
+                timed = Timed(ratio=latency.ratio, candidate_ms=latency.candidate.median_ms)
+                checks = self._checks(trial, quality, timed)
+                worse = no_better(latency.ratio, self._size(trial))
+                if self._budget.accepts(checks) and worse is None:
+                    report = self._proved(trial, model, latency)
+                    record = self._record(stopped, trial, quality, checks, len(seen))
+                    return model, _joined(report, record)
             why = worse or "; ".join(str(c) for c in checks if not c.within or c.verdict != "met")
             why = f"trial {trial.number} ({trial.label}) did not hold on unseen samples: {why}"
             logger.info("%s", why)
@@ -168,6 +172,14 @@ class Search:
         why = why or _why_none([trial for _, trial in self.lab.tried])
         record = self._record(stopped, None, None, (), len(seen), why)
         return clone(self._original), _joined(report, record)
+
+    def _checks(self, trial: Trial, quality: Quality, timed: Timed) -> tuple[Check, ...]:
+        nbytes = len(self.lab.content(trial))
+        figures = figures_of(quality, timed, nbytes, self._setting.input_bytes)
+        return self._budget.check(figures, quality.samples)
+
+    def _size(self, trial: Trial) -> float:
+        return len(self.lab.content(trial)) / self._setting.input_bytes
 
     def _ranked(self) -> list[Trial]:
         return best([trial for _, trial in self.lab.tried], self._prefer)
