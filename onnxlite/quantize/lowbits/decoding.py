@@ -60,6 +60,22 @@ def node_bytes(kind: WeightType) -> int:
     return NODE_BYTES + _FIELD_BYTES * (len(kind.fields) > 1)
 
 
+def load_nbytes(packed: Packed) -> int:
+    """Bytes that ONNX Runtime holds while it decodes a weight: every step until all are done."""
+    kind, blocks = packed.coding.kind, packed.blocks
+    steps = [4, 4]  # floats, and floats times the scale
+    if packed.coding.zero is not None or kind.fields != (8,):
+        steps.append(4)
+    if not kind.fields:
+        steps += [4, 4, 4]
+    for index, field in enumerate(kind.fields if kind.fields != (8,) else ()):
+        # Two shifts and their view, 3 bits in words of 64; of a second field also a sum.
+        steps += [word_type(field).itemsize] * 3 + [4, 4, 4] * (index > 0)
+    if blocks.view != blocks.shape:
+        steps.append(4)
+    return sum(steps) * prod(blocks.view)
+
+
 def packed_nbytes(blocks: Blocks, found: Coding) -> int:
     """Bytes of codes, scales and zero points of a weight."""
     zero = 0 if found.zero is None else found.zero.nbytes

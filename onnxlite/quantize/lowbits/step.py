@@ -23,7 +23,7 @@ from onnxlite.quantize.lowbits.checking import (
     set_level,
 )
 from onnxlite.quantize.lowbits.chosen import Chosen, nearest
-from onnxlite.quantize.lowbits.decoding import OPSET, Decoder, Packed
+from onnxlite.quantize.lowbits.decoding import OPSET, Decoder, Packed, load_nbytes
 from onnxlite.quantize.lowbits.fitting import decoded_tensor, fit_weights
 from onnxlite.quantize.lowbits.halves import halve
 from onnxlite.quantize.lowbits.kernels import (
@@ -46,6 +46,8 @@ from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 _CHECKED_FEEDS = 4
 #: Up to so many levels, 6 bits, the rounding of float16 is far below that of weights.
 _HALVES_BELOW = 64
+#: Memory of decoding from which on the report says so.
+_MUCH_MEMORY = 1 << 31
 #: What activations rounded to int8 may cost, and from where on they may cost anything.
 _LEVEL_LOSS_DB, _LEVEL_GOOD_DB = 0.5, 30.0
 
@@ -107,6 +109,7 @@ def quantize_weights_ir(
     rows = [one.row() for one in chosen]
     floats = {value for graph in model.graphs() for value in graph.initializers.values()}
     declined += _write(model, packed, options)
+    declined += _heavy([form for weight, form in packed if _decoded(weight, options)])
     halved = _halve(model, floats, options)
     sqnr, unchecked = check_model(source, model, checked, options.threads)
     if options.mode == "compute":
@@ -183,6 +186,23 @@ def _write(
         decoded.name = name
     check_kernels([rows for _, rows in kernels], [form for form, _ in kernels])
     return declined
+
+
+def _decoded(weight: Weight, options: WeightOptions) -> bool:
+    """Whether a weight is decoded at load, and not read by a kernel."""
+    return options.mode == "storage" or refusal(weight) is not None
+
+
+def _heavy(decoded: Sequence[Packed]) -> list[Declined]:
+    """What there is to say where decoding takes much memory."""
+    nbytes = sum(map(load_nbytes, decoded))
+    if nbytes < _MUCH_MEMORY:
+        return []
+    reason = (
+        f"ONNX Runtime holds about {nbytes / 1e9:.1f} GB while it decodes these weights: with "
+        "mode='compute' kernels read them as they are, and 8 bits take half of that"
+    )
+    return [Declined("load", "memory while a session is made", reason)]
 
 
 def _halve(model: ir.Model, candidates: set[ir.Value], options: WeightOptions) -> int:
