@@ -1,10 +1,10 @@
 """Half precision beside the peers: `python -m benchmarks.half`.
 
-Every model of the zoo, simplified first, goes through onnxlite (both modes) and through the
-float16 converters of onnxconverter-common, of onnxruntime.transformers and of onnxsim, all with
-float32 inputs and outputs. For each result: whether ONNX Runtime loads and runs it, signal to
-noise of the worst output against the original on inputs that no converter has seen, size against
-the original file, and with `--latency` its latency against it (one thread, interleaved).
+Every model of the zoo, simplified first, goes through onnxlite (both modes, and bfloat16) and
+through the float16 converters of onnxconverter-common, of onnxruntime.transformers and of onnxsim,
+all with float32 inputs and outputs. For each result: whether ONNX Runtime loads and runs it,
+signal to noise of the worst output against the original on inputs that no converter has seen, size
+against the original file, and with `--latency` its latency against it (one thread, interleaved).
 
 The light models have random weights, which makes some of them pass errors on greatly magnified.
 """
@@ -81,6 +81,9 @@ def converters(calibration: SamplesLike) -> dict[str, Callable[[Path, Path], Non
     def storage(source: Path, target: Path) -> None:
         save(to_float16(source, mode="storage"), target)
 
+    def wide(source: Path, target: Path) -> None:
+        save(to_float16(source, dtype="bfloat16"), target)
+
     def common(source: Path, target: Path) -> None:
         from onnxconverter_common import float16
 
@@ -97,6 +100,7 @@ def converters(calibration: SamplesLike) -> dict[str, Callable[[Path, Path], Non
     return {
         "onnxlite": compute,
         "onnxlite storage": storage,
+        "onnxlite bfloat16": wide,
         "onnxconverter-common": common,
         "onnxruntime.transformers": transformers,
         "onnxsim": sim,
