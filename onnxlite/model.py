@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Literal, TypeAlias, overload
+from typing import Concatenate, Literal, ParamSpec, Protocol, TypeAlias, cast, overload
 
 import onnx
 import onnx_ir as ir
@@ -21,6 +21,8 @@ from google.protobuf.message import EncodeError
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
 from onnxlite.graph import check_structure, iter_graphs, tensor_array
 from onnxlite.proto import prepared, sparsified, without_repeats
+
+P = ParamSpec("P")
 
 #: What every public function accepts as a model.
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -94,6 +96,29 @@ def give_back(source: str | os.PathLike[str] | ir.Model, model: ir.Model) -> ir.
 def give_back(source: ModelLike, model: ir.Model) -> onnx.ModelProto | ir.Model:
     """Return `model` in the kind of `source`: `ModelProto` in, `ModelProto` out."""
     return to_proto(model) if isinstance(source, onnx.ModelProto) else model
+
+
+class InKind(Protocol[P]):
+    """A function of a model that gives back the kind of model that it was given."""
+
+    @overload
+    def __call__(
+        self, model: onnx.ModelProto, *args: P.args, **kwargs: P.kwargs
+    ) -> onnx.ModelProto: ...
+    @overload
+    def __call__(
+        self, model: str | os.PathLike[str] | ir.Model, *args: P.args, **kwargs: P.kwargs
+    ) -> ir.Model: ...
+
+
+def in_kind(function: Callable[Concatenate[ModelLike, P], ir.Model]) -> InKind[P]:
+    """Let a function return a `ModelProto` for a `ModelProto`, an `ir.Model` otherwise."""
+
+    @wraps(function)
+    def wrapped(model: ModelLike, *args: P.args, **kwargs: P.kwargs) -> onnx.ModelProto | ir.Model:
+        return give_back(model, function(model, *args, **kwargs))
+
+    return cast(InKind[P], wrapped)
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

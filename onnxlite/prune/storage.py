@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import time
 import zlib
-from typing import overload
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError
@@ -23,7 +20,7 @@ from onnxlite.model import (
     SPARSE_KEY,
     ModelLike,
     clone,
-    give_back,
+    in_kind,
     load,
     size_bytes,
     to_bytes,
@@ -44,20 +41,10 @@ _MAX_BYTES = 1_500_000_000
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
 
-@overload
-def sparse_storage(
-    model: onnx.ModelProto, *, on_report: ReportSink | None = None, progress: Progress = silent
-) -> onnx.ModelProto: ...
-@overload
-def sparse_storage(
-    model: str | os.PathLike[str] | ir.Model,
-    *,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def sparse_storage(
     model: ModelLike, *, on_report: ReportSink | None = None, progress: Progress = silent
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Store weights that are mostly zeros as sparse initializers, where that is smaller.
 
     A float32 weight gets smaller above 67% of zeros. An `ir.Model` stays dense in memory and
@@ -77,7 +64,7 @@ def sparse_storage(
     """
     result, report = sparse_storage_ir(load(model), progress=progress)
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 def sparse_storage_ir(

@@ -6,17 +6,15 @@ calibrate on the first feeds -> candidates -> judge each on the last ones -> cho
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal
 
-import onnx
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, OptionError, VerificationError
-from onnxlite.model import ModelLike, clone, give_back, load
+from onnxlite.model import ModelLike, clone, in_kind, load
 from onnxlite.quantize.dynamic.kernels import dynamic_target
 from onnxlite.quantize.dynamic.step import DynamicOptions, quantize_dynamic_ir
 from onnxlite.quantize.judge import Verdict, judge
@@ -54,34 +52,7 @@ class AutoOptions:
     limit: int | None = None
 
 
-@overload
-def quantize_auto(
-    model: onnx.ModelProto,
-    samples: SamplesLike,
-    *,
-    target: str = "cpu",
-    min_sqnr_db: float = MIN_SQNR_DB,
-    rounding: Rounding = "compensated",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def quantize_auto(
-    model: str | os.PathLike[str] | ir.Model,
-    samples: SamplesLike,
-    *,
-    target: str = "cpu",
-    min_sqnr_db: float = MIN_SQNR_DB,
-    rounding: Rounding = "compensated",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def quantize_auto(
     model: ModelLike,
     samples: SamplesLike,
@@ -94,7 +65,7 @@ def quantize_auto(
     limit: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Quantize to INT8 in the way that suits the model: `quantize_static` or `quantize_dynamic`.
 
     Both are made and compared with the float model, in fidelity and in latency of interleaved
@@ -136,7 +107,7 @@ def quantize_auto(
     )
     result, report = quantize_auto_ir(load(model), samples, options, progress=progress)
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from typing import overload
 
-import onnx
 import onnx_ir as ir
 
-from onnxlite.model import ModelLike, give_back, load
+from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.repair.fit import Method
 from onnxlite.repair.sequential import repair_ir
@@ -19,38 +16,7 @@ from onnxlite.samples import SamplesLike
 logger = logging.getLogger(__name__)
 
 
-@overload
-def repair(
-    model: onnx.ModelProto,
-    reference: ModelLike,
-    samples: SamplesLike,
-    *,
-    method: Method = "auto",
-    ridge: float = 1e-3,
-    max_rows: int = 12288,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def repair(
-    model: str | os.PathLike[str] | ir.Model,
-    reference: ModelLike,
-    samples: SamplesLike,
-    *,
-    method: Method = "auto",
-    ridge: float = 1e-3,
-    max_rows: int = 12288,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def repair(
     model: ModelLike,
     reference: ModelLike,
@@ -65,7 +31,7 @@ def repair(
     threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Give the layers of a pruned or rounded model the weights that best restore the original.
 
     Layer by layer, in topological order, the original's output is regressed on the input
@@ -114,7 +80,7 @@ def repair(
         progress=progress,
     )
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 __all__ = ["repair", "repair_ir"]

@@ -9,14 +9,11 @@ DEFAULT_RULES    the rewrites that `simplify` applies
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from typing import overload
 
-import onnx
 import onnx_ir as ir
 
-from onnxlite.model import ModelLike, give_back, load
+from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.opset import upgrade_opset
@@ -38,30 +35,7 @@ __all__ = [
 ]
 
 
-@overload
-def simplify(
-    model: onnx.ModelProto,
-    *,
-    samples: SamplesLike | None = None,
-    verify: bool = True,
-    rules: Sequence[Rewrite] | None = None,
-    onnxsim: bool = True,
-    time_limit: float = 120.0,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def simplify(
-    model: str | os.PathLike[str] | ir.Model,
-    *,
-    samples: SamplesLike | None = None,
-    verify: bool = True,
-    rules: Sequence[Rewrite] | None = None,
-    onnxsim: bool = True,
-    time_limit: float = 120.0,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def simplify(
     model: ModelLike,
     *,
@@ -72,7 +46,7 @@ def simplify(
     time_limit: float = 120.0,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Return an equivalent model with fewer nodes; the given one is not changed.
 
     Args:
@@ -104,4 +78,4 @@ def simplify(
         progress=progress,
     )
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result

@@ -6,20 +6,18 @@ choose (a kernel per layer, by measurement) -> write -> look-up tables -> verify
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
-import onnx
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes
-from onnxlite.model import ModelLike, clone, give_back, load, size_bytes
+from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
@@ -70,34 +68,7 @@ class DynamicOptions:
     exclude: tuple[str, ...] = ()
 
 
-@overload
-def quantize_dynamic(
-    model: onnx.ModelProto,
-    samples: SamplesLike | None = None,
-    *,
-    target: str = "cpu",
-    kernel: KernelChoice = "auto",
-    embeddings: bool = True,
-    smooth: Smooth = "auto",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def quantize_dynamic(
-    model: str | os.PathLike[str] | ir.Model,
-    samples: SamplesLike | None = None,
-    *,
-    target: str = "cpu",
-    kernel: KernelChoice = "auto",
-    embeddings: bool = True,
-    smooth: Smooth = "auto",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def quantize_dynamic(
     model: ModelLike,
     samples: SamplesLike | None = None,
@@ -110,7 +81,7 @@ def quantize_dynamic(
     exclude: Sequence[str] = (),
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Quantize weights to 8 bits, and activations with scales that each run finds anew.
 
     MatMul and Gemm with a constant operand and LSTM run on integers, also in the bodies of
@@ -157,7 +128,7 @@ def quantize_dynamic(
     )
     result, report = quantize_dynamic_ir(load(model), samples, options, progress=progress)
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 def quantize_dynamic_ir(
