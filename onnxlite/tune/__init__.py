@@ -37,6 +37,7 @@ def tune(
     lr: float | None = None,
     batch: int = 32,
     inner: bool = True,
+    blocks: bool = True,
     vary: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -58,6 +59,7 @@ def tune(
     lr: float | None = None,
     batch: int = 32,
     inner: bool = True,
+    blocks: bool = True,
     vary: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -78,6 +80,7 @@ def tune(
     lr: float | None = None,
     batch: int = 32,
     inner: bool = True,
+    blocks: bool = True,
     vary: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -111,6 +114,7 @@ def tune(
             trials of five choose it.
         batch: samples per step.
         inner: compare inner layers, too.
+        blocks: before the whole, train one part after the other to meet the inner values.
         vary: train on mixed, shifted and mirrored inputs as well, which the reference answers
             like real ones; inputs that are not real numbers stay as they are.
         limit: use at most this many samples.
@@ -141,6 +145,7 @@ def tune(
         lr=lr,
         batch=batch,
         inner=inner,
+        blocks=blocks,
         vary=vary,
         limit=limit,
         seed=seed,

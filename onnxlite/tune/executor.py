@@ -98,6 +98,32 @@ class TorchGraph:
                     del values[value]
         return {value.name or "": _as_declared(value, values[value]) for value in asked}
 
+    def part(self, known: Collection[str], wanted: Collection[str]) -> list[ir.Node]:
+        """The nodes that compute the values named `wanted` from those named `known`."""
+        ends = {self.values[name] for name in known} | set(self._fixed)
+        needed = {self.values[name] for name in wanted}
+        chosen = []
+        for node in reversed(self._nodes):
+            if any(out in needed and out not in ends for out in node.outputs):
+                chosen.append(node)
+                needed.update(_read_by(node))
+        return chosen[::-1]
+
+    def between(
+        self,
+        given: Mapping[str, Tensor],
+        wanted: Collection[str],
+        *,
+        tuned: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Values by name, from others; see `part`."""
+        values = dict(self._fixed)
+        for source in (tuned or {}, given):
+            values.update((self.values[name], tensor) for name, tensor in source.items())
+        for node in self.part(given, wanted):
+            self._compute(node, values)
+        return {name: values[self.values[name]] for name in wanted}
+
     def _compute(self, node: ir.Node, values: _Values) -> None:
         function = function_of(node)
         assert function is not None
@@ -113,6 +139,11 @@ class TorchGraph:
         result = function(Call(node, inputs, self._opset, run_graph))
         results = result if isinstance(result, tuple) else (result,)
         values.update(zip(node.outputs, results, strict=False))
+
+
+def read_by(node: ir.Node) -> list[str]:
+    """The names of what a node, or a graph inside of it, reads."""
+    return [value.name for value in _read_by(node) if value.name]
 
 
 def compute_behind(value: ir.Value, given: Mapping[ir.Value, Tensor], opset: int) -> Tensor:

@@ -27,6 +27,7 @@ class TuneOptions:
     lr: float | None = None
     batch: int = 32
     inner: bool = True
+    blocks: bool = True
     vary: bool = False
     limit: int | None = None
     seed: int = 0

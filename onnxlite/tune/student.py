@@ -23,7 +23,7 @@ from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import CodedWeight, coded_weight, spec_of, trained_ports
 from onnxlite.opset import opset_version
-from onnxlite.tune.executor import TorchGraph, compute_behind
+from onnxlite.tune.executor import TorchGraph, compute_behind, read_by
 from onnxlite.tune.learned import (
     ActivationScale,
     Arrays,
@@ -82,6 +82,22 @@ class Student:
         for item in self.learned:
             item.compute(values)
         return self._graph(feed, tuned=values, taps=taps)
+
+    def part(
+        self, known: Sequence[str], wanted: str
+    ) -> tuple[tuple[str, ...], tuple[Learned, ...]]:
+        """What of `known` the value `wanted` is computed from, and what is learned on the way."""
+        nodes = self._graph.part(known, [wanted])
+        read = {name for node in nodes for name in read_by(node)}
+        learned = tuple(item for item in self.learned if read.intersection(item.names))
+        return tuple(name for name in known if name in read), learned
+
+    def between(self, given: Tensors, wanted: Sequence[str]) -> Tensors:
+        """Values by name, from others, with gradients for the leaves."""
+        values: Tensors = {}
+        for item in self.learned:
+            item.compute(values)
+        return self._graph.between(given, wanted, tuned=values)
 
     def project(self) -> None:
         """Bring everything back into its range after a step."""

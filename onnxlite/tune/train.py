@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onnxlite.records import Progress
+from onnxlite.tune.blocks import train_blocks
 from onnxlite.tune.checkpoint import INTERVAL_S, Checkpoint, State
 from onnxlite.tune.losses import Loss
 from onnxlite.tune.options import TuneOptions
@@ -28,6 +29,9 @@ _EPOCHS = 20
 _LEAST_STEPS, _MOST_STEPS = 300, 5000
 _WARM_UP = 0.05
 _VALIDATIONS = 20
+#: Share of the course that blocks are trained for before, each of them with that many steps, which
+#: are steps of a part of the network; and the most of these.
+_BLOCK_SHARE, _BLOCK_STEPS = 0.2, 400
 #: Progress is told in so many parts.
 _TOLD = 1000
 #: Training ends when so large a part of the course has brought nothing better, but not before
@@ -65,10 +69,13 @@ def train(
     state = checkpoint.read()
     if state is None:
         before = validate(student, loss, held, apart, options.batch)
+        if options.blocks and apart and loss.inner:
+            _train_blocks(student, loss, rows, held, options, total, before, progress)
         rate = options.lr or _rate_of_trials(
-            student, loss, rows, held, apart=apart, options=options, total=total, before=before
+            student, loss, rows, held, apart=apart, options=options, total=total
         )
-        best, best_state, best_at, done, seen = before, student.state(), 0.0, 0, 0
+        best, best_state = validate(student, loss, held, apart, options.batch), student.state()
+        best_at, done, seen = 0.0, 0, 0
     else:
         start -= state.spent_s
         before, rate, best, best_at = state.before, state.rate, state.best, state.best_at
@@ -139,6 +146,34 @@ def train(
     return Course(done, rate, before, best)
 
 
+def _train_blocks(
+    student: Student,
+    loss: Loss,
+    rows: Sequence[Row],
+    held: Sequence[Row],
+    options: TuneOptions,
+    total: int,
+    before: float,
+    progress: Progress,
+) -> None:
+    """Train block by block; the student stays as it was unless its outputs come closer."""
+    state = student.state()
+    train_blocks(
+        student,
+        loss,
+        rows,
+        held,
+        steps=max(20, min(_BLOCK_STEPS, round(_BLOCK_SHARE * total))),
+        seconds=math.inf if options.time_limit is None else _BLOCK_SHARE * options.time_limit,
+        size=options.batch,
+        seed=options.seed,
+        tell=lambda done, count: progress(f"{STEP}: blocks", done, count),
+    )
+    found = validate(student, loss, held, True, options.batch)
+    if not found < before:
+        student.restore(state)
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     return f"{minutes} min" if minutes > 1 else f"{60 * minutes + rest} s"
@@ -170,10 +205,10 @@ def _rate_of_trials(
     apart: bool,
     options: TuneOptions,
     total: int,
-    before: float,
 ) -> float:
     """The learning rate that is best on rows held out after a few steps; the student stays."""
     state = student.state()
+    before = validate(student, loss, held, apart, options.batch)
     count = max(5, min(_TRIAL_STEPS, round(_TRIAL_SHARE * total)))
     seconds = math.inf if options.time_limit is None else _TRIAL_SHARE * options.time_limit
     found: dict[float, float] = {}
