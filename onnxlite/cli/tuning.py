@@ -37,6 +37,9 @@ def tune(
         float | None, typer.Option(help="Learning rate, relative to the size of weights.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
+    vary: Annotated[
+        bool, typer.Option("--vary", help="Train on mixed, shifted and mirrored inputs as well.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="COUNT", help="Use at most this many samples.")
     ] = None,
@@ -66,6 +69,7 @@ def tune(
         loss=loss,
         lr=lr,
         batch=batch,
+        vary=vary,
         limit=limit,
         threads=threads,
         checkpoint=None if checkpoint is None else str(checkpoint),
