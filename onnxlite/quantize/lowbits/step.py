@@ -46,7 +46,7 @@ from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 _CHECKED_FEEDS = 4
 #: Up to so many levels, 6 bits, the rounding of float16 is far below that of weights.
 _HALVES_BELOW = 64
-#: Memory of decoding from which on the report says so.
+#: Memory of decoding from which on the report says so, and the whole model is not run here.
 _MUCH_MEMORY = 1 << 31
 #: What activations rounded to int8 may cost, and from where on they may cost anything.
 _LEVEL_LOSS_DB, _LEVEL_GOOD_DB = 0.5, 30.0
@@ -109,9 +109,11 @@ def quantize_weights_ir(
     rows = [one.row() for one in chosen]
     floats = {value for graph in model.graphs() for value in graph.initializers.values()}
     declined += _write(model, packed, options)
-    declined += _heavy([form for weight, form in packed if _decoded(weight, options)])
+    heavy = _heavy([form for weight, form in packed if _decoded(weight, options)])
     halved = _halve(model, floats, options)
-    sqnr, unchecked = check_model(source, model, checked, options.threads)
+    sqnr, unchecked = (
+        (None, heavy) if heavy else check_model(source, model, checked, options.threads)
+    )
     if options.mode == "compute":
         sqnr = _faster(source, model, checked, options, sqnr)
     return model, StepReport(
@@ -194,13 +196,14 @@ def _decoded(weight: Weight, options: WeightOptions) -> bool:
 
 
 def _heavy(decoded: Sequence[Packed]) -> list[Declined]:
-    """What there is to say where decoding takes much memory."""
+    """Why a model is not loaded here whose decoding takes much memory."""
     nbytes = sum(map(load_nbytes, decoded))
     if nbytes < _MUCH_MEMORY:
         return []
     reason = (
-        f"ONNX Runtime holds about {nbytes / 1e9:.1f} GB while it decodes these weights: with "
-        "mode='compute' kernels read them as they are, and 8 bits take half of that"
+        f"ONNX Runtime holds about {nbytes / 1e9:.1f} GB while it decodes these weights, so that "
+        "they were checked one by one: with mode='compute' kernels read them as they are, and "
+        "8 bits take half of that"
     )
     return [Declined("load", "memory while a session is made", reason)]
 
