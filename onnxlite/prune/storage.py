@@ -94,9 +94,12 @@ def sparse_storage_ir(
         if row is not None:
             rows.append(row)
     progress(STEP, len(values), len(values))
-    if not rows:
-        return unchanged("no weight has so many zeros that indices to the others pay off")
     before = to_bytes(model)
+    if not rows:
+        return unchanged(
+            "no weight has so many zeros that indices to the others pay off; of "
+            f"{len(before):,} bytes {_compressed(before)}"
+        )
     model.meta[SPARSE_KEY] = tuple(row.name for row in rows)
     try:
         check_loads(model)
