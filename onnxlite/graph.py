@@ -97,6 +97,24 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 else None
 
 
+def values_read(node: ir.Node) -> tuple[ir.Value, ...]:
+    """The computed values that a node or its bodies take from the node's graph, each once."""
+    values = dict.fromkeys(value for value in node.inputs if value is not None)
+    for attr in node.attributes.values():
+        for graph in _bodies(attr):
+            for inner in graph.all_nodes():
+                values.update((v, None) for v in inner.inputs if v and v.graph is node.graph)
+            values.update((v, None) for v in graph.outputs if v.graph is node.graph)
+    return tuple(value for value in values if const_tensor(value) is None)
+
+
+def _bodies(attr: ir.Attr) -> Iterator[ir.Graph]:
+    if attr.type == ir.AttributeType.GRAPH:
+        yield attr.as_graph()
+    elif attr.type == ir.AttributeType.GRAPHS:
+        yield from attr.as_graphs()
+
+
 def rank(value: ir.Value | None) -> int | None:
     """Number of dimensions, if known."""
     return None if value is None or value.shape is None else len(value.shape)

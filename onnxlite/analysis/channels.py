@@ -81,7 +81,7 @@ def channel_map(model: ir.Model, *, feeds: Sequence[Feed] | None = None) -> Chan
             depend; only needed where made-up inputs cannot be run.
     """
     shape_of = concrete_shapes(model, feeds)
-    constants = _constants(model)
+    constants = constants_of(model)
     opset = model.opset_imports.get("", 1)
     t = Tracking(shape_of, constants, opset)
     for node in model.graph:
@@ -122,7 +122,7 @@ def _visit(node: ir.Node, t: Tracking, known: Iterable[bool]) -> None:
             t.pin_whole(value, reason)
 
 
-def _constants(model: ir.Model) -> set[ir.Value]:
+def constants_of(model: ir.Model) -> set[ir.Value]:
     """The values of the main graph that depend on initializers only."""
     constants = {v for v in model.graph.initializers.values() if not v.is_graph_input()}
     for node in model.graph:

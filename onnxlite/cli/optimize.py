@@ -143,6 +143,10 @@ def prune_channels(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Names of nodes or weights whose shapes stay."),
     ] = None,
+    branches: Annotated[
+        bool,
+        typer.Option("--branches/--no-branches", help="Whole blocks beside a shortcut may go."),
+    ] = True,
     repair: Annotated[
         bool, typer.Option("--repair/--no-repair", help="Fit what remains to --data.")
     ] = True,
@@ -170,6 +174,7 @@ def prune_channels(
         importance=importance,
         round_to="auto" if round_to is None else round_to,
         protect=tuple(protect or ()),
+        branches=branches,
         repair="auto" if repair else False,
     )
     steps: list[Step] = [Simplify(), step] if first_simplify else [step]

@@ -29,7 +29,8 @@ def allocate(
 
     Args:
         curves: of every group; empty for groups that stay.
-        counts: of every group the numbers of units it may keep, descending.
+        counts: of every group the numbers of units it may keep, descending; where the first
+            is not all of them, so many go from the start.
         price: of the model, on the curves' orders; nothing is removed in it yet.
         target: the price to reach.
 
@@ -58,7 +59,13 @@ class _Allocation:
         price: Ledger,
     ) -> None:
         self._curves, self._counts, self._price = curves, counts, price
+        self._total = [
+            len(curve.order) or options[0] for curve, options in zip(curves, counts, strict=True)
+        ]
         self._place = [0] * len(curves)
+        for group, gone in enumerate(map(self._gone, range(len(curves)))):
+            if gone:
+                price.remove(group, gone)
 
     def go_on(self) -> bool:
         """Go on with the group that saves most for its damage; False if none saves anything."""
@@ -116,8 +123,7 @@ class _Allocation:
         return iter(range(1, min(_AHEAD, len(self._counts[group]) - 1 - self._place[group]) + 1))
 
     def _gone(self, group: int, step: int = 0) -> int:
-        options = self._counts[group]
-        return options[0] - options[self._place[group] + step]
+        return self._total[group] - self._counts[group][self._place[group] + step]
 
     def _harm(self, group: int, step: int) -> float:
         damage = self._curves[group].damage

@@ -6,7 +6,8 @@ removal shifts every later channel, so that one wrong index anywhere shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.analysis.units import Binding, Recount, Reindex, in_groups
 from onnxlite.graph import add_initializer, attribute, const_array, fresh_name, value_names
 from onnxlite.ops import Ids
+from onnxlite.prune.cut import cut_branches, ended_branches, silence_branches
 
 Array = NDArray[Any]
 
@@ -29,19 +31,24 @@ def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) ->
     Args:
         model: the model that `channels` was derived from; dynamic axes stay dynamic.
         channels: its units. It is of no use for the result.
-        units: ids of units that are not pinned; every group must keep one.
+        units: ids of units that are not pinned; every group must keep one, but for those
+            that a branch ends with (`onnxlite.analysis.branches`).
 
     Returns:
         `model`.
     """
     removed = _mask(channels, units)
-    record_removed(model, channels.bindings, removed)
+    cut_branches(model, ended_branches(model, channels, removed))
+    bindings = list(_left(channels.bindings))
+    record_removed(model, bindings, removed)
     names = value_names(model)
-    _rewrite(model, channels.bindings, removed, names, _compressed)
+    _rewrite(model, bindings, removed, names, _compressed)
     for recount in channels.recounts:
-        _apply_count(model, recount, removed, names)
+        if recount.node.graph is not None:
+            _apply_count(model, recount, removed, names)
     for reindex in channels.reindexes:
-        _apply_index(model, reindex, removed, names)
+        if reindex.node.graph is not None:
+            _apply_index(model, reindex, removed, names)
     infer_shapes(model, refresh=True)
     return model
 
@@ -50,11 +57,21 @@ def zero_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> i
     """Silence `units` of `model` in place: all slices bound to them become 0.
 
     No consumer sees anything of a unit then: its producers make zeros, and the slices of
-    those that read it are zero, too. Divisors stay as they are.
+    those that read it are zero, too. Divisors stay as they are. A branch that ends adds
+    nothing to its sum: what its readers make of nothing, their bias, does not count.
     """
     removed = _mask(channels, units)
+    silence_branches(model, ended_branches(model, channels, removed))
     _rewrite(model, channels.bindings, removed, value_names(model), _silenced)
     return model
+
+
+def _left(bindings: Iterable[Binding]) -> Iterator[Binding]:
+    """The bindings without uses by nodes that are not there any more."""
+    for binding in bindings:
+        uses = tuple(use for use in binding.uses if use[0].graph is not None)
+        if uses:
+            yield replace(binding, uses=uses)
 
 
 def _mask(channels: ChannelMap, units: Iterable[int]) -> NDArray[np.bool_]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from math import gcd
 from typing import Literal
 
+import onnx_ir as ir
+
+from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap, UnitGroup
 from onnxlite.errors import OptionError
 from onnxlite.machine import machine
@@ -61,6 +64,23 @@ def free_groups(channels: ChannelMap, protect: Sequence[str]) -> frozenset[str]:
     return frozenset(
         group.name for group in channels.groups if group.pin is None and group.name not in shielded
     )
+
+
+def free_branches(
+    model: ir.Model, channels: ChannelMap, free: Set[str], protect: Sequence[str]
+) -> Mapping[int, Branch]:
+    """The branches that may end, by their group: it is free, and none of their nodes protected."""
+    return {
+        index: branch
+        for index, branch in branches_of(model, channels).items()
+        if channels.groups[index].name in free
+        and not any(
+            fnmatchcase(value or "", pattern)
+            for node in branch.nodes
+            for value in (node.name, *(v.name for v in node.inputs if v is not None))
+            for pattern in protect
+        )
+    }
 
 
 def allowed_counts(group: UnitGroup, *, block: int, minimum: int) -> tuple[int, ...]:

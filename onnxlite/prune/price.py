@@ -8,6 +8,7 @@ from math import prod
 
 import onnx_ir as ir
 
+from onnxlite.analysis.branches import Branch
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.cost import is_parameter
 from onnxlite.analysis.kept_shapes import KeptShapes
@@ -21,10 +22,12 @@ class Item:
     Attributes:
         values: whose shapes decide the price.
         price: of those shapes, as they are now.
+        nodes: that it is the price of; nothing is to be paid once all of them are gone.
     """
 
     values: tuple[ir.Value, ...]
     price: Callable[[KeptShapes], float]
+    nodes: tuple[ir.Node, ...] = ()
 
 
 def macs_items(model: ir.Model, *, block: int = 1) -> list[Item]:
@@ -39,7 +42,7 @@ def macs_items(model: ir.Model, *, block: int = 1) -> list[Item]:
 
 def _node_item(node: ir.Node, block: int) -> Item:
     values = tuple(value for value in (*node.inputs, *node.outputs) if value is not None)
-    return Item(values, lambda shapes: padded_macs(node, shapes, block))
+    return Item(values, lambda shapes: padded_macs(node, shapes, block), (node,))
 
 
 def padded_macs(node: ir.Node, shapes: KeptShapes, block: int) -> int:
@@ -67,7 +70,8 @@ def parameter_items(model: ir.Model) -> list[Item]:
 
 
 def _size_item(value: ir.Value) -> Item:
-    return Item((value,), lambda shapes: prod(shapes.shape(value) or ()))
+    users = tuple(use.node for use in value.uses())
+    return Item((value,), lambda shapes: prod(shapes.shape(value) or ()), users)
 
 
 class Ledger:
@@ -77,21 +81,45 @@ class Ledger:
         channels: the units.
         orders: of every group the units in the order in which they go.
         items: what has a price.
+        branches: that end, and cost nothing, where all units of a group are gone.
 
     Attributes:
         total: the present price of all items.
     """
 
-    def __init__(self, channels: ChannelMap, orders: Sequence[Ids], items: Iterable[Item]) -> None:
+    def __init__(
+        self,
+        channels: ChannelMap,
+        orders: Sequence[Ids],
+        items: Iterable[Item],
+        branches: Iterable[Branch] = (),
+    ) -> None:
         self._shapes = KeptShapes(channels, orders)
         self._touched: list[list[int]] = [[] for _ in orders]
         self._items = list(items)
-        for index, item in enumerate(self._items):
-            for group in set().union(*map(self._shapes.groups_of, item.values)):
+        self._whole = [len(order) for order in orders]
+        branches = tuple(branches)
+        # Of every item, for each of its nodes, the groups with which that ends.
+        self._enders = [
+            [{branch.group for branch in branches if node in branch.nodes} for node in item.nodes]
+            for item in self._items
+        ]
+        for index in range(len(self._items)):
+            for group in self._groups_of(index):
                 self._touched[group].append(index)
-        self._prices = [item.price(self._shapes) for item in self._items]
+        self._prices = [self._price(index) for index in range(len(self._items))]
         self._kept_savings: dict[tuple[int, int], float] = {}
         self.total = sum(self._prices)
+
+    def _groups_of(self, index: int) -> set[int]:
+        groups = set().union(*map(self._shapes.groups_of, self._items[index].values))
+        return groups.union(*self._enders[index])
+
+    def _price(self, index: int) -> float:
+        enders, gone = self._enders[index], self._shapes.removed
+        if enders and all(any(gone[g] == self._whole[g] for g in some) for some in enders):
+            return 0.0
+        return self._items[index].price(self._shapes)
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -105,7 +133,7 @@ class Ledger:
             old = self._shapes.removed[group]
             self._shapes.removed[group] = removed
             self._kept_savings[key] = sum(
-                self._prices[i] - self._items[i].price(self._shapes) for i in self._touched[group]
+                self._prices[i] - self._price(i) for i in self._touched[group]
             )
             self._shapes.removed[group] = old
         return self._kept_savings[key]
@@ -115,11 +143,9 @@ class Ledger:
         self._shapes.removed[group] = removed
         changed = self._touched[group]
         for index in changed:
-            self._prices[index] = self._items[index].price(self._shapes)
+            self._prices[index] = self._price(index)
         self.total = sum(self._prices)
         # A layer's price depends on both of its sides: what neighbours save has changed, too.
-        near = set().union(
-            *(self._shapes.groups_of(v) for i in changed for v in self._items[i].values)
-        )
+        near = set().union(*map(self._groups_of, changed))
         for key in [key for key in self._kept_savings if key[0] in near]:
             del self._kept_savings[key]

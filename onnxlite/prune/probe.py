@@ -8,7 +8,7 @@ before that, as it will be in the end; in a large one only the readers are adapt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
 import numpy as np
@@ -25,14 +25,16 @@ from onnxlite.records import Progress, silent
 from onnxlite.repair import repair_ir
 from onnxlite.repair.layers import Layer, find_layers
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, Samples, input_specs
+from onnxlite.samples import Feed, Samples, feed_size, input_specs
 
 #: Local damage below which a probe would measure rounding.
 _LEAST_DAMAGE = 1e-4
 #: Samples to probe with; fewer where all runs together would take more than so many MACs.
-_SAMPLES, _LEAST_SAMPLES, _MACS = 128, 8, 2e12
+_SAMPLES, _LEAST_SAMPLES, _MACS = 128, 8, 2.5e11
 #: Up to so many MACs in all runs, the rest of the model is repaired for every probe.
-_REPAIRED_MACS = 2e11
+_REPAIRED_MACS = 2.5e10
+#: The same for the probes of branches that end: without repair those tell little.
+_ENDED_MACS = 1e11
 
 
 def probed_curves(
@@ -43,6 +45,7 @@ def probed_curves(
     checks: Samples,
     *,
     share: float,
+    ends: Set[int] = frozenset(),
     threads: int | None = None,
     progress: Progress = silent,
 ) -> list[Curve]:
@@ -57,30 +60,32 @@ def probed_curves(
         checks: to compare the outputs on; samples that the curves have not seen, so that a
             group whose readers only seem to do without its units is found out.
         share: of a group's units to take out, about as many as will go.
+        ends: groups that may go altogether, with their branch: that is probed, too.
         threads: of ONNX Runtime; None takes all cores.
         progress: called as groups are done.
     """
-    macs = cost(model, feeds=[next(iter(samples))]).macs or 0
+    feed = next(iter(samples))
+    macs = (cost(model, feeds=[feed]).macs or 0) / max(feed_size(feed, samples.inputs), 1)
     runs = max(sum(map(bool, readers)) * macs, 1)
     count = int(min(max(_MACS / runs, _LEAST_SAMPLES), _SAMPLES))
     some = Samples(samples, input_specs(model), limit=count)
     feeds = list(Samples(checks, input_specs(model), limit=count))
-    expected = _run(model, feeds, threads)
-    outputs_of: Callable[[Sequence[Reader], Ids], list[Outputs]]
-    if runs * count <= _REPAIRED_MACS:
+    expected = run_feeds(model, feeds, threads)
+    # Layers without a bias get one: not in the model that the channel map is of.
+    copy = clone(model)
+    twins = {layer.node.name: layer for layer in find_layers(copy)[0]}
 
-        def outputs_of(_readers: Sequence[Reader], units: Ids) -> list[Outputs]:
-            return _run(_repaired(model, units, some, threads), feeds, threads)
-    else:
-        # Layers without a bias get one: not in the model that the channel map is of.
-        copy = clone(model)
-        twins = {layer.node.name: layer for layer in find_layers(copy)[0]}
+    def repaired(units: Ids) -> list[Outputs]:
+        return run_feeds(_repaired(model, units, some, threads), feeds, threads)
 
-        def outputs_of(readers: Sequence[Reader], units: Ids) -> list[Outputs]:
-            with _without(readers, twins, units):
-                return _run(copy, feeds, threads)
+    def adapted(readers: Sequence[Reader], units: Ids) -> list[Outputs]:
+        with _without(readers, twins, units):
+            return run_feeds(copy, feeds, threads)
 
+    small = runs * count <= _REPAIRED_MACS
+    few = len(ends) * macs * count <= _ENDED_MACS
     factors: list[float | None] = []
+    whole: dict[int, float] = {}
     for index, (curve, own) in enumerate(zip(curves, readers, strict=True)):
         progress("probe groups", index, len(curves))
         taken = _probed_count(curve, share)
@@ -88,15 +93,28 @@ def probed_curves(
         if taken < 1 or not writable:
             factors.append(None)
             continue
-        got = outputs_of(writable, curve.order[:taken])
-        factors.append(_distance(expected, got) / max(float(curve.damage[taken]), 1e-12))
+        units = curve.order[:taken]
+        damage = distance(expected, repaired(units) if small else adapted(writable, units))
+        factors.append(damage / max(float(curve.damage[taken]), 1e-12))
+        if index in ends:
+            got = repaired(curve.order) if few else adapted(writable, curve.order)
+            whole[index] = distance(expected, got)
     progress("probe groups", len(curves), len(curves))
     known = [factor for factor in factors if factor is not None]
     middle = float(np.median(known)) if known else 1.0
-    return [
+    scaled = [
         Curve(curve.order, curve.damage * (middle if factor is None else factor))
         for curve, factor in zip(curves, factors, strict=True)
     ]
+    return [
+        _ending(curve, whole[index]) if index in whole else curve
+        for index, curve in enumerate(scaled)
+    ]
+
+
+def _ending(curve: Curve, damage: float) -> Curve:
+    """A curve of which the end was measured."""
+    return Curve(curve.order, np.append(curve.damage[:-1], damage))
 
 
 def _repaired(model: ir.Model, units: Ids, samples: Samples, threads: int | None) -> ir.Model:
@@ -128,12 +146,13 @@ def _without(
             layer.write(weight, bias)
 
 
-def _run(model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> list[Outputs]:
+def run_feeds(model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> list[Outputs]:
+    """The outputs of a model for each of some feeds."""
     session = Session(model, threads=threads)
     return [session.run(feed) for feed in feeds]
 
 
-def _distance(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
+def distance(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
     """Squared error over the variance, the mean of all float outputs; larger than 0."""
     shares = []
     for name in expected[0]:

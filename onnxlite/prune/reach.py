@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxlite.analysis.branches import Branch
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.prune.allocate import allocate
 from onnxlite.prune.curve import Curve
@@ -36,19 +37,8 @@ class Reached:
         self.removed, self.share, self.complete = removed, share, complete
 
 
-def reach(
-    model: ir.Model,
-    channels: ChannelMap,
-    curves: Sequence[Curve],
-    counts: Sequence[Sequence[int]],
-    goal: Goal,
-    *,
-    feed: Feed,
-    measure: Callable[[Removed], float],
-    threads: int | None,
-    progress: Progress,
-) -> Reached:
-    """Choose by a price: MACs, parameters, or the time of layers.
+class Reach:
+    """Chooses by a price: MACs, parameters, or the time of layers.
 
     Args:
         model: the model; left as it is.
@@ -58,21 +48,70 @@ def reach(
         goal: what is priced, and the share to keep.
         feed: concrete inputs.
         measure: the latency ratio of the model without these units to the model.
+        branches: that cost nothing where all units of their group are gone.
         threads: of ONNX Runtime, for latency.
         progress: called as layers are timed.
     """
-    assert goal.kept is not None
-    name, share = goal.kept
-    orders = [curve.order for curve in curves]
-    if name != "latency":
-        ledger = Ledger(channels, orders, static_items(model, channels, name, [feed]))
+
+    def __init__(
+        self,
+        model: ir.Model,
+        channels: ChannelMap,
+        curves: Sequence[Curve],
+        counts: Sequence[Sequence[int]],
+        goal: Goal,
+        *,
+        feed: Feed,
+        measure: Callable[[Removed], float],
+        branches: Iterable[Branch] = (),
+        threads: int | None,
+        progress: Progress,
+    ) -> None:
+        assert goal.kept is not None
+        self._curves, self._counts, self._measure = curves, counts, measure
+        self._progress, self._share = progress, goal.kept[1]
+        self._timed = goal.kept[0] == "latency"
+        orders = [curve.order for curve in curves]
+        if self._timed:
+            items = latency_items(
+                model, channels, orders, counts, feed, threads=threads, progress=progress
+            )
+        else:
+            items = static_items(model, channels, goal.kept[0], [feed])
+        branches = tuple(branches)
+        self._fresh: Callable[[], Ledger] = lambda: Ledger(channels, orders, items, branches)
+
+    def planned(self, ended: Set[int] = frozenset()) -> Reached:
+        """How many units go, by the price alone.
+
+        Args:
+            ended: groups that go altogether.
+        """
+        ledger = self._fresh()
         whole = ledger.total
-        complete = allocate(curves, counts, ledger, share * whole)
+        complete = allocate(self._curves, self._allowed(ended), ledger, self._share * whole)
         return Reached(ledger.removed, ledger.total / whole, complete=complete)
-    items = latency_items(model, channels, orders, counts, feed, threads=threads, progress=progress)
-    return _by_measuring(
-        lambda: Ledger(channels, orders, items), curves, counts, share, measure, progress
-    )
+
+    def reached(self, ended: Set[int] = frozenset()) -> Reached:
+        """The same, where latency is the goal corrected by measuring it."""
+        if not self._timed:
+            return self.planned(ended)
+        return _by_measuring(
+            self._fresh,
+            self._curves,
+            self._allowed(ended),
+            self._share,
+            self._measure,
+            self._progress,
+        )
+
+    def damage(self, reached: Reached) -> float:
+        """The damage of a choice, by the curves."""
+        pairs = zip(self._curves, reached.removed, strict=True)
+        return float(sum(curve.damage[gone] for curve, gone in pairs))
+
+    def _allowed(self, ended: Set[int]) -> list[Sequence[int]]:
+        return [(0,) if i in ended else counts for i, counts in enumerate(self._counts)]
 
 
 def _by_measuring(

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxlite.analysis.branches import Branch
 from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.analysis.shapes import generated_feed, infer_shapes
 from onnxlite.errors import ExecutionError, OptionError, VerificationError
@@ -24,14 +26,16 @@ from onnxlite.prune.choose import (
     block_of,
     check_options,
     count_to_keep,
+    free_branches,
     free_groups,
 )
 from onnxlite.prune.curve import Curve
 from onnxlite.prune.curves import Scored, score
+from onnxlite.prune.endings import choose_endings
 from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import FROM_SAMPLES, Importance, ImportanceFunction
-from onnxlite.prune.probe import probed_curves
-from onnxlite.prune.reach import Reached, Removed, reach
+from onnxlite.prune.probe import distance, probed_curves, run_feeds
+from onnxlite.prune.reach import Reach, Reached, Removed
 from onnxlite.prune.speed import latency_ratio
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
 from onnxlite.repair import repair_ir
@@ -45,6 +49,8 @@ _TOLERANCE = 1e-3
 _PROBE_EVERY = 4
 #: Seconds to time one choice in, when latency is the goal.
 _TIMING_S = 1.0
+
+_NO_BRANCHES: Mapping[int, Branch] = MappingProxyType({})
 
 Repair = bool | Literal["auto"]
 
@@ -61,6 +67,7 @@ def prune_channels_ir(
     round_to: RoundTo = "auto",
     protect: Sequence[str] = (),
     minimum: int = 1,
+    branches: bool = True,
     repair: Repair = "auto",
     seed: int = 0,
     threads: int | None = None,
@@ -99,10 +106,14 @@ def prune_channels_ir(
         assert ratio is not None
         removed = _by_ratio(channels, scored.curves, ratio, block, minimum)
     else:
-        curves = scored.curves
+        curves, ends = scored.curves, _NO_BRANCHES
         if seen is not None and importance in FROM_SAMPLES:
-            curves = _probed(model, scored, seen, unseen or seen, goal, threads, progress)
-        reached = _reach(model, channels, curves, goal, block, minimum, stream, threads, progress)
+            if branches and repair:
+                ends = free_branches(model, channels, free, protect)
+            curves = _probed(model, scored, seen, unseen or seen, goal, ends, threads, progress)
+        reached = _reach(
+            model, channels, curves, goal, block, minimum, ends, stream, threads, progress
+        )
         removed = reached.removed
     chosen = {
         group.name: curve.order[:count]
@@ -188,6 +199,7 @@ def _probed(
     samples: Samples,
     checks: Samples,
     goal: Goal,
+    ends: Mapping[int, Branch],
     threads: int | None,
     progress: Progress,
 ) -> list[Curve]:
@@ -201,6 +213,7 @@ def _probed(
         samples,
         checks,
         share=share,
+        ends=ends.keys(),
         threads=threads,
         progress=progress,
     )
@@ -213,6 +226,7 @@ def _reach(
     goal: Goal,
     block: int,
     minimum: int,
+    ends: Mapping[int, Branch],
     samples: Samples | None,
     threads: int | None,
     progress: Progress,
@@ -224,17 +238,19 @@ def _reach(
         for group, curve in zip(channels.groups, curves, strict=True)
     ]
     feed = generated_feed(model) if samples is None else _one(model, samples)
-    threads = 1 if threads is None else threads
+    one = 1 if threads is None else threads
 
-    def measure(removed: Removed) -> float:
+    def without(removed: Removed) -> ir.Model:
         candidate = clone(model)
         units = [c.order[:n] for c, n in zip(curves, removed, strict=True)]
-        remove_units(
+        return remove_units(
             candidate, channel_map(candidate, feeds=[feed]), np.concatenate(units).tolist()
         )
-        return latency_ratio(model, candidate, feed, threads=threads, budget_s=_TIMING_S)
 
-    return reach(
+    def measure(removed: Removed) -> float:
+        return latency_ratio(model, without(removed), feed, threads=one, budget_s=_TIMING_S)
+
+    chooser = Reach(
         model,
         channels,
         curves,
@@ -242,9 +258,21 @@ def _reach(
         goal,
         feed=feed,
         measure=measure,
-        threads=threads,
+        branches=ends.values(),
+        threads=one,
         progress=progress,
     )
+    if not ends or samples is None:
+        return chooser.reached()
+    seen, unseen = _apart(samples)
+    checks = list(unseen or seen)
+    expected = run_feeds(model, checks, threads)
+
+    def trial(removed: Removed) -> float:
+        candidate = repair_ir(without(removed), model, seen, threads=threads)[0]
+        return distance(expected, run_feeds(candidate, checks, threads))
+
+    return choose_endings(chooser, ends, trial)
 
 
 def _verify(
@@ -307,15 +335,16 @@ def _rows(before: _Shapes, after: _Shapes) -> tuple[LayerRow, ...]:
         LayerRow(
             name,
             op_type,
-            {"port": port, "before": _text(shape), "after": _text(after[name, op_type, port])},
+            {"port": port, "before": _text(shape), "after": _text(after.get(key, ()))},
         )
-        for (name, op_type, port), shape in before.items()
-        if after[name, op_type, port] != shape
+        for key, shape in before.items()
+        for name, op_type, port in [key]
+        if after.get(key) != shape
     )
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+    return "x".join(map(str, shape)) or "none"
 
 
 def _reached(goal: Goal, reached: Reached) -> str:

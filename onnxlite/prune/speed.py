@@ -87,7 +87,8 @@ def _layer_item(
     for share in _SHARES if groups else _SHARES[:1]:
         for group in groups:
             total = counts[group][0]
-            kept = min(counts[group], key=lambda count: abs(count - share * total))
+            some = [count for count in counts[group] if count]
+            kept = min(some, key=lambda count: abs(count - share * total))
             shapes.removed[group] = total - kept
         attributes = {n: shapes.count(node, n) for n in node.attributes}
         seconds = times.time(
@@ -102,12 +103,16 @@ def _layer_item(
     # More work never takes less time; where it was measured so, that was noise.
     seconds_of = np.maximum.accumulate([found[work] for work in works])
     return Item(
-        values, lambda now: float(np.interp(padded_macs(node, now, block), works, seconds_of))
+        values,
+        lambda now: float(np.interp(padded_macs(node, now, block), works, seconds_of)),
+        (node,),
     )
 
 
 def _share_item(value: ir.Value, seconds: float) -> Item:
-    return Item((value,), lambda shapes: _size(shapes, value) * seconds)
+    producer = value.producer()
+    nodes = () if producer is None else (producer,)
+    return Item((value,), lambda shapes: _size(shapes, value) * seconds, nodes)
 
 
 def _size(shapes: KeptShapes, value: ir.Value) -> int:

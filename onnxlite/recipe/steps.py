@@ -77,6 +77,7 @@ class PruneChannels(
     round_to: RoundTo = "auto"
     protect: tuple[str, ...] = ()
     minimum: Annotated[int, Meta(ge=1)] = 1
+    branches: bool = True
     repair: Repair = "auto"
     seed: int = 0
 
@@ -98,6 +99,7 @@ class PruneChannels(
             round_to=self.round_to,
             protect=self.protect,
             minimum=self.minimum,
+            branches=self.branches,
             repair=self.repair,
             seed=self.seed,
             progress=progress,

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import describe
+from onnxlite.graph import describe, is_op
 from onnxlite.records import Declined
 from onnxlite.repair.fit import Fit, Method, Rows, rows_wanted, split
 from onnxlite.repair.frontier import Frontier, Route
@@ -135,8 +135,9 @@ def pair_up(
         else:
             pairs.append((layer, target))
     nodes = [layer.node for layer, _ in pairs]
+    sums = {n.outputs[0].name: n.outputs[0] for n in reference.graph if is_op(n, "Add")}
     return [
-        (layer, sum_target(layer, target, set(nodes[index + 1 :])))
+        (layer, sum_target(layer, target, sums, set(nodes[index + 1 :])))
         for index, (layer, target) in enumerate(pairs)
     ], declined
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxlite.graph import const_tensor
+from onnxlite.graph import values_read
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 
@@ -30,7 +30,7 @@ class Route:
     def __init__(self, model: ir.Model, stops: Sequence[ir.Value]) -> None:
         self.model = model
         self.stops = tuple(stops)
-        self._reads = {node: _reads(node) for node in model.graph}
+        self._reads = {node: values_read(node) for node in model.graph}
         self._readers: dict[ir.Value, list[ir.Node]] = {}
         for node, values in self._reads.items():
             for value in values:
@@ -145,21 +145,3 @@ class _Piece:
         feed = {value.name or "": values[value] for value in self._inputs}
         outputs = self._session.run(feed)
         return {value: outputs[value.name or ""] for value in self._outputs}
-
-
-def _reads(node: ir.Node) -> tuple[ir.Value, ...]:
-    """The computed values that a node or its bodies take from the main graph."""
-    values = dict.fromkeys(value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        for graph in _bodies(attribute):
-            for inner in graph.all_nodes():
-                values.update((v, None) for v in inner.inputs if v and v.graph is node.graph)
-            values.update((v, None) for v in graph.outputs if v.graph is node.graph)
-    return tuple(v for v in values if const_tensor(v) is None)
-
-
-def _bodies(attribute: ir.Attr) -> Iterator[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        yield attribute.as_graph()
-    elif attribute.type == ir.AttributeType.GRAPHS:
-        yield from attribute.as_graphs()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,27 +66,28 @@ def targets_of(
     return result
 
 
-def sum_target(layer: Layer, target: Target, later: Set[ir.Node]) -> Target:
+def sum_target(
+    layer: Layer, target: Target, sums: Mapping[str | None, ir.Value], later: Set[ir.Node]
+) -> Target:
     """The target of a layer whose output alone goes into a sum: the sum, less its other side.
 
     Args:
         layer: of the compressed model.
         target: its own output in the reference.
+        sums: of the reference, by name. Where a branch has ended, the sum before it has the
+            name of the one after it, and stands in its place.
         later: layers that are not repaired yet when this one is. A side that depends on one
             of them will be repaired towards the sum itself.
     """
-    add, original = sole_consumer(layer.output), sole_consumer(target.value)
-    if not (is_op(add, "Add") and is_op(original, "Add")):
-        return target
-    assert add is not None
-    assert original is not None
-    if add.outputs[0].name != original.outputs[0].name:
+    add = sole_consumer(layer.output)
+    original = sums.get(add.outputs[0].name) if add is not None and is_op(add, "Add") else None
+    if add is None or original is None or original.shape != target.value.shape:
         return target
     other = add.inputs[1] if add.inputs[0] is layer.output else add.inputs[0]
     known = other is not None and other.shape is not None and const_tensor(other) is None
     if not known or other is None or other.shape != layer.output.shape or _needs(other, later):
         return target
-    return Target(original.outputs[0], target.kept, other)
+    return Target(original, target.kept, other)
 
 
 def clip_behind(layer: Layer, target: Target) -> Clip:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxlite.analysis.shapes import generated_feed
 from tests.odd_models import parse
-from tests.topologies.oracle import check_pruned, mapped, random_units
+from tests.topologies.oracle import check_pruned, mapped, random_branches, random_units
 
 SIZE = 4
 
@@ -59,6 +59,13 @@ class Builder:
         if size != c:
             old, _ = self.conv(old, size, c)
         return self.node(f"Add({v}, {old})"), c
+
+    def block(self, v: str, c: int) -> tuple[str, int]:
+        """A residual block, with an activation on either side or none."""
+        v = self.node(f"Relu({v})") if self.pick(0, 1) else v
+        h, d = self.conv(v, c)
+        o, _ = self.conv(self.node(f"Relu({h})"), d, c)
+        return self.activation(self.node(f"Add({o}, {v})"), c)
 
     def dense(self, v: str, c: int) -> tuple[str, int]:
         old, size = self.older[self.pick(*range(len(self.older)))]
@@ -121,7 +128,17 @@ class Builder:
 
 
 BLOCKS = [
-    *("activation", "attention", "conv", "dense", "depthwise", "gate", "grouped", "halves"),
+    *(
+        "activation",
+        "attention",
+        "block",
+        "conv",
+        "dense",
+        "depthwise",
+        "gate",
+        "grouped",
+        "halves",
+    ),
     *("norm", "residual", "shuffle"),
 ]
 
@@ -132,5 +149,6 @@ def test_pruned_equals_zeroed(data):
     blocks = data.draw(st.lists(st.sampled_from(BLOCKS), min_size=2, max_size=7))
     proto = parse(Builder(data.draw).text(blocks))
     model, channels = mapped(proto)
-    units = random_units(channels, data.draw(st.integers(0, 99)))
+    seed = data.draw(st.integers(0, 99))
+    units = random_units(channels, seed) + random_branches(model, channels, seed)
     check_pruned(proto, units, [generated_feed(model, batch=2)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxlite.analysis.branches import branches_of
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.cost import cost, is_parameter
 from onnxlite.analysis.kept_shapes import KeptShapes
@@ -64,6 +65,29 @@ def test_ledger_of_every_rule(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", ["residual", "mobilenet", "vit"])
 def test_ledger_of_a_real_net(name: str) -> None:
     check(FASHION / f"{name}.onnx", 3)
+
+
+@pytest.mark.parametrize("name", ["residual", "mobilenet", "vit"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_branch_that_ends_costs_nothing(name: str, seed: int) -> None:
+    model, channels = mapped(FASHION / f"{name}.onnx")
+    orders, gone = random_cut(channels, seed)
+    branches = branches_of(model, channels)
+    for group in list(branches)[seed::2]:
+        gone[group] = len(orders[group])
+    for what in ("macs", "params"):
+        items = static_items(model, channels, what, None)
+        ledger = Ledger(channels, orders, items, branches.values())
+        savings, whole = 0.0, ledger.total
+        for group, count in enumerate(gone):
+            savings += ledger.saving(group, count)
+            ledger.remove(group, count)
+        assert ledger.total == pytest.approx(whole - savings)
+        cut, cut_channels = mapped(FASHION / f"{name}.onnx")
+        units = [order[:count] for order, count in zip(orders, gone, strict=True)]
+        remove_units(cut, cut_channels, np.concatenate(units).tolist())
+        after = cost(cut)
+        assert ledger.total == (after.macs if what == "macs" else after.parameters)
 
 
 def test_counts_of_attributes() -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxlite.analysis.branches import branches_of
 from onnxlite.analysis.channels import ChannelMap, channel_map
+from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.model import ModelLike, load, to_proto
 from onnxlite.normalize import normalize
 from onnxlite.prune.channels import remove_units, zero_units
@@ -18,6 +20,7 @@ def mapped(source: ModelLike) -> tuple[ir.Model, ChannelMap]:
     """A copy of a model, and its units."""
     model = load(source)
     normalize(model)
+    infer_shapes(model)
     return model, channel_map(model)
 
 
@@ -30,6 +33,13 @@ def random_units(channels: ChannelMap, seed: int) -> list[int]:
             count = int(rng.integers(0, len(group.units)))
             units += rng.choice(group.units, count, replace=False).tolist()
     return units
+
+
+def random_branches(model: ir.Model, channels: ChannelMap, seed: int) -> list[int]:
+    """All units of some of the groups that branches end with."""
+    rng = np.random.default_rng(seed)
+    ending = [group for group in branches_of(model, channels) if rng.random() < 0.5]
+    return [unit for group in ending for unit in channels.groups[group].units.tolist()]
 
 
 def check_pruned(source: ModelLike, units: list[int], feeds: list[Feed]) -> ir.Model:

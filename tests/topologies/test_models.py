@@ -14,7 +14,7 @@ from onnxlite.analysis.shapes import generated_feed
 from onnxlite.model import load
 from onnxlite.prune import explain_channels
 from onnxlite.simplify import simplify
-from tests.topologies.oracle import check_pruned, mapped, random_units
+from tests.topologies.oracle import check_pruned, mapped, random_branches, random_units
 
 FASHION = Path(__file__).parents[2] / "models" / "fashion"
 
@@ -56,7 +56,8 @@ def test_pruned_equals_zeroed(name, seed):
     path = model_path(name)
     model, channels = mapped(path)
     feed = generated_feed(model, batch=2, seed=seed)
-    check_pruned(path, random_units(channels, seed), [feed])
+    units = random_units(channels, seed) + random_branches(model, channels, seed)
+    check_pruned(path, units, [feed])
 
 
 @pytest.mark.slow
