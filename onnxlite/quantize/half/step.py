@@ -25,6 +25,7 @@ from onnxlite.quantize.half.convert import Prepared, computed, convert
 from onnxlite.quantize.half.graph import IoType
 from onnxlite.quantize.half.plan import STEP, HalfPlan, constant_roundings
 from onnxlite.quantize.half.refine import refine
+from onnxlite.quantize.half.shift import shifted
 from onnxlite.quantize.prepare import quantized_already
 from onnxlite.records import Declined, Progress, ReportSink, StepReport, announce, silent, unchanged
 from onnxlite.samples import Samples, SamplesLike, input_specs
@@ -183,6 +184,8 @@ def to_float16_ir(
     ready = Prepared(model, dtype, options.io, roundings, untyped)
     check = half_check(source, feeds, threads=options.threads)
     plan = _plan(ready, options, feeds, check, progress)
+    if feeds is not None and plan.ports and isinstance(check, HalfCheck):
+        shifted(ready, plan, feeds, check, threads=options.threads, progress=progress)
     result = convert(ready, plan)
     declined += plan.declined
     declined += [
