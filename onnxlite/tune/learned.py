@@ -162,6 +162,7 @@ class PackedWeight:
     Args:
         names: of the value of the codes in float, and of the constant of their scale.
         codes: the present ones.
+        start: where to start from: numbers that are rounded to the codes.
         scale: float32 or float16.
         stored: names of the constants that hold the words.
         encode: gives the words of new codes.
@@ -171,6 +172,7 @@ class PackedWeight:
         self,
         names: tuple[str, str],
         codes: NDArray[Any],
+        start: NDArray[Any],
         scale: NDArray[Any],
         stored: Sequence[str],
         encode: Callable[[NDArray[Any]], Sequence[NDArray[Any]]],
@@ -181,7 +183,8 @@ class PackedWeight:
         self._low, self._high = float(codes.min()), float(codes.max())
         middle = (self._low + self._high) / 2
         self._middle = torch.tensor(middle)
-        self._steps = _leaf(codes.astype(np.float32) - middle)
+        within = start.clip(self._low, self._high)
+        self._steps = _leaf(within.astype(np.float32) - middle)
         self._factor = _leaf(np.zeros(scale.shape, np.float32), 0.1)
         self.leaves = (self._steps, self._factor)
 

@@ -45,7 +45,7 @@ def tune_ir(
     infer_shapes(reference)
     _check_pair(model, reference)
     with _threads(options.threads):
-        student = Student(model)
+        student = Student(model, reference)
         if not student.learned:
             return source, _report("the model has no constant that can be learned", start)
         pairs = _inner_pairs(reference, student.model) if options.inner else {}

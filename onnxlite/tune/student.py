@@ -41,6 +41,8 @@ from onnxlite.tune.words import Words
 
 #: Constants this large are masks and bounds and no weights.
 _NO_WEIGHT = 1e4
+#: How far from a whole number codes may start: less than half, so that they stay.
+_WITHIN = 0.45
 #: How far a scale may grow that no activation was folded into.
 _WIDER = 2.0
 
@@ -52,13 +54,16 @@ class Student:
 
     Args:
         model: it is not changed.
+        reference: what it was made from. Codes of a packed weight start where the reference has
+            the weight, within what is rounded to the code.
 
     Attributes:
         model: the private copy that is learned on, normalised.
         learned: what is learned, in the order in which it is computed.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, reference: ir.Model | None = None) -> None:
+        self._reference = {} if reference is None else reference.graph.initializers
         self.model = clone(model)
         normalize(self.model)
         self._taken = value_names(self.model)
@@ -179,12 +184,12 @@ class Student:
                 yield node, producer
                 continue
             coded = coded_weight(value)
-            if coded is not None and self._add_coded(coded):
+            if coded is not None and self._add_coded(value, coded):
                 continue
             for leaf in _constants_behind(value):
                 self._add(leaf)
 
-    def _add_coded(self, coded: CodedWeight) -> bool:
+    def _add_coded(self, weight: ir.Value, coded: CodedWeight) -> bool:
         """Learn the codes of a packed weight; whether that is possible."""
         names = [v.name or "" for v in (coded.codes, coded.scale)]
         if names[0] in self._known:
@@ -209,10 +214,23 @@ class Student:
         if is_op(readers[0], "DequantizeLinear"):
             names[1] = self._own_scale(readers, scale)
         places = [v.name or "" for v in coded.stored]
+        codes = decode(stored)
+        start = codes + self._rest(weight, codes.shape, scale, opset)
         self.learned.append(
-            PackedWeight((names[0], names[1]), decode(stored), scale, places, words.encode)
+            PackedWeight((names[0], names[1]), codes, start, scale, places, words.encode)
         )
         return True
+
+    def _rest(
+        self, weight: ir.Value, shape: tuple[int, ...], scale: NDArray[Any], opset: int
+    ) -> NDArray[Any]:
+        """What rounding took from a weight of the reference, in steps; zero where unknown."""
+        original = const_array(self._reference.get(weight.name or ""))
+        now = compute_behind(weight, {}, opset).numpy()
+        if original is None or original.shape != now.shape or scale.ndim != len(shape):
+            return np.zeros(shape, np.float32)
+        rest: NDArray[Any] = (original - now).reshape(shape) / np.where(scale == 0, 1, scale)
+        return rest.clip(-_WITHIN, _WITHIN)
 
     def _add(self, source: ir.Value | ir.Node) -> None:
         if isinstance(source, ir.Value):

@@ -24,7 +24,7 @@ STEP = "tune"
 #: What is badly damaged wants the first, what is almost as good as the teacher the last.
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003)
 #: Each trial may take this share of the course, and this many steps at most.
-_TRIAL_SHARE, _TRIAL_STEPS = 0.03, 40
+_TRIAL_SHARE, _TRIAL_STEPS = 0.03, 80
 _EPOCHS = 20
 _LEAST_STEPS, _MOST_STEPS = 300, 5000
 _WARM_UP = 0.05
