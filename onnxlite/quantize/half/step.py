@@ -120,12 +120,14 @@ def to_float16(
     Args:
         model: a path, a `ModelProto` or an `ir.Model`; it is not changed.
         samples: unlabelled inputs, in any form of `SamplesLike`, to find overflow on and to
-            check the result. Without them the result is checked on generated inputs if the
-            model holds at most 1 GiB.
+            check the result. Where that is below 53 dB, some parts stay float32, and layers get
+            biases that take back what rounding shifts. Without them the result is checked on
+            generated inputs if the model holds at most 1 GiB.
         keep: patterns (`fnmatch`) of node or operator names that stay float32.
         io: `"keep"` leaves the types of inputs and outputs, `"float16"` converts them, too.
-        dtype: `"bfloat16"` has float32's range and 8 bits of precision; ONNX Runtime has no
-            kernels for it on CPU, so it is for `mode="storage"` only.
+        dtype: `"bfloat16"` has float32's range and 8 bits of precision, which leaves 18 dB
+            less than float16; ONNX Runtime has no kernels for it on CPU, so it is for
+            `mode="storage"` only.
         mode: `"compute"` makes activations and operators float16; ONNX Runtime on x86 casts
             most of them back to float32 at each run. `"storage"` stores only weights in 16
             bits; ONNX Runtime casts them once at load and runs at the speed of float32. None
