@@ -60,15 +60,19 @@ class Case:
 
 
 def fashion(name: str) -> Case:
-    """A classifier of 28x28 images: 1,024 unlabelled, 6,000 and 4,000 labelled ones."""
+    """A classifier of 28x28 images: 5,000 unlabelled, 6,000 and 4,000 labelled ones."""
     from models import data
 
-    images, labels = data.test_set(full=data.has_full_set())
+    full = data.has_full_set()
+    images, labels = data.test_set(full=full)
+    unlabelled = data.calibration_images()
+    if full:
+        unlabelled = data.to_input(data.read_split("train")[0][:5000])
     cut = len(images) * 3 // 5
     return Case(
         name=name,
         path=Path(data.__file__).parent / "fashion" / f"{name}.onnx",
-        samples=data.calibration_images(1024),
+        samples=unlabelled,
         evaluation=images[:cut],
         labels=labels[:cut],
         unseen=images[cut:],
