@@ -129,7 +129,7 @@ def measure(which: Case, directory: Path, *, latency: bool) -> Iterator[dict[str
         # A peer may fail in any way; the row says how.
         except Exception as error:
             words = str(error) if isinstance(error, OnnxliteError) else repr(error)
-            row["fault"] = " ".join(words.split())[:160]
+            row["fault"] = " ".join(words.replace(f"{directory}/", "").split())[:160]
         yield row
 
 
