@@ -130,7 +130,7 @@ def pruning_line(form: Format, *, round_to: RoundTo, seed: int, tuned: bool = Fa
     def make(share: float) -> Candidate:
         step = PruneChannels(macs=share, round_to=round_to, seed=seed)
         label = f"{share:.0%} of MACs{suffix}, {form.name}"
-            # Some hundred samples are few to train on: the original answers varied ones as well.
+        # Some hundred samples are few to train on: the original answers varied ones as well.
         training = (Tune(seed=seed, vary=True),) if tuned else ()
         return Candidate(label, (Simplify(), step, *training, *form.steps), name, share)
 
