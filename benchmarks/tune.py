@@ -69,12 +69,12 @@ class Case:
 
 CASES = {
     "residual, 20% of the MACs": Case("residual", narrow(0.2), 6000, vary=True),
-    "mobilenet, 35% of the MACs": Case("mobilenet", narrow(0.35), 4000, vary=True),
-    "residual, 90% zeros": Case("residual", sparse, 1000),
-    "residual, ternary": Case("residual", packed("ternary"), 1000),
-    "residual, binary": Case("residual", packed("binary"), 3000),
-    "mobilenet, 4-bit weights, 8-bit activations": Case("mobilenet", integers(4), 500),
-    "mobilenet, int8": Case("mobilenet", integers(8), 500),
+    "mobilenet, 35% of the MACs": Case("mobilenet", narrow(0.35), 3000, vary=True),
+    "residual, 90% zeros": Case("residual", sparse, 500),
+    "residual, ternary": Case("residual", packed("ternary"), 400),
+    "residual, binary": Case("residual", packed("binary"), 1000),
+    "mobilenet, 4-bit weights, 8-bit activations": Case("mobilenet", integers(4), 300),
+    "mobilenet, int8": Case("mobilenet", integers(8), 300),
 }
 
 
