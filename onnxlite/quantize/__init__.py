@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import overload
 
-import onnx
 import onnx_ir as ir
 
-from onnxlite.model import ModelLike, give_back, load
+from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.quantize.mixed import quantize_mixed_ir
 from onnxlite.quantize.options import (
     Form,
@@ -30,54 +27,7 @@ from onnxlite.samples import SamplesLike
 logger = logging.getLogger(__name__)
 
 
-@overload
-def quantize_static(
-    model: onnx.ModelProto,
-    samples: SamplesLike,
-    *,
-    target: str = "cpu",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    placement: PlacementBy = "measured",
-    rounding: Rounding = "compensated",
-    smooth: Smooth = "auto",
-    embeddings: bool = True,
-    observer: ObserverChoice = "auto",
-    weight_bits: WeightBits = 8,
-    equalize: bool = True,
-    form: Form = "qdq",
-    int16: Sequence[str] = (),
-    min_sqnr_db: float | None = None,
-    limit: int | None = None,
-    threads: int | None = None,
-    executor: Executor | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def quantize_static(
-    model: str | os.PathLike[str] | ir.Model,
-    samples: SamplesLike,
-    *,
-    target: str = "cpu",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    placement: PlacementBy = "measured",
-    rounding: Rounding = "compensated",
-    smooth: Smooth = "auto",
-    embeddings: bool = True,
-    observer: ObserverChoice = "auto",
-    weight_bits: WeightBits = 8,
-    equalize: bool = True,
-    form: Form = "qdq",
-    int16: Sequence[str] = (),
-    min_sqnr_db: float | None = None,
-    limit: int | None = None,
-    threads: int | None = None,
-    executor: Executor | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def quantize_static(
     model: ModelLike,
     samples: SamplesLike,
@@ -100,7 +50,7 @@ def quantize_static(
     executor: Executor | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
 
     By default the result is in QDQ form: per-channel int8 weights, uint8 activations, int32
@@ -194,7 +144,7 @@ def quantize_static(
         progress=progress,
     )
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 __all__ = [

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal
 
-import onnx
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate.magnitudes import collect_magnitudes
 from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes
-from onnxlite.model import ModelLike, clone, give_back, load, size_bytes
+from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.half.check import HalfCheck, half_check
@@ -67,34 +65,7 @@ class HalfOptions:
             )
 
 
-@overload
-def to_float16(
-    model: onnx.ModelProto,
-    *,
-    samples: SamplesLike | None = None,
-    keep: Sequence[str] = (),
-    io: IoType = "keep",
-    dtype: HalfType = "float16",
-    mode: HalfMode | None = None,
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def to_float16(
-    model: str | os.PathLike[str] | ir.Model,
-    *,
-    samples: SamplesLike | None = None,
-    keep: Sequence[str] = (),
-    io: IoType = "keep",
-    dtype: HalfType = "float16",
-    mode: HalfMode | None = None,
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def to_float16(
     model: ModelLike,
     *,
@@ -107,7 +78,7 @@ def to_float16(
     threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Convert float32 weights and activations to 16 bits: half the size, not faster on CPU.
 
     Every node that onnx's schemas allow computes in float16; the others, and the borders of
@@ -153,7 +124,7 @@ def to_float16(
     )
     result, report = to_float16_ir(load(model), samples, options, progress=progress)
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 def to_float16_ir(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from typing import overload
 
-import onnx
 import onnx_ir as ir
 
-from onnxlite.model import ModelLike, give_back, load
+from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.quantize.lowbits.options import Ends, WeightMethod, WeightMode, WeightOptions
 from onnxlite.quantize.lowbits.step import quantize_weights_ir
 from onnxlite.quantize.lowbits.weight_type import Bits
@@ -20,42 +17,7 @@ from onnxlite.samples import SamplesLike
 logger = logging.getLogger(__name__)
 
 
-@overload
-def quantize_weights(
-    model: onnx.ModelProto,
-    samples: SamplesLike | None = None,
-    *,
-    bits: Bits = 4,
-    block_size: int | None = None,
-    method: WeightMethod = "auto",
-    mode: WeightMode = "storage",
-    ends: Ends = "auto",
-    size: float | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def quantize_weights(
-    model: str | os.PathLike[str] | ir.Model,
-    samples: SamplesLike | None = None,
-    *,
-    bits: Bits = 4,
-    block_size: int | None = None,
-    method: WeightMethod = "auto",
-    mode: WeightMode = "storage",
-    ends: Ends = "auto",
-    size: float | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def quantize_weights(
     model: ModelLike,
     samples: SamplesLike | None = None,
@@ -72,7 +34,7 @@ def quantize_weights(
     threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Store weights in few bits; what the model computes with stays float.
 
     In storage mode weights are packed into bytes and decoded by ordinary ONNX nodes, which ONNX
@@ -139,7 +101,7 @@ def quantize_weights(
         progress=progress,
     )
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 __all__ = [
