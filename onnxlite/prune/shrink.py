@@ -141,7 +141,12 @@ def prune_channels_ir(
         + (f"; {_reached(goal, reached)}" if reached is not None and len(units) else "")
         + (f"; repair: {fit.summary}" if fit is not None else ""),
         changes=(
-            {"units-removed": len(units), "groups": len(chosen), **(fit.changes if fit else {})}
+            {
+                "units-removed": len(units),
+                "groups": len(chosen),
+                **_ended(channels, removed),
+                **(fit.changes if fit else {}),
+            }
             if chosen
             else {}
         ),
@@ -317,6 +322,11 @@ def _pinned(channels: ChannelMap) -> tuple[Declined, ...]:
         for group in channels.groups
         if group.pin is not None
     )
+
+
+def _ended(channels: ChannelMap, removed: Removed) -> dict[str, int]:
+    whole = sum(n == len(g.units) for g, n in zip(channels.groups, removed, strict=True))
+    return {"branches-ended": whole} if whole else {}
 
 
 #: The shape of every weight, by node name and port.

@@ -48,6 +48,7 @@ def test_the_branch_that_adds_least_goes() -> None:
     names = {node.outputs[0].name for node in model.graph}
     assert "f" not in names
     assert "t" in names
+    assert report.changes["branches-ended"] == 1
     assert {row.values["after"] for row in report.layers} >= {"none"}
     assert "the macs is left" in report.summary
     assert origin_of(model, model.graph[0].name).node == model.graph[0].name
