@@ -47,6 +47,8 @@ _STEP = "prune-channels"
 _TOLERANCE = 1e-3
 #: One feed of so many is kept from scoring, to probe with.
 _PROBE_EVERY = 4
+#: Samples to repair and to judge a choice of branches on, at most.
+_TRIED = 512
 #: Seconds to time one choice in, when latency is the goal.
 _TIMING_S = 1.0
 
@@ -270,11 +272,11 @@ def _reach(
     if not ends or samples is None:
         return chooser.reached()
     seen, unseen = _apart(samples)
-    checks = list(unseen or seen)
+    checks = list(Samples(unseen or seen, seen.inputs, limit=_TRIED))
     expected = run_feeds(model, checks, threads)
 
     def trial(removed: Removed) -> float:
-        candidate = repair_ir(without(removed), model, seen, threads=threads)[0]
+        candidate = repair_ir(without(removed), model, seen, limit=_TRIED, threads=threads)[0]
         return distance(expected, run_feeds(candidate, checks, threads))
 
     return choose_endings(chooser, ends, trial)
