@@ -61,11 +61,12 @@ def test_pruned_equals_zeroed(name, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "sentence encoder"])
+@pytest.mark.parametrize("name", ["resnet50", "squeezenet", "shufflenet", "sentence encoder"])
 def test_larger_pruned_equals_zeroed(name):
     path = model_path(name)
     model, channels = mapped(path)
-    check_pruned(path, random_units(channels, 1), [generated_feed(model)])
+    units = random_units(channels, 1) + random_branches(model, channels, 1)
+    check_pruned(path, units, [generated_feed(model)])
 
 
 @pytest.mark.slow
