@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from typing import overload
 
-import onnx
 import onnx_ir as ir
 
-from onnxlite.model import ModelLike, give_back, load
+from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.prune.choose import RoundTo
 from onnxlite.prune.explain import ChannelReport, GroupRow, explain_channels
 from onnxlite.prune.importance import Importance, ImportanceFunction
@@ -22,42 +19,7 @@ from onnxlite.samples import SamplesLike
 logger = logging.getLogger(__name__)
 
 
-@overload
-def prune_weights(
-    model: onnx.ModelProto,
-    *,
-    sparsity: float | None = None,
-    threshold: float | None = None,
-    pattern: str | None = None,
-    method: SparseMethod = "auto",
-    samples: SamplesLike | None = None,
-    scope: Scope = "auto",
-    steps: int = 1,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def prune_weights(
-    model: str | os.PathLike[str] | ir.Model,
-    *,
-    sparsity: float | None = None,
-    threshold: float | None = None,
-    pattern: str | None = None,
-    method: SparseMethod = "auto",
-    samples: SamplesLike | None = None,
-    scope: Scope = "auto",
-    steps: int = 1,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def prune_weights(
     model: ModelLike,
     *,
@@ -74,7 +36,7 @@ def prune_weights(
     threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Set weights to zero, in every layer that multiplies by weights and in embeddings.
 
     Weights are the constants of Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM, GRU, RNN and
@@ -136,49 +98,10 @@ def prune_weights(
         progress=progress,
     )
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
-@overload
-def prune_channels(
-    model: onnx.ModelProto,
-    *,
-    samples: SamplesLike | None = None,
-    macs: float | None = None,
-    params: float | None = None,
-    latency: float | None = None,
-    ratio: float | Mapping[str, float] | None = None,
-    importance: Importance | ImportanceFunction = "auto",
-    round_to: RoundTo = "auto",
-    protect: Sequence[str] = (),
-    minimum: int = 1,
-    branches: bool = True,
-    repair: Repair = "auto",
-    seed: int = 0,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def prune_channels(
-    model: str | os.PathLike[str] | ir.Model,
-    *,
-    samples: SamplesLike | None = None,
-    macs: float | None = None,
-    params: float | None = None,
-    latency: float | None = None,
-    ratio: float | Mapping[str, float] | None = None,
-    importance: Importance | ImportanceFunction = "auto",
-    round_to: RoundTo = "auto",
-    protect: Sequence[str] = (),
-    minimum: int = 1,
-    branches: bool = True,
-    repair: Repair = "auto",
-    seed: int = 0,
-    threads: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def prune_channels(
     model: ModelLike,
     *,
@@ -197,7 +120,7 @@ def prune_channels(
     threads: int | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Remove the least important channels: every layer they touch becomes smaller.
 
     What goes together (through residual sums, concatenations, reshapes, attention heads) is
@@ -269,7 +192,7 @@ def prune_channels(
         progress=progress,
     )
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 __all__ = [

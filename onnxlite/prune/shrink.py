@@ -18,7 +18,7 @@ from onnxlite.analysis.shapes import generated_feed, infer_shapes
 from onnxlite.errors import ExecutionError, OptionError, VerificationError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.ops import Ids, iter_parameters
+from onnxlite.ops import Ids
 from onnxlite.prune.channels import remove_units, zero_units
 from onnxlite.prune.choose import (
     RoundTo,
@@ -37,12 +37,21 @@ from onnxlite.prune.importance import FROM_SAMPLES, Importance, ImportanceFuncti
 from onnxlite.prune.probe import distance, probed_curves, run_feeds
 from onnxlite.prune.reach import Reach, Reached, Removed
 from onnxlite.prune.speed import latency_ratio
-from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.prune.told import (
+    STEP,
+    ended,
+    layer_rows,
+    pinned,
+    share_left,
+    short_of,
+    summary,
+    weight_shapes,
+)
+from onnxlite.records import Declined, Progress, StepReport, silent
 from onnxlite.repair import repair_ir
 from onnxlite.runtime import check_loads, run_all
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 
-_STEP = "prune-channels"
 #: Pruned and zeroed in place differ by rounding: relative to the largest number.
 _TOLERANCE = 1e-3
 #: One feed of so many is kept from scoring, to probe with.
@@ -122,31 +131,31 @@ def prune_channels_ir(
         for group, curve, count in zip(channels.groups, scored.curves, removed, strict=True)
         if count
     }
-    before = _weights(model)
+    before = weight_shapes(model)
     units = np.concatenate([*chosen.values(), np.zeros(0, np.int64)])
-    declined = [*scored.declined, *_pinned(channels)]
+    declined = [*scored.declined, *pinned(channels)]
     if len(units):
         remove_units(model, channels, units.tolist())
         declined += _verify(model, reference, units, stream)
-    rows = _rows(before, _weights(model))
+    rows = layer_rows(before, weight_shapes(model))
     fit = None
     if stream is not None and len(units) and repair:
         model, fit = repair_ir(
             model, reference, stream, seed=seed, threads=threads, progress=progress
         )
     if reached is not None and not reached.complete:
-        declined.insert(0, _short(goal, reached, channels, free))
+        declined.insert(0, short_of(goal, reached, channels, free))
     return model, StepReport(
-        step=_STEP,
+        step=STEP,
         changed=len(units) > 0,
-        summary=_summary(channels, free, chosen, before, _weights(model))
-        + (f"; {_reached(goal, reached)}" if reached is not None and len(units) else "")
+        summary=summary(channels, free, chosen, before, weight_shapes(model))
+        + (f"; {share_left(goal, reached)}" if reached is not None and len(units) else "")
         + (f"; repair: {fit.summary}" if fit is not None else ""),
         changes=(
             {
                 "units-removed": len(units),
                 "groups": len(chosen),
-                **_ended(channels, removed),
+                **ended(channels, removed),
                 **(fit.changes if fit else {}),
             }
             if chosen
@@ -316,84 +325,3 @@ def _verify(
                 "protect the layers before it and report this"
             )
     return []
-
-
-def _pinned(channels: ChannelMap) -> tuple[Declined, ...]:
-    return tuple(
-        Declined(_STEP, group.name, f"{group.pin.reason} ({group.pin.where})")
-        for group in channels.groups
-        if group.pin is not None
-    )
-
-
-def _ended(channels: ChannelMap, removed: Removed) -> dict[str, int]:
-    whole = sum(n == len(g.units) for g, n in zip(channels.groups, removed, strict=True))
-    return {"branches-ended": whole} if whole else {}
-
-
-#: The shape of every weight, by node name and port.
-_Shapes = dict[tuple[str, str, int], tuple[int, ...]]
-
-
-def _weights(model: ir.Model) -> _Shapes:
-    return {
-        (p.node.name or "", p.node.op_type, p.port): tuple(p.tensor.shape.numpy())
-        for p in iter_parameters(model)
-    }
-
-
-def _rows(before: _Shapes, after: _Shapes) -> tuple[LayerRow, ...]:
-    return tuple(
-        LayerRow(
-            name,
-            op_type,
-            {"port": port, "before": _text(shape), "after": _text(after.get(key, ()))},
-        )
-        for key, shape in before.items()
-        for name, op_type, port in [key]
-        if after.get(key) != shape
-    )
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "none"
-
-
-def _reached(goal: Goal, reached: Reached) -> str:
-    assert goal.kept is not None
-    name, share = goal.kept
-    return f"{reached.share:.1%} of the {name} is left (wanted {share:.1%})"
-
-
-def _short(goal: Goal, reached: Reached, channels: ChannelMap, free: frozenset[str]) -> Declined:
-    """Why a goal was not reached: what stays."""
-    staying = [group for group in channels.groups if group.name not in free]
-    names = ", ".join(f"{group.name!r} ({len(group.units)} units)" for group in staying[:5])
-    more = f" and {len(staying) - 5} more" if len(staying) > 5 else ""
-    if not channels.groups:
-        reason = "no layer of the main graph has channels (bodies of If, Loop and Scan stay)"
-        return Declined(_STEP, _reached(goal, reached), reason)
-    reason = "every group that may lose units keeps the least it is allowed to"
-    if staying:
-        reason += f"; these groups must stay, for the reasons given for each: {names}{more}"
-    return Declined(_STEP, _reached(goal, reached), reason)
-
-
-def _summary(
-    channels: ChannelMap,
-    free_names: frozenset[str],
-    chosen: Mapping[str, Ids],
-    before: _Shapes,
-    after: _Shapes,
-) -> str:
-    free = [group for group in channels.groups if group.name in free_names]
-    if not free:
-        return "no layer has channels that may be removed: see the declined groups"
-    if not chosen:
-        return "nothing to remove at this ratio, rounding and protection"
-    old, new = (sum(int(np.prod(s)) for s in shapes.values()) for shapes in (before, after))
-    removed, total = sum(map(len, chosen.values())), sum(len(group.units) for group in free)
-    return (
-        f"removed {removed} of {total} units in {len(chosen)} of {len(free)} groups: "
-        f"weights {old} -> {new} ({new / max(old, 1):.1%})"
-    )
