@@ -6,15 +6,14 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import MissingPackageError
-from onnxlite.model import ModelLike, give_back, load
+from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.records import Progress, ReportSink, StepReport, announce, silent
 from onnxlite.samples import SamplesLike
 from onnxlite.tune.options import TuneOptions
@@ -24,50 +23,7 @@ logger = logging.getLogger(__name__)
 Labels = NDArray[np.integer[Any]] | Sequence[int]
 
 
-@overload
-def tune(
-    model: onnx.ModelProto,
-    reference: ModelLike,
-    samples: SamplesLike,
-    *,
-    steps: int | None = None,
-    time_limit: float | None = None,
-    loss: str | Callable[..., Any] = "auto",
-    labels: Labels | None = None,
-    lr: float | None = None,
-    batch: int = 32,
-    inner: bool = True,
-    blocks: bool = True,
-    vary: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> onnx.ModelProto: ...
-@overload
-def tune(
-    model: str | os.PathLike[str] | ir.Model,
-    reference: ModelLike,
-    samples: SamplesLike,
-    *,
-    steps: int | None = None,
-    time_limit: float | None = None,
-    loss: str | Callable[..., Any] = "auto",
-    labels: Labels | None = None,
-    lr: float | None = None,
-    batch: int = 32,
-    inner: bool = True,
-    blocks: bool = True,
-    vary: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = silent,
-) -> ir.Model: ...
+@in_kind
 def tune(
     model: ModelLike,
     reference: ModelLike,
@@ -88,7 +44,7 @@ def tune(
     checkpoint: str | os.PathLike[str] | None = None,
     on_report: ReportSink | None = None,
     progress: Progress = silent,
-) -> onnx.ModelProto | ir.Model:
+) -> ir.Model:
     """Train a compressed model to compute what its original does (distillation, QAT).
 
     The ONNX graphs themselves are run, the student's in torch with gradients. Float weights,
@@ -154,7 +110,7 @@ def tune(
     )
     result, report = tune_ir(load(model), load(reference), samples, options, progress=progress)
     announce(report, on_report, logger)
-    return give_back(model, result)
+    return result
 
 
 def tune_ir(
