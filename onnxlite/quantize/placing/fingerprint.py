@@ -12,7 +12,7 @@ from onnxlite.machine import machine
 from onnxlite.samples import Feed
 
 #: Raised whenever decisions are made in another way.
-_VERSION = 5
+_VERSION = 6
 #: Smaller integer constants are read: sizes and axes decide what a node does.
 _SMALL = 64
 

@@ -49,7 +49,7 @@ _THREADS = 1
 #: Several forms of a model are in memory at once while they are timed.
 _LARGEST_BYTES = 1 << 30
 _MANY = 8
-_WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _PROFILE_S, _RACE_S = 1.5, 2.5
 #: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
 _LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
