@@ -145,7 +145,7 @@ def test_islands_that_cost_more_than_they_gain_are_dissolved(
 ) -> None:
     """The last layer but one gains half a microsecond and would need two conversions."""
     text = NET.replace("y = Conv", "q = Conv").replace(" }", " y = Conv<pads=[1,1,1,1]>(q, m, d) }")
-    timed = {4: 0.9, 1: 0.8}
+    timed = {4: 0.9, 2: 0.85, 1: 0.8}
     pretend(monkeypatch, [30.0, 2.0, 10.5, 2.0], {1: timed, 8: timed})
     _, report = quantized(parse(text))
     assert report.changes["layers-quantized"] == 1
