@@ -34,8 +34,9 @@ _FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
 #: Training allows about so much of what is left without it.
 _TRAINED = 0.6
-#: Two shares are told apart if one is more than this times the other.
-_RESOLUTION = 1.08
+#: Two shares are told apart if one is more than this times the other; before training, which
+#: starts from about where it goes no further without, it needs not be known so well.
+_RESOLUTION, _COARSE = 1.08, 1.3
 _MOST_ROUNDS = 8
 #: How many layers stay float where INT8 alone loses too much.
 _KEPT = (1, 2, 4, 8)
@@ -130,14 +131,16 @@ class Rounds:
         first, *others = names
         line = self._line(first)
         yield [line.make(_FIRST_SHARE)]
-        yield from self._along(line, tried)
+        yield from self._along(line, tried, _COARSE if self._trained else _RESOLUTION)
         reached = min((c.share for c, t in tried if self._goes_on(t)), default=1.0)
         if reached == 1:
             return
         if self._trained:
-            line = self._line(first, tuned=True)
-            yield [line.make(round(reached * _TRAINED, 4))]
-            yield from self._along(line, tried)
+            trained = self._line(first, tuned=True)
+            yield [trained.make(round(reached * _TRAINED, 4))]
+            yield from self._along(trained, tried)
+            if not any(c.line == trained.name and self._goes_on(t) for c, t in tried):
+                yield from self._along(line, tried)
         for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
             yield [line.make(reached)]
             yield from self._along(line, tried)
@@ -193,18 +196,22 @@ class Rounds:
             return self._keeps_quality(trial)
         return trial.status == "measured" and not trial.in_budget
 
-    def _along(self, line: Line, tried: Tried) -> Iterator[list[Candidate]]:
+    def _along(
+        self, line: Line, tried: Tried, resolution: float = _RESOLUTION
+    ) -> Iterator[list[Candidate]]:
         """Search between what goes on and what does not, until the two are close."""
         for _ in range(_MOST_ROUNDS):
             points = [(c.share, t) for c, t in tried if c.line == line.name]
-            share = next_share(points, self._goes_on)
+            share = next_share(points, self._goes_on, resolution)
             if share is None:
                 return
             yield [line.make(share)]
 
 
 def next_share(
-    points: Sequence[tuple[float, Trial]], goes_on: Callable[[Trial], bool]
+    points: Sequence[tuple[float, Trial]],
+    goes_on: Callable[[Trial], bool],
+    resolution: float = _RESOLUTION,
 ) -> float | None:
     """Where to look next for the share at which trials stop to go on; None if it is found.
 
@@ -219,7 +226,7 @@ def next_share(
     if not bad:
         step = round(good * 0.6, 4)
         return step if step >= _LEAST_SHARE else None
-    if good / bad < _RESOLUTION:
+    if good / bad < resolution:
         return None
     share = math.sqrt(good * bad)
     over = {s: _over(t) for s, t in points if s in (good, bad)}

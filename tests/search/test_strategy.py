@@ -164,3 +164,26 @@ def test_training_goes_further_than_repair_alone():
     assert merit(top, "both") < merit(without, "both")
     (steps,) = [c.steps for c, t in done if t is top]
     assert [type(step).__name__ for step in steps[:3]] == ["Simplify", "PruneChannels", "Tune"]
+
+
+def test_before_training_the_edge_is_found_coarsely_and_without_it_finely():
+    def untrained(trained):
+        done = search(Budget(max_drop=0.05), trained=trained)
+        first = [c.line for c, _ in done].index("int8 by training") if trained else len(done)
+        return [c.share for c, _ in done[:first] if c.line == "int8" and c.share < 1]
+
+    coarse, fine = untrained(True), untrained(False)
+    assert len(coarse) < len(fine)
+    assert coarse == fine[: len(coarse)]
+
+
+def test_where_training_does_not_help_the_edge_without_it_is_found_after_all(monkeypatch):
+    monkeypatch.setitem(globals(), "world", lambda c, d=0.001, known=world: hopeless(known, c, d))
+    done = search(Budget(max_drop=0.02), trained=True)
+    lines = [c.line for c, _ in done]
+    assert "int8" in lines[lines.index("int8 by training") :]
+
+
+def hopeless(known, candidate, int8_drop):
+    drop, latency, size = known(candidate, int8_drop)
+    return (0.5 if "training" in candidate.line else drop), latency, size
