@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from onnxlite.prune.choose import RoundTo
 from onnxlite.recipe.document import Recipe
-from onnxlite.search.budget import QUALITY_LIMITS, Budget
+from onnxlite.search.budget import QUALITY_LIMITS, Budget, Check
 from onnxlite.search.candidates import (
     BY,
     INT8,
@@ -185,7 +185,7 @@ class Rounds:
 
     def _keeps_quality(self, trial: Trial) -> bool:
         return trial.status == "measured" and all(
-            c.within and (c.verdict == "met" or not self._budget.certain)
+            c.verdict == "met" if self._budget.certain else _likely(c)
             for c in trial.checks
             if c.limit in QUALITY_LIMITS
         )
@@ -245,6 +245,20 @@ def _exhausted(points: Sequence[tuple[float, Trial]], goes_on: Callable[[Trial],
     last = sorted(going, key=lambda pair: pair[0])[:2]
     sizes = {trial.size_bytes for _, trial in last if trial.size_bytes is not None}
     return len(last) == 2 and len(sizes) == 1
+
+
+def _likely(check: Check) -> bool:
+    """Whether a limit will probably be kept on other samples as well.
+
+    A search along the edge of a budget ends where chance was kind; half of what it finds there
+    would fail the final check, so it goes by the middle between figure and end of interval.
+    """
+    value, low, high = check.figure.value, check.figure.low, check.figure.high
+    if low is None or high is None or not check.within:
+        return check.within
+    if check.limit in ("max_drop", "max_error"):
+        return (value + high) / 2 <= check.bound
+    return (value + low) / 2 >= check.bound
 
 
 def _over(trial: Trial) -> float | None:
