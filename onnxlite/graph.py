@@ -44,7 +44,14 @@ def describe(node: ir.Node) -> str:
 def _shape_text(value: ir.Value) -> str:
     if value.shape is None:
         return "?"
-    return "x".join(str(dim) for dim in value.shape) or "scalar"
+    return "x".join(map(_dim_text, value.shape)) or "scalar"
+
+
+def _dim_text(dim: object) -> str:
+    """A dimension as a number or a name; formulas and names of shape inference say nothing."""
+    text = str(dim)
+    told = text.isdigit() or (text.isidentifier() and text != "None")
+    return text if told and not text.startswith("unk__") else "?"
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:

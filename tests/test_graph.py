@@ -191,3 +191,9 @@ class TestStructure:
         (function,) = load(proto).functions.values()
         types = [node.op_type for node in function]
         assert types.index("MatMul") < types.index("Mul")
+
+
+def test_a_dimension_that_is_a_formula_is_not_spelled_out() -> None:
+    shape = ir.Shape(["batch", 3, "floor(floor(width/2 - 1/2)/2)", None])
+    value = ir.Value(name="x", shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
+    assert describe(ir.node("Relu", [value], name="act")) == "Relu node 'act' (batchx3x?x?)"
