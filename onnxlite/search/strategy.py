@@ -137,7 +137,9 @@ class Rounds:
             return
         if self._trained:
             trained = self._line(first, tuned=True)
-            yield [trained.make(round(reached * _TRAINED, 4))]
+            # From the edge itself, where chance may be against it: training moves it anyway.
+            edge = min((c.share for c, t in tried if c.line == line.name and _within(t)), default=1)
+            yield [trained.make(round(min(edge, reached) * _TRAINED, 4))]
             yield from self._along(trained, tried)
             if not any(c.line == trained.name and self._goes_on(t) for c, t in tried):
                 yield from self._along(line, tried)
@@ -245,6 +247,12 @@ def _exhausted(points: Sequence[tuple[float, Trial]], goes_on: Callable[[Trial],
     last = sorted(going, key=lambda pair: pair[0])[:2]
     sizes = {trial.size_bytes for _, trial in last if trial.size_bytes is not None}
     return len(last) == 2 and len(sizes) == 1
+
+
+def _within(trial: Trial) -> bool:
+    """Whether the figures of a trial keep to the limits on quality."""
+    checks = [check for check in trial.checks if check.limit in QUALITY_LIMITS]
+    return trial.status == "measured" and all(check.within for check in checks)
 
 
 def _likely(check: Check) -> bool:
