@@ -72,7 +72,7 @@ def train(
         if options.blocks and apart and loss.inner:
             _train_blocks(student, loss, rows, held, options, total, before, progress)
         rate = options.lr or _rate_of_trials(
-            student, loss, rows, held, apart=apart, options=options, total=total
+            student, loss, rows, held, apart=apart, options=options, total=total, progress=progress
         )
         best, best_state = validate(student, loss, held, apart, options.batch), student.state()
         best_at, done, seen = 0.0, 0, 0
@@ -205,6 +205,7 @@ def _rate_of_trials(
     apart: bool,
     options: TuneOptions,
     total: int,
+    progress: Progress,
 ) -> float:
     """The learning rate that is best on rows held out after a few steps; the student stays."""
     state = student.state()
@@ -212,13 +213,16 @@ def _rate_of_trials(
     count = max(5, min(_TRIAL_STEPS, round(_TRIAL_SHARE * total)))
     seconds = math.inf if options.time_limit is None else _TRIAL_SHARE * options.time_limit
     found: dict[float, float] = {}
-    for rate in RATES:
+    for tried, rate in enumerate(RATES):
         adam, order = _optimizer(student), torch.Generator().manual_seed(options.seed)
         done, end = 0, time.perf_counter() + seconds
         while done < count and (time.perf_counter() < end or not done):
             for batch in batches(rows, options.batch, apart, order):
                 # Up and down again: what a high rate has learned shows when it has fallen.
                 factor = math.sin(math.pi * (done + 0.5) / count)
+                progress(
+                    f"{STEP}: learning rate {rate:g}", tried * count + done, len(RATES) * count
+                )
                 _take_step(student, loss, batch, adam, rate * factor)
                 done += 1
                 if done >= count or time.perf_counter() >= end:
