@@ -92,14 +92,6 @@ def mixed(form: Format, layers: Sequence[str]) -> Format:
     return Format(f"{form.name} but {count}", (*before, step))
 
 
-def observed(form: Format) -> Format:
-    """An INT8 format whose ranges are chosen value by value, by what their error does."""
-    *before, last = form.steps
-    assert isinstance(last, QuantizeStatic)
-    step = msgspec.structs.replace(last, observer="auto")
-    return Format(f"{form.name}, ranges by error", (*before, step))
-
-
 def compact(form: Format) -> Format | None:
     """An INT8 format written as integer operators, without Q and DQ nodes: a smaller file."""
     last = form.steps[-1] if form.steps else None

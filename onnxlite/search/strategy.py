@@ -22,7 +22,6 @@ from onnxlite.search.candidates import (
     Line,
     compact,
     mixed,
-    observed,
     pruning_line,
     unpruned,
 )
@@ -115,9 +114,7 @@ class Rounds:
         if not whole or self._keeps_quality(whole[0]) or not self._budget.limits_quality:
             return []
         layers = self._fragile()
-        other = observed(self._forms[INT8])
-        self._forms[other.name] = other
-        batch = [unpruned(other)]
+        batch = []
         for count in (n for n in _KEPT if n <= len(layers) // 2):
             form = mixed(self._forms[INT8], layers[:count])
             self._forms[form.name] = form
@@ -264,9 +261,11 @@ def _likely(check: Check) -> bool:
     value, low, high = check.figure.value, check.figure.low, check.figure.high
     if low is None or high is None or not check.within:
         return check.within
+    # With few samples every interval is wide: half of the limit is far enough from it.
     if check.limit in ("max_drop", "max_error"):
-        return (value + high) / 2 <= check.bound
-    return (value + low) / 2 >= check.bound
+        return (value + high) / 2 <= check.bound or value <= check.bound / 2
+    half = check.limit in ("min_agreement", "min_cosine") and 1 - value <= (1 - check.bound) / 2
+    return (value + low) / 2 >= check.bound or half
 
 
 def _over(trial: Trial) -> float | None:
