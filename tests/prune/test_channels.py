@@ -207,8 +207,7 @@ def test_latency_is_measured():
     result = prune_channels(proto, latency=0.5, on_report=reports.append)
     assert "of the latency is left (wanted 50.0%)" in reports[0].summary
     before, after = (cost(load(model)) for model in (proto, result))
-    # How many of them depends on how the machine times layers.
-    assert 0.05 < after.macs / before.macs < 0.95
+    assert 0.2 < after.macs / before.macs < 0.8
 
 
 @pytest.mark.parametrize(
