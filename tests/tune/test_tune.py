@@ -207,7 +207,7 @@ def test_nothing_to_gain_is_said(net, images, caplog):
     reports: list[StepReport] = []
     same = tune(net, net, images[:32], steps=5, on_report=reports.append)
     assert not reports[0].changed
-    assert re.search("did not get closer|not better", reports[0].summary)
+    assert "did not get closer" in reports[0].summary
     assert "tune changed nothing" in caplog.text
     assert compare(net, same, images[:8]).sqnr_db == np.inf
 
