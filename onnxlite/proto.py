@@ -53,7 +53,7 @@ def without_repeats(proto: onnx.ModelProto) -> onnx.ModelProto:
     `onnx_ir` writes one for each, which is a tenth of a small quantized model. One with a doc
     string or metadata stays.
     """
-    for graph in [m for m in _messages(proto.graph) if isinstance(m, onnx.GraphProto)]:
+    for graph in list(_graphs(proto.graph)):
         tensors = {tensor.name for tensor in graph.initializer}
         kept = [
             info
@@ -65,6 +65,18 @@ def without_repeats(proto: onnx.ModelProto) -> onnx.ModelProto:
             del graph.value_info[:]
             graph.value_info.extend(kept)
     return proto
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all below it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
+            elif attribute.type == onnx.AttributeProto.GRAPHS:
+                for inner in attribute.graphs:
+                    yield from _graphs(inner)
 
 
 def _messages(message: Message) -> Iterator[Message]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxlite.calibrate.ranges import Range
+
+#: Of float64.
+_MANTISSA_BITS = 53
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,11 @@ class AverageRange:
         """The average of one feed."""
         return cls(1, Fraction(seen.low), Fraction(seen.high))
 
+    @classmethod
+    def over(cls, lows: NDArray[np.float64], highs: NDArray[np.float64]) -> AverageRange:
+        """The average of many feeds, from the limits of each: [feeds] both, at least one."""
+        return cls(len(lows), _exact_sum(lows), _exact_sum(highs))
+
     def merge(self, other: AverageRange) -> AverageRange:
         """The average over both sets of feeds; exact, in any order."""
         return AverageRange(self.feeds + other.feeds, self.low + other.low, self.high + other.high)
@@ -34,3 +45,13 @@ class AverageRange:
     def range(self) -> Range:
         """The average limits."""
         return Range(float(self.low / self.feeds), float(self.high / self.feeds))
+
+
+def _exact_sum(values: NDArray[np.float64]) -> Fraction:
+    """The sum without rounding: whole numbers on the finest exponent there is."""
+    mantissas, exponents = np.frexp(values)
+    finest = int(exponents.min())
+    whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64).tolist()
+    shifts = (exponents - finest).tolist()
+    total = sum(number << shift for number, shift in zip(whole, shifts, strict=True))
+    return Fraction(total) * Fraction(2) ** (finest - _MANTISSA_BITS)

@@ -20,6 +20,8 @@ Array64 = NDArray[np.float64]
 BINS = 4096
 #: Bins are no finer than this share of the largest magnitude: 2^23 of them, as float32 has.
 _MAGNITUDE_BITS = 23
+#: The smallest power of two whose inverse float32 holds.
+_FINEST_INVERTED = -126
 #: The smallest number of float32 is 2^-149.
 _FINEST = -149
 
@@ -43,10 +45,14 @@ class Histogram:
         """The histogram of float32 values of any shape, at least one and all finite."""
         flat = values.reshape(-1)
         exponent = _smallest_exponent(float(flat.min()), float(flat.max()))
-        # Exact in float64, where no float32 number times a power of two leaves the range.
-        index = np.floor(flat.astype(np.float64) * 2.0**-exponent).astype(np.int32)
-        first = int(index.min())
-        return cls(exponent, first, np.bincount(index - first).astype(np.int64, copy=False))
+        # Exact in float64, where no float32 number times a power of two leaves the range; in
+        # float32 where that multiplies by a number from 1 on.
+        exact = np.dtype(np.float32 if _FINEST_INVERTED <= exponent <= 0 else np.float64)
+        index: NDArray[Any] = flat.astype(exact) * exact.type(2.0**-exponent)
+        np.floor(index, out=index)
+        first = index.min()
+        index -= first
+        return cls(exponent, int(first), np.bincount(index.astype(np.intp)).astype(np.int64))
 
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of elements; exact, in any order."""

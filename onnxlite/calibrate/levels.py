@@ -38,9 +38,14 @@ class Levels:
         middles, counts = seen.at_most(SEARCH_BINS).occupied()
         scale, zero = self.scale_zero(low, high)
         scale, zero = scale[:, None], zero[:, None]
-        steps = np.clip(np.rint(middles / scale) + zero, self.qmin, self.qmax) - zero
-        difference = steps * scale - middles
-        result: Array64 = (np.square(difference) @ counts) / counts.sum()
+        # In place: these are the largest arrays of a search.
+        error: Array64 = middles / scale
+        np.rint(error, out=error)
+        np.clip(error, self.qmin - zero, self.qmax - zero, out=error)
+        error *= scale
+        error -= middles
+        np.square(error, out=error)
+        result: Array64 = (error @ counts) / counts.sum()
         return result
 
 

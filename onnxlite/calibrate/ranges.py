@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from onnxlite.calibrate.stream import stream
@@ -48,11 +49,10 @@ def collect_ranges(
         SamplesError: a value is NaN or infinite on some sample.
         ExecutionError: ONNX Runtime cannot run the model.
     """
-    ranges: dict[str, Range] = {}
-    for summaries in stream(
-        model, names, samples, sample=False, threads=threads, progress=progress
-    ):
-        for name, (low, high, _) in summaries.items():
-            seen = Range(low, high)
-            ranges[name] = ranges[name].merge(seen) if name in ranges else seen
-    return ranges
+    wanted = list(dict.fromkeys(names))
+    lows, highs = np.full(len(wanted), np.inf), np.full(len(wanted), -np.inf)
+    for seen in stream(model, wanted, samples, sample=False, threads=threads, progress=progress):
+        np.minimum(lows, seen.lows, out=lows)
+        np.maximum(highs, seen.highs, out=highs)
+    limits = zip(lows.tolist(), highs.tolist(), strict=True)
+    return {name: Range(*pair) for name, pair in zip(wanted, limits, strict=True)}

@@ -6,9 +6,9 @@ chosen by position, so that it does not depend on how the samples are split amon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from onnxlite.records import Progress, silent
 from onnxlite.samples import Samples
 
 #: Elements of a value that are counted at once.
-_AT_ONCE = 1 << 15
+_AT_ONCE = 1 << 16
+#: Limits of so many feeds are added up at once.
+_FEEDS_AT_ONCE = 1 << 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,47 +63,64 @@ def collect_statistics(
 
     Arguments and errors are those of `collect_ranges`.
     """
-    ranges: dict[str, tuple[Range, AverageRange]] = {}
-    gathered: dict[str, _Gathered] = {}
-    for summaries in stream(model, names, samples, sample=True, threads=threads, progress=progress):
-        for name, (low, high, sample) in summaries.items():
-            if sample is None or not sample.size:
-                continue
-            seen = Range(low, high)
-            new = seen, AverageRange.of(seen)
-            if name in ranges:
-                old = ranges[name]
-                new = old[0].merge(new[0]), old[1].merge(new[1])
-            ranges[name] = new
-            gathered.setdefault(name, _Gathered()).add(sample)
-    return {
-        name: ValueStatistics(whole, average, gathered[name].histogram())
-        for name, (whole, average) in ranges.items()
-    }
+    wanted = list(dict.fromkeys(names))
+    gathered = [_Gathered() for _ in wanted]
+    for seen in stream(model, wanted, samples, sample=True, threads=threads, progress=progress):
+        limits = zip(seen.lows.tolist(), seen.highs.tolist(), seen.samples, strict=True)
+        for one, (low, high, sample) in zip(gathered, limits, strict=True):
+            if sample.size:
+                one.add(low, high, sample)
+    found = zip(wanted, (one.statistics() for one in gathered), strict=True)
+    return {name: statistics for name, statistics in found if statistics is not None}
 
 
 class _Gathered:
-    """The samples of a value; a histogram of many costs hardly more than one of few."""
+    """What waits to be counted of a value: much at once costs hardly more than little."""
 
     def __init__(self) -> None:
-        self._waiting: list[NDArray[Any]] = []
+        self._limits: list[tuple[float, float]] = []
+        self._average: AverageRange | None = None
+        self._range = Range(math.inf, -math.inf)
+        self._waiting: NDArray[np.float32] | None = None
         self._size = 0
-        self._done: Histogram | None = None
+        self._histogram: Histogram | None = None
 
-    def add(self, sample: NDArray[Any]) -> None:
-        """Take a copy-free hold of some elements, at least one."""
-        self._waiting.append(sample.reshape(-1))
+    def add(self, low: float, high: float, sample: NDArray[Any]) -> None:
+        """Take the limits of a feed and a copy of some of its elements, at least one.
+
+        A copy, because ONNX Runtime then writes the next sample where this one was.
+        """
+        self._limits.append((low, high))
+        if len(self._limits) >= _FEEDS_AT_ONCE:
+            self._fold()
+        if self._waiting is None or self._size + sample.size > len(self._waiting):
+            self._count()
+            if self._waiting is None or sample.size > len(self._waiting):
+                self._waiting = np.empty(max(_AT_ONCE, sample.size), np.float32)
+        self._waiting[self._size : self._size + sample.size] = sample.reshape(-1)
         self._size += sample.size
-        if self._size >= _AT_ONCE:
-            self._done = self.histogram()
 
-    def histogram(self) -> Histogram:
-        """Of everything that was added, whatever it was added in."""
-        parts = [self._done] if self._done is not None else []
-        if self._waiting:
-            parts.append(Histogram.of(np.concatenate(self._waiting)))
-        self._waiting, self._size = [], 0
-        return reduce(Histogram.merge, parts)
+    def statistics(self) -> ValueStatistics | None:
+        """Of everything that was added, whatever it was added in; None if nothing was."""
+        self._count()
+        self._fold()
+        if self._average is None or self._histogram is None:
+            return None
+        return ValueStatistics(self._range, self._average, self._histogram)
+
+    def _count(self) -> None:
+        if self._waiting is not None and self._size:
+            new = Histogram.of(self._waiting[: self._size])
+            self._histogram = new if self._histogram is None else self._histogram.merge(new)
+            self._size = 0
+
+    def _fold(self) -> None:
+        if self._limits:
+            lows, highs = np.array(self._limits).T
+            new = AverageRange.over(lows, highs)
+            self._average = new if self._average is None else self._average.merge(new)
+            self._range = self._range.merge(Range(float(lows.min()), float(highs.max())))
+            self._limits = []
 
 
 def merge_statistics(

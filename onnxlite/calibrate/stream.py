@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -16,8 +17,22 @@ from onnxlite.records import Progress, silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples
 
-#: Smallest number, largest number, and a sample of the elements (None if not asked for).
-Summary = tuple[float, float, NDArray[Any] | None]
+Array64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What one feed shows of all values, in the order of their names.
+
+    Attributes:
+        lows: float64[values], the smallest number of each.
+        highs: float64[values], the largest.
+        samples: some elements of each, float32 of any shape; none where not asked for.
+    """
+
+    lows: Array64
+    highs: Array64
+    samples: list[NDArray[Any]]
 
 
 def stream(
@@ -28,8 +43,8 @@ def stream(
     sample: bool,
     threads: int | None,
     progress: Progress,
-) -> Iterator[dict[str, Summary]]:
-    """Run every feed and yield the summaries of the named values.
+) -> Iterator[Summary]:
+    """Run every feed and yield a summary of the named values, which are distinct.
 
     Raises:
         SamplesError: a value is NaN or infinite on some sample.
@@ -38,19 +53,24 @@ def stream(
     probe, taps = tap_summaries(model, names, sample=sample)
     session = Session(probe, threads=threads)
     total = samples.count() if progress is not silent else 0
+    known = np.array([tap.known_low for tap in taps.values()])
+    measured = np.array([tap.low is not None for tap in taps.values()], bool)
+    lows_of = [tap.low for tap in taps.values() if tap.low]
+    highs_of = [tap.high for tap in taps.values()]
+    samples_of = [tap.sample for tap in taps.values() if tap.sample]
     for index, feed in enumerate(samples):
         outputs = session.run(feed)
-        summaries: dict[str, Summary] = {}
-        for name, tap in taps.items():
-            low = float(outputs[tap.low]) if tap.low else tap.known_low
-            high = float(outputs[tap.high])
-            if not (math.isfinite(low) and math.isfinite(high)):
-                raise SamplesError(
-                    f"value {name!r} ({_origin(model, name)}) is {high} on a calibration "
-                    "sample: check the preprocessing, or the model overflows"
-                )
-            summaries[name] = low, high, outputs[tap.sample] if tap.sample else None
-        yield summaries
+        lows = known.copy()
+        lows[measured] = [outputs[output].item() for output in lows_of]
+        highs = np.array([outputs[output].item() for output in highs_of])
+        finite = np.isfinite(lows) & np.isfinite(highs)
+        if not finite.all():
+            name, high = list(taps)[int(np.argmin(finite))], highs[np.argmin(finite)]
+            raise SamplesError(
+                f"value {name!r} ({_origin(model, name)}) is {high} on a calibration "
+                "sample: check the preprocessing, or the model overflows"
+            )
+        yield Summary(lows, highs, [outputs[output] for output in samples_of])
         progress("calibrate", index + 1, total)
 
 

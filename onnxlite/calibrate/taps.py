@@ -1,7 +1,7 @@
 """A model that outputs small summaries of its inner values instead of its own outputs.
 
 Minimum and maximum are computed inside ONNX Runtime, by reduction nodes appended to the
-model, and so is a sample of bounded size, by Gather nodes: no intermediate tensor is copied
+model, and so is a sample of bounded size, by Slice nodes: no intermediate tensor is copied
 out. A bound that the producer guarantees (zero after a Relu) is not measured.
 """
 
@@ -19,7 +19,7 @@ from onnxlite.graph import add_initializer, fresh_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 
-#: Elements taken from a value of one sample; all of a smaller one.
+#: Most elements taken from a value of one sample; all of a smaller one.
 _PER_SAMPLE = 512
 #: Elements taken from one feed of a value whose shape leaves open how they lie by samples.
 _PER_FEED = 4096
@@ -52,7 +52,13 @@ class Tap:
 def tap_summaries(
     model: ir.Model, names: Iterable[str], *, sample: bool
 ) -> tuple[ir.Model, dict[str, Tap]]:
-    """A copy of `model` whose outputs are the summaries of the named float32 values."""
+    """A copy of `model` whose outputs are the summaries of the named float32 values.
+
+    Args:
+        model: of opset 10 or newer where a `sample` is asked for, with shapes.
+        names: of the values.
+        sample: whether some elements are taken.
+    """
     copy = clone(model)
     writer = _Writer(copy)
     values = {value.name: value for value in copy.graph.inputs}
@@ -119,20 +125,22 @@ class _Writer:
 
         Of an image only every few rows and columns are looked at where it is `pooled`.
         """
-        size = self._size_of_a_sample(value)
+        shape = self._shape_of_a_sample(value)
         name = self._name(value, "sample")
-        if pooled and size is not None and (found := _lattice(value)) is not None:
-            step, size = found
+        if pooled and shape is not None and (stride := _lattice(shape)) is not None:
+            shape = shape[:1] + tuple(-(-side // stride) for side in shape[1:])
             strides: dict[str, int | list[int]] = {
                 "kernel_shape": [1, 1],
-                "strides": [step, step],
+                "strides": [stride, stride],
             }
             points = self._name(value, "lattice")
             value = self._append("MaxPool", [value], points, value, strides)
-        if size is not None:
+        if shape is not None:
+            size = math.prod(shape)
             flat = self._flat(value, np.array([-1, size], np.int64))
-            chosen = self._constant(_positions(size))
-            self._append("Gather", [flat, chosen], name, value, {"axis": 1})
+            positions = (0, size, 1, _step(size, shape[-1]))  # start, end, axis, step
+            constants = [self._constant(np.array([one], np.int64)) for one in positions]
+            self._append("Slice", [flat, *constants], name, value)
             return self._output(name, value, 2)
         flat = self._flat(value, np.array([-1], np.int64))
         count = self._append("Size", [value], self._name(value, "size"), None)
@@ -145,13 +153,13 @@ class _Writer:
         inputs = [value, self._constant(shape)]
         return self._append("Reshape", inputs, self._name(value, "flat"), value)
 
-    def _size_of_a_sample(self, value: ir.Value) -> int | None:
-        """Elements per sample where the first axis is known to count samples."""
+    def _shape_of_a_sample(self, value: ir.Value) -> tuple[int, ...] | None:
+        """Without the first axis, where that is known to count samples."""
         shape = value.shape
         if shape is None or len(shape) < 2 or str(shape[0]) not in self._batches:
             return None
-        sizes = [dim for dim in shape[1:] if isinstance(dim, int) and dim > 0]
-        return math.prod(sizes) if len(sizes) == len(shape) - 1 else None
+        sizes = tuple(dim for dim in shape[1:] if isinstance(dim, int) and dim > 0)
+        return sizes if len(sizes) == len(shape) - 1 else None
 
     def _append(
         self,
@@ -184,30 +192,28 @@ class _Writer:
         return fresh_name(self._taken, f"{value.name}_{suffix}")
 
 
-def _lattice(value: ir.Value) -> tuple[int, int] | None:
-    """A step through rows and columns of an image, and how many elements are then left.
+def _lattice(shape: tuple[int, ...]) -> int | None:
+    """A step through rows and columns of an image; its shape is of one sample.
 
     The widest that leaves some rows and columns, and several times what is taken; None where
-    no step does. `value` has a static size of a sample.
+    no step does.
     """
-    if value.shape is None or len(value.shape) != _IMAGE:
+    if len(shape) != _IMAGE - 1:
         return None
-    channels, *sides = (int(dim) for dim in value.shape[1:] if isinstance(dim, int))
+    channels, *sides = shape
     for step in _STEPS:
         left = channels * math.prod(-(-side // step) for side in sides)
         if min(sides) >= _LEAST_STEPS * step and left >= _LEAST_CHOICE * _PER_SAMPLE:
-            return step, left
+            return step
     return None
 
 
-def _positions(size: int) -> NDArray[np.int64]:
-    """Up to `_PER_SAMPLE` distinct positions below `size`, evenly spread, in order.
+def _step(size: int, row: int) -> int:
+    """Between the elements taken of `size`: prime to a `row`, so that no column is preferred.
 
-    Multiples of a step near the golden section of `size` and prime to it (Weyl's sequence).
+    A Slice takes half the time of a Gather of as many elements.
     """
-    if size <= _PER_SAMPLE:
-        return np.arange(size, dtype=np.int64)
-    step = int(size * 0.6180339887)
-    while math.gcd(step, size) != 1:
+    step = -(-size // _PER_SAMPLE)
+    while math.gcd(step, row) != 1:
         step += 1
-    return np.sort(np.arange(_PER_SAMPLE, dtype=np.int64) * step % size)
+    return step

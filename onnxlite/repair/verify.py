@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from onnxlite.errors import OptionError
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed
+
+#: From a feed to the outputs by name.
+Run: TypeAlias = Callable[[Feed], Outputs]
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,26 @@ def verify(
         OptionError: the models' outputs differ in number or shape.
         ExecutionError: ONNX Runtime does not run one of them.
     """
-    session = Session(reference, threads=threads)
-    expected = [session.run(feed) for feed in feeds]
-    sides = (Session(side, threads=threads, fuse_qdq=fuse_qdq) for side in (before, after))
-    return Verdict(*(_worst_db(expected, side, feeds) for side in sides))
+    sides = (Session(side, threads=threads, fuse_qdq=fuse_qdq).run for side in (before, after))
+    return judge(Session(reference, threads=threads).run, sides, feeds)
 
 
-def _worst_db(expected: Sequence[Outputs], session: Session, feeds: Sequence[Feed]) -> float:
+def judge(reference: Run, sides: Iterable[Run], feeds: Sequence[Feed]) -> Verdict:
+    """The verdict on two ways to run a model, before and after, each asked for when it is due.
+
+    Raises:
+        OptionError: the outputs differ in number or shape.
+    """
+    expected = [reference(feed) for feed in feeds]
+    before, after = (_worst_db(expected, side, feeds) for side in sides)
+    return Verdict(before, after)
+
+
+def _worst_db(expected: Sequence[Outputs], run: Run, feeds: Sequence[Feed]) -> float:
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
     for feed, want in zip(feeds, expected, strict=True):
-        outputs = session.run(feed)
+        outputs = run(feed)
         if len(outputs) != len(want):
             raise OptionError(
                 f"the model has outputs {list(outputs)} and the reference {list(want)}: repair "

@@ -50,6 +50,14 @@ def test_zero_stands_for_itself() -> None:
     assert counts.tolist() == [3, 1]
 
 
+@given(hnp.arrays(np.float64, st.integers(1, 20), elements=floats))
+def test_average_of_many_feeds_is_that_of_each(limits) -> None:
+    one_by_one = AverageRange.of(Range(limits[0], -limits[0]))
+    for limit in limits[1:]:
+        one_by_one = one_by_one.merge(AverageRange.of(Range(limit, -limit)))
+    assert AverageRange.over(limits, -limits) == one_by_one
+
+
 @given(st.lists(st.tuples(floats, floats), min_size=2, max_size=9), st.data())
 def test_average_is_exact_in_any_order(limits, data) -> None:
     parts = [AverageRange.of(Range(*pair)) for pair in limits]

@@ -71,7 +71,8 @@ def test_sample_has_the_distribution_of_the_whole(batch: int) -> None:
     assert got.range.low == 0
     assert got.range.high == pytest.approx(exact.max())
     middles, counts = got.histogram.occupied()
-    assert got.histogram.total == 16 * 512
+    # Every seventh of 3,200 elements.
+    assert got.histogram.total == 16 * 458
     assert (counts @ middles) / counts.sum() == pytest.approx(exact.mean(), rel=0.1)
     assert (counts @ middles**2) / counts.sum() == pytest.approx((exact**2).mean(), rel=0.2)
 
@@ -89,7 +90,7 @@ def test_large_images_behind_an_activation_are_looked_at_on_a_lattice() -> None:
     for name in ("t", "r", "y"):
         assert got[name].range.high == pytest.approx(exact[name].max())
         assert got[name].range.low == pytest.approx(exact[name].min())
-        assert got[name].histogram.total == 8 * 512
+        assert 8 * 450 < got[name].histogram.total <= 8 * 512
     middles, counts = got["r"].histogram.occupied()
     assert (counts @ middles) / counts.sum() == pytest.approx(exact["r"].mean(), rel=0.1)
 

@@ -181,7 +181,7 @@ def test_auto_with_open_shapes_and_fixed_batches() -> None:
 def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[StepReport] = []
     wrong = Verdict(before_db=30.0, after_db=29.0)
-    monkeypatch.setattr("onnxlite.quantize.fitting.narrow.verify", lambda *_, **__: wrong)
+    monkeypatch.setattr("onnxlite.quantize.fitting.narrow.judge", lambda *_, **__: wrong)
     options = {"rounding": "nearest", "placement": "everything"}
     auto = quantize_static(
         parse(DEAF), tailed(), observer="auto", on_report=reports.append, **options

@@ -17,16 +17,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.calibrate import OBSERVERS, Levels, ObserverName, Range, ValueStatistics
-from onnxlite.model import clone
-from onnxlite.quantize.emit import Emitter
 from onnxlite.quantize.fitting.reader_error import Array64, reader_errors
+from onnxlite.quantize.fitting.simulate import simulated
 from onnxlite.quantize.options import StaticOptions
 from onnxlite.quantize.placing.placement import Placement
-from onnxlite.quantize.scales import activation_params, levels_of, params_of
+from onnxlite.quantize.scales import levels_of, params_of
 from onnxlite.quantize.targets import Target
-from onnxlite.quantize.widths import Widths, find_widths
+from onnxlite.quantize.widths import Widths
 from onnxlite.records import Declined
-from onnxlite.repair.verify import Verdict, verify
+from onnxlite.repair.verify import Verdict, judge
+from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size
 
 #: Shares of the whole range, besides what the observers say.
@@ -86,10 +86,10 @@ def least_harm(
         chosen[name] = _least(ranges, harm.get(name, error))
     if chosen == whole:
         return Choice(whole)
-    before, after = (
-        _simulated(model, placement, ranges, target, options) for ranges in (whole, chosen)
-    )
-    verdict = verify(model, before, after, held_out, threads=options.threads, fuse_qdq=False)
+    twin, scales = simulated(model, placement, (whole, chosen), target, options)
+    integers = Session(twin, threads=options.threads, fuse_qdq=False)
+    sides = (lambda feed, given=given: integers.run(feed | given) for given in scales)
+    verdict = judge(Session(model, threads=options.threads).run, sides, held_out)
     if not verdict.after_db >= verdict.before_db + _GAIN_DB:
         return Choice(whole, (_declined(_comparison(verdict, len(held_out))),))
     return Choice(chosen)
@@ -142,23 +142,6 @@ def _single(feed: Feed, samples: Samples) -> Iterator[Feed]:
         return
     for index in range(feed_size(feed, samples.inputs)):
         yield {k: a[index : index + 1] if a.ndim else a for k, a in feed.items()}
-
-
-def _simulated(
-    model: ir.Model,
-    placement: Placement,
-    ranges: Mapping[str, Range],
-    target: Target,
-    options: StaticOptions,
-) -> ir.Model:
-    """A copy with integer activations of these ranges and float weights."""
-    copy = clone(model)
-    twin = placement.on(copy)
-    widths = find_widths(twin, options.int16)[0]
-    emitter = Emitter(copy, twin, target, widths)
-    for value, params in activation_params(twin, ranges, target, widths).items():
-        emitter.activation(value, params)
-    return copy
 
 
 def _comparison(verdict: Verdict, count: int) -> str:
