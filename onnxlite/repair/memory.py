@@ -1,4 +1,4 @@
-"""How many samples fit: values are held between layers, and their bytes are bounded."""
+"""How many samples are used: values are held between layers, and their bytes are bounded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.repair.frontier import Route
-from onnxlite.samples import Feed, Samples
+from onnxlite.samples import Feed, Samples, feed_size
 
+#: More samples than this tell the fits of layers nothing new, however small they are.
+_ENOUGH_SAMPLES = 2048
 #: Stops in a row that may be run again because their values are too large to be held.
 _LONGEST_RERUN = 5
 _STRING_BYTES = 64
@@ -34,7 +36,7 @@ class Plan:
 
 
 def plan(samples: Samples, routes: Sequence[Route], cache_bytes: int) -> Plan:
-    """Take as many feeds as can be held; at least one.
+    """Take as many feeds as can be held and are worth it; at least one.
 
     A stop at which too much would be held is run through, and what it needs is run again
     for the next. So that this costs no more than a few runs, the feeds must fit into
@@ -43,7 +45,8 @@ def plan(samples: Samples, routes: Sequence[Route], cache_bytes: int) -> Plan:
     first = next(iter(samples))
     needed = [route.held_bytes(_sizes(route.model, first)) for route in routes]
     per_feed = sum(map(_least_held, needed)) + sum(array.nbytes for array in first.values())
-    count = max(1, cache_bytes // max(per_feed, 1))
+    enough = -(-_ENOUGH_SAMPLES // max(feed_size(first, samples.inputs), 1))
+    count = min(max(1, cache_bytes // max(per_feed, 1)), enough)
     taken = tuple(islice(samples, count + 1))
     feeds = taken[:count]
     share = cache_bytes // len(routes)

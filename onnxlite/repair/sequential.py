@@ -68,7 +68,7 @@ def repair_ir(
     options = Options(method, ridge, max_rows, cache_bytes, passes, seed, threads)
     engine = Engine(model, reference, pairs, feeds, options)
     if not engine.complete:
-        reason = f"only the first {len(engine.feeds)} feeds are used, to bound the memory"
+        reason = f"only the first {len(engine.feeds)} feeds are used, to bound memory and time"
         declined.append(Declined(STEP, "the samples", reason))
     rows: list[LayerRow] = []
     for index, ((layer, target), (fit, count)) in enumerate(zip(pairs, engine.fits(), strict=True)):

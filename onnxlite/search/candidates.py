@@ -47,10 +47,13 @@ class Format:
     Attributes:
         name: in labels.
         steps: none for float.
+        bits: of a weight in the file, where the format changes nothing else: then it makes a
+            model hardly faster, and the file no smaller than this.
     """
 
     name: str
     steps: tuple[Step, ...]
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,14 @@ def can_tune() -> bool:
 
 
 def formats(*, target: str) -> Iterator[Format]:
-    """The number formats, float first: each alone on the simplified model."""
+    """The number formats, float first, those of weights alone from few bits to many."""
     yield Format("float", ())
     yield Format(INT8, (QuantizeStatic(target=target),))
     if target in DYNAMIC_TARGETS:
         yield Format("int8 dynamic", (QuantizeDynamic(target=target),))
-    yield Format("8-bit weights", (QuantizeWeights(bits=8),))
-    yield Format("4-bit weights", (QuantizeWeights(bits=4),))
-    yield Format("float16 weights", (ToFloat16(),))
+    yield Format("4-bit weights", (QuantizeWeights(bits=4),), 4)
+    yield Format("8-bit weights", (QuantizeWeights(bits=8),), 8)
+    yield Format("float16 weights", (ToFloat16(),), 16)
 
 
 def mixed(form: Format, layers: Sequence[str]) -> Format:
@@ -106,24 +109,27 @@ def unpruned(form: Format) -> Candidate:
     return Candidate(form.name, (Simplify(), *form.steps), form.name)
 
 
-def pruning_line(form: Format, *, round_to: RoundTo, seed: int, tuned: bool = False) -> Line:
+def pruning_line(
+    form: Format, *, round_to: RoundTo, seed: int, training: int | None = None
+) -> Line:
     """Ever fewer channels in one format.
 
     Args:
         form: the format.
         round_to: multiples of what the channels are left in.
         seed: of the pruning.
-        tuned: train what is left on the answers of the original, before it is quantized.
+        training: steps that what is left is trained for on the answers of the original, before
+            it is quantized.
     """
     suffix = "" if round_to == "auto" else f"{BY}{round_to}"
-    suffix += f"{BY}training" if tuned else ""
+    suffix += f"{BY}{training:,} steps of training" if training is not None else ""
     name = f"{form.name}{suffix}"
 
     def make(share: float) -> Candidate:
         step = PruneChannels(macs=share, round_to=round_to, seed=seed)
         label = f"{share:.0%} of MACs{suffix}, {form.name}"
         # Some hundred samples are few to train on: the original answers varied ones as well.
-        training = (Tune(seed=seed, vary=True),) if tuned else ()
-        return Candidate(label, (Simplify(), step, *training, *form.steps), name, share)
+        tune = () if training is None else (Tune(steps=training, seed=seed, vary=True),)
+        return Candidate(label, (Simplify(), step, *tune, *form.steps), name, share)
 
     return Line(name, make)

@@ -21,7 +21,7 @@ class Clock:
     """
 
     def __init__(self, start: float, limit: float | None, progress: Progress) -> None:
-        self.start = start
+        self.start, self.limit = start, limit
         #: Number of trials that are done, and the best of them in words.
         self.trials, self.best = 0, "nothing yet"
         self._deadline: float | None = None

@@ -40,6 +40,11 @@ logger = logging.getLogger(__name__)
 #: unseen, so they are few and counted.
 _MOST_LOOKS = 4
 _FINAL_TIMING_S = 10.0
+#: Steps that candidates may be trained for: the first find about where the edge is.
+_TRAINING_STEPS = (1000, 4000)
+#: A step takes about as long as so many runs of the model, and a course at most this share of
+#: the time there is.
+_RUNS_PER_STEP, _TRAINING_SHARE = 200, 0.35
 
 #: The original against itself.
 _UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
@@ -97,7 +102,7 @@ class Search:
             prefer=self._prefer,
             prunable=self._prunable,
             fragile=lambda: self._fragile(target),
-            trained=can_tune(),
+            courses=self._courses,
             seed=self._seed,
         )
         self._rounds = rounds
@@ -305,6 +310,16 @@ class Search:
             logger.info("no channels are tried: %s", error)
             return False
         return any(not group.pinned for group in groups)
+
+    def _courses(self) -> Sequence[int]:
+        """Steps of training that leave time for more than one trial, few first."""
+        if not can_tune():
+            return ()
+        times = [t.latency_ms for _, t in self.lab.tried if t.latency_ms is not None]
+        if self._clock.limit is None or not times:
+            return _TRAINING_STEPS
+        step_s = _RUNS_PER_STEP * max(times) / 1e3
+        return [s for s in _TRAINING_STEPS if s * step_s <= _TRAINING_SHARE * self._clock.limit]
 
     def _best_text(self) -> str:
         ranked = self._ranked()

@@ -8,7 +8,7 @@ process and on a cluster, and one that was interrupted goes on where it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from onnxlite.prune.choose import RoundTo
@@ -31,12 +31,17 @@ from onnxlite.search.records import Trial
 #: The share of MACs that a line begins with.
 _FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
-#: Training allows about so much of what is left without it.
-_TRAINED = 0.6
+#: Training allows about so much of what is left without it, and a longer one of that again.
+_TRAINED, _TRAINED_ON = 0.6, 0.88
 #: Two shares are told apart if one is more than this times the other; before training, which
 #: starts from about where it goes no further without, it needs not be known so well.
 _RESOLUTION, _COARSE = 1.08, 1.3
 _MOST_ROUNDS = 8
+#: How far a share goes down while nothing is lost: of the first course of training, and of one
+#: that goes on from where the first one ended.
+_STEPS = (0.6, 0.88)
+#: Of a weight in the input, and what a file holds besides weights.
+_FLOAT_BITS, _OVERHEAD = 32, 1.1
 #: How many layers stay float where INT8 alone loses too much.
 _KEPT = (1, 2, 4, 8)
 
@@ -52,7 +57,8 @@ class Rounds:
         prefer: what the best trial is.
         prunable: tells whether there are channels that may go, once the first batch is tried.
         fragile: tells the layers that cost most in INT8, worst first.
-        trained: whether candidates may be trained.
+        courses: tells for how many steps candidates may be trained, few first, once the first
+            batch is tried; none where they may not.
         seed: of the pruning.
     """
 
@@ -64,7 +70,7 @@ class Rounds:
         prefer: Prefer,
         prunable: Callable[[], bool],
         fragile: Callable[[], Sequence[str]],
-        trained: bool,
+        courses: Callable[[], Sequence[int]],
         seed: int,
     ) -> None:
         self._forms = {form.name: form for form in forms}
@@ -72,12 +78,16 @@ class Rounds:
         self._prefer: Prefer = prefer
         self._prunable = prunable
         self._seed = seed
-        self._fragile, self._trained = fragile, trained
+        self._fragile, self._courses = fragile, courses
         self._lines: dict[str, Line] = {}
 
     def batches(self, tried: list[tuple[Candidate, Trial]]) -> Iterator[list[Candidate]]:
         """Batch after batch; `tried` is the caller's list and grows between them."""
-        yield [unpruned(form) for form in self._forms.values()]
+        forms = list(self._forms.values())
+        yield [unpruned(form) for form in forms if form.bits is None]
+        for form in forms:
+            if form.bits is not None and not self._outdone(form.bits, tried):
+                yield [unpruned(form)]
         self._settle(tried)
         if batch := self._mixed(tried):
             yield batch
@@ -108,6 +118,13 @@ class Rounds:
             if c.line == line and c.share > beyond and self._keeps_quality(t)
         ]
 
+    def _outdone(self, bits: int, tried: Tried) -> bool:
+        """Whether a model that keeps the quality is as small as weights of so many bits are."""
+        if not self._budget.limits_quality:
+            return False
+        sizes = [t.size for _, t in tried if t.size is not None and self._keeps_quality(t)]
+        return min(sizes, default=1.0) <= _OVERHEAD * bits / _FLOAT_BITS
+
     def _mixed(self, tried: Tried) -> list[Candidate]:
         """INT8 with its most fragile layers in float, where it loses too much by itself."""
         whole = [t for c, t in tried if c.line == INT8 and t.status == "measured"]
@@ -126,23 +143,37 @@ class Rounds:
     ) -> Iterator[list[Candidate]]:
         """The best format with ever fewer channels; then others from where that one ended."""
         first, *others = names
+        courses = self._courses()
         line = self._line(first)
         yield [line.make(_FIRST_SHARE)]
-        yield from self._along(line, tried, _COARSE if self._trained else _RESOLUTION)
-        reached = min((c.share for c, t in tried if self._goes_on(t)), default=1.0)
+        yield from self._along(line, tried, _COARSE if courses else _RESOLUTION)
+        reached = self._reached(tried)
         if reached == 1:
             return
-        if self._trained:
-            trained = self._line(first, tuned=True)
-            # From the edge itself, where chance may be against it: training moves it anyway.
-            edge = min((c.share for c, t in tried if c.line == line.name and _within(t)), default=1)
-            yield [trained.make(round(min(edge, reached) * _TRAINED, 4))]
-            yield from self._along(trained, tried)
+        # From the edge itself, where chance may be against it: training moves it anyway.
+        edge = min((c.share for c, t in tried if c.line == line.name and _within(t)), default=1)
+        start = min(edge, reached) * _TRAINED
+        shorter: tuple[str, ...] = ()
+        for steps, step in zip(courses, _STEPS, strict=False):
+            trained = self._line(first, training=steps)
+            yield [trained.make(round(start, 4))]
+            yield from self._along(trained, tried, step=step, shorter=shorter)
+            shorter = (*shorter, trained.name)
             if not any(c.line == trained.name and self._goes_on(t) for c, t in tried):
-                yield from self._along(line, tried)
+                break
+            start = self._reached(tried) * _TRAINED_ON
+        if self._reached(tried) < reached:
+            return
+        if courses:
+            yield from self._along(line, tried)
+            reached = self._reached(tried)
         for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
             yield [line.make(reached)]
             yield from self._along(line, tried)
+
+    def _reached(self, tried: Tried) -> float:
+        """The smallest share so far from which the search goes on."""
+        return min((c.share for c, t in tried if self._goes_on(t)), default=1.0)
 
     def _compact(self, tried: Tried) -> list[Candidate]:
         """The best of what was found, in the smaller of two ways to write integers down."""
@@ -166,9 +197,9 @@ class Rounds:
                 steps = Recipe.from_toml(trial.recipe).steps[1:]
                 self._forms[candidate.line] = Format(candidate.line, steps)
 
-    def _line(self, name: str, round_to: RoundTo = "auto", *, tuned: bool = False) -> Line:
+    def _line(self, name: str, round_to: RoundTo = "auto", *, training: int | None = None) -> Line:
         form = self._forms[name]
-        line = pruning_line(form, round_to=round_to, seed=self._seed, tuned=tuned)
+        line = pruning_line(form, round_to=round_to, seed=self._seed, training=training)
         self._lines[line.name] = line
         return line
 
@@ -196,12 +227,24 @@ class Rounds:
         return trial.status == "measured" and not trial.in_budget
 
     def _along(
-        self, line: Line, tried: Tried, resolution: float = _RESOLUTION
+        self,
+        line: Line,
+        tried: Tried,
+        resolution: float = _RESOLUTION,
+        step: float = _STEPS[0],
+        shorter: Collection[str] = (),
     ) -> Iterator[list[Candidate]]:
-        """Search between what goes on and what does not, until the two are close."""
+        """Search between what goes on and what does not, until the two are close.
+
+        What goes on after a `shorter` course of training does so after a longer one.
+        """
         for _ in range(_MOST_ROUNDS):
-            points = [(c.share, t) for c, t in tried if c.line == line.name]
-            share = next_share(points, self._goes_on, resolution)
+            points = [
+                (c.share, t)
+                for c, t in tried
+                if c.line == line.name or (c.line in shorter and self._goes_on(t))
+            ]
+            share = next_share(points, self._goes_on, resolution, step)
             if share is None:
                 return
             yield [line.make(share)]
@@ -211,6 +254,7 @@ def next_share(
     points: Sequence[tuple[float, Trial]],
     goes_on: Callable[[Trial], bool],
     resolution: float = _RESOLUTION,
+    step: float = _STEPS[0],
 ) -> float | None:
     """Where to look next for the share at which trials stop to go on; None if it is found.
 
@@ -223,8 +267,8 @@ def next_share(
         return None
     bad = max((s for s, trial in points if not goes_on(trial) and s < good), default=0.0)
     if not bad:
-        step = round(good * 0.6, 4)
-        return step if step >= _LEAST_SHARE else None
+        lower = round(good * step, 4)
+        return lower if lower >= _LEAST_SHARE else None
     if good / bad < resolution:
         return None
     share = math.sqrt(good * bad)

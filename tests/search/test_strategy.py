@@ -11,13 +11,16 @@ from onnxlite.search.candidates import formats
 from onnxlite.search.rank import best, merit, on_front
 from onnxlite.search.strategy import Rounds
 
+#: The line of the first course of training.
+SHORT = "int8 by 1,000 steps of training"
+
 
 def world(candidate, int8_drop=0.001):
     """Latency, size and drop of a candidate; damage grows with what is removed."""
     integer = candidate.line.startswith("int8")
     drop = 0.02 * ((1 - candidate.share) / candidate.share) ** 2 + (int8_drop if integer else 0)
     if "training" in candidate.line:
-        drop /= 4
+        drop /= 5 if "4,000" in candidate.line else 4
     if "but" in candidate.line:
         drop -= int8_drop * 0.9
     scale = (0.4, 0.3) if integer else (1.0, 1.0)
@@ -64,7 +67,7 @@ def search(budget, prefer="both", prunable=True, int8_drop=0.001, trained=False)
         prefer=prefer,
         prunable=lambda: prunable,
         fragile=lambda: ("first", "second", "third", "fourth"),
-        trained=trained,
+        courses=lambda: (1000, 4000) if trained else (),
         seed=0,
     )
     done = []
@@ -107,6 +110,39 @@ def test_a_search_is_a_function_of_its_trials():
     assert [c.label for c, _ in one] == [c.label for c, _ in two]
 
 
+def test_weights_alone_are_tried_only_where_nothing_is_as_small():
+    def tried_forms(world_, **limits):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(globals(), "world", world_)
+            done = search(Budget(**limits), prunable=False)
+        return [c.label for c, _ in done if c.steps[1:] and "operators" not in c.label]
+
+    sizes = {"4-bit weights": 0.13, "8-bit weights": 0.26, "float16 weights": 0.5, "int8": 0.3}
+
+    def by_bits(candidate, int8_drop=0.0, worst=16):
+        drop = 0.5 if candidate.line in list(sizes)[:worst] else 0.0
+        return drop, 0.9, sizes.get(candidate.line, 1.0)
+
+    exact = ["int8", "int8 dynamic"]
+    assert tried_forms(lambda c, d=0: by_bits(c, worst=0), max_drop=0.01) == [
+        *exact,
+        "4-bit weights",
+    ]
+    # Four bits lose too much, and INT8 is not as small as 8-bit weights are.
+    assert tried_forms(lambda c, d=0: by_bits(c, worst=1), max_drop=0.01) == [
+        *exact,
+        "4-bit weights",
+        "8-bit weights",
+    ]
+    sizes["int8"] = 0.27
+    assert tried_forms(lambda c, d=0: by_bits(c, worst=1), max_drop=0.01) == [
+        *exact,
+        "4-bit weights",
+    ]
+    # Without a limit on quality the one with more bits may be the one that is wanted.
+    assert len(tried_forms(lambda c, d=0: by_bits(c, worst=0), max_size=0.6)) == 5
+
+
 def test_merit_and_front():
     done = [trial for _, trial in search(Budget(max_drop=0.02))]
     front = on_front(done)
@@ -143,7 +179,7 @@ def test_what_did_not_hold_is_followed_by_a_little_less():
         prefer="both",
         prunable=lambda: True,
         fragile=tuple,
-        trained=False,
+        courses=tuple,
         seed=0,
     )
     done = []
@@ -164,12 +200,17 @@ def test_training_goes_further_than_repair_alone():
     assert merit(top, "both") < merit(without, "both")
     (steps,) = [c.steps for c, t in done if t is top]
     assert [type(step).__name__ for step in steps[:3]] == ["Simplify", "PruneChannels", "Tune"]
+    assert steps[2].steps == 4000
+    # The longer course begins where the short one ended, and is tried less often.
+    lines = [c.line for c, _ in done]
+    assert lines.index(SHORT) < lines.index("int8 by 4,000 steps of training")
+    assert lines.count("int8 by 4,000 steps of training") <= lines.count(SHORT)
 
 
 def test_before_training_the_edge_is_found_coarsely_and_without_it_finely():
     def untrained(trained):
         done = search(Budget(max_drop=0.05), trained=trained)
-        first = [c.line for c, _ in done].index("int8 by training") if trained else len(done)
+        first = [c.line for c, _ in done].index(SHORT) if trained else len(done)
         return [c.share for c, _ in done[:first] if c.line == "int8" and c.share < 1]
 
     coarse, fine = untrained(True), untrained(False)
@@ -181,7 +222,7 @@ def test_where_training_does_not_help_the_edge_without_it_is_found_after_all(mon
     monkeypatch.setitem(globals(), "world", lambda c, d=0.001, known=world: hopeless(known, c, d))
     done = search(Budget(max_drop=0.05), trained=True)
     lines = [c.line for c, _ in done]
-    assert "int8" in lines[lines.index("int8 by training") :]
+    assert "int8" in lines[lines.index(SHORT) :]
 
 
 def hopeless(known, candidate, int8_drop):
