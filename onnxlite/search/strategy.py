@@ -32,7 +32,7 @@ from onnxlite.search.records import Trial
 _FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
 #: Training allows about so much of what is left without it, and a longer one of that again.
-_TRAINED, _TRAINED_ON = 0.6, 0.88
+_TRAINED, _TRAINED_ON = 0.75, 0.88
 #: Two shares are told apart if one is more than this times the other; before training, which
 #: starts from about where it goes no further without, it needs not be known so well.
 _RESOLUTION, _COARSE = 1.08, 1.3

@@ -84,12 +84,12 @@ def test_held_bytes_are_known_beforehand(model):
 
 def test_samples_are_taken_as_memory_allows(model, data):
     specs = input_specs(model)
-    many = Samples(np.tile(data, (100, 1)), specs)
+    many = Samples(np.tile(data, (50, 1)), specs)
     counts = {}
     for cache in (1 << 14, 1 << 16, 1 << 30):
         chosen = plan(many, [route_of(model), route_of(model)], cache)
         counts[cache] = len(chosen.feeds)
-        assert chosen.complete == (counts[cache] == 500)
+        assert chosen.complete == (counts[cache] == 250)
         held = [
             size * len(chosen.feeds)
             for size, hold in zip(
@@ -98,7 +98,14 @@ def test_samples_are_taken_as_memory_allows(model, data):
             if hold
         ]
         assert max(held) <= cache
-    assert counts[1 << 14] < counts[1 << 16] < counts[1 << 30] == 500
+    assert counts[1 << 14] < counts[1 << 16] < counts[1 << 30] == 250
+
+
+def test_more_samples_than_tell_anything_new_are_left_out(model, data):
+    many = Samples(np.tile(data, (100, 1)), input_specs(model))
+    chosen = plan(many, [route_of(model)], 1 << 30)
+    assert sum(len(feed["x"]) for feed in chosen.feeds) == 2048
+    assert not chosen.complete
 
 
 def memory_sizes(model):
