@@ -25,6 +25,9 @@ _TELLING = (
     "sve",
 )
 
+#: What the measuring process itself adds to the load, at most.
+_OWN_LOAD = 0.5
+
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Processor and software behind a measurement.
@@ -80,6 +83,18 @@ def machine() -> Machine:
         python=platform.python_version(),
         onnxruntime=runtime.version(),
     )
+
+
+def is_busy() -> bool:
+    """Whether others keep all processors busy, so that times measured now mislead.
+
+    By the load of the last minute; False where the system does not tell.
+    """
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return False
+    return load > (os.cpu_count() or 1) + _OWN_LOAD
 
 
 def _processor() -> tuple[str, frozenset[str]]:

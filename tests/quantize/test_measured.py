@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def own_cache(
 ) -> Path:
     monkeypatch.setattr(module, "MEASURABLE", measurable_targets)
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     return tmp_path / "cache"
 
 
@@ -166,6 +168,21 @@ def test_what_was_decided_is_kept(monkeypatch: pytest.MonkeyPatch, own_cache: Pa
     # Another shape is another question.
     quantized(parse(NET.replace("n,8,8,8", "n,8,9,9")), np.zeros((8, 8, 9, 9), np.float32) + 1)
     assert timed == [1, 8, 1, 8]
+
+
+def test_what_was_decided_on_a_busy_machine_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    timed = pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.6, 2: 0.5}, 8: {3: 0.6, 2: 0.5}})
+    monkeypatch.setattr("os.getloadavg", lambda: (100.0 * (os.cpu_count() or 1), 0.0, 0.0))
+    _, busy = quantized(parse(NET))
+    assert "kept the machine busy" in busy.summary
+    assert not list(own_cache.glob("placement-*.json"))
+    monkeypatch.setattr("os.getloadavg", lambda: (0.3, 0.0, 0.0))
+    _, idle = quantized(parse(NET))
+    assert "busy" not in idle.summary
+    assert timed == [1, 8, 1, 8]
+    assert len(list(own_cache.glob("placement-*.json"))) == 1
 
 
 def test_other_targets_are_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:

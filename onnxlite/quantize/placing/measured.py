@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import cache_folder, keep_numbers, read_numbers
-from onnxlite.machine import machine
+from onnxlite.machine import is_busy, machine
 from onnxlite.model import size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.judge import worst_sqnr_db
@@ -56,6 +56,8 @@ _LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
 _FASTER = "faster in float"
 #: Times of placements this close are equal, in proportion, and so are sizes.
 _EQUAL, _HARDLY = 0.02, 0.02
+
+_BUSY = ", while other work kept the machine busy: measure again when it is idle"
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,17 @@ def measured(
     chosen = sorted(nodes[node.name] for node in everything.nodes)
     key = fingerprint(model, list(sizes.values()), (target.name, str(_THREADS), repr(chosen)))
     path = cache_folder() / f"placement-{key}.json"
-    kept = read_numbers(path)
+    kept, busy = read_numbers(path), False
     if not kept:
+        busy = is_busy()
         kept = _numbers(
             _decide(source, model, everything, params, sizes, target, options, progress), nodes
         )
-        keep_numbers(path, kept)
-    return _read(kept, model, target, options)
+        # What misled once must not do so for ever.
+        if not busy:
+            keep_numbers(path, kept)
+    found = _read(kept, model, target, options)
+    return Measured(found.placement, f"{found.note}{_BUSY}") if busy else found
 
 
 @dataclass(frozen=True)
