@@ -36,6 +36,8 @@ _TRAINED, _TRAINED_ON = 0.75, 0.88
 #: Two shares are told apart if one is more than this times the other; before training, which
 #: starts from about where it goes no further without, it needs not be known so well.
 _RESOLUTION, _COARSE = 1.08, 1.3
+#: The first share below 1 that goes on is looked for up to here: it may be all there is.
+_LEAST_CUT = 1.03
 _MOST_ROUNDS = 8
 #: How far a share goes down while nothing is lost: of the first course of training, and of one
 #: that goes on from where the first one ended.
@@ -169,7 +171,9 @@ class Rounds:
             reached = self._reached(tried)
         for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
             yield [line.make(reached)]
-            yield from self._along(line, tried)
+            # One that does not come as far is no better than the first.
+            if any(c.line == line.name and self._goes_on(t) for c, t in tried):
+                yield from self._along(line, tried)
 
     def _reached(self, tried: Tried) -> float:
         """The smallest share so far from which the search goes on."""
@@ -269,7 +273,7 @@ def next_share(
     if not bad:
         lower = round(good * step, 4)
         return lower if lower >= _LEAST_SHARE else None
-    if good / bad < resolution:
+    if good / bad < (resolution if good < 1 else _LEAST_CUT):
         return None
     share = math.sqrt(good * bad)
     over = {s: _over(t) for s, t in points if s in (good, bad)}

@@ -94,6 +94,14 @@ def test_it_comes_close_to_the_edge_of_the_budget(drop):
     assert len(done) <= 30
 
 
+def test_a_little_may_be_all_that_can_go():
+    done = search(Budget(max_drop=1e-4), int8_drop=0.0)
+    drops = {c.share: t.quality.drop for c, t in done if c.line == "int8"}
+    below = [share for share, drop in drops.items() if share < 1 and drop <= 1e-4]
+    assert below
+    assert 0.93 < min(below) < 0.98
+
+
 def test_a_search_for_speed_alone_loses_no_more_than_it_must():
     done = search(Budget(max_latency=0.2), prefer="quality")
     top = best([trial for _, trial in done], "quality")[0]
