@@ -18,10 +18,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.channels import ChannelMap, constants_of
-from onnxlite.graph import is_op, iter_nodes, values_read
+from onnxlite.graph import iter_nodes, values_read
 from onnxlite.ops import ShapeOf, spec_of
-
-_SUMS = ("Add", "Sum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +132,7 @@ def _users(values: Iterable[ir.Value], order: Mapping[ir.Node, int]) -> list[ir.
 
 def _constant_side(node: ir.Node, constant: Set[ir.Value], shape_of: ShapeOf) -> int | None:
     """The only constant side of a sum of which another side has the full shape."""
-    if not is_op(node, *_SUMS) or node.outputs[0].is_graph_output():
+    if not spec_of(node).sums or node.outputs[0].is_graph_output():
         return None
     ports = [port for port, value in enumerate(node.inputs) if value in constant]
     others = [value for port, value in enumerate(node.inputs) if port not in ports and value]

@@ -34,6 +34,7 @@ POINTWISE = (
     OpSpec(op_type="Relu", output_range=_relu_range, linear=True),
     OpSpec(op_type="Clip", output_range=_clip_range),
     OpSpec(op_type="Add", quant=_BINARY, sums=True, shifts=(0, 1)),
+    OpSpec(op_type="Sum", sums=True),
     OpSpec(op_type="Mul", quant=_BINARY),
     OpSpec(op_type="LeakyRelu", quant=QuantRule(kind="integer"), linear=True),
     OpSpec(op_type="PRelu", weights=(1,), linear=True),

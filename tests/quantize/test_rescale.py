@@ -38,6 +38,12 @@ NETS = {
         " m = GlobalAveragePool(p) f = Flatten(m) y = Gemm(f, u) }",
         6,
     ),
+    "a sum of three": (
+        IMAGE + "(float[n,5,8,8] y) <float[6,3,1,1] w, float[6,6,1,1] v, float[6,6,1,1] u,"
+        "float[5,6,1,1] z> { t = Conv(x, w) r = Relu(t) s = Conv(r, v) q = Conv(r, u)"
+        " a = Sum(s, r, q) y = Conv(a, z) }",
+        6,
+    ),
     "concat": (
         IMAGE + "(float[n,5,8,8] y) <float[4,3,1,1] w, float[2,3,1,1] z, float[5,6,1,1] v>"
         "{ t = Conv(x, w) s = Conv(x, z) c = Concat<axis=1>(t, s) r = Relu(c) y = Conv(r, v) }",
