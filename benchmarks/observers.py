@@ -78,7 +78,7 @@ def case(name: str) -> Case:
             zoo.sentences(512, TOKENS, split="evaluation"),
         )
     path = Path(data.__file__).parent / "fashion" / f"{name}.onnx"
-    return Case(path, "logits", data.calibration_images(256), data.test_set()[0])
+    return Case(path, "logits", data.calibration_images(1024), data.test_set()[0])
 
 
 class Generated:

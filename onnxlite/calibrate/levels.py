@@ -41,7 +41,8 @@ class Levels:
         # In place: these are the largest arrays of a search.
         error: Array64 = middles / scale
         np.rint(error, out=error)
-        np.clip(error, self.qmin - zero, self.qmax - zero, out=error)
+        np.maximum(error, self.qmin - zero, out=error)
+        np.minimum(error, self.qmax - zero, out=error)
         error *= scale
         error -= middles
         np.square(error, out=error)

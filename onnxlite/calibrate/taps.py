@@ -138,7 +138,9 @@ class _Writer:
         if shape is not None:
             size = math.prod(shape)
             flat = self._flat(value, np.array([-1, size], np.int64))
-            positions = (0, size, 1, _step(size, shape[-1]))  # start, end, axis, step
+            step = _step(size, shape[-1])
+            # From the middle of a step on: the first column is the border of an image.
+            positions = (step // 2, size, 1, step)  # start, end, axis, step
             constants = [self._constant(np.array([one], np.int64)) for one in positions]
             self._append("Slice", [flat, *constants], name, value)
             return self._output(name, value, 2)

@@ -95,6 +95,7 @@ class _Writer:
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
         self._taken = value_names(model)
+        self._constants: dict[tuple[str, bytes], ir.Value] = {}
         self.outputs: list[ir.Value] = []
 
     def readings(
@@ -130,9 +131,8 @@ class _Writer:
             return data, rank
         weight = node.inputs[rule.weight]
         assert weight is not None
-        attributes = {key: attr.value for key, attr in node.attributes.items()}
         rank = None if output.shape is None else len(output.shape)
-        return self._append(node.op_type, [data, weight], attributes), rank
+        return self._append(node.op_type, [data, weight], node.attributes), rank
 
     def _power(self, value: ir.Value, rank: int) -> str:
         axes = self._constant(np.arange(1, rank, dtype=np.int64))
@@ -155,4 +155,8 @@ class _Writer:
         return node.outputs[0]
 
     def _constant(self, array: NDArray[np.generic]) -> ir.Value:
-        return add_initializer(self._graph, fresh_name(self._taken, "reader_constant"), array)
+        key = (array.dtype.name, array.tobytes())
+        if key not in self._constants:
+            name = fresh_name(self._taken, "reader_constant")
+            self._constants[key] = add_initializer(self._graph, name, array)
+        return self._constants[key]
