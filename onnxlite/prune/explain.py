@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import onnx_ir as ir
 
+from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap, UnitGroup, channel_map
+from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.analysis.units import in_groups
+from onnxlite.graph import const_tensor
 from onnxlite.model import ModelLike, load
 from onnxlite.normalize import normalize
+from onnxlite.ops import spec_of
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +27,8 @@ class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
         parameters: elements that go with one unit.
         layers: names of the nodes whose weights become smaller, in the order of the graph.
         pinned: why they must stay, and at which node; None if they may go.
+        ends: names of the layers that end altogether where all units go: those of a residual
+            block, say. Empty where at least one unit stays.
     """
 
     name: str
@@ -30,6 +37,7 @@ class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     layers: tuple[str, ...]
     pinned: str | None
+    ends: tuple[str, ...] = ()
 
 
 class ChannelReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +62,13 @@ def explain_channels(model: ModelLike) -> ChannelReport:
     """
     copy = load(model)
     normalize(copy)
+    infer_shapes(copy)
     channels = channel_map(copy)
-    rows = tuple(_row(channels, group) for group in channels.groups)
+    branches = branches_of(copy, channels)
+    rows = tuple(
+        _row(channels, group, _layers(copy, branches[index]) if index in branches else ())
+        for index, group in enumerate(channels.groups)
+    )
     return ChannelReport(
         groups=rows,
         units=sum(row.units for row in rows),
@@ -63,7 +76,17 @@ def explain_channels(model: ModelLike) -> ChannelReport:
     )
 
 
-def _row(channels: ChannelMap, group: UnitGroup) -> GroupRow:
+def _layers(model: ir.Model, branch: Branch) -> tuple[str, ...]:
+    """The nodes of a branch that have weights."""
+    return tuple(
+        node.name or node.op_type
+        for node in model.graph
+        if node in branch.nodes
+        and any(const_tensor(node.inputs[p]) is not None for p in spec_of(node).weights)
+    )
+
+
+def _row(channels: ChannelMap, group: UnitGroup, ends: tuple[str, ...]) -> GroupRow:
     return GroupRow(
         name=group.name,
         units=len(group.units),
@@ -71,6 +94,7 @@ def _row(channels: ChannelMap, group: UnitGroup) -> GroupRow:
         parameters=_parameters(channels, group),
         layers=tuple(node.name or node.op_type for node in group.layers),
         pinned=None if group.pin is None else f"{group.pin.reason} ({group.pin.where})",
+        ends=ends,
     )
 
 

@@ -19,12 +19,16 @@ def channels_view(report: ChannelReport) -> RenderableType:
             count_text(group.width),
             count_text(group.parameters),
             _layers(group.layers),
-            group.pinned or "may go",
+            group.pinned or _state(group.ends),
         )
         for group in report.groups
     ]
     title = f"{report.prunable:,} of {report.units:,} channel units may be removed"
     return table(title, ("group", "units", "width", "weights a unit", "layers", "state"), rows)
+
+
+def _state(ends: tuple[str, ...]) -> str:
+    return f"may go; with all of them end {_layers(ends)}" if ends else "may go"
 
 
 def _layers(names: tuple[str, ...]) -> str:

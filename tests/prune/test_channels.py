@@ -268,6 +268,23 @@ def test_explain():
     assert msgspec.json.decode(msgspec.json.encode(report), type=ChannelReport) == report
 
 
+def test_explain_tells_which_layers_end_with_all_units():
+    block = """<ir_version: 8, opset_import: ["": 17]> net (float[n,4,6,6] x) => (float[n,3] y)
+        <float[4,4,1,1] s, float[8,4,3,3] w, float[4,8,1,1] v, float[3,4] u>
+        { o = Conv(x, s) r = Relu(o) t = Conv<pads=[1,1,1,1]>(r, w) q = Relu(t) b = Conv(q, v)
+          a = Add(r, b) p = GlobalAveragePool(a) f = Flatten(p) y = Gemm<transB=1>(f, u) }"""
+    model = parse(block)
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    for node, name in zip(layers, ("stem", "in", "out", "head"), strict=True):
+        node.name = name
+    report = explain_channels(model)
+    assert {row.name: row.ends for row in report.groups} == {
+        "stem": (),
+        "in": ("in", "out"),
+        "head": (),
+    }
+
+
 def test_unshared_copies():
     """A vector and a target that unrelated nodes share get copies of their own."""
     text = """<ir_version: 8, opset_import: ["": 17]>
