@@ -35,6 +35,7 @@ class State:
         seen: batches of that pass.
         leaves: what is learned.
         best_leaves: where it was best.
+        average: of the leaves over the last steps.
         optimizer: `state_dict` of the optimizer.
     """
 
@@ -48,6 +49,7 @@ class State:
     seen: int
     leaves: list[Tensor]
     best_leaves: list[Tensor]
+    average: list[Tensor]
     optimizer: dict[str, Any]
 
 

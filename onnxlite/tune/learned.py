@@ -128,14 +128,25 @@ class QuantizedWeight:
     The weight is learned in units of its scale and rounded in each run, straight through; its
     scales are learned as factors. Integers stay within the range that they had: where kernels
     saturate it is less than that of their type.
+
+    Args:
+        names: of the integers and of their scale.
+        integers: the present ones.
+        start: where to start from: numbers that are rounded to the integers.
+        scale: float32.
     """
 
-    def __init__(self, names: tuple[str, str], integers: NDArray[Any], scale: NDArray[Any]) -> None:
+    def __init__(
+        self,
+        names: tuple[str, str],
+        integers: NDArray[Any],
+        start: NDArray[Any],
+        scale: NDArray[Any],
+    ) -> None:
         self.names = names
         self._dtype, self._scale = integers.dtype, torch.tensor(scale.astype(np.float32))
-        wide = integers.astype(np.float32)
-        self._low, self._high = float(wide.min()), float(wide.max())
-        self._steps = _leaf(wide)
+        self._low, self._high = float(integers.min()), float(integers.max())
+        self._steps = _leaf(start.clip(self._low, self._high).astype(np.float32))
         self._factor = _leaf(np.zeros(scale.shape, np.float32), 0.1)
         self.leaves = (self._steps, self._factor)
 

@@ -37,12 +37,11 @@ from onnxlite.tune.learned import (
 )
 from onnxlite.tune.operators.call import from_array
 from onnxlite.tune.operators.quantization import RANGES
+from onnxlite.tune.starts import ONE_STEP, Originals, rest, spread_step
 from onnxlite.tune.words import Words
 
 #: Constants this large are masks and bounds and no weights.
 _NO_WEIGHT = 1e4
-#: How far from a whole number codes may start: less than half, so that they stay.
-_WITHIN = 0.45
 #: How far a scale may grow that no activation was folded into.
 _WIDER = 2.0
 
@@ -54,8 +53,8 @@ class Student:
 
     Args:
         model: it is not changed.
-        reference: what it was made from. Codes of a packed weight start where the reference has
-            the weight, within what is rounded to the code.
+        reference: what it was made from, normalised. Integers and codes of weights start where
+            the reference has the weight, within what is rounded to them.
 
     Attributes:
         model: the private copy that is learned on, normalised.
@@ -63,7 +62,7 @@ class Student:
     """
 
     def __init__(self, model: ir.Model, reference: ir.Model | None = None) -> None:
-        self._reference = {} if reference is None else reference.graph.initializers
+        self._originals = Originals(reference)
         self.model = clone(model)
         normalize(self.model)
         self._taken = value_names(self.model)
@@ -187,7 +186,7 @@ class Student:
             if coded is not None and self._add_coded(value, coded):
                 continue
             for leaf in _constants_behind(value):
-                self._add(leaf)
+                self._add(leaf, self._originals.read_by(node, port))
 
     def _add_coded(self, weight: ir.Value, coded: CodedWeight) -> bool:
         """Learn the codes of a packed weight; whether that is possible."""
@@ -225,14 +224,13 @@ class Student:
         self, weight: ir.Value, shape: tuple[int, ...], scale: NDArray[Any], opset: int
     ) -> NDArray[Any]:
         """What rounding took from a weight of the reference, in steps; zero where unknown."""
-        original = const_array(self._reference.get(weight.name or ""))
+        original = self._originals.named(weight)
         now = compute_behind(weight, {}, opset).numpy()
         if original is None or original.shape != now.shape or scale.ndim != len(shape):
             return np.zeros(shape, np.float32)
-        rest: NDArray[Any] = (original - now).reshape(shape) / np.where(scale == 0, 1, scale)
-        return rest.clip(-_WITHIN, _WITHIN)
+        return rest(original.reshape(shape), now.reshape(shape), scale)
 
-    def _add(self, source: ir.Value | ir.Node) -> None:
+    def _add(self, source: ir.Value | ir.Node, original: NDArray[Any] | None) -> None:
         if isinstance(source, ir.Value):
             array = const_array(source)
             if array is None or source.name in self._known or not _is_weight(array):
@@ -251,7 +249,12 @@ class Student:
             return
         self._known.add(stored.name)
         name = self._own_scale([source], scale)
-        self.learned.append(QuantizedWeight((stored.name, name), integers, scale))
+        start = integers.astype(np.float32)
+        step = spread_step(source, integers.ndim)
+        if step is not None:
+            now = compute_behind(source.outputs[0], {}, opset_version(self.model)).numpy()
+            start += rest(original, now, step, ONE_STEP)
+        self.learned.append(QuantizedWeight((stored.name, name), integers, start, scale))
 
     def _add_bias(self, node: ir.Node, source: ir.Node) -> None:
         rule = spec_of(node).quant

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onnxlite.records import Progress
+from onnxlite.tune.average import Average
 from onnxlite.tune.blocks import train_blocks
 from onnxlite.tune.checkpoint import INTERVAL_S, Checkpoint, State
 from onnxlite.tune.losses import Loss
@@ -22,7 +23,7 @@ STEP = "tune"
 
 #: Learning rates, relative to the typical value of each tensor, of which short trials choose.
 #: What is badly damaged wants the first, what is almost as good as the teacher the last.
-RATES = (0.03, 0.01, 0.003, 0.001, 0.0003)
+RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 #: Each trial may take this share of the course, and this many steps at most.
 _TRIAL_SHARE, _TRIAL_STEPS = 0.03, 80
 _EPOCHS = 20
@@ -76,11 +77,13 @@ def train(
         )
         best, best_state = validate(student, loss, held, apart, options.batch), student.state()
         best_at, done, seen = 0.0, 0, 0
+        average = Average(best_state, total)
     else:
         start -= state.spent_s
         before, rate, best, best_at = state.before, state.rate, state.best, state.best_at
         done, seen, best_state = state.done, state.seen, state.best_leaves
         student.restore(state.leaves)
+        average = Average(state.average, total)
         adam.load_state_dict(state.optimizer)
         order.set_state(state.order)
     pass_began, written = order.get_state(), time.perf_counter()
@@ -100,6 +103,7 @@ def train(
                 seen,
                 leaves,
                 best_state,
+                average.state,
                 optimizer,
             )
         )
@@ -124,11 +128,13 @@ def train(
                 break
             factor = min(1.0, share / _WARM_UP + 0.02) * 0.5 * (1 + math.cos(math.pi * share))
             _take_step(student, loss, batch, adam, rate * factor)
+            average.add(student)
             done, seen = done + 1, seen + 1
             if done % every == 0 or done == total:
-                found = validate(student, loss, held, apart, options.batch)
-                if found < best:
-                    best, best_at, best_state = found, share, student.state()
+                with average.of(student):
+                    found = validate(student, loss, held, apart, options.batch)
+                    if found < best:
+                        best, best_at, best_state = found, share, student.state()
                 tired = share > max(_PATIENT_UNTIL, best_at + _PATIENCE)
                 stopped = tired or not math.isfinite(found) or done == total
                 if options.checkpoint and time.perf_counter() - written > INTERVAL_S:
@@ -138,9 +144,10 @@ def train(
             if stopped:
                 break
         seen, pass_began = 0, order.get_state()
-    found = validate(student, loss, held, apart, options.batch)
-    if found < best:
-        best, best_state = found, student.state()
+    with average.of(student):
+        found = validate(student, loss, held, apart, options.batch)
+        if found < best:
+            best, best_state = found, student.state()
     student.restore(best_state)
     checkpoint.remove()
     return Course(done, rate, before, best)
