@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("torch")
 
 from onnxlite.graph import const_array
-from onnxlite.model import load
+from onnxlite.model import clone, load
+from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
 from onnxlite.tune.learned import QuantizedWeight
 from onnxlite.tune.starts import ONE_STEP, rest
@@ -38,7 +39,9 @@ def test_of_a_quantized_net(known):
     net = parse(NET)
     images = np.random.default_rng(0).standard_normal((40, 3, 8, 8), np.float32)
     small = load(quantize_static(net, images, placement="everything", equalize=False))
-    student = Student(small, load(net) if known else None)
+    reference = clone(load(net))
+    normalize(reference)
+    student = Student(small, reference if known else None)
     weights = [item for item in student.learned if isinstance(item, QuantizedWeight)]
     assert weights
     written = student.written().graph.initializers
