@@ -8,6 +8,7 @@ how they were split. A coarser histogram is the finer one with neighbours added 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,15 +45,16 @@ class Histogram:
     def of(cls, values: NDArray[Any]) -> Histogram:
         """The histogram of float32 values of any shape, at least one and all finite."""
         flat = values.reshape(-1)
-        exponent = _smallest_exponent(float(flat.min()), float(flat.max()))
+        low, high = float(flat.min()), float(flat.max())
+        exponent = _smallest_exponent(low, high)
         # Exact in float64, where no float32 number times a power of two leaves the range; in
         # float32 where that multiplies by a number from 1 on.
         exact = np.dtype(np.float32 if _FINEST_INVERTED <= exponent <= 0 else np.float64)
-        index: NDArray[Any] = flat.astype(exact) * exact.type(2.0**-exponent)
+        index: NDArray[Any] = np.multiply(flat, exact.type(2.0**-exponent), dtype=exact)
         np.floor(index, out=index)
-        first = index.min()
-        index -= first
-        return cls(exponent, int(first), np.bincount(index.astype(np.intp)).astype(np.int64))
+        first = math.floor(math.ldexp(low, -exponent))
+        index -= exact.type(first)
+        return cls(exponent, first, np.bincount(index.astype(np.intp)).astype(np.int64, copy=False))
 
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of elements; exact, in any order."""
