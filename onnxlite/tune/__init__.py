@@ -52,7 +52,8 @@ def tune(
     nodes and codes of packed weights are learned with straight-through gradients and scales as
     in LSQ (Esser et al. 2020), and go back into the same nodes: the result has the layers, types
     and kernels that it had. Every fifth sample is held out; the best state there is kept, and
-    the model is returned unchanged unless ONNX Runtime finds it closer to the reference there.
+    the model is returned unchanged unless ONNX Runtime finds it closer to the reference there, by
+    more than chance.
 
     Args:
         model: the compressed model; a path, a `ModelProto` or an `ir.Model`, not changed.
@@ -67,7 +68,7 @@ def tune(
             name, that gives a tensor of one number.
         labels: class of each sample, for cross-entropy as well.
         lr: learning rate, relative to the typical value of each tensor; by default short
-            trials of five choose it.
+            trials of six choose it.
         batch: samples per step.
         inner: compare inner layers, too.
         blocks: before the whole, train one part after the other to meet the inner values.

@@ -17,12 +17,11 @@ from onnxlite.graph import is_op
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.records import Progress, StepReport, silent
-from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, feed_size, input_specs
-from onnxlite.tune.executor import torch_feed
 from onnxlite.tune.learned import Tensors
 from onnxlite.tune.losses import Loss, class_outputs
 from onnxlite.tune.options import TuneOptions
+from onnxlite.tune.proof import by_chance, losses_of
 from onnxlite.tune.rows import Row, Rows, batches
 from onnxlite.tune.student import Student
 from onnxlite.tune.train import STEP, gained, train
@@ -78,10 +77,24 @@ def tune_ir(
                 start,
             )
         result = student.written()
-        before, after = (_measured(side, loss, held, rows, options) for side in (source, result))
+        losses = [
+            losses_of(
+                side,
+                loss,
+                held,
+                apart=rows.apart,
+                size=options.batch,
+                threads=options.threads,
+            )
+            for side in (source, result)
+        ]
+    before, after = (float(each.mean()) for each in losses)
     change = f"on {len(held)} samples held out, in ONNX Runtime: loss {before:.4g} -> {after:.4g}"
     if not gained(before, after):
         return source, _report(f"the tuned model is not better {change}", start)
+    if (chance := by_chance(*losses)) > before - after:
+        change += f", and a difference of {chance:.2g} may be chance"
+        return source, _report(f"the tuned model is not clearly better {change}", start)
     kinds: dict[str, int] = {}
     for item in student.learned:
         kind = _KINDS[type(item).__name__]
@@ -211,21 +224,6 @@ def _variance(rows: Sequence[Row], name: str) -> float:
     chosen = rows[:: max(1, len(rows) // 256)]
     values = torch.cat([row.answers[name].reshape(-1).float() for row in chosen])
     return max(float(values.var(correction=0)), float(np.finfo(np.float32).tiny))
-
-
-def _measured(
-    model: ir.Model, loss: Loss, held: Sequence[Row], rows: Rows, options: TuneOptions
-) -> float:
-    """The loss of a model in ONNX Runtime on rows held out."""
-    session = Session(model, threads=options.threads)
-    total, count = 0.0, 0
-    for parts in batches(held, options.batch, rows.apart):
-        for part in parts:
-            found = torch_feed(session.run({k: v.numpy() for k, v in part.feed.items()}))
-            number = next(iter(part.feed.values())).shape[0] if rows.apart else 1
-            total += float(loss.of_outputs(found, part.answers, part.labels)) * number
-            count += number
-    return total / count
 
 
 @contextmanager
