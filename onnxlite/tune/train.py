@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,11 @@ STEP = "tune"
 #: Learning rates, relative to the typical value of each tensor, of which short trials choose.
 #: What is badly damaged wants the first, what is almost as good as the teacher the last.
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-#: Each trial may take this share of the course, and this many steps at most.
-_TRIAL_SHARE, _TRIAL_STEPS = 0.03, 80
+#: Where they begin: at this one; from there they go on while it gets better.
+_FIRST_RATE = 0.003
+#: Each trial may take this share of the course, and this many steps at most. Fewer than these
+#: tell nothing of a higher rate but that it gets worse at first.
+_TRIAL_SHARE, _TRIAL_STEPS = 0.08, 80
 _EPOCHS = 20
 _LEAST_STEPS, _MOST_STEPS = 300, 5000
 _WARM_UP = 0.05
@@ -220,28 +223,48 @@ def _rate_of_trials(
     count = max(5, min(_TRIAL_STEPS, round(_TRIAL_SHARE * total)))
     seconds = math.inf if options.time_limit is None else _TRIAL_SHARE * options.time_limit
     found: dict[float, float] = {}
-    for tried, rate in enumerate(RATES):
+
+    def reached(rate: float) -> float:
+        if rate in found:
+            return found[rate]
         adam, order = _optimizer(student), torch.Generator().manual_seed(options.seed)
         done, end = 0, time.perf_counter() + seconds
         while done < count and (time.perf_counter() < end or not done):
             for batch in batches(rows, options.batch, apart, order):
                 # Up and down again: what a high rate has learned shows when it has fallen.
                 factor = math.sin(math.pi * (done + 0.5) / count)
-                progress(
-                    f"{STEP}: learning rate {rate:g}", tried * count + done, len(RATES) * count
-                )
+                told = len(found) * count + done, len(RATES) * count
+                progress(f"{STEP}: learning rate {rate:g}", *told)
                 _take_step(student, loss, batch, adam, rate * factor)
                 done += 1
                 if done >= count or time.perf_counter() >= end:
                     break
-        reached = validate(student, loss, held, apart, options.batch)
-        found[rate] = reached if math.isfinite(reached) else math.inf
+        loss_then = validate(student, loss, held, apart, options.batch)
         student.restore(state)
-    most = before - min(found.values())
+        found[rate] = loss_then if math.isfinite(loss_then) else math.inf
+        return found[rate]
+
+    return _best_rate(reached, before)
+
+
+def _best_rate(reached: Callable[[float], float], before: float) -> float:
+    """The rate to train with, by the loss that short trials reach from `before`.
+
+    The loss has one valley along the rates, so that few of them are tried.
+    """
+    at = RATES.index(_FIRST_RATE)
+    for step in (-1, 1):
+        while 0 <= at + step < len(RATES) and reached(RATES[at + step]) < reached(RATES[at]):
+            at += step
     # A short trial favours low rates: the next above the highest that gains half as much goes
     # further. Where none gains, the lowest is least likely to spoil anything.
-    good = [rate for rate in RATES if before - found[rate] >= 0.5 * most > 0]
-    return RATES[max(0, RATES.index(max(good)) - 1)] if good else RATES[-1]
+    most = before - reached(RATES[at])
+    if most <= 0:
+        return RATES[-1]
+    half_as_good = at
+    while half_as_good and before - reached(RATES[half_as_good - 1]) >= 0.5 * most:
+        half_as_good -= 1
+    return RATES[max(0, half_as_good - 1)]
 
 
 def _optimizer(student: Student) -> torch.optim.Adam:
