@@ -54,6 +54,15 @@ def publish(
     return path
 
 
+def kept_rows(name: str, *columns: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of an earlier run by some of their columns, for a run that adds to them."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {tuple(row[column] for column in columns): row for row in rows}
+
+
 def _command() -> str:
     """How the benchmark was started, without this machine's paths."""
     return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])

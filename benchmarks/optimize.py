@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._tables import publish
+from benchmarks._tables import kept_rows, publish
 from onnxlite.errors import OnnxliteError
 from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import disk_bytes
@@ -234,7 +234,7 @@ def zoo_cases() -> Iterator[Case]:
 
 
 def main() -> None:
-    """Run the models named on the command line, all by default."""
+    """Run the models named on the command line, or all; rows of others stay in the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(CASES))
     parser.add_argument("--zoo", action="store_true", help="many structures, defaults only")
@@ -242,18 +242,19 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
     cases = zoo_cases() if options.zoo else (CASES[name]() for name in options.models)
-    rows = []
+    file = "optimize_zoo" if options.zoo else "optimize"
+    rows = kept_rows(file, "model")
     with tempfile.TemporaryDirectory() as directory:
         for case in cases:
             try:
                 row = measure(case, Path(directory), warm=not (options.zoo or options.no_warm))
             except OnnxliteError as error:
                 row = {"model": case.name, "result": f"CRASHED: {error}"}
-            rows.append(row)
+            rows[case.name,] = {k: _rounded(v) for k, v in row.items()}
             print(case.name, row["result"], flush=True)
             publish(
-                "optimize_zoo" if options.zoo else "optimize",
-                [{k: _rounded(v) for k, v in r.items()} for r in rows],
+                file,
+                list(rows.values()),
                 title="The smallest and fastest model within a budget",
             )
 
