@@ -57,9 +57,18 @@ def judge(reference: Run, sides: Iterable[Run], feeds: Sequence[Feed]) -> Verdic
     Raises:
         OptionError: the outputs differ in number or shape.
     """
-    expected = [reference(feed) for feed in feeds]
-    before, after = (_worst_db(expected, side, feeds) for side in sides)
+    before, after = ratings(reference, sides, feeds)
     return Verdict(before, after)
+
+
+def ratings(reference: Run, sides: Iterable[Run], feeds: Sequence[Feed]) -> list[float]:
+    """Signal to noise in dB of the worst output, of any number of ways to run a model.
+
+    Raises:
+        OptionError: the outputs differ in number or shape.
+    """
+    expected = [reference(feed) for feed in feeds]
+    return [_worst_db(expected, side, feeds) for side in sides]
 
 
 def _worst_db(expected: Sequence[Outputs], run: Run, feeds: Sequence[Feed]) -> float:

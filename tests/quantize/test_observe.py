@@ -12,6 +12,7 @@ from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.fitting import narrow
 from onnxlite.quantize.fitting.reader_error import reader_errors
 from onnxlite.quantize.placing.placement import place
 from onnxlite.quantize.prepare import prepared
@@ -19,7 +20,6 @@ from onnxlite.quantize.qtypes import dequantize, quantize
 from onnxlite.quantize.scales import params_of
 from onnxlite.quantize.targets import target_named
 from onnxlite.records import StepReport
-from onnxlite.repair.verify import Verdict
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -180,8 +180,7 @@ def test_auto_with_open_shapes_and_fixed_batches() -> None:
 
 def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[StepReport] = []
-    wrong = Verdict(before_db=30.0, after_db=29.0)
-    monkeypatch.setattr("onnxlite.quantize.fitting.narrow.judge", lambda *_, **__: wrong)
+    monkeypatch.setattr(narrow, "ratings", lambda *_, **__: [30.0, 28.0, 29.0])
     options = {"rounding": "nearest", "placement": "everything"}
     auto = quantize_static(
         parse(DEAF), tailed(), observer="auto", on_report=reports.append, **options
@@ -189,6 +188,18 @@ def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyP
     plain = quantize_static(parse(DEAF), tailed(), observer="minmax", **options)
     assert auto.SerializeToString() == plain.SerializeToString()
     assert any("29.0 dB and the whole ones 30.0 dB" in row.reason for row in reports[0].declined)
+
+
+@pytest.mark.parametrize(("decibels", "best"), [([30.0, 28.0, 31.0], "mse"), ([9, 9.2, 9.1], None)])
+def test_auto_takes_what_holds_at_the_outputs(
+    monkeypatch: pytest.MonkeyPatch, decibels: list[float], best: str | None
+) -> None:
+    """Of the choice by harm and that by squared error, if either is clearly better."""
+    monkeypatch.setattr(narrow, "ratings", lambda *_, **__: decibels)
+    options = {"rounding": "nearest", "placement": "everything"}
+    auto = quantize_static(parse(DEAF), tailed(), observer="auto", **options)
+    other = quantize_static(parse(DEAF), tailed(), observer=best or "minmax", **options)
+    assert auto.SerializeToString() == other.SerializeToString()
 
 
 def test_histograms_do_not_copy_values_out() -> None:

@@ -4,8 +4,8 @@ Candidates are what the observers say, and shares of the whole range. They are c
 their error at the readers, on whole tensors of a few samples. A range that is worse than
 min/max by the squared error over all samples is out: that sees outliers which the few samples
 do not have. Of ranges that are nearly as good the widest is taken, because clipping hurts more
-than either measure tells. The choice as a whole must then beat min/max at the outputs of the
-model, on samples that it was not made with.
+than either measure tells. The choice as a whole, and the ranges of least squared error, must
+then beat min/max at the outputs of the model, on samples that they were not made with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnxlite.quantize.scales import levels_of, params_of
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.widths import Widths
 from onnxlite.records import Declined
-from onnxlite.repair.verify import Verdict, judge
+from onnxlite.repair.verify import ratings
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size
 
@@ -81,18 +81,21 @@ def least_harm(
         name: [params_of(one, target) for one in ranges] for name, (ranges, _) in candidates.items()
     }
     harm = reader_errors(model, placement, params, measured, threads=options.threads)
-    chosen = dict(whole)
-    for name, (ranges, error) in candidates.items():
-        chosen[name] = _least(ranges, harm.get(name, error))
-    if chosen == whole:
+    by_harm = {n: _least(ranges, harm.get(n, error)) for n, (ranges, error) in candidates.items()}
+    by_square = {n: ranges[int(error.argmin())] for n, (ranges, error) in candidates.items()}
+    choices = [whole]
+    for narrower in (by_harm, by_square):
+        if (choice := {**whole, **narrower}) not in choices:
+            choices.append(choice)
+    if len(choices) == 1:
         return Choice(whole)
-    twin, scales = simulated(model, placement, (whole, chosen), target, options)
+    twin, scales = simulated(model, placement, choices, target, options)
     integers = Session(twin, threads=options.threads, fuse_qdq=False)
     sides = (lambda feed, given=given: integers.run(feed | given) for given in scales)
-    verdict = judge(Session(model, threads=options.threads).run, sides, held_out)
-    if not verdict.after_db >= verdict.before_db + _GAIN_DB:
-        return Choice(whole, (_declined(_comparison(verdict, len(held_out))),))
-    return Choice(chosen)
+    before, *after = ratings(Session(model, threads=options.threads).run, sides, held_out)
+    if not max(after) >= before + _GAIN_DB:
+        return Choice(whole, (_declined(_comparison(before, max(after), len(held_out))),))
+    return Choice(choices[1 + after.index(max(after))])
 
 
 def _candidates(seen: ValueStatistics, levels: Levels) -> tuple[list[Range], Array64]:
@@ -144,10 +147,10 @@ def _single(feed: Feed, samples: Samples) -> Iterator[Feed]:
         yield {k: a[index : index + 1] if a.ndim else a for k, a in feed.items()}
 
 
-def _comparison(verdict: Verdict, count: int) -> str:
+def _comparison(before_db: float, after_db: float, count: int) -> str:
     return (
-        f"on {count} samples held out narrower ranges give {verdict.after_db:.1f} dB and the "
-        f"whole ones {verdict.before_db:.1f} dB"
+        f"on {count} samples held out narrower ranges give {after_db:.1f} dB and the whole ones "
+        f"{before_db:.1f} dB"
     )
 
 
