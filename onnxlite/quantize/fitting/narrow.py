@@ -82,7 +82,7 @@ def least_harm(
     }
     harm = reader_errors(model, placement, params, measured, threads=options.threads)
     by_harm = {n: _least(ranges, harm.get(n, error)) for n, (ranges, error) in candidates.items()}
-    by_square = {n: ranges[int(error.argmin())] for n, (ranges, error) in candidates.items()}
+    by_square = {n: _nearest(ranges, error) for n, (ranges, error) in candidates.items()}
     choices = [whole]
     for narrower in (by_harm, by_square):
         if (choice := {**whole, **narrower}) not in choices:
@@ -120,6 +120,11 @@ def _least(ranges: Sequence[Range], harm: Array64) -> Range:
         return ranges[0]
     good = [one for one, value in zip(ranges, harm, strict=True) if value <= _TIE * least]
     return max(good, key=lambda one: one.high - one.low)
+
+
+def _nearest(ranges: Sequence[Range], error: Array64) -> Range:
+    """The range of least squared error; the first if none has much less."""
+    return ranges[int(error.argmin())] if error.min() <= _WORTH * error[0] else ranges[0]
 
 
 def _few(samples: Samples) -> tuple[list[Feed], list[Feed]]:
