@@ -26,7 +26,7 @@ from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import disk_bytes
 from onnxlite.samples import SamplesLike
 from onnxlite.save import save
-from onnxlite.search import Budget, optimize
+from onnxlite.search import Budget, Trial, optimize
 
 MINUTES = 60.0
 ZOO_SECONDS = 75.0
@@ -159,13 +159,19 @@ def measure(case: Case, cache: Path, *, warm: bool) -> dict[str, Any]:
             budget=case.budget,
             time_limit=case.seconds,
             cache=cache,
+            on_trial=told,
         )
+
+    def told(trial: Trial) -> None:
+        ratio = "-" if trial.latency is None else f"{trial.latency.median:.3f}"
+        print(f"{time.perf_counter() - start:6.0f} s  {ratio:>6}  {trial.label}", flush=True)
 
     start = time.perf_counter()
     outcome = searched()
     seconds = time.perf_counter() - start
     again = None
-    if warm:
+    # A search that time had ended would go on.
+    if warm and outcome.report.search.stopped == "finished":
         start = time.perf_counter()
         searched()
         again = time.perf_counter() - start
