@@ -155,7 +155,7 @@ class Rounds:
         # From the edge itself, where chance may be against it: training moves it anyway.
         edge = min((c.share for c, t in tried if c.line == line.name and _within(t)), default=1)
         start = min(edge, reached) * _TRAINED
-        shorter: tuple[str, ...] = ()
+        shorter: tuple[str, ...] = (line.name,)
         for steps, step in zip(courses, _STEPS, strict=False):
             trained = self._line(first, training=steps)
             yield [trained.make(round(start, 4))]
@@ -240,7 +240,7 @@ class Rounds:
     ) -> Iterator[list[Candidate]]:
         """Search between what goes on and what does not, until the two are close.
 
-        What goes on after a `shorter` course of training does so after a longer one.
+        What goes on after a `shorter` course of training, or none, does so after a longer one.
         """
         for _ in range(_MOST_ROUNDS):
             points = [
