@@ -40,11 +40,12 @@ logger = logging.getLogger(__name__)
 #: unseen, so they are few and counted.
 _MOST_LOOKS = 4
 _FINAL_TIMING_S = 10.0
-#: Steps that candidates may be trained for: the first find about where the edge is.
-_TRAINING_STEPS = (1000, 4000)
-#: A step takes about as long as so many runs of the model, and a course at most this share of
-#: the time there is.
-_RUNS_PER_STEP, _TRAINING_SHARE = 200, 0.35
+#: Steps that candidates may be trained for: as many as there is time for.
+_TRAINING_STEPS = (4000, 2000, 1000)
+#: A step takes about as long as so many runs of the model, some of whose channels are gone, and
+#: a course at most this share of the time there is.
+_RUNS_PER_STEP, _TRAINING_SHARE = 80, 0.35
+
 
 #: The original against itself.
 _UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
@@ -312,14 +313,15 @@ class Search:
         return any(not group.pinned for group in groups)
 
     def _courses(self) -> Sequence[int]:
-        """Steps of training that leave time for more than one trial, few first."""
+        """For how many steps candidates are trained, so that there is time for some; or not."""
         if not can_tune():
             return ()
         times = [t.latency_ms for _, t in self.lab.tried if t.latency_ms is not None]
         if self._clock.limit is None or not times:
-            return _TRAINING_STEPS
+            return _TRAINING_STEPS[:1]
         step_s = _RUNS_PER_STEP * max(times) / 1e3
-        return [s for s in _TRAINING_STEPS if s * step_s <= _TRAINING_SHARE * self._clock.limit]
+        longest = _TRAINING_SHARE * self._clock.limit
+        return [steps for steps in _TRAINING_STEPS if steps * step_s <= longest][:1]
 
     def _best_text(self) -> str:
         ranked = self._ranked()

@@ -32,16 +32,16 @@ from onnxlite.search.records import Trial
 _FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
 #: Training allows about so much of what is left without it, and a longer one of that again.
-_TRAINED, _TRAINED_ON = 0.75, 0.88
+_TRAINED, _TRAINED_ON = 0.65, 0.88
 #: Two shares are told apart if one is more than this times the other; before training, which
 #: starts from about where it goes no further without, it needs not be known so well.
 _RESOLUTION, _COARSE = 1.08, 1.3
 #: The first share below 1 that goes on is looked for up to here: it may be all there is.
 _LEAST_CUT = 1.03
 _MOST_ROUNDS = 8
-#: How far a share goes down while nothing is lost: of the first course of training, and of one
-#: that goes on from where the first one ended.
-_STEPS = (0.6, 0.88)
+#: How far a share goes down while nothing is lost: without training, in a first course of it, and
+#: in one that goes on from where the first one ended.
+_STEP, _STEPS = 0.6, (0.8, 0.88)
 #: Of a weight in the input, and what a file holds besides weights.
 _FLOAT_BITS, _OVERHEAD = 32, 1.1
 #: How many layers stay float where INT8 alone loses too much.
@@ -235,7 +235,7 @@ class Rounds:
         line: Line,
         tried: Tried,
         resolution: float = _RESOLUTION,
-        step: float = _STEPS[0],
+        step: float = _STEP,
         shorter: Collection[str] = (),
     ) -> Iterator[list[Candidate]]:
         """Search between what goes on and what does not, until the two are close.
@@ -258,7 +258,7 @@ def next_share(
     points: Sequence[tuple[float, Trial]],
     goes_on: Callable[[Trial], bool],
     resolution: float = _RESOLUTION,
-    step: float = _STEPS[0],
+    step: float = _STEP,
 ) -> float | None:
     """Where to look next for the share at which trials stop to go on; None if it is found.
 
