@@ -103,7 +103,7 @@ class Search:
             prefer=self._prefer,
             prunable=self._prunable,
             fragile=lambda: self._fragile(target),
-            courses=self._courses,
+            training=self._training,
             seed=self._seed,
         )
         self._rounds = rounds
@@ -312,16 +312,16 @@ class Search:
             return False
         return any(not group.pinned for group in groups)
 
-    def _courses(self) -> Sequence[int]:
-        """For how many steps candidates are trained, so that there is time for some; or not."""
+    def _training(self) -> int | None:
+        """For how many steps candidates are trained, so that there is time for some of them."""
         if not can_tune():
-            return ()
+            return None
         times = [t.latency_ms for _, t in self.lab.tried if t.latency_ms is not None]
         if self._clock.limit is None or not times:
-            return _TRAINING_STEPS[:1]
+            return _TRAINING_STEPS[0]
         step_s = _RUNS_PER_STEP * max(times) / 1e3
         longest = _TRAINING_SHARE * self._clock.limit
-        return [steps for steps in _TRAINING_STEPS if steps * step_s <= longest][:1]
+        return next((steps for steps in _TRAINING_STEPS if steps * step_s <= longest), None)
 
     def _best_text(self) -> str:
         ranked = self._ranked()

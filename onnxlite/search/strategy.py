@@ -8,7 +8,7 @@ process and on a cluster, and one that was interrupted goes on where it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from onnxlite.prune.choose import RoundTo
@@ -31,17 +31,16 @@ from onnxlite.search.records import Trial
 #: The share of MACs that a line begins with.
 _FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
-#: Training allows about so much of what is left without it, and a longer one of that again.
-_TRAINED, _TRAINED_ON = 0.65, 0.88
+#: Training allows about so much of what is left without it.
+_TRAINED = 0.65
 #: Two shares are told apart if one is more than this times the other; before training, which
 #: starts from about where it goes no further without, it needs not be known so well.
 _RESOLUTION, _COARSE = 1.08, 1.3
 #: The first share below 1 that goes on is looked for up to here: it may be all there is.
 _LEAST_CUT = 1.03
 _MOST_ROUNDS = 8
-#: How far a share goes down while nothing is lost: without training, in a first course of it, and
-#: in one that goes on from where the first one ended.
-_STEP, _STEPS = 0.6, (0.8, 0.88)
+#: How far a share goes down while nothing is lost; less far where the edge is known about.
+_STEP, _TRAINED_STEP = 0.6, 0.8
 #: Of a weight in the input, and what a file holds besides weights.
 _FLOAT_BITS, _OVERHEAD = 32, 1.1
 #: How many layers stay float where INT8 alone loses too much.
@@ -59,8 +58,8 @@ class Rounds:
         prefer: what the best trial is.
         prunable: tells whether there are channels that may go, once the first batch is tried.
         fragile: tells the layers that cost most in INT8, worst first.
-        courses: tells for how many steps candidates may be trained, few first, once the first
-            batch is tried; none where they may not.
+        training: tells for how many steps candidates are trained, once the first batch is tried;
+            None where they are not.
         seed: of the pruning.
     """
 
@@ -72,7 +71,7 @@ class Rounds:
         prefer: Prefer,
         prunable: Callable[[], bool],
         fragile: Callable[[], Sequence[str]],
-        courses: Callable[[], Sequence[int]],
+        training: Callable[[], int | None],
         seed: int,
     ) -> None:
         self._forms = {form.name: form for form in forms}
@@ -80,7 +79,7 @@ class Rounds:
         self._prefer: Prefer = prefer
         self._prunable = prunable
         self._seed = seed
-        self._fragile, self._courses = fragile, courses
+        self._fragile, self._training = fragile, training
         self._lines: dict[str, Line] = {}
 
     def batches(self, tried: list[tuple[Candidate, Trial]]) -> Iterator[list[Candidate]]:
@@ -145,28 +144,22 @@ class Rounds:
     ) -> Iterator[list[Candidate]]:
         """The best format with ever fewer channels; then others from where that one ended."""
         first, *others = names
-        courses = self._courses()
+        steps = self._training()
         line = self._line(first)
         yield [line.make(_FIRST_SHARE)]
-        yield from self._along(line, tried, _COARSE if courses else _RESOLUTION)
+        yield from self._along(line, tried, _RESOLUTION if steps is None else _COARSE)
         reached = self._reached(tried)
         if reached == 1:
             return
         # From the edge itself, where chance may be against it: training moves it anyway.
         edge = min((c.share for c, t in tried if c.line == line.name and _within(t)), default=1)
         start = min(edge, reached) * _TRAINED
-        shorter: tuple[str, ...] = (line.name,)
-        for steps, step in zip(courses, _STEPS, strict=False):
+        if steps is not None:
             trained = self._line(first, training=steps)
             yield [trained.make(round(start, 4))]
-            yield from self._along(trained, tried, step=step, shorter=shorter)
-            shorter = (*shorter, trained.name)
-            if not any(c.line == trained.name and self._goes_on(t) for c, t in tried):
-                break
-            start = self._reached(tried) * _TRAINED_ON
-        if self._reached(tried) < reached:
-            return
-        if courses:
+            yield from self._along(trained, tried, step=_TRAINED_STEP, untrained=line)
+            if self._reached(tried) < reached:
+                return
             yield from self._along(line, tried)
             reached = self._reached(tried)
         for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
@@ -236,18 +229,18 @@ class Rounds:
         tried: Tried,
         resolution: float = _RESOLUTION,
         step: float = _STEP,
-        shorter: Collection[str] = (),
+        untrained: Line | None = None,
     ) -> Iterator[list[Candidate]]:
         """Search between what goes on and what does not, until the two are close.
 
-        What goes on after a `shorter` course of training, or none, does so after a longer one.
+        What goes on `untrained` does so with training.
         """
         for _ in range(_MOST_ROUNDS):
-            points = [
-                (c.share, t)
-                for c, t in tried
-                if c.line == line.name or (c.line in shorter and self._goes_on(t))
-            ]
+            points = [(c.share, t) for c, t in tried if c.line == line.name]
+            if untrained is not None:
+                points += [
+                    (c.share, t) for c, t in tried if c.line == untrained.name and self._goes_on(t)
+                ]
             share = next_share(points, self._goes_on, resolution, step)
             if share is None:
                 return

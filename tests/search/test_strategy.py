@@ -11,8 +11,8 @@ from onnxlite.search.candidates import formats
 from onnxlite.search.rank import best, merit, on_front
 from onnxlite.search.strategy import Rounds
 
-#: The line of the first course of training.
-SHORT = "int8 by 1,000 steps of training"
+#: The line that is trained.
+TRAINED = "int8 by 4,000 steps of training"
 
 
 def world(candidate, int8_drop=0.001):
@@ -20,7 +20,7 @@ def world(candidate, int8_drop=0.001):
     integer = candidate.line.startswith("int8")
     drop = 0.02 * ((1 - candidate.share) / candidate.share) ** 2 + (int8_drop if integer else 0)
     if "training" in candidate.line:
-        drop /= 5 if "4,000" in candidate.line else 4
+        drop /= 4
     if "but" in candidate.line:
         drop -= int8_drop * 0.9
     scale = (0.4, 0.3) if integer else (1.0, 1.0)
@@ -67,7 +67,7 @@ def search(budget, prefer="both", prunable=True, int8_drop=0.001, trained=False)
         prefer=prefer,
         prunable=lambda: prunable,
         fragile=lambda: ("first", "second", "third", "fourth"),
-        courses=lambda: (1000, 4000) if trained else (),
+        training=lambda: 4000 if trained else None,
         seed=0,
     )
     done = []
@@ -187,7 +187,7 @@ def test_what_did_not_hold_is_followed_by_a_little_less():
         prefer="both",
         prunable=lambda: True,
         fragile=tuple,
-        courses=tuple,
+        training=lambda: None,
         seed=0,
     )
     done = []
@@ -209,16 +209,12 @@ def test_training_goes_further_than_repair_alone():
     (steps,) = [c.steps for c, t in done if t is top]
     assert [type(step).__name__ for step in steps[:3]] == ["Simplify", "PruneChannels", "Tune"]
     assert steps[2].steps == 4000
-    # The longer course begins where the short one ended, and is tried less often.
-    lines = [c.line for c, _ in done]
-    assert lines.index(SHORT) < lines.index("int8 by 4,000 steps of training")
-    assert lines.count("int8 by 4,000 steps of training") <= lines.count(SHORT)
 
 
 def test_before_training_the_edge_is_found_coarsely_and_without_it_finely():
     def untrained(trained):
         done = search(Budget(max_drop=0.05), trained=trained)
-        first = [c.line for c, _ in done].index(SHORT) if trained else len(done)
+        first = [c.line for c, _ in done].index(TRAINED) if trained else len(done)
         return [c.share for c, _ in done[:first] if c.line == "int8" and c.share < 1]
 
     coarse, fine = untrained(True), untrained(False)
@@ -230,7 +226,7 @@ def test_where_training_does_not_help_the_edge_without_it_is_found_after_all(mon
     monkeypatch.setitem(globals(), "world", lambda c, d=0.001, known=world: hopeless(known, c, d))
     done = search(Budget(max_drop=0.05), trained=True)
     lines = [c.line for c, _ in done]
-    assert "int8" in lines[lines.index(SHORT) :]
+    assert "int8" in lines[lines.index(TRAINED) :]
 
 
 def hopeless(known, candidate, int8_drop):
