@@ -33,6 +33,7 @@ EXAMPLES = {
     "Relu": ("Relu(x)", "3,4", ""),
     "Clip": ("Clip(x, low, high)", "3,4", "float low = {-0.5}, float high = {0.75}"),
     "Add": ("Add(x, w)", "3,4", "float[3,4] w"),
+    "Sum": ("Sum(x, w)", "3,4", "float[3,4] w"),
     "Mul": ("Mul(x, w)", "3,4", "float[3,4] w"),
     "LeakyRelu": ("LeakyRelu<alpha=0.2>(x)", "3,4", ""),
     "PRelu": ("PRelu(x, w)", "3,4", "float[4] w"),
