@@ -133,9 +133,7 @@ def row(name: str, steps: int | None) -> dict[str, Any]:
         "before": accuracy(small),
         "after": accuracy(tuned),
         "after_in_torch": accuracy_in_torch(tuned),
-        "latency_after_to_before": benchmark(small, tuned).ratio.median,
-        "size_after_to_before": size_bytes(tuned) / size_bytes(small),
-        "cpu_seconds": round(spent),
+        **_cost(small, tuned, spent),
         "varied_inputs": case.vary,
         "course": reports[0].summary,
     }
@@ -172,11 +170,18 @@ def photograph_row(steps: int | None) -> dict[str, Any]:
         "sqnr_db_after": _sqnr_db(want, after),
         "agreement_before": float((want.argmax(1) == before.argmax(1)).mean()),
         "agreement_after": float((want.argmax(1) == after.argmax(1)).mean()),
-        "latency_after_to_before": benchmark(small, tuned).ratio.median,
-        "size_after_to_before": size_bytes(tuned) / size_bytes(small),
-        "cpu_seconds": round(spent),
+        **_cost(small, tuned, spent),
         "varied_inputs": True,
         "course": reports[0].summary,
+    }
+
+
+def _cost(before: ir.Model, after: ir.Model, spent: float) -> dict[str, Any]:
+    """What tuning took, and what it changed at run time."""
+    return {
+        "latency_after_to_before": benchmark(before, after).ratio.median,
+        "size_after_to_before": size_bytes(after) / size_bytes(before),
+        "cpu_seconds": round(spent),
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from onnxlite.prune.curve import Curve
 from onnxlite.prune.price import Ledger
+from onnxlite.records import Progress, silent
 
 #: How many steps ahead a group is judged by: a step may save nothing until the next is made.
 _AHEAD = 4
@@ -24,6 +25,7 @@ def allocate(
     counts: Sequence[Sequence[int]],
     price: Ledger,
     target: float,
+    progress: Progress = silent,
 ) -> bool:
     """Remove units in `price` until its total is at most `target`.
 
@@ -33,6 +35,7 @@ def allocate(
             is not all of them, so many go from the start.
         price: of the model, on the curves' orders; nothing is removed in it yet.
         target: the price to reach.
+        progress: called as groups exchange steps.
 
     Returns:
         Whether the target was reached; if not, all has gone that may.
@@ -43,7 +46,8 @@ def allocate(
             return False
     while state.give_back(target):
         pass
-    for _ in range(_EXCHANGES):
+    for index in range(_EXCHANGES):
+        progress("choose units", index, _EXCHANGES)
         if not state.exchange(target):
             break
     return True

@@ -89,7 +89,8 @@ class Reach:
         """
         ledger = self._fresh()
         whole = ledger.total
-        complete = allocate(self._curves, self._allowed(ended), ledger, self._share * whole)
+        target = self._share * whole
+        complete = allocate(self._curves, self._allowed(ended), ledger, target, self._progress)
         return Reached(ledger.removed, ledger.total / whole, complete=complete)
 
     def reached(self, ended: Set[int] = frozenset()) -> Reached:
@@ -132,7 +133,7 @@ def _by_measuring(
     for index in range(_TRIES):
         progress("measure latency", index, _TRIES)
         ledger = fresh()
-        complete = allocate(curves, counts, ledger, aim * ledger.total)
+        complete = allocate(curves, counts, ledger, aim * ledger.total, progress)
         if ledger.removed in tried:
             break
         ratio = measure(ledger.removed)

@@ -285,7 +285,9 @@ def _reach(
     expected = run_feeds(model, checks, threads)
 
     def trial(removed: Removed) -> float:
-        candidate = repair_ir(without(removed), model, seen, limit=_TRIED, threads=threads)[0]
+        candidate = repair_ir(
+            without(removed), model, seen, limit=_TRIED, threads=threads, progress=progress
+        )[0]
         return distance(expected, run_feeds(candidate, checks, threads))
 
     return choose_endings(chooser, ends, trial)

@@ -46,7 +46,6 @@ _TRAINING_STEPS = (4000, 2000, 1000)
 #: a course at most this share of the time there is.
 _RUNS_PER_STEP, _TRAINING_SHARE = 80, 0.35
 
-
 #: The original against itself.
 _UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
 

@@ -68,7 +68,7 @@ def tune(
             name, that gives a tensor of one number.
         labels: class of each sample, for cross-entropy as well.
         lr: learning rate, relative to the typical value of each tensor; by default short
-            trials of six choose it.
+            trials choose it.
         batch: samples per step.
         inner: compare inner layers, too.
         blocks: before the whole, train one part after the other to meet the inner values.
