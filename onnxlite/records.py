@@ -61,7 +61,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, int] = {}
     declined: tuple[Declined, ...] = ()
     layers: tuple[LayerRow, ...] = ()
-    settled: dict[str, Cell | tuple[str, ...]] = {}
+    settled: dict[str, Cell | tuple[str, ...] | dict[str, int]] = {}
     seconds: float = 0.0
 
 

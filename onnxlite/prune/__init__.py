@@ -110,6 +110,7 @@ def prune_channels(
     params: float | None = None,
     latency: float | None = None,
     ratio: float | Mapping[str, float] | None = None,
+    widths: Mapping[str, int] | None = None,
     importance: Importance | ImportanceFunction = "auto",
     round_to: RoundTo = "auto",
     protect: Sequence[str] = (),
@@ -125,10 +126,10 @@ def prune_channels(
 
     What goes together (through residual sums, concatenations, reshapes, attention heads) is
     derived from the graph; what must stay is declined with the reason. `explain_channels`
-    shows both beforehand. Give exactly one of `macs`, `params`, `latency` and `ratio`. The
-    first three are reached by taking units where they do least damage for what they save;
-    channels that do nothing go first. With samples the layers that remain are repaired
-    (`onnxlite.repair`); without them expect a large loss of accuracy.
+    shows both beforehand. Give exactly one of `macs`, `params`, `latency`, `ratio` and
+    `widths`. The first three are reached by taking units where they do least damage for what
+    they save; channels that do nothing go first. With samples the layers that remain are
+    repaired (`onnxlite.repair`); without them expect a large loss of accuracy.
 
     Args:
         model: a path, a `ModelProto` or an `ir.Model`; it is not changed. Simplify it first.
@@ -140,6 +141,8 @@ def prune_channels(
             the original and corrected.
         ratio: share of the units of every group to remove, 0 to below 1; or shares by the
             names of groups, which leaves all other groups as they are.
+        widths: how many units groups keep, by their names; all others stay. A recipe holds
+            what `latency` chose in this form, so that it needs no measuring again.
         importance: which units go. `"reconstruction"`: those whose loss the layers that read
             them can best make up for, by second moments of the samples; `"energy"`: those
             that add least to these layers; `"l1"`, `"l2"`: of smallest norm; `"bn"`: of
@@ -181,6 +184,7 @@ def prune_channels(
         params=params,
         latency=latency,
         ratio=ratio,
+        widths=widths,
         importance=importance,
         round_to=round_to,
         protect=protect,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from math import gcd
 from typing import Literal
@@ -23,14 +23,14 @@ _LEAST_BLOCK = 4
 
 def check_options(
     channels: ChannelMap,
-    ratio: float | Mapping[str, float] | None,
+    named: Iterable[str],
     importance: Importance | ImportanceFunction,
     round_to: RoundTo,
     minimum: int,
     *,
     samples: bool,
 ) -> None:
-    """Raise `OptionError` for a value out of range, or a name that matches nothing."""
+    """Raise `OptionError` for a value out of range, or a group `named` that may not shrink."""
     if not callable(importance) and importance not in IMPORTANCES:
         raise OptionError(
             f"importance is a function or one of {', '.join(IMPORTANCES)}, given was {importance!r}"
@@ -40,7 +40,7 @@ def check_options(
     if (round_to != "auto" and round_to < 1) or minimum < 1:
         raise OptionError(f"round_to ({round_to}) and minimum ({minimum}) are 1 or more")
     names = {group.name: group for group in channels.groups}
-    for name in ratio if isinstance(ratio, Mapping) else ():
+    for name in named:
         if name not in names:
             raise OptionError(
                 f"no group of units is named {name!r}: `explain_channels` lists their names"
@@ -109,6 +109,35 @@ def count_to_keep(group: UnitGroup, share: float, *, block: int, minimum: int) -
     least = -(-minimum // step) * step
     wanted = max(least, round((1 - share) * total / step) * step)
     return min(wanted, total)
+
+
+def removed_by_widths(
+    channels: ChannelMap, free: Set[str], ends: Set[int], widths: Mapping[str, int]
+) -> tuple[int, ...]:
+    """How many units of every group go, if those named keep so many.
+
+    Args:
+        channels: the units.
+        free: names of the groups that may lose some.
+        ends: groups that may lose all.
+        widths: units to keep, by the names of groups.
+
+    Raises:
+        OptionError: more units than there are, fewer than must stay, or a protected group.
+    """
+    removed = []
+    for index, group in enumerate(channels.groups):
+        total = len(group.units)
+        kept = widths.get(group.name, total)
+        least = 0 if index in ends else 1
+        if not least <= kept <= total:
+            raise OptionError(
+                f"{group.name!r} has {total} units and keeps {least} at least, given was {kept}"
+            )
+        if kept < total and group.name not in free:
+            raise OptionError(f"the units of {group.name!r} are protected and cannot be {kept}")
+        removed.append(total - kept)
+    return tuple(removed)
 
 
 def _protected(channels: ChannelMap, patterns: Sequence[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What is to be reached: a share of the MACs, the parameters or the latency, or of each group."""
+"""What is to be reached: a share of MACs, parameters, latency or of each group, or widths."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from onnxlite.errors import OptionError
 from onnxlite.prune.price import Item, macs_items, parameter_items
 from onnxlite.samples import Feed
 
+#: Goals that are a share to keep of something that is priced.
+_SHARES = ("macs", "params", "latency")
+
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one of the four; see `onnxlite.prune_channels`.
+    """Exactly one of the five; see `onnxlite.prune_channels`.
 
     Attributes:
         macs: share of the multiply-accumulates to keep, above 0 to 1.
         params: share of the parameters to keep.
         latency: share of the measured time to keep.
         ratio: share of the units of every group to remove, 0 to below 1; or by group.
+        widths: units that groups keep, by name; a group whose branch may end may keep none.
     """
 
     macs: float | None = None
     params: float | None = None
     latency: float | None = None
     ratio: float | Mapping[str, float] | None = None
+    widths: Mapping[str, int] | None = None
 
     def check(self) -> None:
         """Raise `OptionError` unless exactly one is given, in its range."""
@@ -36,11 +41,12 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) != 1:
             raise OptionError(
-                "say how much is to go by exactly one of macs, params, latency (shares to keep) "
-                f"and ratio (share of each group to remove), given were {sorted(given) or 'none'}"
+                "say how much is to go by exactly one of macs, params, latency (shares to keep), "
+                "ratio (share of each group to remove) and widths (units that groups keep), "
+                f"given were {sorted(given) or 'none'}"
             )
         ((name, value),) = given.items()
-        if name != "ratio" and not 0 < value <= 1:
+        if name in _SHARES and not 0 < value <= 1:
             raise OptionError(f"{name} is a share to keep, above 0 to 1, given was {value}")
         if name == "ratio":
             shares = value.values() if isinstance(value, Mapping) else [value]
@@ -49,8 +55,8 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> tuple[str, float] | None:
-        """What is priced, and the share of it to keep; None for a ratio."""
-        for name in ("macs", "params", "latency"):
+        """What is priced, and the share of it to keep; None for a ratio or widths."""
+        for name in _SHARES:
             if (share := getattr(self, name)) is not None:
                 return name, share
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +28,7 @@ from onnxlite.prune.choose import (
     count_to_keep,
     free_branches,
     free_groups,
+    removed_by_widths,
 )
 from onnxlite.prune.curve import Curve
 from onnxlite.prune.curves import Scored, score
@@ -74,6 +75,7 @@ def prune_channels_ir(
     params: float | None = None,
     latency: float | None = None,
     ratio: float | Mapping[str, float] | None = None,
+    widths: Mapping[str, int] | None = None,
     importance: Importance | ImportanceFunction = "auto",
     round_to: RoundTo = "auto",
     protect: Sequence[str] = (),
@@ -86,7 +88,7 @@ def prune_channels_ir(
 ) -> tuple[ir.Model, StepReport]:
     """Remove units from `model` in place; see `onnxlite.prune_channels`."""
     start = time.perf_counter()
-    goal = Goal(macs=macs, params=params, latency=latency, ratio=ratio)
+    goal = Goal(macs=macs, params=params, latency=latency, ratio=ratio, widths=widths)
     goal.check()
     if repair is True and samples is None:
         raise OptionError("repair needs samples: a few hundred unlabelled inputs")
@@ -95,7 +97,8 @@ def prune_channels_ir(
     stream = None if samples is None else Samples(samples, input_specs(model))
     reference = clone(model)
     channels = channel_map(model, feeds=None if stream is None else [_one(model, stream)])
-    check_options(channels, ratio, importance, round_to, minimum, samples=stream is not None)
+    named = widths or (ratio if isinstance(ratio, Mapping) else ())
+    check_options(channels, named, importance, round_to, minimum, samples=stream is not None)
     if importance == "auto":
         importance = "l2" if stream is None else "reconstruction"
     free = free_groups(channels, protect)
@@ -113,7 +116,10 @@ def prune_channels_ir(
     )
     block = block_of(round_to)
     reached = None
-    if goal.kept is None:
+    if widths is not None:
+        may_end = free_branches(model, channels, free, protect) if branches else {}
+        removed = removed_by_widths(channels, free, may_end.keys(), widths)
+    elif goal.kept is None:
         assert ratio is not None
         removed = _by_ratio(channels, scored.curves, ratio, block, minimum)
     else:
@@ -163,8 +169,15 @@ def prune_channels_ir(
         ),
         declined=(*declined, *(fit.declined if fit else ())),
         layers=rows,
+        settled={} if latency is None else _settled(channels, removed),
         seconds=time.perf_counter() - start,
     )
+
+
+def _settled(channels: ChannelMap, removed: Removed) -> dict[str, Any]:
+    """The options that choose as many units of every group, without measuring times."""
+    pairs = zip(channels.groups, removed, strict=True)
+    return {"latency": None, "widths": {g.name: len(g.units) - n for g, n in pairs if n}}
 
 
 def _apart(samples: Samples) -> tuple[Samples, Samples | None]:

@@ -62,7 +62,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
     def to_toml(self) -> str:
         """The recipe as TOML, with every option written out; `from_toml` gives it back."""
-        tables = (f"\n[[steps]]\n{tomli_w.dumps(_fields(step))}" for step in self.steps)
+        tables = (f"\n[[steps]]\n{_table(_fields(step))}" for step in self.steps)
         count = "" if self.calibration is None else f"calibration = {self.calibration}\n"
         return f"version = {VERSION}\n{count}{''.join(tables)}"
 
@@ -111,6 +111,14 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         return Recipe.from_toml(text)
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from error
+
+
+def _table(fields: dict[str, Any]) -> str:
+    """A step's options; those that are tables themselves come after the others."""
+    plain = {key: value for key, value in fields.items() if not isinstance(value, dict)}
+    inner = {key: value for key, value in fields.items() if isinstance(value, dict)}
+    below = (f"\n{tomli_w.dumps({'steps': {key: value}})}" for key, value in inner.items())
+    return tomli_w.dumps(plain) + "".join(below)
 
 
 def _fields(step: Step) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class PruneChannels(
     params: Annotated[float, Meta(gt=0, le=1)] | None = None
     latency: Annotated[float, Meta(gt=0, le=1)] | None = None
     ratio: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    widths: dict[str, Annotated[int, Meta(ge=0)]] | None = None
     importance: Importance = "auto"
     round_to: RoundTo = "auto"
     protect: tuple[str, ...] = ()
@@ -82,7 +83,13 @@ class PruneChannels(
     seed: int = 0
 
     def __post_init__(self) -> None:
-        Goal(macs=self.macs, params=self.params, latency=self.latency, ratio=self.ratio).check()
+        Goal(
+            macs=self.macs,
+            params=self.params,
+            latency=self.latency,
+            ratio=self.ratio,
+            widths=self.widths,
+        ).check()
 
     def apply(
         self, model: ir.Model, samples: SamplesLike, progress: Progress
@@ -95,6 +102,7 @@ class PruneChannels(
             params=self.params,
             latency=self.latency,
             ratio=self.ratio,
+            widths=self.widths,
             importance=self.importance,
             round_to=self.round_to,
             protect=self.protect,

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import escape
+from typing import Literal
 
 import msgspec
 
@@ -22,6 +23,10 @@ INT8 = "int8"
 #: Between a format's name and what its channels are multiples of, in the name of a line.
 BY = " by "
 
+#: What channels are chosen by: time of this machine, or work, which is the same everywhere.
+Priced = Literal["latency", "macs"]
+_WORDS: dict[Priced, str] = {"latency": "float latency", "macs": "MACs"}
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -31,7 +36,7 @@ class Candidate:
         label: in a few words, for progress and tables.
         steps: in order; the first one is exact, the others lose something.
         line: the family it belongs to: all that differs within one is `share`.
-        share: of the MACs, that pruning leaves; 1 without pruning.
+        share: of the latency (or MACs), that pruning leaves; 1 without pruning.
     """
 
     label: str
@@ -58,7 +63,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Line:
-    """Candidates that differ in one number, the share of the MACs that is left.
+    """Candidates that differ in one number, the share of the latency (or MACs) that is left.
 
     Attributes:
         name: unique.
@@ -110,7 +115,12 @@ def unpruned(form: Format) -> Candidate:
 
 
 def pruning_line(
-    form: Format, *, round_to: RoundTo, seed: int, training: int | None = None
+    form: Format,
+    *,
+    round_to: RoundTo,
+    seed: int,
+    by: Priced,
+    training: int | None = None,
 ) -> Line:
     """Ever fewer channels in one format.
 
@@ -118,6 +128,7 @@ def pruning_line(
         form: the format.
         round_to: multiples of what the channels are left in.
         seed: of the pruning.
+        by: channels go where that saves most of it; shares are shares of it.
         training: steps that what is left is trained for on the answers of the original, before
             it is quantized.
     """
@@ -126,8 +137,9 @@ def pruning_line(
     name = f"{form.name}{suffix}"
 
     def make(share: float) -> Candidate:
-        step = PruneChannels(macs=share, round_to=round_to, seed=seed)
-        label = f"{share:.0%} of MACs{suffix}, {form.name}"
+        latency, macs = (share, None) if by == "latency" else (None, share)
+        step = PruneChannels(latency=latency, macs=macs, round_to=round_to, seed=seed)
+        label = f"{share:.0%} of {_WORDS[by]}{suffix}, {form.name}"
         # Some hundred samples are few to train on: the original answers varied ones as well.
         tune = () if training is None else (Tune(steps=training, seed=seed, vary=True),)
         return Candidate(label, (Simplify(), step, *tune, *form.steps), name, share)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import msgspec
 import onnx
 import onnx_ir as ir
 
@@ -30,7 +31,7 @@ from onnxlite.search.metric import MetricLike, choose_metric, metric_name
 from onnxlite.search.rank import Prefer, best, on_front
 from onnxlite.search.records import OptimizeReport, SearchRecord, Stopped, Trial
 from onnxlite.search.shares import Shares, digest
-from onnxlite.search.store import Store, hashed, key_of
+from onnxlite.search.store import Store, code_digest, hashed, key_of
 from onnxlite.search.strategy import Rounds
 from onnxlite.search.work import Interruption
 
@@ -41,13 +42,19 @@ logger = logging.getLogger(__name__)
 _MOST_LOOKS = 4
 _FINAL_TIMING_S = 10.0
 #: Steps that candidates may be trained for: as many as there is time for.
-_TRAINING_STEPS = (4000, 2000, 1000)
-#: A step takes about as long as so many runs of the model, some of whose channels are gone, and
-#: a course at most this share of the time there is.
-_RUNS_PER_STEP, _TRAINING_SHARE = 80, 0.35
+_TRAINING_STEPS = (8000, 4000, 2000, 1000)
+#: A step takes so much of one of the whole model, as channels are gone, and a course at most
+#: this share of the time there is; without a limit, of that many seconds.
+_STEP_LEFT, _TRAINING_SHARE, _TIME_S = 0.4, 0.3, 3600.0
 
 #: The original against itself.
 _UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
+
+
+class _Pace(msgspec.Struct, frozen=True):
+    """The seconds of one step of training; None if the model cannot be trained."""
+
+    seconds: float | None
 
 
 class Search:
@@ -315,12 +322,27 @@ class Search:
         """For how many steps candidates are trained, so that there is time for some of them."""
         if not can_tune():
             return None
-        times = [t.latency_ms for _, t in self.lab.tried if t.latency_ms is not None]
-        if self._clock.limit is None or not times:
-            return _TRAINING_STEPS[0]
-        step_s = _RUNS_PER_STEP * max(times) / 1e3
-        longest = _TRAINING_SHARE * self._clock.limit
-        return next((steps for steps in _TRAINING_STEPS if steps * step_s <= longest), None)
+        step_s = self._step_seconds()
+        if step_s is None:
+            return None
+        longest = _TRAINING_SHARE * (self._clock.limit or _TIME_S) / (_STEP_LEFT * step_s)
+        return next((steps for steps in _TRAINING_STEPS if steps <= longest), None)
+
+    def _step_seconds(self) -> float | None:
+        """How long a step of training takes here; None if the model cannot be trained."""
+        # Torch is not always there, and takes seconds to import.
+        from onnxlite.tune.pace import step_seconds
+
+        key = key_of("pace", self._setting.digest, str(machine()), code_digest())
+        if (known := self._store.record(key, _Pace)) is not None:
+            return known.seconds
+        try:
+            seconds = step_seconds(self._original, self._setting.calibration)
+        except OnnxliteError as error:
+            logger.info("nothing is trained: %s", error)
+            seconds = None
+        self._store.keep(key, _Pace(seconds))
+        return seconds
 
     def _best_text(self) -> str:
         ranked = self._ranked()

@@ -20,6 +20,7 @@ from onnxlite.search.candidates import (
     Candidate,
     Format,
     Line,
+    Priced,
     compact,
     mixed,
     pruning_line,
@@ -28,7 +29,7 @@ from onnxlite.search.candidates import (
 from onnxlite.search.rank import Prefer, merit
 from onnxlite.search.records import Trial
 
-#: The share of MACs that a line begins with.
+#: The share of latency, or MACs, that a line begins with.
 _FIRST_SHARE = 0.7
 _LEAST_SHARE = 0.04
 #: Training allows about so much of what is left without it.
@@ -196,7 +197,9 @@ class Rounds:
 
     def _line(self, name: str, round_to: RoundTo = "auto", *, training: int | None = None) -> Line:
         form = self._forms[name]
-        line = pruning_line(form, round_to=round_to, seed=self._seed, training=training)
+        # What makes a model small makes it fast as well, but not the other way round.
+        by: Priced = "macs" if self._prefer == "size" else "latency"
+        line = pruning_line(form, round_to=round_to, seed=self._seed, by=by, training=training)
         self._lines[line.name] = line
         return line
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ _INNER_BYTES = 1 << 29
 _MAX_INNER = 8
 #: Rows that are made up: so many for each real one, unless rows or bytes are enough.
 _COPIES, _ENOUGH_ROWS, _VARIED_BYTES = 4, 20_000, 1 << 29
+#: Rows that the teacher answers at once.
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,46 @@ class Rows:
         session = Session(tapped(teacher, self.inner), threads=threads)
         wanted = {*outputs, *self.inner}
 
-        def row(feed: Feed, label: int | None = None) -> Row:
-            answers = {k: v for k, v in session.run(feed).items() if k in wanted}
-            return Row(torch_feed(feed), torch_feed(answers), label)
+        def rows(feeds: Iterable[Feed], classes: Sequence[int] | None = None) -> Iterator[Row]:
+            answered = _answered(session, feeds, wanted, self.apart)
+            for index, (feed, answers) in enumerate(answered):
+                label = None if classes is None else int(classes[index])
+                yield Row(torch_feed(feed), torch_feed(answers), label)
 
-        def labelled(index: int) -> Row:
-            return row(singles[index], None if labels is None else int(labels[index]))
+        def real_rows(places: Sequence[int]) -> list[Row]:
+            classes = None if labels is None else [labels[index] for index in places]
+            return list(rows([singles[index] for index in places], classes))
 
-        self.held = [labelled(index) for index in held]
-        self.training = [labelled(index) for index in kept]
-        self.training += [row(feed) for feed in variants(real, extra, seed=seed)]
+        self.held, self.training = real_rows(held), real_rows(kept)
+        self.training += rows(variants(real, extra, seed=seed))
+
+
+def _answered(
+    session: Session, feeds: Iterable[Feed], wanted: Collection[str], apart: bool
+) -> Iterator[tuple[Feed, Feed]]:
+    """Feeds with the teacher's answers; those of one form that follow each other run together."""
+
+    def run(some: list[Feed]) -> Iterator[tuple[Feed, Feed]]:
+        if len(some) == 1:
+            yield some[0], {k: v for k, v in session.run(some[0]).items() if k in wanted}
+            return
+        together = {name: np.concatenate([feed[name] for feed in some]) for name in some[0]}
+        answers = session.run(together)
+        for index, feed in enumerate(some):
+            yield feed, {name: answers[name][index : index + 1] for name in wanted}
+
+    waiting: list[Feed] = []
+    for feed in feeds:
+        if waiting and (not apart or len(waiting) == _AT_ONCE or _form(feed) != _form(waiting[0])):
+            yield from run(waiting)
+            waiting = []
+        waiting.append(feed)
+    if waiting:
+        yield from run(waiting)
+
+
+def _form(feed: Feed) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, array.shape) for name, array in feed.items()]
 
 
 def batches(

@@ -67,7 +67,7 @@ def train(
     start = time.perf_counter()
     total = options.steps or _default_steps(len(rows), options)
     every = max(1, min(total // _VALIDATIONS, 100))
-    adam = _optimizer(student)
+    adam = optimizer_of(student)
     order = torch.Generator().manual_seed(options.seed)
     checkpoint = Checkpoint(options.checkpoint, student.state(), options, len(rows))
     state = checkpoint.read()
@@ -130,7 +130,7 @@ def train(
                 stopped = True
                 break
             factor = min(1.0, share / _WARM_UP + 0.02) * 0.5 * (1 + math.cos(math.pi * share))
-            _take_step(student, loss, batch, adam, rate * factor)
+            take_step(student, loss, batch, adam, rate * factor)
             average.add(student)
             done, seen = done + 1, seen + 1
             if done % every == 0 or done == total:
@@ -227,7 +227,7 @@ def _rate_of_trials(
     def reached(rate: float) -> float:
         if rate in found:
             return found[rate]
-        adam, order = _optimizer(student), torch.Generator().manual_seed(options.seed)
+        adam, order = optimizer_of(student), torch.Generator().manual_seed(options.seed)
         done, end = 0, time.perf_counter() + seconds
         while done < count and (time.perf_counter() < end or not done):
             for batch in batches(rows, options.batch, apart, order):
@@ -235,7 +235,7 @@ def _rate_of_trials(
                 factor = math.sin(math.pi * (done + 0.5) / count)
                 told = len(found) * count + done, len(RATES) * count
                 progress(f"{STEP}: learning rate {rate:g}", *told)
-                _take_step(student, loss, batch, adam, rate * factor)
+                take_step(student, loss, batch, adam, rate * factor)
                 done += 1
                 if done >= count or time.perf_counter() >= end:
                     break
@@ -267,14 +267,16 @@ def _best_rate(reached: Callable[[float], float], before: float) -> float:
     return RATES[max(0, half_as_good - 1)]
 
 
-def _optimizer(student: Student) -> torch.optim.Adam:
+def optimizer_of(student: Student) -> torch.optim.Adam:
+    """A fresh optimizer of all that a student learns."""
     groups = [{"params": [leaf.tensor], "lr": 0.0} for leaf in student.leaves]
     return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
 
-def _take_step(
+def take_step(
     student: Student, loss: Loss, batch: Sequence[Batch], adam: torch.optim.Adam, rate: float
 ) -> None:
+    """One step of the optimizer on one batch."""
     for group, leaf in zip(adam.param_groups, student.leaves, strict=True):
         group["lr"] = rate * leaf.rate
     adam.zero_grad(set_to_none=True)

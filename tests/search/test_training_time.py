@@ -10,19 +10,22 @@ from onnxlite.search import search as module
 
 
 @pytest.mark.parametrize(
-    ("latency_ms", "limit", "steps"),
+    ("step_s", "limit", "steps"),
     [
-        (0.2, 600, 4000),
-        (1.0, 600, 2000),
+        (0.05, 600, 8000),
+        (0.1, 600, 4000),
+        (0.2, 600, 2000),
         # Half of a course is worth nothing.
-        (8.0, 1200, None),
-        (8.0, None, 4000),
+        (2.0, 1200, None),
+        # A search without a limit does not take days all the same.
+        (0.1, None, 8000),
+        (5.0, None, None),
+        (None, 600, None),
     ],
 )
-def test_training_is_as_long_as_time_allows(monkeypatch, latency_ms, limit, steps):
+def test_training_is_as_long_as_time_allows(monkeypatch, step_s, limit, steps):
     monkeypatch.setattr(module, "can_tune", lambda: True)
-    tried = [(None, SimpleNamespace(latency_ms=time)) for time in (latency_ms, latency_ms / 3)]
-    own = SimpleNamespace(lab=SimpleNamespace(tried=tried), _clock=SimpleNamespace(limit=limit))
+    own = SimpleNamespace(_step_seconds=lambda: step_s, _clock=SimpleNamespace(limit=limit))
     assert module.Search._training(own) == steps
 
 
