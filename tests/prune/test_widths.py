@@ -1,0 +1,66 @@
+"""Exact widths: a goal of their own, and the form in which a recipe holds what times decided."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxlite.errors import OptionError
+from onnxlite.model import load, to_bytes
+from onnxlite.prune import explain_channels, prune_channels
+from onnxlite.recipe import PruneChannels, Recipe
+from tests.odd_models import parse
+from tests.prune.test_channels import NET, names, shapes
+from tests.prune.test_endings import X, net
+
+
+def test_groups_keep_as_many_as_is_said():
+    proto = parse(NET)
+    first, second = (name for name in names(proto) if name.startswith("Conv"))
+    found = shapes(prune_channels(proto, widths={first: 7, second: 20}))
+    assert (found["w1"], found["w2"], found["w3"]) == ((7, 3, 1, 1), (20, 7, 1, 1), (20, 5))
+
+
+def test_what_a_latency_chose_is_done_again_without_measuring():
+    reports = []
+    timed = prune_channels(net(), samples=X, latency=0.6, round_to=4, on_report=reports.append)
+    (report,) = reports
+    assert report.changed
+    assert report.settled["latency"] is None
+    step = PruneChannels(latency=0.6, round_to=4)
+    settled = PruneChannels(widths=report.settled["widths"], round_to=4)
+    assert Recipe.from_toml(Recipe((step, settled)).to_toml()).steps == (step, settled)
+    again = prune_channels(net(), samples=X, round_to=4, widths=report.settled["widths"])
+    assert to_bytes(load(again)) == to_bytes(load(timed))
+
+
+def test_what_is_no_time_is_not_settled():
+    reports = []
+    prune_channels(net(), samples=X, macs=0.6, on_report=reports.append)
+    assert reports[0].settled == {}
+
+
+def test_a_branch_may_be_ended_and_other_groups_may_not():
+    ends = [row.name for row in explain_channels(net()).groups if row.ends]
+    others = [row.name for row in explain_channels(net()).groups if not row.ends and not row.pinned]
+    result = load(prune_channels(net(), samples=X, widths={ends[-1]: 0}))
+    assert "f" not in {node.outputs[0].name for node in result.graph}
+    with pytest.raises(OptionError, match="keeps 1 at least, given was 0"):
+        prune_channels(net(), samples=X, widths={others[0]: 0})
+
+
+@pytest.mark.parametrize(
+    ("widths", "options", "message"),
+    [
+        ({"nobody": 3}, {}, "no group of units is named 'nobody'"),
+        ({"Conv": 13}, {}, "has 12 units and keeps 1 at least, given was 13"),
+        ({"Conv": -1}, {}, "given was -1"),
+        ({"Conv": 3}, {"protect": ["w1"]}, "are protected and cannot be 3"),
+        ({"Conv": 3}, {"ratio": 0.5}, "exactly one of"),
+    ],
+)
+def test_widths_that_cannot_be(widths, options, message):
+    proto = parse(NET)
+    first = next(name for name in names(proto) if name.startswith("Conv"))
+    widths = {first if name == "Conv" else name: count for name, count in widths.items()}
+    with pytest.raises(OptionError, match=message):
+        prune_channels(proto, widths=widths, **options)
