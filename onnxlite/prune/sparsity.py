@@ -89,7 +89,8 @@ def _settled(
     over = sum(curves[name].weights * value for name, value in shares.items()) - zeros
     for name in sorted(shares, key=lambda name: -curves[name].weights):
         given = min(max(over, 0.0), shares[name] * curves[name].weights)
-        shares[name] -= given / curves[name].weights
+        # Rounding may leave less than nothing of a share.
+        shares[name] = max(0.0, shares[name] - given / curves[name].weights)
         over -= given
     return shares
 
