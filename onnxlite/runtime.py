@@ -94,6 +94,7 @@ class Session:
             )
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
+        self._output_names = list(self.output_names)
         self._widths = {
             value.name: _FLOAT_TYPES[value.type]
             for value in self._session.get_inputs()
@@ -111,11 +112,13 @@ class Session:
 
     def run(self, feed: Feed) -> Outputs:
         """Run one feed; returns every output by name. Raises `ExecutionError`."""
-        values = _guard(
-            lambda: self._session.run(None, feed),
-            "ONNX Runtime cannot run the model on inputs "
-            + ", ".join(_fed_as(name, value) for name, value in feed.items()),
-        )
+        try:
+            values = self._session.run(self._output_names, feed)
+        # pybind11 exceptions of ONNX Runtime share no base class below Exception.
+        except Exception as error:
+            # Put together only now: on each run that took 5 us, 6% of a small model's time.
+            fed = ", ".join(_fed_as(name, value) for name, value in feed.items())
+            raise _failure(error, f"ONNX Runtime cannot run the model on inputs {fed}") from error
         return dict(zip(self.output_names, values, strict=True))
 
     def end_profiling(self) -> Path:
@@ -148,8 +151,13 @@ def _guard(call: Callable[[], Any], what: str) -> Any:
         return call()
     # pybind11 exceptions of ONNX Runtime share no base class below Exception.
     except Exception as error:
-        text = str(error).strip().splitlines()
-        raise ExecutionError(f"{what}: {text[0] if text else type(error).__name__}") from error
+        raise _failure(error, what) from error
+
+
+def _failure(error: Exception, what: str) -> ExecutionError:
+    """What failed, with the first line of ONNX Runtime's words."""
+    text = str(error).strip().splitlines()
+    return ExecutionError(f"{what}: {text[0] if text else type(error).__name__}")
 
 
 def version() -> str:

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 _MOST_LOOKS = 4
 _FINAL_TIMING_S = 10.0
 #: Steps that candidates may be trained for: as many as there is time for.
-_TRAINING_STEPS = (8000, 4000, 2000, 1000)
+_TRAINING_STEPS = (4000, 2000, 1000)
 #: A step takes so much of one of the whole model, as channels are gone, and a course at most
 #: this share of the time there is; without a limit, of that many seconds.
 _STEP_LEFT, _TRAINING_SHARE, _TIME_S = 0.4, 0.3, 3600.0

@@ -12,7 +12,7 @@ from onnxlite.search.rank import best, merit, on_front
 from onnxlite.search.strategy import Rounds
 
 #: The line that is trained.
-TRAINED = "int8 by 8,000 steps of training"
+TRAINED = "int8 by 4,000 steps of training"
 
 
 def world(candidate, int8_drop=0.001):
@@ -67,7 +67,7 @@ def search(budget, prefer="both", prunable=True, int8_drop=0.001, trained=False)
         prefer=prefer,
         prunable=lambda: prunable,
         fragile=lambda: ("first", "second", "third", "fourth"),
-        training=lambda: 8000 if trained else None,
+        training=lambda: 4000 if trained else None,
         seed=0,
     )
     done = []
@@ -208,7 +208,7 @@ def test_training_goes_further_than_repair_alone():
     assert merit(top, "both") < merit(without, "both")
     (steps,) = [c.steps for c, t in done if t is top]
     assert [type(step).__name__ for step in steps[:3]] == ["Simplify", "PruneChannels", "Tune"]
-    assert steps[2].steps == 8000
+    assert steps[2].steps == 4000
 
 
 def test_before_training_the_edge_is_found_coarsely_and_without_it_finely():

@@ -12,13 +12,13 @@ from onnxlite.search import search as module
 @pytest.mark.parametrize(
     ("step_s", "limit", "steps"),
     [
-        (0.05, 600, 8000),
+        (0.05, 600, 4000),
         (0.1, 600, 4000),
         (0.2, 600, 2000),
         # Half of a course is worth nothing.
         (2.0, 1200, None),
         # A search without a limit does not take days all the same.
-        (0.1, None, 8000),
+        (0.1, None, 4000),
         (5.0, None, None),
         (None, 600, None),
     ],
