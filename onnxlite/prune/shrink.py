@@ -37,6 +37,7 @@ from onnxlite.prune.goal import Goal
 from onnxlite.prune.importance import FROM_SAMPLES, Importance, ImportanceFunction
 from onnxlite.prune.probe import distance, probed_curves, run_feeds
 from onnxlite.prune.reach import Reach, Reached, Removed
+from onnxlite.prune.remembered import Choices
 from onnxlite.prune.speed import latency_ratio
 from onnxlite.prune.told import (
     STEP,
@@ -268,6 +269,13 @@ def _reach(
     ]
     feed = generated_feed(model) if samples is None else _one(model, samples)
     one = 1 if threads is None else threads
+    choices = None
+    if goal.latency is not None:
+        shapes = {name: array.shape for name, array in feed.items()}
+        details = (goal.latency, shapes, sorted(ends), one, samples is not None)
+        choices = Choices(model, channels, curves, counts, details)
+        if (known := choices.known()) is not None:
+            return known
 
     def without(removed: Removed) -> ir.Model:
         candidate = clone(model)
@@ -292,7 +300,10 @@ def _reach(
         progress=progress,
     )
     if not ends or samples is None:
-        return chooser.reached()
+        reached = chooser.reached()
+        if choices is not None:
+            choices.keep(reached)
+        return reached
     seen, unseen = _apart(samples)
     checks = list(Samples(unseen or seen, seen.inputs, limit=_TRIED))
     expected = run_feeds(model, checks, threads)
@@ -303,7 +314,10 @@ def _reach(
         )[0]
         return distance(expected, run_feeds(candidate, checks, threads))
 
-    return choose_endings(chooser, ends, trial)
+    reached = choose_endings(chooser, ends, trial)
+    if choices is not None:
+        choices.keep(reached)
+    return reached
 
 
 def _verify(

@@ -1,0 +1,70 @@
+"""Choices that were made by measuring times, kept: the same question gets the same answer.
+
+Times differ a little from one measurement to the next, and with them the channels that go. A
+search on workers must find what one in this process finds, so what was measured once on a
+machine holds there, like a placement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxlite.analysis.channels import ChannelMap
+from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.machine import machine
+from onnxlite.prune.curve import Curve
+from onnxlite.prune.reach import Reached
+
+#: Raised whenever choices are made in another way.
+_VERSION = 1
+
+
+class Choices:
+    """The choice for one model, its curves and one goal, in the user's cache folder.
+
+    Args:
+        model: that channels go from.
+        channels: its units.
+        curves: of every group; they depend on the weights and the samples.
+        counts: of every group the numbers of units it may keep.
+        details: whatever else the choice depends on.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        channels: ChannelMap,
+        curves: Sequence[Curve],
+        counts: Sequence[Sequence[int]],
+        details: Iterable[object],
+    ) -> None:
+        digest = sha256(f"{_VERSION} {machine()} {machine().cores}".encode())
+        digest.update(repr([str(detail) for detail in details]).encode())
+        for node in model.graph:
+            shapes = [None if v is None else str(v.shape) for v in (*node.inputs, *node.outputs)]
+            digest.update(repr((node.op_type, shapes)).encode())
+        for group, curve, allowed in zip(channels.groups, curves, counts, strict=True):
+            digest.update(repr((group.name, len(group.units), tuple(allowed))).encode())
+            digest.update(curve.order.tobytes() + curve.damage.tobytes())
+        self._path: Path = cache_folder() / f"channels-{digest.hexdigest()[:24]}.json"
+        self._groups = len(channels.groups)
+
+    def known(self) -> Reached | None:
+        """What was chosen before, if anything."""
+        found = read_numbers(self._path)
+        try:
+            removed = tuple(int(found[str(index)]) for index in range(self._groups))
+            return Reached(removed, found["share"], complete=bool(found["complete"]))
+        except KeyError:
+            return None
+
+    def keep(self, reached: Reached) -> None:
+        """Remember a choice; where that cannot be, it is made again the next time."""
+        numbers = {str(index): float(count) for index, count in enumerate(reached.removed)}
+        keep_numbers(
+            self._path, {**numbers, "share": reached.share, "complete": float(reached.complete)}
+        )
