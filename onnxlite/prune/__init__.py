@@ -138,7 +138,7 @@ def prune_channels(
         params: share of the parameters to keep.
         latency: share of the latency to keep, at batch 1 on this machine. The times of
             layers are measured and cached (`$ONNXLITE_CACHE`), the result is measured against
-            the original and corrected.
+            the original and corrected; what was chosen is kept there, too.
         ratio: share of the units of every group to remove, 0 to below 1; or shares by the
             names of groups, which leaves all other groups as they are.
         widths: how many units groups keep, by their names; all others stay. A recipe holds

@@ -132,10 +132,14 @@ def removed_by_widths(
         least = 0 if index in ends else 1
         if not least <= kept <= total:
             raise OptionError(
-                f"{group.name!r} has {total} units and keeps {least} at least, given was {kept}"
+                f"{group.name!r} has {total} units and keeps {least} at least, given was {kept}: "
+                "`explain_channels` shows every group"
             )
         if kept < total and group.name not in free:
-            raise OptionError(f"the units of {group.name!r} are protected and cannot be {kept}")
+            raise OptionError(
+                f"the units of {group.name!r} are protected and cannot be {kept}: name it in "
+                "`widths` or in `protect`, not in both"
+            )
         removed.append(total - kept)
     return tuple(removed)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxlite.analysis.channels import ChannelMap
+from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.cache import cache_folder, keep_numbers, read_numbers
-from onnxlite.machine import machine
 from onnxlite.prune.curve import Curve
 from onnxlite.prune.reach import Reached
+from onnxlite.samples import Feed
 
 #: Raised whenever choices are made in another way.
 _VERSION = 1
@@ -28,30 +28,26 @@ class Choices:
 
     Args:
         model: that channels go from.
-        channels: its units.
         curves: of every group; they depend on the weights and the samples.
         counts: of every group the numbers of units it may keep.
+        feed: what is timed.
         details: whatever else the choice depends on.
     """
 
     def __init__(
         self,
         model: ir.Model,
-        channels: ChannelMap,
         curves: Sequence[Curve],
         counts: Sequence[Sequence[int]],
+        feed: Feed,
         details: Iterable[object],
     ) -> None:
-        digest = sha256(f"{_VERSION} {machine()} {machine().cores}".encode())
-        digest.update(repr([str(detail) for detail in details]).encode())
-        for node in model.graph:
-            shapes = [None if v is None else str(v.shape) for v in (*node.inputs, *node.outputs)]
-            digest.update(repr((node.op_type, shapes)).encode())
-        for group, curve, allowed in zip(channels.groups, curves, counts, strict=True):
-            digest.update(repr((group.name, len(group.units), tuple(allowed))).encode())
-            digest.update(curve.order.tobytes() + curve.damage.tobytes())
-        self._path: Path = cache_folder() / f"channels-{digest.hexdigest()[:24]}.json"
-        self._groups = len(channels.groups)
+        seen = sha256()
+        for curve, allowed in zip(curves, counts, strict=True):
+            seen.update(curve.order.tobytes() + curve.damage.tobytes() + repr(allowed).encode())
+        key = fingerprint(model, [feed], (f"{_VERSION} {seen.hexdigest()}", *map(str, details)))
+        self._path: Path = cache_folder() / f"channels-{key}.json"
+        self._groups = len(curves)
 
     def known(self) -> Reached | None:
         """What was chosen before, if anything."""

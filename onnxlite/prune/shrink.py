@@ -271,9 +271,8 @@ def _reach(
     one = 1 if threads is None else threads
     choices = None
     if goal.latency is not None:
-        shapes = {name: array.shape for name, array in feed.items()}
-        details = (goal.latency, shapes, sorted(ends), one, samples is not None)
-        choices = Choices(model, channels, curves, counts, details)
+        details = (goal.latency, sorted(ends), one, samples is not None)
+        choices = Choices(model, curves, counts, feed, details)
         if (known := choices.known()) is not None:
             return known
 
@@ -301,20 +300,18 @@ def _reach(
     )
     if not ends or samples is None:
         reached = chooser.reached()
-        if choices is not None:
-            choices.keep(reached)
-        return reached
-    seen, unseen = _apart(samples)
-    checks = list(Samples(unseen or seen, seen.inputs, limit=_TRIED))
-    expected = run_feeds(model, checks, threads)
+    else:
+        seen, unseen = _apart(samples)
+        checks = list(Samples(unseen or seen, seen.inputs, limit=_TRIED))
+        expected = run_feeds(model, checks, threads)
 
-    def trial(removed: Removed) -> float:
-        candidate = repair_ir(
-            without(removed), model, seen, limit=_TRIED, threads=threads, progress=progress
-        )[0]
-        return distance(expected, run_feeds(candidate, checks, threads))
+        def trial(removed: Removed) -> float:
+            candidate = repair_ir(
+                without(removed), model, seen, limit=_TRIED, threads=threads, progress=progress
+            )[0]
+            return distance(expected, run_feeds(candidate, checks, threads))
 
-    reached = choose_endings(chooser, ends, trial)
+        reached = choose_endings(chooser, ends, trial)
     if choices is not None:
         choices.keep(reached)
     return reached

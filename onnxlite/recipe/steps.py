@@ -83,13 +83,7 @@ class PruneChannels(
     seed: int = 0
 
     def __post_init__(self) -> None:
-        Goal(
-            macs=self.macs,
-            params=self.params,
-            latency=self.latency,
-            ratio=self.ratio,
-            widths=self.widths,
-        ).check()
+        Goal(**{name: getattr(self, name) for name in Goal.__struct_fields__}).check()
 
     def apply(
         self, model: ir.Model, samples: SamplesLike, progress: Progress

@@ -46,6 +46,8 @@ _TRAINING_STEPS = (4000, 2000, 1000)
 #: A step takes so much of one of the whole model, as channels are gone, and a course at most
 #: this share of the time there is; without a limit, of that many seconds.
 _STEP_LEFT, _TRAINING_SHARE, _TIME_S = 0.4, 0.3, 3600.0
+#: A step takes longer than so many runs of the model (32 samples, there and back).
+_LEAST_RUNS = 16
 
 #: The original against itself.
 _UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
@@ -322,11 +324,15 @@ class Search:
         """For how many steps candidates are trained, so that there is time for some of them."""
         if not can_tune():
             return None
+        longest_s = _TRAINING_SHARE * (self._clock.limit or _TIME_S) / _STEP_LEFT
+        times = [t.latency_ms for _, t in self.lab.tried if t.latency_ms is not None]
+        # Where not even the fastest step would do, none is measured: that itself takes time.
+        if _LEAST_RUNS * max(times, default=0.0) / 1e3 * _TRAINING_STEPS[-1] > longest_s:
+            return None
         step_s = self._step_seconds()
         if step_s is None:
             return None
-        longest = _TRAINING_SHARE * (self._clock.limit or _TIME_S) / (_STEP_LEFT * step_s)
-        return next((steps for steps in _TRAINING_STEPS if steps <= longest), None)
+        return next((steps for steps in _TRAINING_STEPS if steps * step_s <= longest_s), None)
 
     def _step_seconds(self) -> float | None:
         """How long a step of training takes here; None if the model cannot be trained."""
@@ -340,6 +346,16 @@ class Search:
             seconds = step_seconds(self._original, self._setting.calibration)
         except OnnxliteError as error:
             logger.info("nothing is trained: %s", error)
+            seconds = None
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Like a step that a strange model breaks: the search goes on without it.
+            logger.warning(
+                "the model cannot be run in torch, so nothing is trained; please report it (%s: %s)",
+                type(error).__name__,
+                error,
+            )
             seconds = None
         self._store.keep(key, _Pace(seconds))
         return seconds

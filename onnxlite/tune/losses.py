@@ -20,7 +20,7 @@ LossName = Literal["auto", "kl", "mse"]
 #: Takes the outputs of student and teacher by name; gives a tensor of one number.
 LossFunction: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
 
-#: Share of inner layers in the loss, next to the outputs.
+#: Weight of inner layers in the loss, next to the outputs.
 _INNER = 1.0
 #: A teacher this sure of a class, on average, is a classifier.
 _SURE = 0.5

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from onnxlite.errors import UnsupportedError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.samples import Samples, SamplesLike, input_specs
@@ -18,8 +19,9 @@ from onnxlite.tune.rows import Rows, batches
 from onnxlite.tune.student import Student
 from onnxlite.tune.train import optimizer_of, take_step
 
-#: The first step is slower than others: memory is new, and kernels are chosen.
-_STEPS = 4
+#: The first step is slower than others: memory is new, and kernels are chosen. Where that alone
+#: takes long, it tells enough.
+_STEPS, _LONG_S = 4, 2.0
 
 
 def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> float:
@@ -31,7 +33,7 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
         batch: samples in a step.
 
     Raises:
-        UnsupportedError: torch cannot compute the model, so that it cannot be tuned.
+        UnsupportedError: torch cannot compute the model, or nothing in it can be learned.
         SamplesError: the samples do not fit the model.
     """
     reference = clone(model)
@@ -39,6 +41,8 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
     stream = Samples(samples, input_specs(reference), batch=1, limit=2 * batch)
     rows = Rows(reference, stream, [], labels=None, vary=False, seed=0, threads=None)
     student = Student(model, reference)
+    if not student.leaves:
+        raise UnsupportedError("the model has no constant that can be learned")
     adam = optimizer_of(student)
     loss = Loss([], {}, [], {}, custom=_energy)
     (first, *_) = batches([*rows.training, *rows.held], batch, rows.apart)
@@ -47,10 +51,14 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
         start = time.perf_counter()
         take_step(student, loss, first, adam, rate=0.0)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+        if sum(seconds) > _LONG_S:
+            break
+    return statistics.median(seconds[1:] or seconds)
 
 
 def _energy(found: Mapping[str, Tensor], _wanted: Mapping[str, Tensor]) -> Tensor:
     """Any loss will do that all of the model has a part in."""
-    parts = [value.square().mean() for value in found.values() if value.is_floating_point()]
+    parts = [value.float().square().mean() for value in found.values() if value.requires_grad]
+    if not parts:
+        raise UnsupportedError("no output of the model has a gradient: it cannot be trained")
     return torch.stack(parts).sum()

@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.model import load, to_proto
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.placing import measured as module
 from onnxlite.quantize.placing.conversions import conversions
-from onnxlite.quantize.placing.fingerprint import fingerprint
 from onnxlite.quantize.placing.labelling import Conversion, Costs
 from onnxlite.quantize.placing.placement import Placement
 from onnxlite.quantize.placing.race import race

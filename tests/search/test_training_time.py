@@ -25,8 +25,25 @@ from onnxlite.search import search as module
 )
 def test_training_is_as_long_as_time_allows(monkeypatch, step_s, limit, steps):
     monkeypatch.setattr(module, "can_tune", lambda: True)
-    own = SimpleNamespace(_step_seconds=lambda: step_s, _clock=SimpleNamespace(limit=limit))
-    assert module.Search._training(own) == steps
+    assert module.Search._training(search(1.0, limit, lambda: step_s)) == steps
+
+
+def search(latency_ms, limit, step_seconds):
+    tried = [(None, SimpleNamespace(latency_ms=time)) for time in (latency_ms, None)]
+    return SimpleNamespace(
+        _step_seconds=step_seconds,
+        _clock=SimpleNamespace(limit=limit),
+        lab=SimpleNamespace(tried=tried),
+    )
+
+
+def test_where_no_step_would_do_none_is_measured(monkeypatch):
+    monkeypatch.setattr(module, "can_tune", lambda: True)
+
+    def measured():
+        raise AssertionError("a step of a slow model was measured")
+
+    assert module.Search._training(search(100.0, 600, measured)) is None
 
 
 def test_nothing_is_trained_without_torch(monkeypatch):

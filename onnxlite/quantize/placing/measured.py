@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
+from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import cache_folder, keep_numbers, read_numbers
 from onnxlite.machine import is_busy, machine
@@ -28,7 +29,6 @@ from onnxlite.model import size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.placing.fingerprint import fingerprint
 from onnxlite.quantize.placing.labelling import Costs, cheapest
 from onnxlite.quantize.placing.placement import Placement, place
 from onnxlite.quantize.placing.profiled import measured_costs

@@ -1,4 +1,4 @@
-"""What a measured placement depends on, as one key: the same key, the same decision."""
+"""What a measured decision depends on, as one key: the same key, the same decision."""
 
 from __future__ import annotations
 
