@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import msgspec
 import onnx
 import onnx_ir as ir
 
@@ -22,7 +21,7 @@ from onnxlite.recipe.steps import Step
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from onnxlite.search.budget import QUALITY_LIMITS, Budget, Check
-from onnxlite.search.candidates import Candidate, can_tune, formats
+from onnxlite.search.candidates import Candidate, formats
 from onnxlite.search.clock import Clock
 from onnxlite.search.crew import Crew
 from onnxlite.search.judge import Judge, Quality
@@ -31,8 +30,9 @@ from onnxlite.search.metric import MetricLike, choose_metric, metric_name
 from onnxlite.search.rank import Prefer, best, on_front
 from onnxlite.search.records import OptimizeReport, SearchRecord, Stopped, Trial
 from onnxlite.search.shares import Shares, digest
-from onnxlite.search.store import Store, code_digest, hashed, key_of
+from onnxlite.search.store import Store, hashed, key_of
 from onnxlite.search.strategy import Rounds
+from onnxlite.search.training import training_steps
 from onnxlite.search.work import Interruption
 
 logger = logging.getLogger(__name__)
@@ -41,22 +41,8 @@ logger = logging.getLogger(__name__)
 #: unseen, so they are few and counted.
 _MOST_LOOKS = 4
 _FINAL_TIMING_S = 10.0
-#: Steps that candidates may be trained for: as many as there is time for.
-_TRAINING_STEPS = (4000, 2000, 1000)
-#: A step takes so much of one of the whole model, as channels are gone, and a course at most
-#: this share of the time there is; without a limit, of that many seconds.
-_STEP_LEFT, _TRAINING_SHARE, _TIME_S = 0.4, 0.3, 3600.0
-#: A step takes longer than so many runs of the model (32 samples, there and back).
-_LEAST_RUNS = 16
-
 #: The original against itself.
 _UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
-
-
-class _Pace(msgspec.Struct, frozen=True):
-    """The seconds of one step of training; None if the model cannot be trained."""
-
-    seconds: float | None
 
 
 class Search:
@@ -321,44 +307,15 @@ class Search:
         return any(not group.pinned for group in groups)
 
     def _training(self) -> int | None:
-        """For how many steps candidates are trained, so that there is time for some of them."""
-        if not can_tune():
-            return None
-        longest_s = _TRAINING_SHARE * (self._clock.limit or _TIME_S) / _STEP_LEFT
         times = [t.latency_ms for _, t in self.lab.tried if t.latency_ms is not None]
-        # Where not even the fastest step would do, none is measured: that itself takes time.
-        if _LEAST_RUNS * max(times, default=0.0) / 1e3 * _TRAINING_STEPS[-1] > longest_s:
-            return None
-        step_s = self._step_seconds()
-        if step_s is None:
-            return None
-        return next((steps for steps in _TRAINING_STEPS if steps * step_s <= longest_s), None)
-
-    def _step_seconds(self) -> float | None:
-        """How long a step of training takes here; None if the model cannot be trained."""
-        # Torch is not always there, and takes seconds to import.
-        from onnxlite.tune.pace import step_seconds
-
-        key = key_of("pace", self._setting.digest, str(machine()), code_digest())
-        if (known := self._store.record(key, _Pace)) is not None:
-            return known.seconds
-        try:
-            seconds = step_seconds(self._original, self._setting.calibration)
-        except OnnxliteError as error:
-            logger.info("nothing is trained: %s", error)
-            seconds = None
-        except MemoryError:
-            raise
-        except Exception as error:
-            # Like a step that a strange model breaks: the search goes on without it.
-            logger.warning(
-                "the model cannot be run in torch, so nothing is trained; please report it (%s: %s)",
-                type(error).__name__,
-                error,
-            )
-            seconds = None
-        self._store.keep(key, _Pace(seconds))
-        return seconds
+        return training_steps(
+            self._original,
+            self._setting.digest,
+            self._setting.calibration,
+            self._store,
+            limit=self._clock.limit,
+            latencies_ms=times,
+        )
 
     def _best_text(self) -> str:
         ranked = self._ranked()

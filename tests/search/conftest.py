@@ -9,7 +9,7 @@ import pytest
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize.placing import measured
-from onnxlite.search import lab, search
+from onnxlite.search import lab, search, training
 
 
 def by_size(reference, candidate, **options) -> Latency:
@@ -38,5 +38,5 @@ def no_clock():
         patch.setattr(lab, "benchmark", by_size)
         patch.setattr(search, "benchmark", by_size)
         patch.setattr(measured, "MEASURABLE", MappingProxyType({}))
-        patch.setattr(search, "can_tune", lambda: False)  # minutes each
+        patch.setattr(training, "can_tune", lambda: False)  # minutes each
         yield

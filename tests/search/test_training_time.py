@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
-from onnxlite.search import search as module
+from onnxlite.search import training
+from onnxlite.search.store import Store
 
 
 @pytest.mark.parametrize(
@@ -24,28 +23,27 @@ from onnxlite.search import search as module
     ],
 )
 def test_training_is_as_long_as_time_allows(monkeypatch, step_s, limit, steps):
-    monkeypatch.setattr(module, "can_tune", lambda: True)
-    assert module.Search._training(search(1.0, limit, lambda: step_s)) == steps
+    monkeypatch.setattr(training, "can_tune", lambda: True)
+    monkeypatch.setattr(training, "_step_seconds", lambda *_: step_s)
+    assert asked(limit, 1.0) == steps
 
 
-def search(latency_ms, limit, step_seconds):
-    tried = [(None, SimpleNamespace(latency_ms=time)) for time in (latency_ms, None)]
-    return SimpleNamespace(
-        _step_seconds=step_seconds,
-        _clock=SimpleNamespace(limit=limit),
-        lab=SimpleNamespace(tried=tried),
+def asked(limit, latency_ms):
+    """The steps for any model: what is measured of it is made up."""
+    return training.training_steps(
+        None, "digest", None, Store(None), limit=limit, latencies_ms=[latency_ms]
     )
 
 
 def test_where_no_step_would_do_none_is_measured(monkeypatch):
-    monkeypatch.setattr(module, "can_tune", lambda: True)
-
-    def measured():
+    def measured(*_):
         raise AssertionError("a step of a slow model was measured")
 
-    assert module.Search._training(search(100.0, 600, measured)) is None
+    monkeypatch.setattr(training, "can_tune", lambda: True)
+    monkeypatch.setattr(training, "_step_seconds", measured)
+    assert asked(600, 100.0) is None
 
 
 def test_nothing_is_trained_without_torch(monkeypatch):
-    monkeypatch.setattr(module, "can_tune", lambda: False)
-    assert module.Search._training(SimpleNamespace()) is None
+    monkeypatch.setattr(training, "can_tune", lambda: False)
+    assert asked(600, 1.0) is None

@@ -9,11 +9,17 @@ pytest.importorskip("torch")
 
 from onnxlite.errors import UnsupportedError
 from onnxlite.model import load, to_bytes
-from onnxlite.search import Budget, optimize
+from onnxlite.search.store import Store
+from onnxlite.search.training import training_steps
+from onnxlite.tune import pace
 from onnxlite.tune.pace import step_seconds
 from tests.odd_models import parse
 
 X = np.random.default_rng(0).standard_normal((96, 8)).astype(np.float32)
+
+
+def steps_for(model):
+    return training_steps(model, "digest", X, Store(None), limit=None, latencies_ms=[0.01])
 
 
 def net(tail: str, output: str):
@@ -28,8 +34,9 @@ def net(tail: str, output: str):
 def test_a_step_takes_time_and_changes_nothing():
     model = net("y = MatMul(r, v)", "float[n,4]")
     before = to_bytes(model)
-    assert 0 < step_seconds(model, X) < 10
+    assert step_seconds(model, X) > 0
     assert to_bytes(model) == before
+    assert steps_for(model) == 4000
 
 
 @pytest.mark.parametrize(
@@ -43,8 +50,7 @@ def test_outputs_without_gradient_are_no_reason_to_fail(tail, output):
     model = net(tail, output)
     with pytest.raises(UnsupportedError, match="gradient"):
         step_seconds(model, X)
-    outcome = optimize(model, samples=X, budget=Budget(max_drop=0.5), time_limit=60, cache=False)
-    assert outcome.report.search.stopped == "finished"
+    assert steps_for(model) is None
 
 
 def test_a_model_without_weights():
@@ -52,3 +58,12 @@ def test_a_model_without_weights():
         { y = Relu(x) }"""
     with pytest.raises(UnsupportedError, match="no constant"):
         step_seconds(load(parse(text)), X)
+
+
+def test_a_search_outlives_what_torch_does_not_run(monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("strange model")
+
+    monkeypatch.setattr(pace, "step_seconds", broken)
+    assert steps_for(net("y = MatMul(r, v)", "float[n,4]")) is None
+    assert "please report it (RuntimeError: strange model)" in caplog.text
