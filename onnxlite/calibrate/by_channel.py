@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from onnxlite.calibrate.heard import heard
 from onnxlite.graph import add_initializer, fresh_name, rank, value_names
 from onnxlite.model import clone
 from onnxlite.runtime import Session
@@ -61,12 +62,15 @@ def collect_by_channel(
     copy = clone(model)
     values = {value.name: value for value in copy.graph.inputs}
     values.update({value.name: value for node in copy.graph for value in node.outputs})
+    gets_through = {name: heard(values[name]) for name in axes}
     taken = value_names(copy)
     taps: dict[str, list[str]] = {}
     outputs: list[ir.Value] = []
     # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
     for name, axis in reversed(list(axes.items())):
-        value = values[name]
+        value, part = values[name], gets_through[name]
+        if part is not None:
+            value = part.write(copy.graph, taken)
         reduced = [a for a in range(rank(value) or 0) if a != axis]
         nodes = [_reduction(copy, op, value, reduced, taken) for op in _REDUCTIONS]
         size = ir.node("Size", [value])

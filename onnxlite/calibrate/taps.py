@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.calibrate.heard import heard, lower_bound
 from onnxlite.graph import add_initializer, fresh_name, value_names
 from onnxlite.model import clone
-from onnxlite.ops import spec_of
 
 #: Most elements taken from a value of one sample; all of a smaller one.
 _PER_SAMPLE = 512
@@ -63,13 +63,15 @@ def tap_summaries(
     writer = _Writer(copy)
     values = {value.name: value for value in copy.graph.inputs}
     values.update({value.name: value for node in copy.graph for value in node.outputs})
+    gets_through = {name: heard(values[name]) for name in names}
     taps: dict[str, Tap] = {}
     # ONNX Runtime takes the last nodes first: so each value is measured when it is made, and need
     # not be held until all others are.
-    wanted = list(dict.fromkeys(names))
-    for name in reversed(wanted):
-        value = values[name]
+    for name in reversed(gets_through):
+        value, part = values[name], gets_through[name]
         bound = lower_bound(value)
+        if part is not None:
+            value = part.write(copy.graph, writer.taken)
         taps[name] = Tap(
             low=writer.reduced(value, "ReduceMin") if bound is None else None,
             high=writer.reduced(value, "ReduceMax", pooled=bound is not None),
@@ -79,17 +81,7 @@ def tap_summaries(
     if writer.outputs:
         copy.graph.outputs.clear()
         copy.graph.outputs.extend(writer.outputs)
-    return copy, {name: taps[name] for name in wanted}
-
-
-def lower_bound(value: ir.Value) -> float | None:
-    """The finite lower bound that the producing activation guarantees, if any."""
-    producer = value.producer()
-    output_range = None if producer is None else spec_of(producer).output_range
-    if producer is None or output_range is None:
-        return None
-    bounds = output_range(producer)
-    return bounds[0] if bounds is not None and np.isfinite(bounds[0]) else None
+    return copy, {name: taps[name] for name in gets_through}
 
 
 class _Writer:
@@ -97,7 +89,7 @@ class _Writer:
 
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
-        self._taken = value_names(model)
+        self.taken = value_names(model)
         self._constants: dict[bytes, ir.Value] = {}
         self._batches = {
             str(value.shape[0])
@@ -186,12 +178,12 @@ class _Writer:
     def _constant(self, array: NDArray[np.int64]) -> ir.Value:
         key = array.tobytes()
         if key not in self._constants:
-            name = fresh_name(self._taken, "tap_constant")
+            name = fresh_name(self.taken, "tap_constant")
             self._constants[key] = add_initializer(self._graph, name, array)
         return self._constants[key]
 
     def _name(self, value: ir.Value, suffix: str) -> str:
-        return fresh_name(self._taken, f"{value.name}_{suffix}")
+        return fresh_name(self.taken, f"{value.name}_{suffix}")
 
 
 def _lattice(shape: tuple[int, ...]) -> int | None:

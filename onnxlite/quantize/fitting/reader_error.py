@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.calibrate.heard import heard
 from onnxlite.graph import add_initializer, fresh_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
@@ -57,6 +58,7 @@ def reader_errors(
     values = {value.name: value for value in probe.graph.inputs}
     values.update({value.name: value for node in probe.graph for value in node.outputs})
     batches = {str(v.shape[0]) for v in probe.graph.inputs if v.shape is not None and len(v.shape)}
+    gets_through = {name: heard(values[name]) for name in candidates}
     writer = _Writer(probe)
     readings: dict[str, list[str]] = {}
     # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
@@ -67,6 +69,8 @@ def reader_errors(
         if isinstance(value.shape[0], int) and value.shape[0] != 1:
             continue
         uses = [use for use in value.uses() if use.node.name in chosen]
+        if (part := gets_through[name]) is not None:
+            value = part.write(probe.graph, writer.taken)
         readings[name] = writer.readings(value, params, [use.node for use in uses])
     if not readings:
         return {}
@@ -94,7 +98,7 @@ class _Writer:
 
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
-        self._taken = value_names(model)
+        self.taken = value_names(model)
         self._constants: dict[tuple[str, bytes], ir.Value] = {}
         self.outputs: list[ir.Value] = []
 
@@ -148,7 +152,7 @@ class _Writer:
     def _append(
         self, op_type: str, inputs: list[ir.Value], attributes: Mapping[str, Any] | None = None
     ) -> ir.Value:
-        name = fresh_name(self._taken, f"reader_{op_type}")
+        name = fresh_name(self.taken, f"reader_{op_type}")
         node = ir.node(op_type, inputs, dict(attributes or {}), name=name)
         node.outputs[0].name = name
         self._graph.append(node)
@@ -157,6 +161,6 @@ class _Writer:
     def _constant(self, array: NDArray[np.generic]) -> ir.Value:
         key = (array.dtype.name, array.tobytes())
         if key not in self._constants:
-            name = fresh_name(self._taken, "reader_constant")
+            name = fresh_name(self.taken, "reader_constant")
             self._constants[key] = add_initializer(self._graph, name, array)
         return self._constants[key]

@@ -1,0 +1,94 @@
+"""What the one reader of a value can tell of it: before an activation behind a sum, not all.
+
+    x --+
+        +-- Add -- Relu -- y            y - s  =  max(x, -s)
+    s --+
+
+However far x lies below -s, y is 0. So the range of y - s is enough for x: clipped to it, x
+leads to the same y. In residual networks, whose branches end in such sums, it is up to a third
+narrower than that of x.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxlite.graph import const_tensor, fresh_name, is_op, sole_consumer
+from onnxlite.ops import spec_of
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What gets through of a value.
+
+    Attributes:
+        value: whose only reader is a sum, whose only reader is an activation.
+        other: the sum's other side.
+        output: of the activation.
+        one_sided: `output - other` exceeds `value` only where both are negative.
+    """
+
+    value: ir.Value
+    other: ir.Value
+    output: ir.Value
+    one_sided: bool
+
+    def write(self, graph: ir.Graph, taken: set[str]) -> ir.Value:
+        """Append a value of the same shape; `value` may be clipped to its range and 0.
+
+        Args:
+            graph: of `value`.
+            taken: names that new ones must differ from; new ones are added.
+        """
+        through = self._append(graph, taken, "Sub", [self.output, self.other])
+        if self.one_sided:
+            return through
+        # Where the other side is far below zero nothing of `value` arrives, whatever it is.
+        positive = self._append(graph, taken, "Relu", [self.value])
+        return self._append(graph, taken, "Min", [through, positive])
+
+    def _append(
+        self, graph: ir.Graph, taken: set[str], op_type: str, inputs: list[ir.Value]
+    ) -> ir.Value:
+        name = fresh_name(taken, f"{self.value.name}_heard")
+        node = ir.node(op_type, inputs, name=name)
+        output = node.outputs[0]
+        output.name, output.type, output.shape = name, self.value.type, self.value.shape
+        graph.append(node)
+        return output
+
+
+def heard(value: ir.Value) -> Heard | None:
+    """What gets through of `value`, or None where that is all of it.
+
+    To be asked before anything is appended to the graph: a new reader hears everything.
+    """
+    add = sole_consumer(value)
+    if add is None or not is_op(add, "Add") or lower_bound(value) is not None:
+        return None
+    activation = sole_consumer(add.outputs[0])
+    bounds = None if activation is None else _bounds(activation)
+    other = add.inputs[1] if add.inputs[0] is value else add.inputs[0]
+    if activation is None or bounds is None or other is None or const_tensor(other) is not None:
+        return None
+    output = activation.outputs[0]
+    shapes = [None if v.shape is None else list(v.shape) for v in (value, other, output)]
+    if shapes[0] is None or any(shape != shapes[0] for shape in shapes):
+        return None
+    floor = lower_bound(other)
+    return Heard(value, other, output, floor is not None and floor >= bounds[0])
+
+
+def lower_bound(value: ir.Value) -> float | None:
+    """The finite lower bound that the producing activation guarantees, if any."""
+    producer = value.producer()
+    bounds = None if producer is None else _bounds(producer)
+    return bounds[0] if bounds is not None and math.isfinite(bounds[0]) else None
+
+
+def _bounds(node: ir.Node) -> tuple[float, float] | None:
+    output_range = spec_of(node).output_range
+    return None if output_range is None else output_range(node)
