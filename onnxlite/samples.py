@@ -95,8 +95,11 @@ class Samples:
         if isinstance(source, Samples):
             self._limit = source._limit if limit is None else limit
             self._open: Callable[[], Iterator[Feed]] = source._open
+            self._held: int = source._held
             return
         self._open = _reader(source, self.inputs, batch)
+        arrays: Iterable[Any] = source.values() if isinstance(source, Mapping) else [source]
+        self._held = max((len(a) for a in arrays if getattr(a, "ndim", 0)), default=0)
         next(iter(self))
 
     def __iter__(self) -> Iterator[Feed]:
@@ -118,6 +121,10 @@ class Samples:
                 "the samples are empty, or can be iterated only once: give a list, an array or a "
                 "loader with at least one sample"
             )
+
+    def __length_hint__(self) -> int:
+        """Samples in arrays that are at hand; 0 where only a pass over the data would tell."""
+        return self._held if self._limit is None else min(self._held, self._limit)
 
     def count(self) -> int:
         """Number of samples, found by one pass over the data."""

@@ -6,7 +6,9 @@
 
 However far x lies below -s, y is 0. So the range of y - s is enough for x: clipped to it, x
 leads to the same y. In residual networks, whose branches end in such sums, it is up to a third
-narrower than that of x.
+narrower than that of x. Both sides may be clipped at once: their lower limits are not positive,
+and so is the sum where both are reached. For upper bounds of an activation that does not hold,
+and so they count for nothing here.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ class Heard:
     """What gets through of a value.
 
     Attributes:
-        value: whose only reader is a sum, whose only reader is an activation.
+        value: whose only reader is a sum, whose only reader is an activation from 0 on.
         other: the sum's other side.
-        output: of the activation.
-        one_sided: `output - other` exceeds `value` only where both are negative.
+        output: of the activation; None where that has an upper bound.
+        one_sided: `other` is never negative, and so `-other` never positive.
     """
 
     value: ir.Value
     other: ir.Value
-    output: ir.Value
+    output: ir.Value | None
     one_sided: bool
 
     def write(self, graph: ir.Graph, taken: set[str]) -> ir.Value:
@@ -43,7 +45,12 @@ class Heard:
             graph: of `value`.
             taken: names that new ones must differ from; new ones are added.
         """
-        through = self._append(graph, taken, "Sub", [self.output, self.other])
+        if self.output is None:
+            below = self._append(graph, taken, "Neg", [self.other])
+            through = self._append(graph, taken, "Max", [self.value, below])
+        else:
+            # ONNX Runtime can then go on to compute convolution, sum and activation as one.
+            through = self._append(graph, taken, "Sub", [self.output, self.other])
         if self.one_sided:
             return through
         # Where the other side is far below zero nothing of `value` arrives, whatever it is.
@@ -70,16 +77,16 @@ def heard(value: ir.Value) -> Heard | None:
     if add is None or not is_op(add, "Add") or lower_bound(value) is not None:
         return None
     activation = sole_consumer(add.outputs[0])
-    bounds = None if activation is None else _bounds(activation)
+    low, high = (None if activation is None else _bounds(activation)) or (-math.inf, math.inf)
     other = add.inputs[1] if add.inputs[0] is value else add.inputs[0]
-    if activation is None or bounds is None or other is None or const_tensor(other) is not None:
+    if activation is None or low != 0 or other is None or const_tensor(other) is not None:
         return None
-    output = activation.outputs[0]
-    shapes = [None if v.shape is None else list(v.shape) for v in (value, other, output)]
-    if shapes[0] is None or any(shape != shapes[0] for shape in shapes):
+    shapes = [None if v.shape is None else list(v.shape) for v in (value, other)]
+    if shapes[0] is None or shapes[0] != shapes[1]:
         return None
     floor = lower_bound(other)
-    return Heard(value, other, output, floor is not None and floor >= bounds[0])
+    output = None if math.isfinite(high) else activation.outputs[0]
+    return Heard(value, other, output, one_sided=floor is not None and floor >= 0)
 
 
 def lower_bound(value: ir.Value) -> float | None:

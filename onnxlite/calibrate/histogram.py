@@ -56,8 +56,15 @@ class Histogram:
         index -= exact.type(first)
         return cls(exponent, first, np.bincount(index.astype(np.intp)).astype(np.int64, copy=False))
 
+    @classmethod
+    def empty(cls) -> Histogram:
+        """Of no elements: merged with another one it changes nothing."""
+        return cls(_FINEST, 0, np.zeros(0, np.int64))
+
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of elements; exact, in any order."""
+        if not len(self.counts) or not len(other.counts):
+            return self if len(self.counts) else other
         exponent = max(self.exponent, other.exponent)
         while True:
             a, b = self.coarsened(exponent), other.coarsened(exponent)

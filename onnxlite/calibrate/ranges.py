@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.calibrate.stream import stream
+from onnxlite.calibrate.stream import check_seen, stream
 from onnxlite.records import Progress, silent
 from onnxlite.samples import Samples
 
@@ -46,13 +46,17 @@ def collect_ranges(
         progress: called after every feed.
 
     Raises:
-        SamplesError: a value is NaN or infinite on some sample.
+        SamplesError: a value is NaN or infinite on some sample, or empty on all of them.
         ExecutionError: ONNX Runtime cannot run the model.
     """
     wanted = list(dict.fromkeys(names))
     lows, highs = np.full(len(wanted), np.inf), np.full(len(wanted), -np.inf)
-    for seen in stream(model, wanted, samples, sample=False, threads=threads, progress=progress):
+    for seen in stream(
+        model, wanted, samples, sampled=lambda _: False, threads=threads, progress=progress
+    ):
         np.minimum(lows, seen.lows, out=lows)
         np.maximum(highs, seen.highs, out=highs)
-    limits = zip(lows.tolist(), highs.tolist(), strict=True)
-    return {name: Range(*pair) for name, pair in zip(wanted, limits, strict=True)}
+    limits = zip(wanted, lows.tolist(), highs.tolist(), strict=True)
+    found = {name: Range(low, high) for name, low, high in limits if high >= low}
+    check_seen(wanted, found)
+    return found

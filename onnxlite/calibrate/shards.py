@@ -9,15 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import length_hint
 
 import onnx
 import onnx_ir as ir
 
-from onnxlite.calibrate.statistics import (
-    ValueStatistics,
-    collect_statistics,
-    merge_statistics,
-)
+from onnxlite.calibrate.collect import collect_part, share_sampled, with_elements
+from onnxlite.calibrate.statistics import ValueStatistics, merge_statistics
 from onnxlite.errors import OnnxliteError
 from onnxlite.model import load, to_bytes
 from onnxlite.records import Progress, silent
@@ -32,6 +30,8 @@ class _Shard:
     model: bytes
     names: tuple[str, ...]
     feeds: list[Feed]
+    first: int
+    share: float
     threads: int | None
 
 
@@ -57,24 +57,28 @@ def collect_sharded(
         progress: called as shards are done.
 
     Raises:
-        SamplesError: a value is NaN or infinite on some sample.
+        SamplesError: a value is NaN or infinite on some sample, or empty on all of them.
         Lost: workers died on a shard again and again.
         ExecutionError: ONNX Runtime cannot run the model.
     """
     feeds = list(samples)
     count = max(1, min(shards, len(feeds)))
-    content, wanted = to_bytes(model), tuple(names)
+    content, wanted = to_bytes(model), tuple(dict.fromkeys(names))
     cuts = [len(feeds) * index // count for index in range(count + 1)]
-    pieces = [
-        _Shard(content, wanted, feeds[start:stop], threads)
-        for start, stop in itertools.pairwise(cuts)
-    ]
-    found: dict[int, dict[str, ValueStatistics]] = {}
-    for index, result in workers.each(_collect, pieces, stage="calibrate", progress=progress):
-        if isinstance(result, OnnxliteError):
-            raise result
-        found[index] = result
-    return merge_statistics(found[index] for index in range(count))
+
+    def collect(share: float) -> dict[str, ValueStatistics]:
+        pieces = [
+            _Shard(content, wanted, feeds[start:stop], start, share, threads)
+            for start, stop in itertools.pairwise(cuts)
+        ]
+        found: dict[int, dict[str, ValueStatistics]] = {}
+        for index, result in workers.each(_collect, pieces, stage="calibrate", progress=progress):
+            if isinstance(result, OnnxliteError):
+                raise result
+            found[index] = result
+        return merge_statistics(found[index] for index in range(count))
+
+    return with_elements(collect, share_sampled(model, length_hint(samples)), wanted)
 
 
 def _collect(shard: _Shard) -> dict[str, ValueStatistics] | OnnxliteError:
@@ -84,6 +88,13 @@ def _collect(shard: _Shard) -> dict[str, ValueStatistics] | OnnxliteError:
     model = load(proto)
     try:
         samples = Samples(shard.feeds, input_specs(model))
-        return collect_statistics(model, shard.names, samples, threads=shard.threads)
+        return collect_part(
+            model,
+            shard.names,
+            samples,
+            share=shard.share,
+            first=shard.first,
+            threads=shard.threads,
+        )
     except OnnxliteError as error:
         return error

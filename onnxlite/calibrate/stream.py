@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnxlite.errors import SamplesError
 from onnxlite.graph import describe
 from onnxlite.records import Progress, silent
 from onnxlite.runtime import Session
-from onnxlite.samples import Samples
+from onnxlite.samples import Feed, Samples
 
 Array64 = NDArray[np.float64]
 
@@ -25,14 +25,14 @@ class Summary:
     """What one feed shows of all values, in the order of their names.
 
     Attributes:
-        lows: float64[values], the smallest number of each.
-        highs: float64[values], the largest.
-        samples: some elements of each, float32 of any shape; none where not asked for.
+        lows: float64[values], the smallest number of each; inf of a value without elements.
+        highs: float64[values], the largest; -inf of a value without elements.
+        samples: some elements of each, float32 of any shape; None where not asked for.
     """
 
     lows: Array64
     highs: Array64
-    samples: list[NDArray[Any]]
+    samples: list[NDArray[Any]] | None
 
 
 def stream(
@@ -40,38 +40,78 @@ def stream(
     names: Iterable[str],
     samples: Samples,
     *,
-    sample: bool,
+    sampled: Callable[[int], bool],
     threads: int | None,
     progress: Progress,
 ) -> Iterator[Summary]:
     """Run every feed and yield a summary of the named values, which are distinct.
 
+    Args:
+        model: the float model.
+        names: of its values.
+        samples: the data.
+        sampled: of which feeds, by their index, elements are wanted.
+        threads: of ONNX Runtime.
+        progress: called after every feed.
+
     Raises:
         SamplesError: a value is NaN or infinite on some sample.
         ExecutionError: ONNX Runtime cannot run the model.
     """
-    probe, taps = tap_summaries(model, names, sample=sample)
-    session = Session(probe, threads=threads)
+    wanted = list(names)
+    probes: dict[bool, _Probe] = {}
     total = samples.count() if progress is not silent else 0
-    known = np.array([tap.known_low for tap in taps.values()])
-    measured = np.array([tap.low is not None for tap in taps.values()], bool)
-    lows_of = [tap.low for tap in taps.values() if tap.low]
-    highs_of = [tap.high for tap in taps.values()]
-    samples_of = [tap.sample for tap in taps.values() if tap.sample]
     for index, feed in enumerate(samples):
-        outputs = session.run(feed)
-        lows = known.copy()
-        lows[measured] = [outputs[output].item() for output in lows_of]
-        highs = np.array([outputs[output].item() for output in highs_of])
-        finite = np.isfinite(lows) & np.isfinite(highs)
-        if not finite.all():
-            name, high = list(taps)[int(np.argmin(finite))], highs[np.argmin(finite)]
-            raise SamplesError(
-                f"value {name!r} ({_origin(model, name)}) is {high} on a calibration "
-                "sample: check the preprocessing, or the model overflows"
-            )
-        yield Summary(lows, highs, [outputs[output] for output in samples_of])
+        detailed = sampled(index)
+        if detailed not in probes:
+            probes[detailed] = _Probe(model, wanted, sample=detailed, threads=threads)
+        yield probes[detailed].run(feed)
         progress("calibrate", index + 1, total)
+
+
+class _Probe:
+    """A session that measures, with elements of values or without."""
+
+    def __init__(
+        self, model: ir.Model, names: list[str], *, sample: bool, threads: int | None
+    ) -> None:
+        probe, taps = tap_summaries(model, names, sample=sample)
+        self._model, self._names = model, list(taps)
+        self._session = Session(probe, threads=threads)
+        self._known = np.array([tap.known_low for tap in taps.values()])
+        self._measured = np.array([tap.low is not None for tap in taps.values()], bool)
+        self._lows = [tap.low for tap in taps.values() if tap.low]
+        self._highs = [tap.high for tap in taps.values()]
+        self._samples = [tap.sample for tap in taps.values() if tap.sample] if sample else None
+
+    def run(self, feed: Feed) -> Summary:
+        outputs = self._session.run(feed)
+        lows = self._known.copy()
+        lows[self._measured] = [outputs[output].item() for output in self._lows]
+        highs = np.array([outputs[output].item() for output in self._highs])
+        # What the reductions say of no elements at all.
+        empty = (highs == -np.inf) & (~self._measured | (lows == np.inf))
+        lows[empty] = np.inf
+        good = empty | (np.isfinite(lows) & np.isfinite(highs))
+        if not good.all():
+            wrong = int(np.argmin(good))
+            name = self._names[wrong]
+            raise SamplesError(
+                f"value {name!r} ({_origin(self._model, name)}) is {highs[wrong]} on a "
+                "calibration sample: check the preprocessing, or the model overflows"
+            )
+        taken = None if self._samples is None else [outputs[output] for output in self._samples]
+        return Summary(lows, highs, taken)
+
+
+def check_seen(names: Iterable[str], seen: Container[str]) -> None:
+    """Raise `SamplesError` if a value had no elements on any sample."""
+    for name in names:
+        if name not in seen:
+            raise SamplesError(
+                f"value {name!r} is empty on every calibration sample: give samples on which the "
+                "model computes something there, or exclude the layers that read it"
+            )
 
 
 def _origin(model: ir.Model, name: str) -> str:

@@ -137,9 +137,15 @@ class _Writer:
             self._append("Slice", [flat, *constants], name, value)
             return self._output(name, value, 2)
         flat = self._flat(value, np.array([-1], np.int64))
-        count = self._append("Size", [value], self._name(value, "size"), None)
+        count = self._append("Shape", [flat], self._name(value, "size"), None)
         spread = self._constant(np.arange(_PER_FEED, dtype=np.int64) * _SPREAD)
-        index = self._append("Mod", [spread, count], self._name(value, "index"), None)
+        # Of no elements none are taken, of any others as many as ever; Mod refuses to divide by 0.
+        most = self._constant(np.array([_PER_FEED], np.int64))
+        end = self._append("Mul", [count, most], self._name(value, "end"), None)
+        zero = self._constant(np.array([0], np.int64))
+        some = self._append("Slice", [spread, zero, end], self._name(value, "some"), None)
+        size = self._append("Slice", [count, zero, count], self._name(value, "divisor"), None)
+        index = self._append("Mod", [some, size], self._name(value, "index"), None)
         self._append("Gather", [flat, index], name, value, {"axis": 0})
         return self._output(name, value, 1)
 

@@ -42,6 +42,22 @@ def test_shards_give_what_one_pass_gives(shards):
     assert {name: seen.range for name, seen in parts.items()} == ranges
 
 
+@pytest.mark.parametrize("shards", [1, 3, 99])
+def test_of_many_samples_shards_take_elements_of_the_same_feeds(shards):
+    model = load(net())
+    samples = Samples(images(600), input_specs(model))
+    whole = collect_statistics(model, NAMES, samples)
+    with ThreadPoolExecutor(2) as executor:
+        parts = collect_sharded(model, NAMES, samples, Workers(executor), shards=shards)
+    assert all(equal(parts[name], whole[name]) for name in NAMES)
+    batches = Samples(list(np.split(images(600), 75)), samples.inputs)
+    every = collect_statistics(model, NAMES, batches)
+    # A list might hold batches of any size, so elements are taken of all.
+    share = whole["r"].histogram.total / every["r"].histogram.total
+    assert share == pytest.approx(128 / 600, rel=0.05)
+    assert whole["r"].range == every["r"].range
+
+
 def test_second_moments_merge_to_rounding():
     rng = np.random.default_rng(0)
     x = rng.normal(3, 1, (600, 1, 5)).astype(np.float32)

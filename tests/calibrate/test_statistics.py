@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 
-from onnxlite.calibrate import ValueStatistics, collect_statistics, merge_statistics
+from onnxlite.calibrate import (
+    Range,
+    ValueStatistics,
+    collect_ranges,
+    collect_statistics,
+    merge_statistics,
+)
 from onnxlite.calibrate.taps import tap_summaries
+from onnxlite.errors import SamplesError
 from onnxlite.model import load
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Samples, input_specs
@@ -114,3 +124,55 @@ def test_small_values_are_taken_whole() -> None:
     seen = statistics(text, data, ["x"])["x"].histogram
     assert seen.total == 50
     assert seen.counts.max() == 1
+
+
+#: How many rows there are depends on the data; `r` may have none.
+FOUND = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,4] x) => (float[n,4] y, float[m] z)
+    { i = NonZero(x) c = Cast<to=1>(i) r = Relu(c) z = ReduceMax<axes=[0], keepdims=0>(r)
+      y = Tanh(x) }"""
+
+
+@pytest.mark.parametrize("names", [["c"], ["r"], ["x", "r", "c"]])
+def test_values_without_elements_on_some_samples(names: list[str]) -> None:
+    data = np.zeros((3, 4), np.float32)
+    data[1, 2] = 1
+    seen = statistics(FOUND, data, names, batch=1)
+    assert list(seen) == names
+    model = load(parsed(FOUND))
+    ranges = collect_ranges(model, names, Samples(data, input_specs(model), batch=1))
+    for name in names[-1:]:
+        assert ranges[name] == seen[name].range == Range(0.0, 2.0)
+        assert seen[name].average.feeds == 1
+
+
+@pytest.mark.parametrize("collect", [collect_statistics, collect_ranges])
+def test_a_value_without_elements_on_any_sample_is_an_error(collect: Callable[..., Any]) -> None:
+    model = load(parsed(FOUND))
+    samples = Samples(np.zeros((3, 4), np.float32), input_specs(model))
+    with pytest.raises(SamplesError, match="'r' is empty on every calibration sample: give"):
+        collect(model, ["x", "r"], samples)
+
+
+def test_elements_are_taken_of_all_feeds_if_some_have_none() -> None:
+    """Only one feed of 600 has elements of `r`, and not one that is looked at first."""
+    data = np.zeros((600, 4), np.float32)
+    data[101, 2] = 1
+    seen = statistics(FOUND, data, ["x", "r"], batch=1)
+    assert seen["r"].range == Range(0.0, 2.0)
+    assert seen["r"].histogram.total
+    assert seen["x"].histogram.total == 600 * 4
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 5, 8, 10, 13])
+def test_what_has_a_period_is_seen_evenly(period: int) -> None:
+    """A class for each remainder: of each about as many samples are looked at."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,1] x) => (float[n,1] y) { y = Tanh(x) }"""
+    data = (np.arange(1300, dtype=np.float32) % period)[:, None]
+    histogram = statistics(text, data, ["x"], batch=1)["x"].histogram
+    _, counts = histogram.occupied()
+    assert histogram.total == pytest.approx(128, abs=2)
+    assert len(counts) == period
+    assert counts.min() >= 0.5 * 128 / period
+    assert counts.max() <= 1.5 * 128 / period

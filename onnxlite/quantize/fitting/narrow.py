@@ -106,11 +106,21 @@ def _candidates(seen: ValueStatistics, levels: Levels) -> tuple[list[Range], Arr
     whole = seen.range
     found = [whole, *(OBSERVERS[name](seen, levels) for name in _ASKED)]
     found += [Range(whole.low * share, whole.high * share) for share in _SHARES]
-    ranges = list(dict.fromkeys(found))
+    ranges = _distinct(found, (whole.high - whole.low) / (levels.qmax - levels.qmin))
     lows, highs = (np.array([getattr(one, side) for one in ranges]) for side in ("low", "high"))
     error = levels.errors(seen.histogram, lows, highs)
     kept = np.flatnonzero(error <= error[0])
     return [ranges[index] for index in kept], error[kept]
+
+
+def _distinct(ranges: Sequence[Range], step: float) -> list[Range]:
+    """The first of those that differ by less than a step of the integers."""
+    kept = [ranges[0]]
+    for one in ranges[1:]:
+        least = min(max(abs(one.low - k.low), abs(one.high - k.high)) for k in kept)
+        if least > 0 and least >= step:
+            kept.append(one)
+    return kept
 
 
 def _least(ranges: Sequence[Range], harm: Array64) -> Range:
