@@ -142,10 +142,10 @@ class _Writer:
         # Of no elements none are taken, of any others as many as ever; Mod refuses to divide by 0.
         most = self._constant(np.array([_PER_FEED], np.int64))
         end = self._append("Mul", [count, most], self._name(value, "end"), None)
-        zero = self._constant(np.array([0], np.int64))
-        some = self._append("Slice", [spread, zero, end], self._name(value, "some"), None)
-        size = self._append("Slice", [count, zero, count], self._name(value, "divisor"), None)
-        index = self._append("Mod", [some, size], self._name(value, "index"), None)
+        start = self._constant(np.array([0], np.int64))
+        some = self._append("Slice", [spread, start, end], self._name(value, "some"), None)
+        divisor = self._append("Slice", [count, start, count], self._name(value, "divisor"), None)
+        index = self._append("Mod", [some, divisor], self._name(value, "index"), None)
         self._append("Gather", [flat, index], name, value, {"axis": 0})
         return self._output(name, value, 1)
 
