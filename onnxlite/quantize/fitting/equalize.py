@@ -16,6 +16,7 @@ the ranges of weights instead.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -48,8 +49,9 @@ _WHAT = "equalize"
 _FEEDS = 64
 #: The noise must fall by this share; less is chance.
 _LEAST_GAIN = 0.1
-#: What is left of the room up to a bound, for samples that were not seen.
-_MARGIN = 0.9
+#: What is left of the room up to an activation's bound, for samples that were not seen, and up to
+#: the end of a tensor's range: the share that does better on samples held out.
+_MARGIN, _MARGINS = 0.9, (0.9, 1.0)
 #: No channel is multiplied by more than this: one that hardly ever answers to the samples at
 #: hand may do so to others.
 _MOST = 8.0
@@ -95,52 +97,62 @@ def equalize(
     if not axes:
         return Declined(_WHAT, "all layers", "no channel may be multiplied by a number")
     stats = collect_by_channel(model, axes, seen, threads=threads)
-    factor = _factors(placement, channels, free, stats, target)
-    if (factor == 1).all():
-        return Declined(_WHAT, "all layers", "no channel would be held better")
-    plain = clone(model)
-    undo = rescale(model, free.slots, factor)
     checks = [feeds[i] for i in sorted(held_out)]
-    problem = _difference(plain, model, checks[0], threads)
-    if not problem:
-        before, after = (
-            _noise(which, placement, seen, checks, plain, target, threads)
-            for which in (plain, model)
-        )
-        if not after < before * (1 - _LEAST_GAIN):
-            problem = (
-                f"scaled channels give {_db(after):.1f} dB and the original ones "
-                f"{_db(before):.1f} dB on {len(checks)} feeds held out"
-            )
-    if problem:
+    plain = clone(model)
+    noise = _Noise(placement, seen, checks, plain, target, threads)
+    best, least, problems = None, np.inf, []
+    for margin in _MARGINS:
+        factor = _factors(placement, channels, free, stats, target, margin)
+        if (factor == 1).all():
+            continue
+        undo = rescale(model, free.slots, factor)
+        if problem := _difference(plain, model, checks[0], threads):
+            problems.append(problem)
+        elif (after := noise.of(model)) < least:
+            best, least = factor, after
         undo()
-        return Declined(_WHAT, "all layers", problem)
-    return int((factor != 1).sum())
+    if best is None:
+        reason = problems[0] if problems else "no channel would be held better"
+        return Declined(_WHAT, "all layers", reason)
+    before = noise.of(plain)
+    if not least < before * (1 - _LEAST_GAIN):
+        return Declined(
+            _WHAT,
+            "all layers",
+            f"scaled channels give {_db(least):.1f} dB and the original ones {_db(before):.1f} dB "
+            f"on {len(checks)} feeds held out",
+        )
+    rescale(model, free.slots, best)
+    return int((best != 1).sum())
 
 
-def _noise(
-    model: ir.Model,
-    placement: Placement,
-    seen: Samples,
-    checks: Sequence[Feed],
-    reference: ir.Model,
-    target: Target,
-    threads: int | None,
-) -> float:
+@dataclass(frozen=True)
+class _Noise:
     """Noise over signal of the outputs of a model quantized without any further care."""
-    own = placement.on(model)
-    names = [value.name for value in own.values if value.name]
-    ranges = collect_ranges(model, names, seen, threads=threads)
-    quantized = trial(model, own, activation_params(own, ranges, target, Widths()), target)
-    want, got = Session(reference, threads=threads), Session(quantized, threads=threads)
-    noise = power = 0.0
-    for feed in checks:
-        approximate = got.run(feed)
-        for name, exact in want.run(feed).items():
-            if exact.dtype.kind == "f":
-                noise += float(((exact - approximate[name]).astype(np.float64) ** 2).sum())
-                power += float((exact.astype(np.float64) ** 2).sum())
-    return noise / power if power else 0.0
+
+    placement: Placement
+    seen: Samples
+    checks: Sequence[Feed]
+    reference: ir.Model
+    target: Target
+    threads: int | None
+
+    def of(self, model: ir.Model) -> float:
+        """On the feeds held out, of a copy of the reference with other weights."""
+        own = self.placement.on(model)
+        names = [value.name for value in own.values if value.name]
+        ranges = collect_ranges(model, names, self.seen, threads=self.threads)
+        params = activation_params(own, ranges, self.target, Widths())
+        want = Session(self.reference, threads=self.threads)
+        got = Session(trial(model, own, params, self.target), threads=self.threads)
+        noise = power = 0.0
+        for feed in self.checks:
+            approximate = got.run(feed)
+            for name, exact in want.run(feed).items():
+                if exact.dtype.kind == "f":
+                    noise += float(((exact - approximate[name]).astype(np.float64) ** 2).sum())
+                    power += float((exact.astype(np.float64) ** 2).sum())
+        return noise / power if power else 0.0
 
 
 def _db(share: float) -> float:
@@ -158,6 +170,7 @@ def _factors(
     free: Rescaling,
     stats: dict[str, ChannelStats],
     target: Target,
+    margin: float,
 ) -> Array64:
     """The factor of every unit, 1 for those that stay."""
     size = len(channels.root)
@@ -169,7 +182,7 @@ def _factors(
             continue
         seen = stats[value.name]
         line = channels.root[channels.values[value]].reshape(-1)
-        _narrow(room, line, seen, _MARGIN * float(seen.low.min()), _MARGIN * float(seen.high.max()))
+        _narrow(room, line, seen, margin * float(seen.low.min()), margin * float(seen.high.max()))
         step = _step(target.activation, seen)
         for power, noise in _reads(value, line, chosen, target):
             np.add.at(activation, line, step**2 * power)
