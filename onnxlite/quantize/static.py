@@ -20,6 +20,7 @@ from onnxlite.errors import VerificationError
 from onnxlite.graph import const_array
 from onnxlite.model import clone, size_bytes
 from onnxlite.ops import spec_of
+from onnxlite.quantize.borders import channels_last_borders
 from onnxlite.quantize.compact import compact
 from onnxlite.quantize.dynamic.embeddings import write_embeddings
 from onnxlite.quantize.emit import Emitter
@@ -107,6 +108,7 @@ def quantize_static_ir(
     shield(model)
     model, pieces, none = hardswish_in_pieces(model, next(iter(feeds)), row, progress=progress)
     declined += none
+    model, borders = channels_last_borders(model, row)
     if options.form == "qoperator":
         integer_operators(model, next(iter(feeds)))
     tables = write_embeddings(model, row, options)
@@ -128,6 +130,7 @@ def quantize_static_ir(
             "means-pooled": pooled,
             "values-smoothed": len(smoothed),
             "hardswish-in-pieces": pieces,
+            "borders-channels-last": borders,
             "channels-equalized": 0 if isinstance(scaled, Declined) else scaled,
             "tables-quantized": len(tables),
             "weights-packed": narrow,

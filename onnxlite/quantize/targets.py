@@ -55,6 +55,8 @@ class Target:
         smallest_range: no activation gets a narrower range than this.
         forms: what the runtime reads; integer operators are ONNX Runtime's own.
         implied_zeros: a DequantizeLinear may leave out a zero point that is 0.
+        channels_last: it is the ONNX Runtime of this machine, whose integer convolutions take
+            channels last (`quantize/borders.py`).
         wide: the type of 16-bit activations, None where there are none that are fast.
     """
 
@@ -72,6 +74,7 @@ class Target:
     smallest_range: float = 0.0
     forms: tuple[Form, ...] = ("qdq",)
     implied_zeros: bool = False
+    channels_last: bool = False
     wide: QType | None = None
     narrow: QType | None = None
 
@@ -157,12 +160,17 @@ _CPU = Target(
     per_channel=True,
     forms=("qdq", "qoperator"),
     implied_zeros=True,
+    channels_last=True,
 )
 _CPU_AVX2 = dataclasses.replace(_CPU, name="cpu-avx2", avoid_saturation=True)
 #: ONNX Runtime on 64-bit ARM multiplies int8 by int8 (SDOT, SMMLA).
-_CPU_ARM = dataclasses.replace(_CPU, name="cpu-arm", activation=INT8, one_sided=True)
+_CPU_ARM = dataclasses.replace(
+    _CPU, name="cpu-arm", activation=INT8, one_sided=True, channels_last=False
+)
 #: oneDNN's kernels; those of AVX-512 without VNNI saturate as ONNX Runtime's do.
-_OPENVINO = dataclasses.replace(_CPU_AVX2, name="openvino", forms=("qdq",), pads_channels=True)
+_OPENVINO = dataclasses.replace(
+    _CPU_AVX2, name="openvino", forms=("qdq",), pads_channels=True, channels_last=False
+)
 #: Zero points other than 0 are refused by the parser; pointwise operators on integers gain
 #: nothing, because TensorRT fuses them with what is before them.
 _TENSORRT = Target(
@@ -187,7 +195,12 @@ _QNN = Target(
 )
 #: Any runtime that reads QDQ: the commonest types, and no kernel saturates.
 _GENERIC = dataclasses.replace(
-    _CPU_AVX2, name="generic", forms=("qdq",), implied_zeros=False, wide=UINT16
+    _CPU_AVX2,
+    name="generic",
+    forms=("qdq",),
+    implied_zeros=False,
+    channels_last=False,
+    wide=UINT16,
 )
 
 TARGETS: Mapping[str, Target] = MappingProxyType(

@@ -109,6 +109,24 @@ def test_a_channel_that_reaches_the_bound_of_its_activation_is_left():
     assert scaled[11] == strong[11]
 
 
+@pytest.mark.parametrize(("noises", "taken"), [([0.3, 0.2, 1.0], 1.0), ([0.2, 0.3, 1.0], 0.9)])
+def test_a_range_is_filled_as_far_as_does_best_on_samples_held_out(monkeypatch, noises, taken):
+    waiting = iter(noises)
+    monkeypatch.setattr(equalization._Noise, "of", lambda *_: next(waiting))
+    model, expected = uneven(), uneven()
+    samples = Samples(images(64, 0), input_specs(model))
+    assert isinstance(equalize(model, place(model, CPU), samples, CPU), int)
+    monkeypatch.undo()
+    monkeypatch.setattr(equalization, "_MARGINS", (taken,))
+    equalize(expected, place(expected, CPU), samples, CPU)
+    weights = [
+        [const_array(node.inputs[1]) for node in each.graph if node.op_type == "Conv"]
+        for each in (model, expected)
+    ]
+    for got, want in zip(*weights, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_it_is_undone_where_it_does_not_help(monkeypatch):
     monkeypatch.setattr(equalization, "_LEAST_GAIN", 1.0)
     model, before = uneven(), uneven()
