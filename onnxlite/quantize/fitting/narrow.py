@@ -41,7 +41,7 @@ _WORTH = 0.95
 _GAIN_DB = 0.25
 #: One sample in so many is measured at the readers, and as many again at the outputs.
 _SHARE_OF_SAMPLES = 32
-_MOST_SAMPLES = 8
+_MOST_SAMPLES = 6
 
 
 @dataclass(frozen=True)
