@@ -60,7 +60,7 @@ class Code:
         return self.scale.reshape(shape), self.zero.reshape(shape).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counterpart:
     """A value of the original and what has become of it.
 
@@ -72,6 +72,8 @@ class Counterpart:
         code: of `candidate`, None where it is float.
         kept: channels of the original's value that are left; None for all.
         axis: along which `kept` counts.
+        gain: float64[channels], what each channel that is left has been multiplied by; None for
+            nothing.
     """
 
     node: str
@@ -81,10 +83,16 @@ class Counterpart:
     code: Code | None = None
     kept: tuple[int, ...] | None = None
     axis: int = 1
+    gain: NDArray[np.float64] | None = None
 
     def of_reference(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The part of the original's array that is left."""
-        return array if self.kept is None else np.take(array, self.kept, self.axis)
+        """What the candidate should have for the original's array."""
+        left = array if self.kept is None else np.take(array, self.kept, self.axis)
+        if self.gain is None:
+            return left
+        shape = [-1 if axis == self.axis % left.ndim else 1 for axis in range(left.ndim)]
+        multiplied: NDArray[Any] = left * self.gain.reshape(shape).astype(left.dtype)
+        return multiplied
 
 
 def counterparts(

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.counterparts import Counterpart, counterparts
 from onnxlite.analysis.shapes import concrete_shapes, infer_shapes
+from onnxlite.calibrate.heard import heard
+from onnxlite.evaluate.gains import ChannelGains
 from onnxlite.evaluate.metrics import Meter
 from onnxlite.graph import const_tensor
 from onnxlite.model import clone
@@ -31,14 +34,15 @@ _PORTION_BYTES = 1 << 27
 #: A layer that is so much worse on the original's values does not read what they are. Layers
 #: that were fitted to make up for others are a few dB worse.
 _NONSENSE_DB = 15.0
-#: Times that all is compared again without such values.
-_ROUNDS = 4
+#: Times that all is compared again without such values, or with factors.
+_ROUNDS = 8
 
 
 class LayerFidelity(msgspec.Struct, frozen=True, kw_only=True):
     """How well a compressed model reproduces the output of one layer.
 
-    SQNR is in dB, infinite without any error, minus infinite with new NaN.
+    SQNR is in dB, infinite without any error, minus infinite with new NaN. Of an output that only
+    a sum with a Relu behind it reads, only what gets through there counts.
 
     Attributes:
         name: of the node in the original, or of an input that is quantized.
@@ -47,7 +51,8 @@ class LayerFidelity(msgspec.Struct, frozen=True, kw_only=True):
         sqnr_db: of the output, in the compressed model as it is.
         own_db: of the output if the layer reads the original's values.
         input_db: the worst `sqnr_db` of what it reads.
-        max_abs: largest difference of the output, in the compressed model as it is.
+        max_abs: largest difference of the output, in the compressed model as it is; of channels
+            that were multiplied, against the original's times the factor.
     """
 
     name: str
@@ -73,6 +78,9 @@ class _Row:
         inputs: of the candidate that it reads as well.
         whole: measures the output in the compressed model as it is.
         own: measures it if the layer reads the original's values.
+        gains: finds channels that were multiplied.
+        other: of the original, the other side of the sum that alone reads the output, if a Relu
+            follows: what lies below its negative is not heard, and may be cut off.
         fits: whether the output has the original's shape, less the channels that are gone.
     """
 
@@ -81,6 +89,8 @@ class _Row:
     inputs: tuple[str, ...]
     whole: Meter
     own: Meter
+    gains: ChannelGains
+    other: ir.Value | None
     fits: bool = True
 
 
@@ -122,6 +132,9 @@ def compare_layers(
         for done, portion in enumerate(portions, 1):
             _run_portion(rows, portion, reference, candidate, feeds, inputs, threads)
             progress("compare layers", done, len(portions))
+        if multiplied := _multiplied(rows):
+            pairs = [multiplied.get(pair.candidate, pair) for pair in pairs]
+            continue
         changed = _changed_meaning(rows)
         if not changed:
             break
@@ -129,6 +142,11 @@ def compare_layers(
         notes.append(f"not compared, because a rewrite gave them another meaning: {names}")
         gone = {row.pair.candidate for row in changed}
         pairs = [pair for pair in pairs if pair.candidate not in gone]
+    if scaled := [row.pair.node for row in rows if row.pair.gain is not None]:
+        notes.append(
+            "compared with the original's values times a factor per channel, as equalization "
+            f"leaves them: {', '.join(scaled)}"
+        )
     if lost := [row.pair.node for row in rows if not row.fits]:
         notes.append(f"not compared, because they have another shape: {', '.join(lost)}")
     if not rows:
@@ -146,7 +164,10 @@ def _rows(pairs: Sequence[Counterpart]) -> list[_Row]:
     for pair in pairs:
         reads, free = _sources(pair.candidate, index)
         name = pair.reference.name or ""
-        rows.append(_Row(pair, tuple(sorted(reads)), tuple(free), Meter(name), Meter(name)))
+        part = heard(pair.reference)
+        meters = Meter(name), Meter(name), ChannelGains(pair.axis)
+        other = None if part is None else part.other
+        rows.append(_Row(pair, tuple(sorted(reads)), tuple(free), *meters, other))
     return rows
 
 
@@ -217,9 +238,9 @@ def _run_portion(
 ) -> None:
     mine = [rows[number] for number in portion]
     needed = {n for row in mine for n in row.reads}.union(portion)
-    exact = Session(
-        tapped(reference, _names(rows[n].pair.reference for n in needed)), threads=threads
-    )
+    wanted = [rows[n].pair.reference for n in needed]
+    wanted += [row.other for row in mine if row.other is not None]
+    exact = Session(tapped(reference, _names(wanted)), threads=threads)
     made = Session(tapped(candidate, _names(row.pair.candidate for row in mine)), threads=threads)
     pieces = [_piece(row, rows, candidate, threads) for row in mine]
     back = {new: old for old, new in inputs.items()}
@@ -236,7 +257,12 @@ def _run_portion(
             row.fits = got.shape == target.shape
             if not row.fits:
                 continue
-            row.whole.update(target, got)
+            floor: NDArray[Any] | float = -np.inf
+            if row.other is not None:
+                floor = -pair.of_reference(want[row.other.name or ""])
+            row.whole.update(np.maximum(target, floor), np.maximum(got, floor))
+            if pair.gain is None:
+                row.gains.update(*(np.where(target > floor, side, 0) for side in (target, got)))
             given = {name: feed[back[name]] for name in row.inputs}
             for number in row.reads:
                 before = rows[number].pair
@@ -244,7 +270,23 @@ def _run_portion(
                 name = before.candidate.name or ""
                 given[name] = value if before.code is None else before.code.encode(value)
             alone = piece.run(piece.suited(given))[pair.candidate.name or ""]
-            row.own.update(target, _decoded(pair, alone))
+            made_alone = _decoded(pair, alone)
+            row.own.update(np.maximum(target, floor), np.maximum(made_alone, floor))
+
+
+def _multiplied(rows: Sequence[_Row]) -> dict[ir.Value, Counterpart]:
+    """Pairs with the factors of channels that have some, by the candidate's value.
+
+    Layers come first, and what only passes factors on after them, one round later.
+    """
+    found: dict[ir.Value, Counterpart] = {}
+    for row in rows:
+        known = row.pair.gain is not None or row.pair.candidate.is_graph_output()
+        known = known or row.pair.reference.is_graph_output() or not row.fits
+        gain = None if known else row.gains.found(_decibels(row.own))
+        if gain is not None:
+            found[row.pair.candidate] = replace(row.pair, gain=gain)
+    return found
 
 
 def _changed_meaning(rows: Sequence[_Row]) -> list[_Row]:

@@ -117,24 +117,57 @@ def test_channels_that_are_gone_are_left_out(residual_path: Path) -> None:
     assert sum(row.sqnr_db > 10 for row in weighted) >= 12
 
 
-def test_a_rescaled_value_is_no_loss() -> None:
-    """A factor moved from one layer into the next, as folding does; the names stay."""
-    moved = scaled(net(), w=4.0, b=4.0, v=0.25)
-    for node in moved.graph.node:
-        if node.name == "sum":
-            moved.graph.node.remove(node)
-            break
-    plain = net()
-    plain.graph.node.remove(next(n for n in plain.graph.node if n.name == "sum"))
-    for proto in (plain, moved):
-        next(n for n in proto.graph.node if n.name == "relu2").input[0] = "s"
-    fidelity = compare(plain, moved, images(8), layers=True)
+def without_sum(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The net without its residual connection."""
+    copy = onnx.ModelProto.FromString(proto.SerializeToString())
+    copy.graph.node.remove(next(n for n in copy.graph.node if n.name == "sum"))
+    next(n for n in copy.graph.node if n.name == "relu2").input[0] = "s"
+    return copy
+
+
+@pytest.mark.parametrize("factor", [4.0, 0.125])
+def test_a_rescaled_value_is_no_loss(factor: float) -> None:
+    """A factor moved from one layer into the next, as equalization does; the names stay."""
+    moved = without_sum(scaled(net(), w=factor, b=factor, v=1 / factor))
+    fidelity = compare(without_sum(net()), moved, images(8), layers=True)
+    assert fidelity.sqnr_db > 100
+    rows = by_name(fidelity)
+    assert {"first", "relu", "second"} <= set(rows)
+    assert all(row.sqnr_db > 100 and row.own_db > 100 for row in rows.values())
+    assert any("a factor per channel" in n and "first, relu" in n for n in fidelity.notes)
+
+
+def test_a_factor_that_no_reader_takes_back_is_found() -> None:
+    wrong = without_sum(scaled(net(), w=4.0, b=4.0))
+    rows = by_name(compare(without_sum(net()), wrong, images(8), layers=True))
+    assert min(row.own_db for row in rows.values()) < 5
+
+
+def test_values_with_another_meaning_are_left_out() -> None:
+    """Channels in another order, which the next layer knows of; the names stay."""
+    moved = without_sum(net())
+    for tensor in moved.graph.initializer:
+        if tensor.name in ("w", "b", "v"):
+            turned = np.flip(onnx.numpy_helper.to_array(tensor), axis=tensor.name == "v")
+            tensor.CopyFrom(onnx.numpy_helper.from_array(turned.copy(), tensor.name))
+    fidelity = compare(without_sum(net()), moved, images(8), layers=True)
     assert fidelity.sqnr_db > 100
     rows = by_name(fidelity)
     assert not {"first", "relu"} & set(rows)
     assert "second" in rows
     assert rows["second"].own_db > 100
     assert any("another meaning" in note for note in fidelity.notes)
+
+
+def test_what_is_not_heard_is_not_missed(residual_path: Path) -> None:
+    """Integers of a branch do not reach as far down as its values, of which a Relu sees nothing."""
+    samples = data.calibration_images(64)
+    small = quantize_static(
+        load(residual_path), samples, rounding="nearest", placement="everything"
+    )
+    fidelity = compare(load(residual_path), small, data.calibration_images(8), layers=True)
+    assert any("a factor per channel" in note for note in fidelity.notes)
+    assert min(row.own_db for row in fidelity.layers) > 25
 
 
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
