@@ -39,9 +39,9 @@ _TIE = 1.05
 _WORTH = 0.95
 #: Less than this at the outputs may be chance.
 _GAIN_DB = 0.25
-#: One sample in so many is measured at the readers, and as many again at the outputs.
+#: One sample in so many is measured at the readers, which takes longest, and one at the outputs.
 _SHARE_OF_SAMPLES = 32
-_MOST_SAMPLES = 6
+_MOST_MEASURED, _MOST_SAMPLES = 6, 8
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ def _few(samples: Samples) -> tuple[list[Feed], list[Feed]]:
                 kept, stride = kept[::2], 2 * stride
     wanted = 2 * min(max(2, count // _SHARE_OF_SAMPLES), len(kept) // 2)
     spread = [kept[index * len(kept) // wanted] for index in range(wanted)]
-    return spread[::2], spread[1::2]
+    measured, held_out = spread[::2], spread[1::2]
+    most = min(len(measured), _MOST_MEASURED)
+    return [measured[index * len(measured) // most] for index in range(most)], held_out
 
 
 def _single(feed: Feed, samples: Samples) -> Iterator[Feed]:
