@@ -167,7 +167,6 @@ def _quantized(case: Case, min_sqnr_db: float | None) -> tuple[ir.Model, StepRep
         case.model,
         case.calibration,
         placement="everything",
-        rounding="nearest",
         min_sqnr_db=min_sqnr_db,
         threads=1,
         on_report=reports.append,

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _PER_LAYER = 8
 #: Models that are really quantized in search of the fewest layers, after the first one.
 _TRIALS = 6
+#: Layers kept float that are not enough must be worth so many decibels.
+_WORTH_DB = 1.0
 #: A model of which more would have to stay float is no quantized model.
 _MOST_LAYERS = 0.5
 #: Times are no more exact than this share of all of them.
@@ -166,6 +168,9 @@ def _fewest(
 ) -> tuple[list[str], _Trial]:
     """The shortest start of `order` that reaches the SQNR, or that with the best one.
 
+    Where none reaches it and the best one is hardly better than no layer kept, none is: time would
+    be lost for nothing.
+
     The shares of the noise tell where to begin; then the number is doubled until it is enough,
     and halved between too few and enough.
     """
@@ -192,6 +197,8 @@ def _fewest(
             break
         else:
             count = (too_few + reached) // 2
+    if reached is None and best.sqnr_db < first.sqnr_db + _WORTH_DB:
+        return [], first
     return list(order[:best_count]), best
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from models import data
 from onnxlite.errors import OptionError
 from onnxlite.evaluate import compare
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.mixed import noise_shares
+from onnxlite.quantize.mixed import _fewest, _Trial, noise_shares
 from onnxlite.quantize.sensitivity.estimate import LayerNoise
 from onnxlite.recipe import QuantizeStatic, Recipe, run
 from onnxlite.records import StepReport
@@ -27,6 +29,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
       d = Conv<group=4>(c, s) e = Conv<pads=[1,1,1,1]>(d, v) f = Relu(e)
       y = Conv<pads=[1,1,1,1]>(f, z) }"""
 NAMES = ("first", "relu", "second", "spread", "gather", "relu2", "last")
+NOTHING = StepReport(step="", changed=True, summary="")
 SCALE = np.array([300, 1, 1, 1], np.float32).reshape(4, 1, 1, 1)
 
 
@@ -98,6 +101,22 @@ def test_what_cannot_be_reached_is_said(caplog: pytest.LogCaptureFixture) -> Non
     assert any(row.what == "min-sqnr" for row in report.declined)
     assert len(report.layers) >= 3
     onnx.checker.check_model(result)
+
+
+@pytest.mark.parametrize(("gains", "kept"), [([0.4, 0.9], 0), ([0.4, 1.2], 4)])
+def test_what_is_not_enough_must_be_worth_its_time(gains: list[float], kept: int) -> None:
+    """Of eight layers at most four may stay float, and neither two nor four reach 40 dB."""
+    first = _Trial(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8), NOTHING, 30.0)
+    waiting = iter(gains)
+
+    def tried(_: Sequence[str]) -> _Trial:
+        return _Trial(first.model, NOTHING, 30.0 + next(waiting))
+
+    names = [f"layer{index}" for index in range(8)]
+    noise = dict(zip(names, (0.5, 0.42, 0.03, 0.02, 0.01, 0.01, 0.005, 0.005), strict=True))
+    chosen, best = _fewest(names, noise, first, 40.0, tried)
+    assert len(chosen) == kept
+    assert best.sqnr_db == pytest.approx(30.0 + gains[1] if kept else 30.0)
 
 
 def test_sixteen_bits_where_the_target_has_them() -> None:
