@@ -43,7 +43,7 @@ class Gatherer:
         self._limits.append((seen.lows, seen.highs))
         if len(self._limits) >= _FEEDS_AT_ONCE:
             self._fold()
-        if seen.samples is None:
+        if not seen.samples:
             return
         flat = [sample.reshape(-1) for sample in seen.samples]
         borders = np.cumsum([0, *map(len, flat)])

@@ -176,3 +176,7 @@ def test_what_has_a_period_is_seen_evenly(period: int) -> None:
     assert len(counts) == period
     assert counts.min() >= 0.5 * 128 / period
     assert counts.max() <= 1.5 * 128 / period
+
+
+def test_no_values_have_no_statistics() -> None:
+    assert statistics(NET, images(8), []) == {}
