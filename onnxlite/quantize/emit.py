@@ -19,11 +19,19 @@ from numpy.typing import NDArray
 from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
 from onnxlite.ops import spec_of
 from onnxlite.quantize.placing.placement import Placement, reads_integers
-from onnxlite.quantize.qtypes import QParams, QType, params_for_range, quantize
+from onnxlite.quantize.qtypes import (
+    QParams,
+    QType,
+    params_for_range,
+    positive_scale,
+    quantize,
+)
 from onnxlite.quantize.targets import Target
 from onnxlite.quantize.weights import layer_weight
 from onnxlite.quantize.widths import Widths
 
+#: Steps of a bias without weights: as exact as float32.
+_BIAS_STEPS = 1 << 23
 _INT32_MAX = 2**31 - 1
 
 
@@ -125,7 +133,7 @@ class Emitter:
             integers, weight_params = layer_weight(node, weight, target)
         else:
             flat = scale.reshape(-1) if axis is not None else scale.reshape(-1)[0]
-            flat = np.asarray(flat, np.float32)
+            flat = positive_scale(np.asarray(flat))
             zero = np.zeros(flat.shape, qtype.dtype)
             weight_params = QParams(qtype, flat, zero, axis)
             integers = quantize(weight, weight_params)
@@ -134,7 +142,8 @@ class Emitter:
             bias = const_array(bias_value)
             assert bias is not None
             input_scale = self._input_scale(node)
-            wider = _room_for_bias(weight_params, bias.reshape(-1), input_scale)
+            dead = _without_weights(integers, axis)
+            wider = _room_for_bias(weight_params, bias.reshape(-1), input_scale, dead)
             if not np.array_equal(wider.scale, weight_params.scale):
                 weight_params, integers = wider, quantize(weight, wider)
             self._replace_bias(node, rule.bias, bias.reshape(-1), weight_params, input_scale)
@@ -224,15 +233,24 @@ class Emitter:
         return self._constants[key]
 
 
-def _room_for_bias(params: QParams, bias: NDArray[Any], input_scale: float) -> QParams:
-    """Widen weight scales so that no bias overflows int32.
+def _without_weights(integers: NDArray[Any], axis: int | None) -> NDArray[np.bool_]:
+    """Which output channels have no weights, bool[channels]; bool[] of a single scale."""
+    others = tuple(i for i in range(integers.ndim) if i != axis)
+    return np.asarray(~integers.any(axis=others), np.bool_)
 
-    A channel whose weights are almost zero has a tiny scale, and its bias in units of
-    `input_scale * weight_scale` may exceed 32 bits.
+
+def _room_for_bias(
+    params: QParams, bias: NDArray[Any], input_scale: float, dead: NDArray[np.bool_]
+) -> QParams:
+    """Weight scales with which each bias is an int32 in units of `input_scale * weight_scale`.
+
+    A channel whose weights are almost zero has a tiny scale, with which its bias may exceed 32
+    bits. One without weights is nothing but its bias, and has the scale that suits that.
     """
     if not bias.size:
         return params
     magnitude = np.abs(bias.astype(np.float64))
     needed = (magnitude if params.axis is not None else magnitude.max()) / input_scale
-    scale = np.maximum(params.scale, needed * 1.001 / _INT32_MAX).astype(np.float32)
-    return QParams(params.qtype, scale, params.zero_point, params.axis)
+    suited = np.where(needed > 0, needed / _BIAS_STEPS, 1.0)
+    scale = np.where(dead, suited, np.maximum(params.scale, needed * 1.001 / _INT32_MAX))
+    return QParams(params.qtype, positive_scale(scale), params.zero_point, params.axis)

@@ -93,9 +93,13 @@ def params_for_weight(qtype: QType, weight: NDArray[Any], axis: int | None) -> Q
     """
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
     bound = np.abs(weight).max(axis=others, initial=0.0).astype(np.float32)
-    scale = bound / np.float32(qtype.qmax)
-    scale = np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1)).astype(np.float32)
+    scale = positive_scale(bound / np.float32(qtype.qmax))
     return QParams(qtype, scale, np.zeros(scale.shape, qtype.dtype), axis)
+
+
+def positive_scale(scale: NDArray[Any]) -> NDArray[np.float32]:
+    """Scales in float32: 1 for what that has no normal number for, and so rounds to zero."""
+    return np.where(scale > np.finfo(np.float32).tiny, scale, 1).astype(np.float32)
 
 
 def quantize(array: NDArray[Any], params: QParams) -> NDArray[Any]:

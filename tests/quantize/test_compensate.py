@@ -135,3 +135,25 @@ def test_one_sample_is_enough_to_run():
     data = correlated((1, 3, 8, 8), 0)
     _, report = quantized(NET, data)
     assert report.changed
+
+
+@pytest.mark.parametrize("rounding", ["compensated", "nearest"])
+@pytest.mark.parametrize("size", [0.0, 1e-44, 1e-40, 1e-36])
+def test_channels_whose_weights_are_next_to_nothing_keep_their_bias(rounding, size):
+    """Inputs reach far beyond the biases, so that a bias in whole steps of an input is lost."""
+    text = f"""{HEADER} g (float[n,4,6,6] x) => (float[n,3,6,6] y)
+        <float[8,4,1,1] w, float[8] b, float[3,8,1,1] v, float[3] c>
+        {{ t = Conv(x, w, b) r = Relu(t) y = Conv(r, v, c) }}"""
+    model = load(parse(text))
+    weight, bias = (model.graph.initializers[name] for name in "wb")
+    array = const_array(weight).copy()
+    array[:4] = np.float32(size)
+    weight.const_value = ir.tensor(array, name="w")
+    bias.const_value = ir.tensor(np.linspace(0, 0.07, 8, dtype=np.float32), name="b")
+    array[4:] *= 1e-3
+    weight.const_value = ir.tensor(array, name="w")
+    data = 100 * correlated((64, 4, 6, 6), 0)
+    small = quantize_static(model, data, rounding=rounding, placement="everything")
+    want, got = (Session(m).run({"x": data[:8]})["y"] for m in (model, small))
+    assert ((want - got) ** 2).sum() < 1e-3 * (want**2).sum()
+    assert np.isfinite(got).all()
