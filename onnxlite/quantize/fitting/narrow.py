@@ -39,9 +39,10 @@ _TIE = 1.05
 _WORTH = 0.95
 #: Less than this at the outputs may be chance.
 _GAIN_DB = 0.25
-#: One sample in so many is measured at the readers, which takes longest, and one at the outputs.
-_SHARE_OF_SAMPLES = 32
-_MOST_MEASURED, _MOST_SAMPLES = 6, 8
+#: One sample in so many is held out, to be measured at the outputs, and up to so many.
+_SHARE_OF_SAMPLES, _MOST_SAMPLES = 32, 8
+#: Of the readers, which take longer, a share of that.
+_SHARE_MEASURED = 0.75
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _few(samples: Samples) -> tuple[list[Feed], list[Feed]]:
     wanted = 2 * min(max(2, count // _SHARE_OF_SAMPLES), len(kept) // 2)
     spread = [kept[index * len(kept) // wanted] for index in range(wanted)]
     measured, held_out = spread[::2], spread[1::2]
-    most = min(len(measured), _MOST_MEASURED)
+    most = max(min(2, len(measured)), int(_SHARE_MEASURED * len(measured)))
     return [measured[index * len(measured) // most] for index in range(most)], held_out
 
 
