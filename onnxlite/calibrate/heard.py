@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxlite.graph import const_tensor, fresh_name, is_op, sole_consumer
+from onnxlite.graph import const_tensor, fresh_name, sole_consumer
 from onnxlite.ops import spec_of
+
+_SIDES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,8 @@ def heard(value: ir.Value) -> Heard | None:
     To be asked before anything is appended to the graph: a new reader hears everything.
     """
     add = sole_consumer(value)
-    if add is None or not is_op(add, "Add") or lower_bound(value) is not None:
+    two = add is not None and spec_of(add).sums and len(add.inputs) == _SIDES
+    if add is None or not two or lower_bound(value) is not None:
         return None
     activation = sole_consumer(add.outputs[0])
     low, high = (None if activation is None else _bounds(activation)) or (-math.inf, math.inf)

@@ -14,26 +14,26 @@ off the graph that ONNX Runtime really runs.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 
+from onnxlite.analysis.executed import executed_operators
 from onnxlite.graph import const_array, is_op, rank, sole_consumer
-from onnxlite.model import clone, load
+from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.quantize.dynamic.writer import Writer
+from onnxlite.quantize.placing.placement import source
 from onnxlite.quantize.targets import Target
-from onnxlite.runtime import Session
+from onnxlite.records import Declined
 
+_WHAT = "borders-channels-last"
 _IMAGE = 4
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 #: A Transpose and the Reshape come, which cost no less than these.
 _LEAST_SPARED = 2
 
 
-def channels_last_borders(model: ir.Model, target: Target) -> tuple[ir.Model, int]:
+def channels_last_borders(model: ir.Model, target: Target) -> tuple[ir.Model, int, list[Declined]]:
     """Let the values that float layers hand to integers and to a sum be channels last.
 
     Args:
@@ -41,21 +41,24 @@ def channels_last_borders(model: ir.Model, target: Target) -> tuple[ir.Model, in
         target: what it is made for.
 
     Returns:
-        The model or a rewritten copy, and how many values were rewritten.
+        The model or a rewritten copy, how many values were rewritten, and why none was.
 
     Raises:
         ExecutionError: ONNX Runtime does not load one of the models.
     """
     if not target.channels_last or not any(map(_is_border, model.graph)):
-        return model, 0
+        return model, 0, []
     rewritten = clone(model)
     found = [node for node in rewritten.graph if _is_border(node)]
+    names = ", ".join(repr(node.inputs[0].name) for node in found if node.inputs[0] is not None)
     writer = Writer(rewritten)
     for node in found:
         _rewrite(writer, node)
-    if _transposes(rewritten) > _transposes(model) - _LEAST_SPARED:
-        return model, 0
-    return rewritten, len(found)
+    before, after = (executed_operators(each)["Transpose"] for each in (model, rewritten))
+    if after > before - _LEAST_SPARED:
+        reason = f"ONNX Runtime would run {after} Transposes, and runs {before} as it is: no gain"
+        return model, 0, [Declined(_WHAT, names, reason)]
+    return rewritten, len(found), []
 
 
 def _is_border(node: ir.Node) -> bool:
@@ -74,24 +77,12 @@ def _is_border(node: ir.Node) -> bool:
 
 def _on_integers(value: ir.Value) -> bool:
     """Whether the layer that makes a value, behind an activation, reads integers."""
-    producer = value.producer()
-    while producer is not None and spec_of(producer).output_range is not None:
-        value = producer.inputs[0] or value
-        producer = value.producer()
-    return producer is not None and any(
-        read is not None
-        and read.const_value is None
-        and is_op(read.producer(), "DequantizeLinear")
-        and not _is_weight(read)
-        for read in producer.inputs
-    )
-
-
-def _is_weight(value: ir.Value) -> bool:
-    dequantize = value.producer()
-    assert dequantize is not None
-    integers = dequantize.inputs[0]
-    return integers is not None and integers.const_value is not None
+    layer = source(value)
+    rule = None if layer is None else spec_of(layer).quant
+    if layer is None or rule is None:
+        return False
+    read = [layer.inputs[port] for port in rule.ports(layer)]
+    return any(v is not None and is_op(v.producer(), "DequantizeLinear") for v in read)
 
 
 def _rewrite(writer: Writer, node: ir.Node) -> None:
@@ -109,11 +100,3 @@ def _rewrite(writer: Writer, node: ir.Node) -> None:
         node, "Transpose", [real], f"{name}_first", attributes={"perm": list(_FIRST)}
     )
     node.replace_input_with(0, first)
-
-
-def _transposes(model: ir.Model) -> int:
-    """How many Transposes ONNX Runtime runs."""
-    with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
-        path = Path(directory) / "optimized.onnx"
-        Session(model, threads=1, optimized_path=path)
-        return sum(node.op_type == "Transpose" for node in load(path).graph)

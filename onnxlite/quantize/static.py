@@ -108,7 +108,8 @@ def quantize_static_ir(
     shield(model)
     model, pieces, none = hardswish_in_pieces(model, next(iter(feeds)), row, progress=progress)
     declined += none
-    model, borders = channels_last_borders(model, row)
+    model, borders, none = channels_last_borders(model, row)
+    declined += none
     if options.form == "qoperator":
         integer_operators(model, next(iter(feeds)))
     tables = write_embeddings(model, row, options)

@@ -75,6 +75,12 @@ def test_what_lies_below_the_other_side_is_not_heard() -> None:
     assert found["b"] == Range(0.0, 4.0)
 
 
+def test_a_sum_of_two_is_one_whatever_its_operator() -> None:
+    text = MODEL.format(activation="Relu(s)", other="Relu").replace("Add(", "Sum(")
+    feed = {"p": np.array([[-9, -1, 2, 5]], np.float32), "q": np.full((1, 4), 3, np.float32)}
+    assert ranges(text, feed, ["a"])["a"] == Range(-3.0, 5.0)
+
+
 def test_statistics_are_of_what_is_heard() -> None:
     model = shaped(MODEL.format(activation="Relu(s)", other="Relu"))
     feed = {"p": np.full((8, 4), -9, np.float32), "q": np.ones((8, 4), np.float32)}
@@ -94,12 +100,22 @@ def test_statistics_are_of_what_is_heard() -> None:
         ("s = Add(a, b) y = Relu(s) z = Neg(a)", "float[n,4] y, float[n,4] z"),
         ("s = Add(a, b) y = Relu(s)", "float[n,4] y, float[n,4] s"),
         ("s = Mul(a, b) y = Relu(s)", "float[n,4] y"),
+        ("s = Sum(a, b, b) y = Relu(s)", "float[n,4] y"),
         ("s = Add(a, b) y = Sigmoid(s)", "float[n,4] y"),
         ("s = Add(a, k) y = Relu(s)", "float[n,4] y"),
         ("c = Identity(k) s = Add(a, c) y = Relu(s)", "float[n,4] y"),
         ("s = Add(a, a) y = Relu(s)", "float[n,4] y"),
     ],
-    ids=["two-readers", "sum-is-read", "product", "no-bounds", "constant", "broadcast", "itself"],
+    ids=[
+        "two-readers",
+        "sum-is-read",
+        "product",
+        "three",
+        "no-bounds",
+        "constant",
+        "broadcast",
+        "itself",
+    ],
 )
 def test_everything_is_heard_elsewhere(body: str, outputs: str) -> None:
     text = f"""<ir_version: 8, opset_import: ["": 17]>

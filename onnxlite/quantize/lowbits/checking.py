@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxlite.analysis.executed import executed_operators
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.graph import iter_nodes
-from onnxlite.model import load, size_bytes
+from onnxlite.model import size_bytes
 from onnxlite.quantize.lowbits.decoding import OPSET, Packed, decoder_model, first_rows
 from onnxlite.quantize.lowbits.kernels import DOMAIN, Rows, product_model
 from onnxlite.records import Declined
@@ -146,12 +145,8 @@ def _check_folded(model: ir.Model) -> None:
     had = sum(node.op_type in _DECODING for node in iter_nodes(model))
     if not had:
         return
-    with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
-        path = Path(directory) / "optimized.onnx"
-        Session(model, threads=1, optimization="basic", optimized_path=path)
-        left = [n for n in iter_nodes(load(path)) if n.op_type == "BitShift"]
-    if left:
+    if left := executed_operators(model, optimization="basic")["BitShift"]:
         raise VerificationError(
-            f"ONNX Runtime leaves {len(left)} of the nodes that decode weights to run time, "
+            f"ONNX Runtime leaves {left} of the nodes that decode weights to run time, "
             "which would make the model slow: report this"
         )
