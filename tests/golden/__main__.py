@@ -1,0 +1,120 @@
+"""Record or compare the golden hashes.
+
+    python -m tests.golden                 compare with hashes.json; exit code 1 if one differs
+    python -m tests.golden residual dense  the same, for these nets only
+    python -m tests.golden --step 'int8*'  these steps only
+    python -m tests.golden --record        write hashes.json anew (say in the commit why)
+
+Nothing that a clock decides takes part. Least squares differ in their last bits between
+processors, so `hashes.json` names the machine that it was recorded on, and is compared there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatch
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+FILE = Path(__file__).with_name("hashes.json")
+
+
+def fingerprint(model: onnx.ModelProto) -> dict[str, str]:
+    """Two hashes: of all bytes but the producer's, and of the graph without its numbers."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model)
+    for field in ("producer_name", "producer_version"):
+        proto.ClearField(field)
+    whole = proto.SerializeToString(deterministic=True)
+    structure = "\n".join(_lines(proto.graph))
+    return {"bytes": _digest(whole), "structure": _digest(structure.encode())}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _lines(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (f"{t.name} {t.data_type} {list(t.dims)}" for t in graph.initializer)
+    for node in graph.node:
+        yield f"{node.name} {node.op_type} {list(node.input)} {list(node.output)}"
+        for attribute in node.attribute:
+            yield attribute.name
+            if attribute.HasField("g"):
+                yield from _lines(attribute.g)
+
+
+def hashes_of(net: str, pattern: str = "*") -> dict[str, dict[str, str] | str]:
+    """The hashes of what every step makes of a net; a step that refuses has its error's type."""
+    logging.disable(logging.WARNING)
+    from onnxlite.errors import OnnxliteError
+    from onnxlite.quantize.placing import measured
+    from tests.golden.nets import NETS
+    from tests.golden.steps import simplified, steps_of
+
+    measured.MEASURABLE = {}  # type: ignore[assignment]
+    golden = NETS[net]()
+    start = time.process_time()
+    model = simplified(golden)
+    found: dict[str, dict[str, str] | str] = {"simplify": fingerprint(model)}
+    for name, step in steps_of(net).items():
+        if not fnmatch(name, pattern):
+            continue
+        try:
+            found[name] = fingerprint(step(model, golden.samples))
+        except OnnxliteError as error:
+            found[name] = type(error).__name__
+        spent, start = time.process_time() - start, time.process_time()
+        print(f"{net} {name}: {spent:.1f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def _machine() -> str:
+    from onnxlite.machine import machine
+
+    return f"{machine()}, numpy {np.__version__}"
+
+
+def main() -> int:
+    """Compute, then record or compare."""
+    from tests.golden.nets import NETS
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--step", default="*", metavar="PATTERN", help="only these steps: 'int8*'")
+    options = parser.parse_args()
+    nets = options.nets or list(NETS)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        new = dict(zip(nets, pool.map(hashes_of, nets, repeat(options.step)), strict=True))
+    old = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {"machine": "", "nets": {}}
+    if options.record:
+        merged = {net: old["nets"].get(net, {}) | steps for net, steps in new.items()}
+        content = {"machine": _machine(), "nets": old["nets"] | merged}
+        FILE.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+        return 0
+    differences = [
+        f"{net} {step}: {old['nets'].get(net, {}).get(step)} -> {now}"
+        for net, steps in new.items()
+        for step, now in steps.items()
+        if old["nets"].get(net, {}).get(step) != now
+    ]
+    print("\n".join(differences) or f"{sum(map(len, new.values()))} hashes are equal")
+    if differences and old["machine"] != _machine():
+        print(f"recorded on another machine: {old['machine']}, this one is {_machine()}")
+    return bool(differences)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
