@@ -29,8 +29,8 @@ from onnxlite.calibrate import collect_ranges
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.placing.placement import place
-from onnxlite.quantize.targets import target_named
+from onnxlite.quantize.core.selection import place
+from onnxlite.quantize.core.targets import target_named
 from onnxlite.runtime import Session
 from onnxlite.samples import InputSpec, Samples, input_specs
 

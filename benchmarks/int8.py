@@ -28,7 +28,7 @@ from models import data
 from onnxlite.model import disk_bytes, load
 from onnxlite.prune import prune_channels
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.placing.race import race
+from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.save import save

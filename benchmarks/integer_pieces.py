@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks._tables import publish
 from onnxlite.model import load
-from onnxlite.quantize.placing.race import race
+from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 

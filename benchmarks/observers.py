@@ -32,10 +32,10 @@ from onnxlite.evaluate.peak_memory import high_water_bytes
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import ObserverChoice, Rounding, StaticOptions, quantize_static
-from onnxlite.quantize.fitting.observe import observed_ranges
-from onnxlite.quantize.placing.placement import place
-from onnxlite.quantize.targets import target_named
-from onnxlite.quantize.widths import Widths
+from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.core.selection import place
+from onnxlite.quantize.core.targets import target_named
+from onnxlite.quantize.static.ranges import observed_ranges
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import InputSpec, Samples, SamplesLike, input_specs

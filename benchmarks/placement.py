@@ -26,7 +26,7 @@ from benchmarks._tables import RESULTS, publish
 from models import data, light, tiny, zoo
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.placing.race import race
+from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import StepReport, silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim

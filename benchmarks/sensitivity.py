@@ -27,9 +27,9 @@ from benchmarks._tables import publish
 from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import clone, load
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.sensitivity.estimate import Sensitivity, sensitivity
 from onnxlite.quantize.sensitivity.plain import Plain, plan
-from onnxlite.quantize.targets import target_named
 from onnxlite.records import Declined, StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs

@@ -29,7 +29,7 @@ from onnxlite.model import disk_bytes, load
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.choice import quantize_auto
 from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.placing.race import race
+from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed

@@ -10,7 +10,7 @@ import onnx.external_data_helper
 import pytest
 from hypothesis import settings
 
-from onnxlite.quantize.placing import measured
+from onnxlite.quantize.placement import search as measured
 from tests.odd_models import parse
 
 # No test is about time, and a busy machine takes longer than Hypothesis allows.

@@ -42,7 +42,7 @@ FILE_KEEPERS = {"model.py", "save.py", "simplify/onnxsim_worker.py"}
 VAGUE_NAMES = {"utils.py", "helpers.py", "common.py"}
 MAX_LINES = 400
 
-#: Source by path relative to the package, for example `{"quantize/static.py": "..."}`.
+#: Source by path relative to the package, for example `{"quantize/static/step.py": "..."}`.
 Tree = Mapping[str, str]
 
 
@@ -171,8 +171,8 @@ def test_each_check_can_fail(faults, path, source):
 
 def test_right_ways_pass():
     tree = {
-        "quantize/static.py": (
-            '"""Doc."""\nfrom onnxlite.quantize.qtypes import QType\nfrom . import placement\n'
+        "quantize/static/step.py": (
+            '"""Doc."""\nfrom onnxlite.quantize.core.qtypes import QType\nfrom . import placement\n'
             "from onnxlite import model\nimport numpy\n"
         ),
         "runtime.py": '"""Doc."""\nimport onnxruntime\n',

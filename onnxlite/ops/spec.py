@@ -76,7 +76,7 @@ class OpSpec:
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
         sums: the output scales with all inputs together: `f(a*x, a*y) == a*f(x, y)` for a > 0.
         data_channels: axis and size of the data's channels, for an operator whose float
-            weights ONNX Runtime puts on integers unasked (`quantize/shield.py`).
+            weights ONNX Runtime puts on integers unasked (`quantize/core/ort_workarounds.py`).
     """
 
     op_type: str

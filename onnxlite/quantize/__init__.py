@@ -9,8 +9,7 @@ from concurrent.futures import Executor
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, in_kind, load
-from onnxlite.quantize.mixed import quantize_mixed_ir
-from onnxlite.quantize.options import (
+from onnxlite.quantize.core.options import (
     Form,
     ObserverChoice,
     PlacementBy,
@@ -19,8 +18,9 @@ from onnxlite.quantize.options import (
     StaticOptions,
     WeightBits,
 )
-from onnxlite.quantize.static import quantize_static_ir
-from onnxlite.quantize.targets import TARGETS
+from onnxlite.quantize.core.targets import TARGETS
+from onnxlite.quantize.mixed import quantize_mixed_ir
+from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike
 

@@ -15,11 +15,11 @@ import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, OptionError, VerificationError
 from onnxlite.model import ModelLike, clone, in_kind, load
+from onnxlite.quantize.core.options import Rounding, StaticOptions
 from onnxlite.quantize.dynamic.kernels import dynamic_target
 from onnxlite.quantize.dynamic.step import DynamicOptions, quantize_dynamic_ir
 from onnxlite.quantize.judge import Verdict, judge
-from onnxlite.quantize.options import Rounding, StaticOptions
-from onnxlite.quantize.static import quantize_static_ir
+from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, announce, silent
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 

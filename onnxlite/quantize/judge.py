@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxlite.errors import VerificationError
 from onnxlite.model import size_bytes
-from onnxlite.quantize.placing.race import race
+from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, input_specs, trim

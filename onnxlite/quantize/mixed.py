@@ -22,11 +22,11 @@ import onnx_ir as ir
 from onnxlite.errors import OptionError
 from onnxlite.model import clone
 from onnxlite.quantize.apart import apart
-from onnxlite.quantize.options import StaticOptions
+from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.sensitivity.estimate import LayerNoise, layer_noise, measured_times
 from onnxlite.quantize.sensitivity.plain import Plain, plan
-from onnxlite.quantize.static import quantize_static_ir
-from onnxlite.quantize.targets import target_named
+from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.records import Declined, Progress, StepReport, silent
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs

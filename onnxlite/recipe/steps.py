@@ -27,7 +27,7 @@ from onnxlite.quantize import (
     WeightBits,
     quantize_mixed_ir,
 )
-from onnxlite.quantize.targets import target_named
+from onnxlite.quantize.core.targets import target_named
 from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights

@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from onnxlite.prune.choose import RoundTo
+from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
-from onnxlite.quantize.targets import TARGETS
 from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxlite.cache import cache_folder
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.model import PROTO_LIMIT_BYTES, ModelLike, load, size_bytes, to_proto
-from onnxlite.quantize.targets import target_named
+from onnxlite.quantize.core.targets import target_named
 from onnxlite.recipe import Outcome
 from onnxlite.recipe.outcome import ModelT
 from onnxlite.recipe.proof import check_target

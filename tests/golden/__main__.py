@@ -59,7 +59,7 @@ def hashes_of(net: str, pattern: str = "*") -> dict[str, dict[str, str] | str]:
     """The hashes of what every step makes of a net; a step that refuses has its error's type."""
     logging.disable(logging.WARNING)
     from onnxlite.errors import OnnxliteError
-    from onnxlite.quantize.placing import measured
+    from onnxlite.quantize.placement import search as measured
     from tests.golden.nets import NETS
     from tests.golden.steps import simplified, steps_of
 

@@ -17,10 +17,10 @@ from onnxlite.errors import OptionError
 from onnxlite.graph import const_array, iter_nodes
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import BLOCKS, INTEGER
 from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse

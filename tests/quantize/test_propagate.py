@@ -7,9 +7,9 @@ import pytest
 
 from onnxlite.errors import SamplesError
 from onnxlite.model import load
+from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.sensitivity.plain import Plain, mask, plan
 from onnxlite.quantize.sensitivity.propagate import Source, propagate
-from onnxlite.quantize.targets import TARGETS
 from onnxlite.records import Declined
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs

@@ -8,7 +8,7 @@ import pytest
 
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.model import load, size_bytes
-from onnxlite.quantize.placing import measured
+from onnxlite.quantize.placement import search as measured
 from onnxlite.search import lab, search, training
 
 

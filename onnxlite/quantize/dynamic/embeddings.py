@@ -14,12 +14,12 @@ import onnx_ir as ir
 
 from onnxlite.graph import const_array, const_tensor, iter_nodes
 from onnxlite.ops import row_use
+from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.qtypes import INT8, dequantize, params_for_weight, quantize
+from onnxlite.quantize.core.selection import by_name
+from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
 from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
-from onnxlite.quantize.options import StaticOptions
-from onnxlite.quantize.placing.placement import by_name
-from onnxlite.quantize.qtypes import INT8, dequantize, params_for_weight, quantize
-from onnxlite.quantize.targets import Target
 from onnxlite.records import LayerRow
 
 #: A smaller table saves less than the nodes and their names take.

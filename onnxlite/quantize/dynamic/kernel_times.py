@@ -22,10 +22,10 @@ from onnxlite.graph import const_tensor
 from onnxlite.machine import machine
 from onnxlite.model import clone
 from onnxlite.ops import ShapeOf
+from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.kernels import Kernel
 from onnxlite.quantize.dynamic.writer import Writer
-from onnxlite.quantize.placing.race import race
-from onnxlite.quantize.targets import Target
+from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed

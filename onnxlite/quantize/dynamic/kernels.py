@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from onnxlite.errors import OptionError
 from onnxlite.graph import const_array, rank
 from onnxlite.ops.product import Product, find_product
+from onnxlite.quantize.core.qtypes import INT8, dequantize
+from onnxlite.quantize.core.targets import Target, target_named
+from onnxlite.quantize.core.weights import quantize_weight
 from onnxlite.quantize.dynamic.recurrent import refuse_lstm, write_lstm
 from onnxlite.quantize.dynamic.writer import MICROSOFT, Writer
-from onnxlite.quantize.qtypes import INT8, dequantize
-from onnxlite.quantize.targets import Target, target_named
-from onnxlite.quantize.weights import quantize_weight
 
 #: Of MatMulNBits: the largest block that does not pad the weight by more than it saves.
 _BLOCKS = (128, 64, 32)

@@ -15,10 +15,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.graph import attribute, const_array, const_tensor
+from onnxlite.quantize.core.qtypes import INT8, dequantize
+from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.core.weights import quantize_weight
 from onnxlite.quantize.dynamic.writer import MICROSOFT, Writer
-from onnxlite.quantize.qtypes import INT8, dequantize
-from onnxlite.quantize.targets import Target
-from onnxlite.quantize.weights import quantize_weight
 
 #: Ports of LSTM: X, W, R, B, sequence_lens, initial_h, initial_c, P.
 _WEIGHTS = (1, 2)

@@ -19,16 +19,16 @@ from onnxlite.errors import ExecutionError
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes
 from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
+from onnxlite.quantize.accuracy.smoothquant import smooth
+from onnxlite.quantize.core.options import Smooth
+from onnxlite.quantize.core.prepare import prepared, quantized_already
+from onnxlite.quantize.core.selection import by_name
+from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import KERNELS, LSTM, Kernel, dynamic_target
 from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
-from onnxlite.quantize.fitting.smooth import smooth
 from onnxlite.quantize.judge import worst_sqnr_db
-from onnxlite.quantize.options import Smooth
-from onnxlite.quantize.placing.placement import by_name
-from onnxlite.quantize.prepare import prepared, quantized_already
-from onnxlite.quantize.targets import Target
 from onnxlite.records import (
     Cell,
     Declined,

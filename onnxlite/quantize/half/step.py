@@ -18,13 +18,13 @@ from onnxlite.graph import iter_nodes
 from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
+from onnxlite.quantize.core.prepare import quantized_already
 from onnxlite.quantize.half.check import HalfCheck, half_check
 from onnxlite.quantize.half.convert import Prepared, computed, convert
 from onnxlite.quantize.half.graph import IoType
 from onnxlite.quantize.half.plan import STEP, HalfPlan, constant_roundings
 from onnxlite.quantize.half.refine import refine
 from onnxlite.quantize.half.shift import shifted
-from onnxlite.quantize.prepare import quantized_already
 from onnxlite.records import Declined, Progress, ReportSink, StepReport, announce, silent, unchanged
 from onnxlite.samples import Samples, SamplesLike, input_specs
 

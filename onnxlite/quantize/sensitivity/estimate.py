@@ -22,10 +22,10 @@ from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.quantize.apart import apart
+from onnxlite.quantize.core.targets import Target, target_named
 from onnxlite.quantize.sensitivity.layer_times import layer_times
 from onnxlite.quantize.sensitivity.plain import Plain, mask, plan
 from onnxlite.quantize.sensitivity.propagate import Noise, propagate
-from onnxlite.quantize.targets import Target, target_named
 from onnxlite.records import Declined, Progress, silent
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs

@@ -16,14 +16,14 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.emit import Emitter
-from onnxlite.quantize.placing.placement import Placement, place
-from onnxlite.quantize.prepare import pool_means, prepared, quantized_already
-from onnxlite.quantize.scales import activation_params
+from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.core.emit_qdq import Emitter
+from onnxlite.quantize.core.ort_workarounds import shield
+from onnxlite.quantize.core.prepare import pool_means, prepared, quantized_already
+from onnxlite.quantize.core.scales import activation_params
+from onnxlite.quantize.core.selection import Placement, place
+from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.sensitivity.propagate import ErrorModel, Source
-from onnxlite.quantize.shield import shield
-from onnxlite.quantize.targets import Target
-from onnxlite.quantize.widths import Widths
 from onnxlite.records import Declined, Progress, silent
 from onnxlite.samples import Samples
 

@@ -28,10 +28,10 @@ from onnxlite.errors import SamplesError
 from onnxlite.graph import add_initializer, const_array, fresh_name, rank, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.placing.placement import Placement, reads_integers
-from onnxlite.quantize.qtypes import QParams, dequantize
-from onnxlite.quantize.targets import Target
-from onnxlite.quantize.weights import layer_weight
+from onnxlite.quantize.core.qtypes import QParams, dequantize
+from onnxlite.quantize.core.selection import Placement, reads_integers
+from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.core.weights import layer_weight
 from onnxlite.records import Progress, silent
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples
@@ -77,7 +77,7 @@ class ErrorModel:
     """A float model whose rounding errors can be switched on one by one.
 
     Args:
-        model: prepared and with shapes inferred, see `quantize/prepare.py`.
+        model: prepared and with shapes inferred, see `quantize/core/prepare.py`.
         placement: of that model; says which values and weights are rounded.
         params: of its values.
         target: the type of weights.

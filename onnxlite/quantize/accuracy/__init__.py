@@ -1,0 +1,1 @@
+"""Accuracy techniques: SmoothQuant, equalization, range search, GPTQ rounding."""

@@ -1,0 +1,125 @@
+"""Weights for a model with integer activations: each layer rounded so that the output holds.
+
+The sequential repair of `onnxlite.repair` with an integer grid: a layer's weights are fitted
+to the float model on the integer activations that the layer really gets, rounded with
+compensation (GPTQ), and given a scale and bias per output channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.graph import const_tensor
+from onnxlite.model import clone
+from onnxlite.ops import spec_of
+from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.core.weights import PAIR_LIMIT
+from onnxlite.records import Declined, Progress
+from onnxlite.repair.engine import Options
+from onnxlite.repair.grid import Grid
+from onnxlite.repair.layers import Layer, find_layers
+from onnxlite.repair.rounded import RoundedLayer, round_layers
+from onnxlite.repair.verify import verify
+from onnxlite.samples import Samples
+
+#: Values of both models that are held between layers.
+_CACHE_BYTES = 3 << 25
+
+
+def compensate(
+    model: ir.Model,
+    reference: ir.Model,
+    nodes: Sequence[ir.Node],
+    samples: Samples,
+    target: Target,
+    *,
+    threads: int | None,
+    progress: Progress,
+) -> dict[str, RoundedLayer] | Declined:
+    """Round the weights of `nodes`, and write them with their biases into `model`.
+
+    Args:
+        model: has Q and DQ nodes at its activations, and float weights.
+        reference: the float model, with the same names.
+        nodes: the layers of `model` to be quantized.
+        samples: unlabelled inputs.
+        target: decides the grid.
+        threads: of ONNX Runtime.
+        progress: called as layers are done.
+
+    Returns:
+        What was rounded, by node name, or why the nearest numbers are kept: they are better
+        on the samples that no layer was fitted to.
+    """
+    simulated = clone(model)
+    infer_shapes(simulated)
+    wanted = {node.name or "" for node in nodes}
+    found = [layer for layer in find_layers(simulated)[0] if layer.node.name in wanted]
+    grids = {layer.node.name or "": _grid(layer, target) for layer in found}
+    options = Options(cache_bytes=_CACHE_BYTES, threads=threads)
+    nearest = clone(simulated)
+    for layer in find_layers(nearest)[0]:
+        if layer.node.name in grids:
+            _write_nearest(layer, grids[layer.node.name])
+    rounded, held_out = round_layers(
+        simulated, reference, samples, grids, options, progress=progress
+    )
+    if not rounded:
+        return Declined("compensate", "all layers", "no layer could be fitted to the samples")
+    verdict = verify(reference, nearest, simulated, held_out, threads=threads, fuse_qdq=False)
+    if verdict.worse:
+        return Declined(
+            "compensate",
+            "all layers",
+            f"on {len(held_out)} feeds held out weights fitted to the samples give "
+            f"{verdict.after_db:.1f} dB and the nearest ones {verdict.before_db:.1f} dB",
+        )
+    for layer in find_layers(model)[0]:
+        if layer.node.name in rounded:
+            new = rounded[layer.node.name]
+            layer.write(new.matrix, new.bias)
+    return rounded
+
+
+def _write_nearest(layer: Layer, grid: Grid) -> None:
+    matrix = layer.matrix
+    scale = grid.full_scale(matrix)
+    layer.write(grid.nearest(matrix, scale) * scale[:, None], layer.bias)
+
+
+def _grid(layer: Layer, target: Target) -> Grid:
+    partner = _partners(layer) if target.avoid_saturation else None
+    return Grid(
+        high=target.weight_type(layer.node).qmax,
+        shared=target.channel_axis(layer.node) is None,
+        partner=partner,
+        pair_limit=PAIR_LIMIT,
+    )
+
+
+def _partners(layer: Layer) -> NDArray[np.intp] | None:
+    """For each feature of a layer the one next to it in the kernel's order of addition."""
+    rule = spec_of(layer.node).quant
+    assert rule is not None
+    assert rule.reduction_axes is not None
+    axes = rule.reduction_axes(layer.node)
+    tensor = const_tensor(layer.weight)
+    if not axes or tensor is None:
+        return None
+    shape = [int(dim) for dim in tensor.shape.numpy()]
+    sizes = [shape[axis] for axis in axes]
+    ranks = np.arange(int(np.prod(sizes))).reshape(sizes)
+    # The axes in the weight's own order, and broadcast along all others.
+    ordered = ranks.transpose(np.argsort(axes))
+    spread = ordered.reshape([shape[i] if i in axes else 1 for i in range(len(shape))])
+    rank: NDArray[Any] = layer.geometry.arranged(np.broadcast_to(spread, shape))[0, :, 0]
+    feature = np.argsort(rank)
+    other = rank ^ 1
+    inside = other < len(rank)
+    return np.where(inside, feature[np.where(inside, other, 0)], -1)

@@ -1,0 +1,176 @@
+"""The observer `"auto"`: for each activation the range whose error does least harm.
+
+Candidates are what the observers say, and shares of the whole range. They are compared by
+their error at the readers, on whole tensors of a few samples. A range that is worse than
+min/max by the squared error over all samples is out: that sees outliers which the few samples
+do not have. Of ranges that are nearly as good the widest is taken, because clipping hurts more
+than either measure tells. The choice as a whole, and the ranges of least squared error, must
+then beat min/max at the outputs of the model, on samples that they were not made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.calibrate import OBSERVERS, Levels, ObserverName, Range, ValueStatistics
+from onnxlite.quantize.accuracy.consumer_error import Array64, reader_errors
+from onnxlite.quantize.accuracy.fake_quant import simulated
+from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.scales import levels_of, params_of
+from onnxlite.quantize.core.selection import Placement
+from onnxlite.quantize.core.targets import Target
+from onnxlite.records import Declined
+from onnxlite.repair.verify import ratings
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed, Samples, feed_size
+
+#: Shares of the whole range, besides what the observers say.
+_SHARES = (0.99, 0.98, 0.97, 0.95, 0.9, 0.8)
+#: The divergence is left out: it is slow to search, and its ranges are the worst by far.
+_ASKED: tuple[ObserverName, ...] = ("moving-average", "percentile", "mse")
+#: Errors within this factor of the least count as equal.
+_TIE = 1.05
+#: A narrower range is not worth its risk for less than this.
+_WORTH = 0.95
+#: Less than this at the outputs may be chance.
+_GAIN_DB = 0.25
+#: One sample in so many is held out, to be measured at the outputs, and up to so many.
+_SHARE_OF_SAMPLES, _MOST_SAMPLES = 32, 8
+#: Of the readers, which take longer, a share of that.
+_SHARE_MEASURED = 0.75
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Ranges by name of the value, and what speaks against narrower ones, if anything."""
+
+    ranges: dict[str, Range]
+    declined: tuple[Declined, ...] = ()
+
+
+def least_harm(
+    model: ir.Model,
+    placement: Placement,
+    seen: Mapping[str, ValueStatistics],
+    samples: Samples,
+    target: Target,
+    options: StaticOptions,
+    widths: Widths,
+) -> Choice:
+    """Choose a range for every value that was seen; min/max where nothing is better.
+
+    Raises:
+        ExecutionError: ONNX Runtime cannot run the model with measuring nodes or Q and DQ.
+    """
+    whole = {name: statistics.range for name, statistics in seen.items()}
+    measured, held_out = _few(samples)
+    if not held_out:
+        return Choice(whole, (_declined("there are too few samples to hold some out"),))
+    wide = {value.name for value in widths.values}
+    candidates = {
+        name: _candidates(statistics, levels_of(target, statistics.range))
+        for name, statistics in seen.items()
+        if name not in wide
+    }
+    candidates = {name: found for name, found in candidates.items() if len(found[0]) > 1}
+    params = {
+        name: [params_of(one, target) for one in ranges] for name, (ranges, _) in candidates.items()
+    }
+    harm = reader_errors(model, placement, params, measured, threads=options.threads)
+    by_harm = {n: _least(ranges, harm.get(n, error)) for n, (ranges, error) in candidates.items()}
+    by_square = {n: _nearest(ranges, error) for n, (ranges, error) in candidates.items()}
+    choices = [whole]
+    for narrower in (by_harm, by_square):
+        if (choice := {**whole, **narrower}) not in choices:
+            choices.append(choice)
+    if len(choices) == 1:
+        return Choice(whole)
+    twin, scales = simulated(model, placement, choices, target, options)
+    integers = Session(twin, threads=options.threads, fuse_qdq=False)
+    sides = (lambda feed, given=given: integers.run(feed | given) for given in scales)
+    before, *after = ratings(Session(model, threads=options.threads).run, sides, held_out)
+    if not max(after) >= before + _GAIN_DB:
+        return Choice(whole, (_declined(_comparison(before, max(after), len(held_out))),))
+    return Choice(choices[1 + after.index(max(after))])
+
+
+def _candidates(seen: ValueStatistics, levels: Levels) -> tuple[list[Range], Array64]:
+    """Distinct ranges and their squared errors over all samples.
+
+    The whole range comes first; the others are narrower, and none is worse than it.
+    """
+    whole = seen.range
+    found = [whole, *(OBSERVERS[name](seen, levels) for name in _ASKED)]
+    found += [Range(whole.low * share, whole.high * share) for share in _SHARES]
+    ranges = _distinct(found, (whole.high - whole.low) / (levels.qmax - levels.qmin))
+    lows, highs = (np.array([getattr(one, side) for one in ranges]) for side in ("low", "high"))
+    error = levels.errors(seen.histogram, lows, highs)
+    kept = np.flatnonzero(error <= error[0])
+    return [ranges[index] for index in kept], error[kept]
+
+
+def _distinct(ranges: Sequence[Range], step: float) -> list[Range]:
+    """The first of those that differ by less than a step of the integers."""
+    kept = [ranges[0]]
+    for one in ranges[1:]:
+        least = min(max(abs(one.low - k.low), abs(one.high - k.high)) for k in kept)
+        if least > 0 and least >= step:
+            kept.append(one)
+    return kept
+
+
+def _least(ranges: Sequence[Range], harm: Array64) -> Range:
+    """The widest of the ranges that do as little harm as any; the first if none does less."""
+    least = harm.min()
+    if least > _WORTH * harm[0] or harm[0] <= 0:
+        return ranges[0]
+    good = [one for one, value in zip(ranges, harm, strict=True) if value <= _TIE * least]
+    return max(good, key=lambda one: one.high - one.low)
+
+
+def _nearest(ranges: Sequence[Range], error: Array64) -> Range:
+    """The range of least squared error; the first if none has much less."""
+    return ranges[int(error.argmin())] if error.min() <= _WORTH * error[0] else ranges[0]
+
+
+def _few(samples: Samples) -> tuple[list[Feed], list[Feed]]:
+    """Single samples spread over the stream: some to measure on, and others held out."""
+    kept: list[Feed] = []
+    count, stride = 0, 1
+    for feed in samples:
+        for sample in _single(feed, samples):
+            if count % stride == 0:
+                kept.append(sample)
+            count += 1
+            if len(kept) > 2 * _MOST_SAMPLES:
+                kept, stride = kept[::2], 2 * stride
+    wanted = 2 * min(max(2, count // _SHARE_OF_SAMPLES), len(kept) // 2)
+    spread = [kept[index * len(kept) // wanted] for index in range(wanted)]
+    measured, held_out = spread[::2], spread[1::2]
+    most = max(min(2, len(measured)), int(_SHARE_MEASURED * len(measured)))
+    return [measured[index * len(measured) // most] for index in range(most)], held_out
+
+
+def _single(feed: Feed, samples: Samples) -> Iterator[Feed]:
+    """The samples of a feed, one by one; a fixed batch is not divided."""
+    if any(spec.shape and isinstance(spec.shape[0], int) for spec in samples.inputs):
+        yield feed
+        return
+    for index in range(feed_size(feed, samples.inputs)):
+        yield {k: a[index : index + 1] if a.ndim else a for k, a in feed.items()}
+
+
+def _comparison(before_db: float, after_db: float, count: int) -> str:
+    return (
+        f"on {count} samples held out narrower ranges give {after_db:.1f} dB and the whole ones "
+        f"{before_db:.1f} dB"
+    )
+
+
+def _declined(reason: str) -> Declined:
+    return Declined("observer", "all activations", reason)

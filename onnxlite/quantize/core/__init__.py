@@ -1,0 +1,1 @@
+"""A float model, a placement and ranges become a QDQ model: types, targets, scales, emitter."""

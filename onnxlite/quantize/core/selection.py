@@ -1,0 +1,288 @@
+"""Which nodes run on integers, and which values therefore have an integer form.
+
+Layers with weights are quantized; the operators between them follow when everything
+around them is on integers, so that no value is converted back and forth. Candidates are
+taken away until the rest is consistent (a greatest fixed point).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes, sole_consumer
+from onnxlite.ops import spec_of
+from onnxlite.quantize.core.targets import Target
+from onnxlite.records import Declined
+
+_WHAT = "quantize"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision.
+
+    Attributes:
+        nodes: what runs on integers, in topological order.
+        absorbed: Relu and Clip nodes whose work the quantized range of their output does, where
+            the target's types can; elsewhere they stay, and nothing is quantized before them.
+        values: what gets a scale and zero point, in topological order.
+        declined: layers that stay float, and why.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    absorbed: tuple[ir.Node, ...]
+    values: tuple[ir.Value, ...]
+    declined: tuple[Declined, ...]
+
+    def on(self, copy: ir.Model) -> Placement:
+        """The same decision for a copy of the model, found by names."""
+        nodes = {node.name: node for node in copy.graph}
+        values = {value.name: value for node in copy.graph for value in node.outputs}
+        values.update({value.name: value for value in copy.graph.inputs})
+        return Placement(
+            tuple(nodes[node.name] for node in self.nodes),
+            tuple(nodes[node.name] for node in self.absorbed),
+            tuple(values[value.name] for value in self.values),
+            self.declined,
+        )
+
+
+def place(
+    model: ir.Model,
+    target: Target,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    floats: Mapping[str, str] = MappingProxyType({}),
+) -> Placement:
+    """Decide what is quantized.
+
+    Args:
+        model: with shapes and names.
+        target: what the result runs on.
+        include: patterns of names of layers; empty means all.
+        exclude: patterns of names of nodes that stay float.
+        floats: names of nodes that stay float, each with the reason.
+    """
+    declined: list[Declined] = []
+    chosen: dict[ir.Node, None] = {}
+    for node in model.graph:
+        rule = spec_of(node).quant
+        if rule is None:
+            if _has_weights(node):
+                declined.append(Declined(_WHAT, describe(node), "it has no integer kernel"))
+            continue
+        if rule.kind == "compute":
+            reason = (
+                _refusal(node) or by_name(node, include, exclude) or floats.get(node.name or "")
+            )
+            if reason:
+                declined.append(Declined(_WHAT, describe(node), reason))
+                continue
+        elif (
+            not _is_float(node)
+            or by_name(node, (), exclude)
+            or node.op_type in target.refuses
+            or node.name in floats
+            or (rule.refuses and rule.refuses(node))
+        ):
+            continue
+        chosen[node] = None
+    declined += [
+        Declined(_WHAT, describe(node), "inside the body of a control-flow node")
+        for node in iter_nodes(model)
+        if node.graph is not model.graph and _is_compute(node)
+    ]
+    _settle(chosen)
+    absorbed = [node for node in model.graph if _is_absorbable(node, chosen, target)]
+    return Placement(
+        tuple(chosen),
+        tuple(absorbed),
+        tuple(_quantized_values(model, chosen, set(absorbed), target)),
+        tuple(declined),
+    )
+
+
+def _is_compute(node: ir.Node) -> bool:
+    rule = spec_of(node).quant
+    return rule is not None and rule.kind == "compute"
+
+
+def _is_float(node: ir.Node) -> bool:
+    rule = spec_of(node).quant
+    assert rule is not None
+    return all(
+        value is not None and value.dtype == ir.DataType.FLOAT
+        for value in (*(node.inputs[port] for port in rule.ports(node)), *node.outputs)
+    )
+
+
+def by_name(node: ir.Node, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    """Why patterns of node names leave a node out, or None."""
+    name = node.name or ""
+    if include and not any(fnmatchcase(name, pattern) for pattern in include):
+        return "not among the included names"
+    if any(fnmatchcase(name, pattern) for pattern in exclude):
+        return "excluded by name"
+    return None
+
+
+def _refusal(node: ir.Node) -> str | None:
+    """Why a layer with weights cannot run on integers, or None."""
+    rule = spec_of(node).quant
+    assert rule is not None
+    assert rule.weight is not None
+    weight = node.inputs[rule.weight] if rule.weight < len(node.inputs) else None
+    tensor = const_tensor(weight)
+    if tensor is None:
+        if _is_foldable(weight):
+            return "its weight is computed from constants: simplify the model first"
+        return "its second operand is computed at run time, not a constant weight"
+    if tensor.dtype != ir.DataType.FLOAT:
+        return (
+            f"its weight {tensor.name!r} is {tensor.dtype}, not float32: quantize the float32 "
+            "model that it was made from"
+        )
+    if not tensor.size:
+        return f"its weight {tensor.name!r} is empty"
+    if len(tensor.shape) < 2:
+        return f"its weight {tensor.name!r} has less than two axes"
+    if const_tensor(node.inputs[0]) is not None:
+        return "its data is a constant"
+    if rule.refuses and (reason := rule.refuses(node)):
+        return reason
+    return _bias_refusal(node, rule.bias)
+
+
+def _has_weights(node: ir.Node) -> bool:
+    """Whether a layer that is not quantized multiplies by constant weights."""
+    spec = spec_of(node)
+    ports = [port for port in spec.weights if port < len(node.inputs)]
+    return spec.macs is not None and any(const_tensor(node.inputs[i]) is not None for i in ports)
+
+
+def _is_foldable(value: ir.Value | None) -> bool:
+    """Whether a value depends on constants alone."""
+    ahead, seen = [value], {value}
+    while ahead:
+        current = ahead.pop()
+        if current is None or const_tensor(current) is not None:
+            continue
+        producer = current.producer()
+        if producer is None or not producer.inputs:
+            return False
+        ahead += [data for data in producer.inputs if data not in seen]
+        seen.update(producer.inputs)
+    return True
+
+
+def _bias_refusal(node: ir.Node, port: int | None) -> str | None:
+    if port is None or port >= len(node.inputs) or node.inputs[port] is None:
+        return None
+    rule = spec_of(node).quant
+    assert rule is not None
+    assert rule.weight is not None
+    bias, weight = const_tensor(node.inputs[port]), const_tensor(node.inputs[rule.weight])
+    assert weight is not None
+    axis = rule.channel_axis(node) if rule.channel_axis else None
+    if bias is None:
+        return "its bias is computed at run time"
+    if axis is None or bias.size != weight.shape[axis]:
+        return f"its bias {bias.name!r} has {bias.size} values, not one per output channel"
+    return None
+
+
+def _settle(chosen: dict[ir.Node, None]) -> None:
+    """Take away what is not surrounded by integer nodes until nothing changes."""
+    while True:
+        lonely = [node for node in chosen if not _is_compute(node) and _is_lonely(node, chosen)]
+        if not lonely:
+            return
+        for node in lonely:
+            del chosen[node]
+
+
+def _is_lonely(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
+    rule = spec_of(node).quant
+    assert rule is not None
+    inputs = [node.inputs[port] for port in rule.ports(node)]
+    # A sum whose other side a layer converts anyhow stays on integers: a first layer in float
+    # must not take the residual additions behind it along.
+    made = [source(value) in chosen for value in inputs]
+    if not any(made):
+        return True
+    if not all(own or read_by_layer(v, chosen) for own, v in zip(made, inputs, strict=True)):
+        return True
+    return not any(_leads_to(output, chosen) for output in node.outputs)
+
+
+def read_by_layer(value: ir.Value | None, chosen: Container[ir.Node]) -> bool:
+    """Whether a layer takes a value as integers, so that it has an integer form in any case."""
+    return value is not None and any(
+        _is_compute(use.node) and reads_integers(use.node, use.idx, chosen) for use in value.uses()
+    )
+
+
+def source(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes `value`, looking through a Relu or Clip that can be absorbed."""
+    producer = None if value is None else value.producer()
+    if producer is not None and spec_of(producer).output_range is not None:
+        data = producer.inputs[0]
+        if data is not None and sole_consumer(data) is producer:
+            return data.producer()
+    return producer
+
+
+def _leads_to(value: ir.Value, chosen: dict[ir.Node, None]) -> bool:
+    """Whether an integer node reads `value`, directly or behind an activation."""
+    for use in value.uses():
+        if reads_integers(use.node, use.idx, chosen):
+            return True
+        is_activation = spec_of(use.node).output_range is not None and use.idx == 0
+        if is_activation and any(_leads_to(output, chosen) for output in use.node.outputs):
+            return True
+    return False
+
+
+def _is_absorbable(node: ir.Node, chosen: dict[ir.Node, None], target: Target) -> bool:
+    """A Relu or Clip with constant bounds that alone reads the output of an integer node."""
+    output_range = spec_of(node).output_range
+    if output_range is None or node.domain not in STANDARD_DOMAINS or output_range(node) is None:
+        return False
+    data = node.inputs[0]
+    if data is None or data.producer() not in chosen or sole_consumer(data) is not node:
+        return False
+    producer = data.producer()
+    assert producer is not None
+    return _needs_integer_output(producer, target) or _leads_to(node.outputs[0], chosen)
+
+
+def _needs_integer_output(node: ir.Node, target: Target) -> bool:
+    rule = spec_of(node).quant
+    return rule is not None and not target.goes_to_float(node)
+
+
+def _quantized_values(
+    model: ir.Model, chosen: dict[ir.Node, None], absorbed: set[ir.Node], target: Target
+) -> list[ir.Value]:
+    inner = {node.inputs[0] for node in absorbed}
+    result = []
+    for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs)):
+        if value in inner or value.dtype != ir.DataType.FLOAT:
+            continue
+        maker = source(value) if value.producer() in absorbed else value.producer()
+        made = maker is not None and maker in chosen and _needs_integer_output(maker, target)
+        if made or any(reads_integers(use.node, use.idx, chosen) for use in value.uses()):
+            result.append(value)
+    return result
+
+
+def reads_integers(node: ir.Node, port: int, chosen: Container[ir.Node]) -> bool:
+    """Whether `node` runs on integers and takes an activation at `port`."""
+    rule = spec_of(node).quant
+    return node in chosen and rule is not None and port in rule.ports(node)

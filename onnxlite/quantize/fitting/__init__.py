@@ -1,1 +1,0 @@
-"""What makes INT8 accurate: ranges, channels and weights fitted to the samples."""

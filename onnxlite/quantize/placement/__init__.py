@@ -1,0 +1,1 @@
+"""Placement of nodes on integer or float kernels by measured latency."""

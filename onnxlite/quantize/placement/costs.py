@@ -1,0 +1,175 @@
+"""The times of a model's nodes in float and on integers, from profiles of both forms."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.kernels import Kernels, profile
+from onnxlite.analysis.latency import LayerTimes
+from onnxlite.graph import add_initializer, is_op
+from onnxlite.ops import ShapeOf, spec_of
+from onnxlite.quantize.core.qtypes import QType
+from onnxlite.quantize.core.selection import Placement
+from onnxlite.quantize.placement.partition import Conversion, Costs
+from onnxlite.samples import Feed
+
+
+def measured_costs(
+    model: ir.Model,
+    quantized: ir.Model,
+    placement: Placement,
+    feed: Feed,
+    shape_of: ShapeOf,
+    qtype: QType,
+    *,
+    threads: int | None,
+    budget_s: float,
+) -> Costs:
+    """Run both forms in turn and read off what each node of `placement` takes.
+
+    Args:
+        model: the float form.
+        quantized: the same with all of `placement` on integers; nodes keep their names.
+        placement: of the nodes of `model`.
+        feed: of both.
+        shape_of: of the values of `model` on that feed.
+        qtype: of activations.
+        threads: of ONNX Runtime.
+        budget_s: seconds for the runs.
+    """
+    in_float, on_integers = profile([model, quantized], feed, threads=threads, budget_s=budget_s)
+    return Costs(
+        _float_seconds(model, placement, in_float, shape_of, threads),
+        _integer_seconds(placement, on_integers),
+        conversions(placement.values, shape_of, qtype, threads=threads),
+    )
+
+
+def _float_seconds(
+    model: ir.Model,
+    placement: Placement,
+    kernels: Kernels,
+    shape_of: ShapeOf,
+    threads: int | None,
+) -> Mapping[ir.Node, float]:
+    """An operator without a kernel of its own went into another one, which has its time.
+
+    That must not happen to a layer: one that was fused beyond recognition is measured alone.
+    """
+    seconds = kernels.seconds()
+    absorbing = {activation.inputs[0]: activation for activation in placement.absorbed}
+    found, alone = {}, LayerTimes(threads=threads)
+    for node in placement.nodes:
+        parts = [node, *(absorbing[v] for v in node.outputs if v in absorbing)]
+        spent = sum(seconds.get(part, 0.0) for part in parts)
+        if not spent and _is_layer(node):
+            spent = alone.time(model, node, shape_of, {}) or 0.0
+        found[node] = spent
+    alone.keep()
+    return found
+
+
+def _integer_seconds(placement: Placement, kernels: Kernels) -> Mapping[ir.Node, float]:
+    """A Q or DQ between integer nodes means that a node has no integer kernel: it pays for it."""
+    mine = {node.name: node for node in placement.nodes}
+    found: dict[ir.Node, float] = defaultdict(float)
+    for node, spent in kernels.seconds().items():
+        if node.name in mine:
+            found[mine[node.name]] += spent
+        elif is_op(node, "QuantizeLinear"):
+            maker = None if node.inputs[0] is None else node.inputs[0].producer()
+            if maker is not None and maker.name in mine:
+                found[mine[maker.name]] += spent
+        elif is_op(node, "DequantizeLinear"):
+            readers = {use.node.name for use in node.outputs[0].uses()}
+            if readers and readers <= mine.keys() and not node.outputs[0].is_graph_output():
+                found[mine[min(readers, key=str)]] += spent
+    return {node: found.get(node, 0.0) for node in placement.nodes}
+
+
+def _is_layer(node: ir.Node) -> bool:
+    rule = spec_of(node).quant
+    return rule is not None and rule.kind == "compute"
+
+
+_OPSET, _IR_VERSION = 17, 8
+#: Seconds for the runs of one shape.
+_BUDGET_S = 0.02
+_LAST = (0, 2, 3, 1)
+
+
+def conversions(
+    values: Sequence[ir.Value], shape_of: ShapeOf, qtype: QType, *, threads: int | None
+) -> Mapping[ir.Value, Conversion]:
+    """Measure the conversions of `values`; one without a known shape costs nothing."""
+    measured: dict[tuple[int, ...], Conversion] = {}
+    found = {}
+    for value in values:
+        shape = shape_of(value)
+        if shape is None:
+            found[value] = Conversion(0.0, 0.0)
+            continue
+        # Only of images does the order of elements change; of others their number counts.
+        key = shape if len(shape) == len(_LAST) else (prod(shape),)
+        if key not in measured:
+            measured[key] = _measure(key, qtype, threads)
+        found[value] = measured[key]
+    return found
+
+
+def _measure(shape: tuple[int, ...], qtype: QType, threads: int | None) -> Conversion:
+    if not prod(shape):
+        return Conversion(0.0, 0.0)
+    rng = np.random.default_rng(0)
+    feed = {
+        "real": rng.standard_normal(shape).astype(np.float32),
+        "integers": rng.integers(0, 100, shape).astype(qtype.dtype),
+    }
+    kernels = profile([_model(shape, qtype)], feed, threads=threads, budget_s=_BUDGET_S)[0]
+    seconds = {node.name: spent for node, spent in kernels.seconds().items()}
+    reorders = seconds.get("reorder_real", 0.0) + seconds.get("reorder_integers", 0.0)
+    return Conversion(
+        seconds.get("quantize", 0.0) + reorders, seconds.get("dequantize", 0.0) + reorders
+    )
+
+
+def _model(shape: tuple[int, ...], qtype: QType) -> ir.Model:
+    """All four operations, each with an input and an output of the model's own."""
+    integer = ir.DataType.from_numpy(qtype.dtype)
+    real, integers = (
+        ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        for name, dtype in (("real", ir.DataType.FLOAT), ("integers", integer))
+    )
+    graph = ir.Graph(
+        [real, integers],
+        [],
+        nodes=[],
+        opset_imports={"": _OPSET},
+        name="conversions",
+    )
+    constants = [
+        add_initializer(graph, "scale", np.array(0.02, np.float32)),
+        add_initializer(graph, "zero", np.array(0, qtype.dtype)),
+    ]
+    nodes = [
+        ir.node("QuantizeLinear", [real, *constants], name="quantize"),
+        ir.node("DequantizeLinear", [integers, *constants], name="dequantize"),
+    ]
+    if len(shape) == len(_LAST):
+        nodes += [
+            ir.node("Transpose", [real], {"perm": list(_LAST)}, name="reorder_real"),
+            ir.node("Transpose", [integers], {"perm": list(_LAST)}, name="reorder_integers"),
+        ]
+    types = {"quantize": integer, "reorder_integers": integer}
+    for node in nodes:
+        output = node.outputs[0]
+        output.name = f"{node.name}_output"
+        output.type = ir.TensorType(types.get(node.name or "", ir.DataType.FLOAT))
+        graph.append(node)
+        graph.outputs.append(output)
+    return ir.Model(graph, ir_version=_IR_VERSION)

@@ -1,0 +1,266 @@
+"""Placement by what it saves on this machine: no layer on integers that is faster in float.
+
+1. Profile the float model and the one with every candidate on integers.
+2. Label the nodes so that their times and the conversions between them add up to the least.
+   What conversions cost is the least certain part, so several weights of them are tried.
+3. Time the labellings, everything on integers, and the float model in turn. The fastest one
+   is taken, and none if the float model is as fast.
+
+Times are taken with one thread, on one sample and on up to eight at once; the result is
+faster on one, not slower on eight, and the fastest on average of both. Between equally fast
+ones size decides, and between equally small ones too the noise they make. What was decided is
+kept for the next time, by graph, shapes and machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from onnxlite.analysis.fingerprint import fingerprint
+from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.machine import is_busy, machine
+from onnxlite.model import size_bytes
+from onnxlite.ops import spec_of
+from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.qtypes import QParams
+from onnxlite.quantize.core.quick_qdq import trial
+from onnxlite.quantize.core.selection import Placement, place
+from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.placement.costs import measured_costs
+from onnxlite.quantize.placement.interleaved_timer import race
+from onnxlite.quantize.placement.partition import Costs, cheapest
+from onnxlite.records import Progress
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed, Samples, feed_size, trim
+
+#: Targets whose kernels are ONNX Runtime's own, by whether the machine must be an ARM: only
+#: these can be timed.
+MEASURABLE: Mapping[str, bool] = MappingProxyType(
+    {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
+)
+_THREADS = 1
+#: Several forms of a model are in memory at once while they are timed.
+_LARGEST_BYTES = 1 << 30
+_MANY = 8
+_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_PROFILE_S, _RACE_S = 1.5, 2.5
+#: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
+_LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
+_FASTER = "faster in float"
+#: Times of placements this close are equal, in proportion, and so are sizes.
+_EQUAL, _HARDLY = 0.02, 0.02
+
+_BUSY = ", while other work kept the machine busy: measure again when it is idle"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A placement that pays.
+
+    Attributes:
+        placement: what runs on integers, nothing if nothing pays; its `declined` says what
+            does not, and why.
+        note: how fast it was, for the report; empty if it was not timed.
+    """
+
+    placement: Placement
+    note: str = ""
+
+
+def measured(
+    source: ir.Model,
+    model: ir.Model,
+    everything: Placement,
+    params: Mapping[ir.Value, QParams],
+    feeds: Samples,
+    target: Target,
+    options: StaticOptions,
+    progress: Progress,
+) -> Measured:
+    """The part of a placement that is faster on integers.
+
+    Args:
+        source: the float model as it was given, which the result must not be slower than.
+        model: the same, prepared.
+        everything: the largest placement in `model`.
+        params: of its values.
+        feeds: the first one is timed.
+        target: of the quantized model.
+        options: what the caller asked for.
+        progress: called as placements are timed.
+    """
+    if options.placement == "everything" or MEASURABLE.get(target.name) != machine().is_arm:
+        return Measured(everything)
+    if size_bytes(source) > _LARGEST_BYTES:
+        return Measured(everything, f", not timed because {_LARGEST_BYTES >> 20} MiB are exceeded")
+    sizes = _timed_feeds(feeds)
+    nodes = {node.name: index for index, node in enumerate(model.graph)}
+    chosen = sorted(nodes[node.name] for node in everything.nodes)
+    key = fingerprint(model, list(sizes.values()), (target.name, str(_THREADS), repr(chosen)))
+    path = cache_folder() / f"placement-{key}.json"
+    kept, busy = read_numbers(path), False
+    if not kept:
+        busy = is_busy()
+        kept = _numbers(
+            _decide(source, model, everything, params, sizes, target, options, progress), nodes
+        )
+        # What misled once must not do so for ever.
+        if not busy:
+            keep_numbers(path, kept)
+    found = _read(kept, model, target, options)
+    return Measured(found.placement, f"{found.note}{_BUSY}") if busy else found
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What was found: times by node, the nodes that stay float, and ratios to float by size."""
+
+    costs: Costs
+    in_float: Sequence[ir.Node]
+    ratios: Mapping[int, float]
+    pays: bool
+
+
+def _timed_feeds(feeds: Samples) -> dict[int, Feed]:
+    """One sample and up to eight, by their number; the first feed where its size is fixed."""
+    first = next(iter(feeds))
+    sizes = {}
+    for count in (1, min(_MANY, feed_size(first, feeds.inputs))):
+        sizes[count] = trim(first, feeds.inputs, count)
+    if any(feed is None for feed in sizes.values()):
+        return {feed_size(first, feeds.inputs): first}
+    return {count: feed for count, feed in sizes.items() if feed is not None}
+
+
+def _decide(
+    source: ir.Model,
+    model: ir.Model,
+    everything: Placement,
+    params: Mapping[ir.Value, QParams],
+    sizes: Mapping[int, Feed],
+    target: Target,
+    options: StaticOptions,
+    progress: Progress,
+) -> _Verdict:
+    one = next(iter(sizes.values()))
+    whole = trial(model, everything, params, target)
+    costs = measured_costs(
+        model,
+        whole,
+        everything,
+        one,
+        concrete_shapes(model, [one]),
+        target.activation,
+        threads=_THREADS,
+        budget_s=_PROFILE_S,
+    )
+    entrants = {frozenset(everything.nodes): (everything, whole)}
+    for weight in _WEIGHTS:
+        labelled = cheapest(everything, costs, conversion_weight=weight)
+        floats = {n.name or "": _FASTER for n in everything.nodes if n not in labelled}
+        smaller = _placed(model, target, options, floats)
+        if _layers(smaller) and frozenset(smaller.nodes) not in entrants:
+            twin = trial(model, smaller, params, target)
+            entrants[frozenset(smaller.nodes)] = (smaller, twin)
+    placements, models = zip(*entrants.values(), strict=True)
+    sessions = [Session(each, threads=_THREADS) for each in (source, *models)]
+    ratios = {
+        count: race(sessions, feed, budget_s=_RACE_S, progress=progress)
+        for count, feed in sizes.items()
+    }
+    equal, pays = _fastest(list(ratios.values()))
+    best = _most_accurate(equal, source, models, one)
+    stay = [node for node in everything.nodes if node not in set(placements[best].nodes)]
+    return _Verdict(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
+
+
+def _placed(
+    model: ir.Model, target: Target, options: StaticOptions, floats: Mapping[str, str]
+) -> Placement:
+    return place(model, target, include=options.include, exclude=options.exclude, floats=floats)
+
+
+def _fastest(rows: Sequence[Sequence[float]]) -> tuple[list[int], bool]:
+    """The fastest placements, by position, and whether they are worth it.
+
+    Args:
+        rows: of every size the times of all placements, the float model's being 1.
+    """
+    indices = range(len(rows[0]))
+    good = [
+        i
+        for i in indices
+        if rows[0][i] <= 1 - _LEAST_GAIN and all(row[i] <= 1 + _MOST_LOSS for row in rows)
+    ]
+    among = good or list(indices)
+    means = [sum(row[i] for row in rows) / len(rows) for i in indices]
+    fastest = min(means[i] for i in among)
+    return [i for i in among if means[i] <= fastest * (1 + _EQUAL)], bool(good)
+
+
+def _most_accurate(
+    among: Sequence[int], source: ir.Model, models: Sequence[ir.Model], feed: Feed
+) -> int:
+    """Of the models that are hardly larger than the smallest, the one with the least noise."""
+    smallest = min(size_bytes(models[i]) for i in among)
+    small = [i for i in among if size_bytes(models[i]) <= smallest * (1 + _HARDLY)]
+    if len(small) == 1:
+        return small[0]
+
+    def sqnr_db(i: int) -> float:
+        found = worst_sqnr_db(source, models[i], [feed], threads=_THREADS)
+        return math.inf if found is None else found
+
+    return max(small, key=sqnr_db)
+
+
+def _layers(placement: Placement) -> list[ir.Node]:
+    rules = ((node, spec_of(node).quant) for node in placement.nodes)
+    return [node for node, rule in rules if rule is not None and rule.weight is not None]
+
+
+def _numbers(verdict: _Verdict, nodes: Mapping[str | None, int]) -> dict[str, float]:
+    """A verdict as numbers to be kept: nodes by their position in the graph."""
+    kept = {"pays": float(verdict.pays)}
+    kept |= {f"ratio {count}": ratio for count, ratio in verdict.ratios.items()}
+    for node in verdict.in_float if verdict.pays else verdict.costs.in_float:
+        index = nodes[node.name]
+        kept[f"float {index}"] = verdict.costs.in_float[node]
+        kept[f"integers {index}"] = verdict.costs.on_integers[node]
+    return kept
+
+
+def _read(
+    kept: Mapping[str, float], model: ir.Model, target: Target, options: StaticOptions
+) -> Measured:
+    ratios = {key.split()[1]: ratio for key, ratio in kept.items() if key.startswith("ratio ")}
+    speed = " and ".join(
+        f"{ratio:.2f} on {count} sample{'' if count == '1' else 's'}"
+        for count, ratio in ratios.items()
+    )
+    floats = {}
+    for index, node in enumerate(model.graph):
+        if f"float {index}" in kept:
+            floats[node.name or ""] = _reason(kept[f"float {index}"], kept[f"integers {index}"])
+    placement = _placed(model, target, options, floats)
+    if kept["pays"]:
+        return Measured(placement, f", time {speed} of float")
+    return Measured(
+        placement,
+        f"nothing is faster on integers here: of the float model's time the best placement took "
+        f'{speed}; placement="everything" quantizes all the same, to save size',
+    )
+
+
+def _reason(in_float: float, on_integers: float) -> str:
+    times = f"measured {in_float * 1e6:.0f} us in float and {on_integers * 1e6:.0f} us on integers"
+    if on_integers >= in_float:
+        return times
+    return f"{times}, which the conversions around it cost more than"

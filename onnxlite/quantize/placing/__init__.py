@@ -1,1 +1,0 @@
-"""Where a model runs on integers: what can, and what pays on this machine."""

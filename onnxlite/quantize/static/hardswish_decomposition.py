@@ -1,0 +1,108 @@
+"""HardSwish in pieces that have integer kernels, where the whole model is faster for it.
+
+    x8 -> DQ(s, z) -> HardSwish -> Q      becomes
+
+    x8 -> DQ(s, z) -----------------------------> Mul -> Q
+    x8 -> DQ(s/6, z) -> Add(1/2) -> Q(1/255, 0) -> DQ -^
+
+A sixth of x are the same integers with another scale, and the clip to 0..1 is what the integer
+type does: HardSwish(x) = x * clip(x/6 + 1/2, 0, 1), of which only the gate's rounding to 1/255
+is lost. SiLU needs no rewrite (Sigmoid and Mul have integer kernels), and GELU has no pieces.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.graph import is_op, sole_consumer
+from onnxlite.machine import machine
+from onnxlite.model import clone
+from onnxlite.quantize.core.qtypes import UINT8
+from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.dynamic.writer import Writer
+from onnxlite.quantize.placement import search as measured
+from onnxlite.quantize.placement.interleaved_timer import race
+from onnxlite.records import Declined, Progress
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed
+
+_WHAT = "hardswish-in-pieces"
+#: The pieces must make the model faster by more than chance.
+_FASTER = 0.98
+_BUDGET_S = 1.5
+
+
+def hardswish_in_pieces(
+    model: ir.Model, feed: Feed, target: Target, *, progress: Progress
+) -> tuple[ir.Model, int, list[Declined]]:
+    """Rewrite every HardSwish between integers, if the model then runs faster here.
+
+    Args:
+        model: in QDQ form; it is not changed.
+        feed: of the size to time.
+        target: what the model is made for; one that this machine is not cannot be timed.
+        progress: called while both are timed.
+
+    Returns:
+        The model or its rewritten copy, how many were rewritten, and why none was.
+
+    Raises:
+        ExecutionError: ONNX Runtime does not run one of the models.
+    """
+    found = sum(_is_between_integers(node) for node in model.graph)
+    measurable = measured.MEASURABLE.get(target.name) == machine().is_arm
+    if not found or target.activation != UINT8 or not measurable:
+        return model, 0, []
+    rewritten = clone(model)
+    for node in [node for node in rewritten.graph if _is_between_integers(node)]:
+        _rewrite(Writer(rewritten), node)
+    sessions = [Session(model, threads=1), Session(rewritten, threads=1)]
+    (ratio,) = race(sessions, feed, budget_s=_BUDGET_S, progress=progress)
+    if ratio > _FASTER:
+        reason = f"in integer pieces the model takes {ratio:.2f} of the time: no gain"
+        return model, 0, [Declined(_WHAT, f"{found} HardSwish nodes", reason)]
+    return rewritten, found, []
+
+
+def _is_between_integers(node: ir.Node) -> bool:
+    """Whether a HardSwish reads a DequantizeLinear of one scale and only a Q reads it."""
+    if not is_op(node, "HardSwish") or node.inputs[0] is None:
+        return False
+    before, after = node.inputs[0].producer(), sole_consumer(node.outputs[0])
+    if (
+        before is None
+        or not is_op(before, "DequantizeLinear")
+        or not is_op(after, "QuantizeLinear")
+    ):
+        return False
+    scale = before.inputs[1]
+    return scale is not None and scale.const_value is not None and scale.const_value.size == 1
+
+
+def _rewrite(writer: Writer, node: ir.Node) -> None:
+    data = node.inputs[0]
+    assert data is not None
+    dequantize = data.producer()
+    assert dequantize is not None
+    integers, scale, *zero = dequantize.inputs
+    assert scale is not None
+    assert scale.const_value is not None
+    name = node.name or node.op_type
+    sixth = (scale.const_value.numpy() / 6).astype(np.float32)
+    step = writer.constant(node, f"{name}_gate_scale", np.array(1 / 255, np.float32))
+    least = writer.constant(node, f"{name}_gate_zero", np.array(0, np.uint8))
+    # ONNX Runtime's kernels add integers, so the half is one as well: 255 steps of 1/510.
+    half = [
+        writer.constant(node, f"{name}_half", np.array(255, np.uint8)),
+        writer.constant(node, f"{name}_half_scale", np.array(0.5 / 255, np.float32)),
+        least,
+    ]
+    parts = [integers, writer.constant(node, f"{name}_sixth_scale", sixth), *zero]
+    (x,) = writer.node(node, "DequantizeLinear", parts, f"{name}_sixth")
+    (y,) = writer.node(node, "DequantizeLinear", half, f"{name}_half_real")
+    (sum_,) = writer.node(node, "Add", [x, y], f"{name}_sum")
+    (gate,) = writer.node(node, "QuantizeLinear", [sum_, step, least], f"{name}_gate")
+    (real,) = writer.node(node, "DequantizeLinear", [gate, step, least], f"{name}_gate_real")
+    (product,) = writer.node(node, "Mul", [data, real], f"{name}_product")
+    writer.replace(node, [product])

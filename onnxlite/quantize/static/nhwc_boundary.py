@@ -1,0 +1,102 @@
+"""Where images of a float layer enter the integers: channels last, if that spares Transposes.
+
+ONNX Runtime's integer convolutions take channels last. Its optimizer puts a Transpose before and
+behind each and moves them until they cancel; past a sum only where both sides bring one. The skip
+of a residual block that begins at a float layer brings none, so that its sum, and that of each
+block behind it, is computed channels first, between Transposes. So the skip is given one:
+
+    x -> Q      becomes      x -> Transpose -> Reshape -> Q -> DQ -> Transpose -> Q
+
+The Reshape changes nothing, but the optimizer does not look through it: without it both new
+Transposes would be cancelled before any is made for a convolution. Whether they are spared is read
+off the graph that ONNX Runtime really runs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.analysis.executed import executed_operators
+from onnxlite.graph import const_array, is_op, rank, sole_consumer
+from onnxlite.model import clone
+from onnxlite.ops import spec_of
+from onnxlite.quantize.core.selection import source
+from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.dynamic.writer import Writer
+from onnxlite.records import Declined
+
+_WHAT = "borders-channels-last"
+_IMAGE = 4
+_LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+#: A Transpose and the Reshape come, which cost no less than these.
+_LEAST_SPARED = 2
+
+
+def channels_last_borders(model: ir.Model, target: Target) -> tuple[ir.Model, int, list[Declined]]:
+    """Let the values that float layers hand to integers and to a sum be channels last.
+
+    Args:
+        model: in QDQ form, with shapes; it is not changed.
+        target: what it is made for.
+
+    Returns:
+        The model or a rewritten copy, how many values were rewritten, and why none was.
+
+    Raises:
+        ExecutionError: ONNX Runtime does not load one of the models.
+    """
+    if not target.channels_last or not any(map(_is_border, model.graph)):
+        return model, 0, []
+    rewritten = clone(model)
+    found = [node for node in rewritten.graph if _is_border(node)]
+    names = ", ".join(repr(node.inputs[0].name) for node in found if node.inputs[0] is not None)
+    writer = Writer(rewritten)
+    for node in found:
+        _rewrite(writer, node)
+    before, after = (executed_operators(each)["Transpose"] for each in (model, rewritten))
+    if after > before - _LEAST_SPARED:
+        reason = f"ONNX Runtime would run {after} Transposes, and runs {before} as it is: no gain"
+        return model, 0, [Declined(_WHAT, names, reason)]
+    return rewritten, len(found), []
+
+
+def _is_border(node: ir.Node) -> bool:
+    """Whether a Q makes integers, of an image made in float, for layers and for a sum."""
+    data = node.inputs[0] if is_op(node, "QuantizeLinear") else None
+    if data is None or rank(data) != _IMAGE or data.const_value is not None:
+        return False
+    scale, dequantize = const_array(node.inputs[1]), sole_consumer(node.outputs[0])
+    if scale is None or scale.size != 1 or not is_op(dequantize, "DequantizeLinear"):
+        return False
+    assert dequantize is not None
+    readers = [use.node for use in dequantize.outputs[0].uses()]
+    sums = [spec_of(reader).sums for reader in readers]
+    return any(sums) and not all(sums) and not _on_integers(data)
+
+
+def _on_integers(value: ir.Value) -> bool:
+    """Whether the layer that makes a value, behind an activation, reads integers."""
+    layer = source(value)
+    rule = None if layer is None else spec_of(layer).quant
+    if layer is None or rule is None:
+        return False
+    read = [layer.inputs[port] for port in rule.ports(layer)]
+    return any(v is not None and is_op(v.producer(), "DequantizeLinear") for v in read)
+
+
+def _rewrite(writer: Writer, node: ir.Node) -> None:
+    data, scale, *zero = node.inputs
+    assert data is not None
+    name, params = data.name or "image", [scale, *zero]
+    same = writer.constant(node, f"{name}_same_shape", np.zeros(_IMAGE, np.int64))
+    (last,) = writer.node(
+        node, "Transpose", [data], f"{name}_last", attributes={"perm": list(_LAST)}
+    )
+    (kept,) = writer.node(node, "Reshape", [last, same], f"{name}_kept")
+    (integers,) = writer.node(node, "QuantizeLinear", [kept, *params], f"{name}_last_q")
+    (real,) = writer.node(node, "DequantizeLinear", [integers, *params], f"{name}_last_dq")
+    (first,) = writer.node(
+        node, "Transpose", [real], f"{name}_first", attributes={"perm": list(_FIRST)}
+    )
+    node.replace_input_with(0, first)

@@ -1,0 +1,58 @@
+"""Ranges of activations, by the observer that was asked for."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_sharded, collect_statistics
+from onnxlite.quantize.accuracy.range_search import Choice, least_harm
+from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.scales import levels_of
+from onnxlite.quantize.core.selection import Placement
+from onnxlite.quantize.core.targets import Target
+from onnxlite.records import Progress
+from onnxlite.samples import Samples
+from onnxlite.workers import Workers
+
+#: Pieces that the samples are cut into where workers calibrate.
+_SHARDS = 16
+
+
+def observed_ranges(
+    model: ir.Model,
+    placement: Placement,
+    samples: Samples,
+    target: Target,
+    options: StaticOptions,
+    widths: Widths,
+    *,
+    progress: Progress,
+) -> Choice:
+    """The range of every value of `placement`, by name.
+
+    Raises:
+        SamplesError: a value is NaN or infinite on some sample.
+        ExecutionError: ONNX Runtime cannot run the model.
+    """
+    names = [value.name for value in placement.values if value.name]
+    threads = options.threads
+    if options.observer == "minmax" and options.executor is None:
+        # Nothing but two numbers per value and feed is needed.
+        return Choice(collect_ranges(model, names, samples, threads=threads, progress=progress))
+    if options.executor is None:
+        seen = collect_statistics(model, names, samples, threads=threads, progress=progress)
+    else:
+        workers = Workers(options.executor)
+        seen = collect_sharded(model, names, samples, workers, shards=_SHARDS, progress=progress)
+    if options.observer == "auto":
+        return least_harm(model, placement, seen, samples, target, options, widths)
+    observer = OBSERVERS[options.observer]
+    # 65,536 steps need no outlier cut off.
+    wide = {value.name for value in widths.values}
+    return Choice(
+        {
+            name: one.range if name in wide else observer(one, levels_of(target, one.range))
+            for name, one in seen.items()
+        }
+    )

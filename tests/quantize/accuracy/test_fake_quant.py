@@ -1,0 +1,55 @@
+"""Scales that are inputs of the model against the same scales written into it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxlite.calibrate import Range
+from onnxlite.model import clone, load
+from onnxlite.quantize.accuracy.fake_quant import simulated
+from onnxlite.quantize.core.activation_bits import OPSET as OPSET_16
+from onnxlite.quantize.core.activation_bits import find_widths
+from onnxlite.quantize.core.emit_qdq import Emitter
+from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.prepare import OPSET, prepared
+from onnxlite.quantize.core.scales import activation_params
+from onnxlite.quantize.core.selection import place
+from onnxlite.quantize.core.targets import target_named
+from onnxlite.records import Declined
+from onnxlite.runtime import Session
+from tests.odd_models import parse
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,4,8,8] x) => (float[n,4,4,4] y)
+    <float[4,4,3,3] w, float[4] b, float[4,4,1,1] v, float[4] c>
+    { t = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(t)
+      p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) [second] y = Conv(p, v, c) }"""
+
+
+@pytest.mark.parametrize("int16", [(), ("second",)])
+def test_one_session_tries_several_ranges(int16: tuple[str, ...]) -> None:
+    row = target_named("generic" if int16 else "cpu").offering("qdq", int16)
+    model, _ = prepared(load(parse(NET)), OPSET_16 if int16 else OPSET)
+    assert not isinstance(model, Declined)
+    placement = place(model, row)
+    names = [value.name or "" for value in placement.values]
+    choices = [dict.fromkeys(names, Range(-2.0 * s, 3.0 * s)) for s in (1.0, 0.4)]
+    options = replace(StaticOptions(), int16=int16)
+    twin, scales = simulated(model, placement, choices, row, options)
+    session = Session(twin, fuse_qdq=False)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)}
+    results = []
+    for ranges, given in zip(choices, scales, strict=True):
+        copy = clone(model)
+        there = placement.on(copy)
+        widths = find_widths(there, int16)[0]
+        emitter = Emitter(copy, there, row, widths)
+        for value, params in activation_params(there, ranges, row, widths).items():
+            emitter.activation(value, params)
+        want = Session(copy, fuse_qdq=False).run(feed)["y"]
+        results.append(session.run(feed | given)["y"])
+        np.testing.assert_allclose(results[-1], want, rtol=1e-5, atol=1e-5)
+    assert np.abs(results[0] - results[1]).max() > 0.01

@@ -1,0 +1,112 @@
+"""HardSwish in integer pieces: the same function, on integers, where that is faster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxlite.model import load
+from onnxlite.quantize import quantize_static
+from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.placement import search as measured
+from onnxlite.quantize.static import hardswish_decomposition as pieces
+from onnxlite.records import StepReport
+from onnxlite.runtime import Session
+from tests.odd_models import parse
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,8,12,12] x) => (float[n,8,12,12] y)
+    <float[16,8,1,1] w, float[16] b, float[8,16,1,1] v, float[8] c>
+    { t = Conv(x, w, b) h = HardSwish(t) y = Conv(h, v, c) }"""
+
+
+@pytest.fixture
+def race_says(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Sets what the race between both models comes to; placement stays without a clock."""
+
+    def say(ratio: float) -> None:
+        machines = {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
+        monkeypatch.setattr(measured, "MEASURABLE", machines)
+        monkeypatch.setattr(pieces, "race", lambda *_, **__: [ratio])
+
+    return say
+
+
+def images(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, 8, 12, 12)).astype(np.float32)
+
+
+def quantized(**options: object) -> tuple[ir.Model, StepReport]:
+    reports: list[StepReport] = []
+    result = quantize_static(
+        load(parse(NET)),
+        images(16),
+        rounding="nearest",
+        placement="everything",
+        on_report=reports.append,
+        **options,
+    )
+    return result, reports[0]
+
+
+def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
+    path = tmp_path / "optimized.onnx"
+    Session(model, threads=1, optimized_path=path)
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_faster_pieces_are_taken_and_run_on_integers(race_says, tmp_path: Path) -> None:
+    race_says(1.0)
+    whole, _ = quantized()
+    race_says(0.9)
+    model, report = quantized()
+    assert report.changes["hardswish-in-pieces"] == 1
+    ran = executed(model, tmp_path)
+    assert ran["QLinearConv"] == 2
+    assert ran["QLinearAdd"] == ran["QLinearMul"] == 1
+    assert not ran["HardSwish"] + ran["HardSigmoid"] + ran["Clip"]
+    original, feeds = load(parse(NET)), [{"x": images(8, 1)}]
+    before, after = (worst_sqnr_db(original, m, feeds) for m in (whole, model))
+    assert after > 28
+    assert after > before - 1
+
+
+def test_slower_pieces_are_not(race_says, tmp_path: Path) -> None:
+    race_says(0.99)
+    model, report = quantized()
+    assert report.changes["hardswish-in-pieces"] == 0
+    assert "0.99 of the time" in report.declined[-1].reason
+    assert sum(node.op_type == "HardSwish" for node in model.graph) == 1
+
+
+def test_other_machines_are_not_timed(race_says) -> None:
+    race_says(0.5)
+    for target in ("openvino", "tensorrt"):
+        _, report = quantized(target=target)
+        assert report.changes["hardswish-in-pieces"] == 0
+
+
+def test_operators_instead_of_q_and_dq(race_says) -> None:
+    race_says(0.5)
+    model, report = quantized(form="qoperator")
+    assert report.changes["hardswish-in-pieces"] == 1
+    original, feeds = load(parse(NET)), [{"x": images(8, 1)}]
+    assert worst_sqnr_db(original, model, feeds) > 28
+
+
+def test_gate_equals_hardswish_between_and_beyond_its_bends(race_says) -> None:
+    race_says(0.5)
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,1,1,64] x) => (float[n,1,1,64] y)
+        <float[1,1,1,1] w = {1}, float[1,1,1,1] v = {1}>
+        { t = Conv(x, w) h = HardSwish(t) y = Conv(h, v) }"""
+    x = np.linspace(-8, 8, 64, dtype=np.float32).reshape(1, 1, 1, 64)
+    model = quantize_static(load(parse(text)), x, rounding="nearest", placement="everything")
+    assert "HardSwish" not in {node.op_type for node in model.graph}
+    want, got = (Session(m).run({"x": x})["y"] for m in (load(parse(text)), model))
+    assert np.abs(want - got).max() < 3 * 16 / 255
