@@ -32,6 +32,25 @@ class Declined(msgspec.Struct, frozen=True):
     reason: str
 
 
+class HoldOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples that a step did not fit to, but checked its result on.
+
+    Attributes:
+        rule: which ones, for example `"every fourth feed"`.
+        feeds: number of feeds held out.
+        shared: there were too few to hold any back, so that fit and check share them all and
+            figures flatter.
+    """
+
+    rule: str
+    feeds: int
+    shared: bool = False
+
+    def __str__(self) -> str:
+        feeds = f"{self.feeds} feed{'' if self.feeds == 1 else 's'}"
+        return f"{feeds} that the fit used as well" if self.shared else f"{feeds} held out"
+
+
 class LayerRow(msgspec.Struct, frozen=True):
     """One layer's line in a step's report; `values` are the step's own columns."""
 
@@ -52,6 +71,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
         layers: one row per layer touched.
         settled: options, by name, that name what the step decided by measuring times; with
             them it does the same again, on any machine.
+        hold_out: the samples that the step's own figures are from; None if it has none.
         seconds: wall-clock time of the step.
     """
 
@@ -62,6 +82,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     declined: tuple[Declined, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     settled: dict[str, Cell | tuple[str, ...] | dict[str, int]] = {}
+    hold_out: HoldOut | None = None
     seconds: float = 0.0
 
 

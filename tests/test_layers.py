@@ -12,13 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
-    {"errors", "records", "cache"},
+    {"errors", "records", "cache", "files"},
     {"graph", "proto", "workers"},
     {"model"},
     {"save", "samples", "normalize"},
     {"ops", "opset"},
     {"runtime"},
-    {"machine"},
+    {"machine", "fidelity", "holdout"},
     {"analysis", "calibrate"},
     {"repair"},
     {"simplify", "prune", "quantize", "tune"},

@@ -1,0 +1,206 @@
+"""Hold-out split: samples that a result is checked on and that nothing was fitted to.
+
+A figure on samples that weights, ranges or a choice were fitted to flatters the result. Two
+rules say what is held out, both of them deterministic:
+
+    EveryKth(4)          every fourth item, spread over the whole set
+    LastFraction(1/4)    the end of the set, as a whole
+
+Items are feeds (`split_feeds`), rows (`EveryKth.mask`), or single samples of a stream whose feeds
+can be cut (`SampleStream`). The record of a split, `records.HoldOut`, goes into reports.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.records import HoldOut
+from onnxlite.samples import Feed, InputSpec, Samples, feed_size
+
+
+@dataclass(frozen=True)
+class EveryKth:
+    """Hold out every k-th item.
+
+    Attributes:
+        every: k.
+        offset: position of the item within each k; None is the last one.
+        minimum: with fewer items none is held out; None is `offset + 1`. If it is less than
+            that, the last item is held out of few.
+    """
+
+    every: int
+    offset: int | None = None
+    minimum: int | None = None
+
+    @property
+    def position(self) -> int:
+        """Position within each k items of the one that is held out."""
+        return self.every - 1 if self.offset is None else self.offset
+
+    def enough(self, count: int) -> bool:
+        """Tell whether any of `count` items is held out."""
+        return count >= (self.position + 1 if self.minimum is None else self.minimum)
+
+    def mask(self, count: int) -> NDArray[np.bool_]:
+        """The items held out of `count`, bool[count]."""
+        if not self.enough(count):
+            return np.zeros(count, np.bool_)
+        return np.equal(np.arange(count) % self.every, min(self.position, count - 1))
+
+    def __str__(self) -> str:
+        return f"every {_ordinal(self.every)} feed"
+
+
+@dataclass(frozen=True)
+class LastFraction:
+    """Hold out the end of a set.
+
+    Attributes:
+        fraction: of the items, rounded down.
+        minimum: hold out at least so many, but never more than `largest_fraction`.
+        maximum: hold out at most so many; None is no limit.
+        largest_fraction: of the items.
+    """
+
+    fraction: float = 0.25
+    minimum: int = 1
+    maximum: int | None = None
+    largest_fraction: float = 0.5
+
+    def count(self, total: int) -> int:
+        """How many of `total` items are held out."""
+        wanted = max(int(total * self.fraction), self.minimum)
+        wanted = wanted if self.maximum is None else min(wanted, self.maximum)
+        return min(wanted, int(total * self.largest_fraction))
+
+    def mask(self, count: int) -> NDArray[np.bool_]:
+        """The items held out of `count`, bool[count]."""
+        return np.arange(count) >= count - self.count(count)
+
+    def __str__(self) -> str:
+        return f"the last {self.fraction:.0%} of the feeds"
+
+
+Rule = EveryKth | LastFraction
+
+
+@dataclass(frozen=True)
+class FeedSplit:
+    """A stream of feeds in two parts.
+
+    Attributes:
+        fitted: the feeds to fit to, re-iterable.
+        held_out: the others; the same ones as `fitted` where there were too few to split.
+        record: for the report.
+    """
+
+    fitted: Samples
+    held_out: tuple[Feed, ...]
+    record: HoldOut
+
+
+def split_feeds(samples: Samples, rule: Rule, *, at_most: int | None = None) -> FeedSplit:
+    """Hold feeds out of a stream; what is fitted to is read lazily, what is held out is kept.
+
+    Args:
+        samples: the stream. It is read twice.
+        rule: which feeds are held out. Where it holds none out, all feeds are fitted to, and
+            the first `at_most` of them are checked on as well.
+        at_most: keep so many of the feeds held out; the others are neither fitted to nor kept.
+    """
+    mask = rule.mask(sum(1 for _ in samples))
+    if not mask.any() or mask.all():
+        shared = tuple(itertools.islice(samples, at_most))
+        return FeedSplit(samples, shared, HoldOut(rule=str(rule), feeds=len(shared), shared=True))
+    held_out = tuple(itertools.islice(FeedSelection(samples, mask), at_most))
+    return FeedSplit(
+        Samples(FeedSelection(samples, ~mask), samples.inputs),
+        held_out,
+        HoldOut(rule=str(rule), feeds=len(held_out)),
+    )
+
+
+class FeedSelection:
+    """Chosen feeds of a stream, re-iterable and read lazily.
+
+    Args:
+        samples: the stream.
+        chosen: whether to take the feed at each position, bool[feeds].
+    """
+
+    def __init__(self, samples: Samples, chosen: NDArray[np.bool_]) -> None:
+        self._samples, self._chosen = samples, chosen
+
+    def __iter__(self) -> Iterator[Feed]:
+        return itertools.compress(self._samples, self._chosen)
+
+
+class SampleStream:
+    """A stream of samples that can be cut at any sample, also inside of a feed.
+
+    Feeds whose batch axis is fixed stay whole. Parts are read lazily.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._sizes = [
+            (feed_size(feed, samples.inputs), _cuttable(feed, samples.inputs)) for feed in samples
+        ]
+        #: Number of samples.
+        self.total = sum(size for size, _ in self._sizes)
+
+    def nearest_cut(self, cut: int) -> int:
+        """Where the stream can be cut: at `cut`, or next to it where a feed must stay whole."""
+        sizes = self._sizes
+        starts = list(itertools.accumulate((size for size, _ in sizes), initial=0))
+        index = next(i for i, end in enumerate(starts[1:]) if cut <= end)
+        if starts[index] < cut < starts[index + 1] and not sizes[index][1]:
+            return starts[index + 1] if index + 1 < len(sizes) else starts[index]
+        return cut
+
+    def between(self, start: int, stop: int) -> _SampleRange:
+        """The samples from `start` to before `stop`, re-iterable."""
+        return _SampleRange(self._samples, start, stop)
+
+
+class _SampleRange:
+    """The samples from `start` to `stop` of a stream, re-iterable, cut lazily."""
+
+    def __init__(self, samples: Samples, start: int, stop: int) -> None:
+        self._samples, self._start, self._stop = samples, start, stop
+
+    def __iter__(self) -> Iterator[Feed]:
+        position = 0
+        for feed in self._samples:
+            size = feed_size(feed, self._samples.inputs)
+            first = max(self._start - position, 0)
+            last = min(self._stop - position, size)
+            position += size
+            if (first, last) == (0, size):
+                yield feed
+            elif first < last:
+                yield {name: a[first:last] if a.ndim else a for name, a in feed.items()}
+            if position >= self._stop:
+                return
+
+
+def _cuttable(feed: Feed, inputs: Sequence[InputSpec]) -> bool:
+    """Tell whether every input has a dynamic first axis that counts the feed's samples."""
+    size = feed_size(feed, inputs)
+    return all(
+        feed[spec.name].ndim == 0
+        or (len(feed[spec.name]) == size and not isinstance((spec.shape or (None,))[0], int))
+        for spec in inputs
+    )
+
+
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third", 4: "fourth", 5: "fifth", 8: "eighth"}.get(
+        number, f"{number}th"
+    )
