@@ -32,10 +32,10 @@ from onnxlite.evaluate.peak_memory import high_water_bytes
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import ObserverChoice, Rounding, StaticOptions, quantize_static
-from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.quantize.static.ranges import observed_ranges
+from onnxlite.quantize.static.ranges import calibrate_ranges
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import InputSpec, Samples, SamplesLike, input_specs
@@ -109,7 +109,9 @@ def calibrate(model: ir.Model, samples: SamplesLike, observer: ObserverChoice) -
     row = target_named("cpu")
     feeds = Samples(samples, input_specs(model))
     options = StaticOptions(observer=observer, threads=1)
-    observed_ranges(model, place(model, row), feeds, row, options, Widths(), progress=silent)
+    calibrate_ranges(
+        model, place(model, row), feeds, row, options, ActivationBits(), progress=silent
+    )
 
 
 def ready(path: Path) -> ir.Model:

@@ -27,7 +27,7 @@ Array64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Slot:
+class ScaledConstant:
     """A constant of one node, one axis of which follows a channel's factor.
 
     Attributes:
@@ -46,7 +46,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Rescaling:
+class ScalableChannels:
     """What may be scaled, and what has to be rewritten for it.
 
     Attributes:
@@ -57,11 +57,11 @@ class Rescaling:
     """
 
     free: NDArray[np.bool_]
-    slots: tuple[Slot, ...]
+    slots: tuple[ScaledConstant, ...]
     clips: tuple[ir.Value, ...]
 
 
-def rescaling(model: ir.Model, channels: ChannelMap) -> Rescaling:
+def find_scalable_channels(model: ir.Model, channels: ChannelMap) -> ScalableChannels:
     """Find the units that may be multiplied by positive numbers."""
     free = np.zeros(len(channels.root), bool)
     bound: dict[tuple[ir.Node, int], list[Binding]] = {}
@@ -71,7 +71,7 @@ def rescaling(model: ir.Model, channels: ChannelMap) -> Rescaling:
     for binding in channels.bindings:
         for use in binding.uses:
             bound.setdefault(use, []).append(binding)
-    slots: list[Slot] = []
+    slots: list[ScaledConstant] = []
     clips: list[ir.Value] = []
     for node in model.graph:
         touched = _units(channels, (*node.inputs, *node.outputs))
@@ -85,7 +85,7 @@ def rescaling(model: ir.Model, channels: ChannelMap) -> Rescaling:
         output_range = spec_of(node).output_range
         if output_range is not None and (limits := output_range(node)) and np.isfinite(limits[1]):
             clips.append(node.outputs[0])
-    return Rescaling(free, tuple(slots), tuple(clips))
+    return ScalableChannels(free, tuple(slots), tuple(clips))
 
 
 def _units(channels: ChannelMap, values: tuple[ir.Value | None, ...]) -> Ids:
@@ -98,7 +98,7 @@ def _units(channels: ChannelMap, values: tuple[ir.Value | None, ...]) -> Ids:
 
 def _slots(
     node: ir.Node, channels: ChannelMap, bound: Mapping[tuple[ir.Node, int], list[Binding]]
-) -> list[Slot] | None:
+) -> list[ScaledConstant] | None:
     """The constants of `node` that follow its channels' factors; None if it passes none on."""
     spec = spec_of(node)
     if spec.quant is not None and spec.quant.weight is not None:
@@ -115,7 +115,7 @@ def _slots(
 
 def _layer_slots(
     node: ir.Node, channels: ChannelMap, bound: Mapping[tuple[ir.Node, int], list[Binding]]
-) -> list[Slot] | None:
+) -> list[ScaledConstant] | None:
     spec = spec_of(node)
     assert spec.quant is not None
     port, bias = spec.quant.weight, spec.quant.bias
@@ -129,7 +129,7 @@ def _layer_slots(
         power = 1 if binding.axis == out_axis else -1 if binding.axis in summed else 0
         if not power:
             return None
-        slots.append(Slot(node, port, binding.axis, channels.root[binding.line], power))
+        slots.append(ScaledConstant(node, port, binding.axis, channels.root[binding.line], power))
     entering = _line(channels, node.inputs[0])
     leaving = _line(channels, node.outputs[0])
     if entering is None or leaving is None:
@@ -144,7 +144,7 @@ def _layer_slots(
         return None
     if bias is not None:
         for binding in bound.get((node, bias), []):
-            slots.append(Slot(node, bias, binding.axis, channels.root[binding.line], 1))
+            slots.append(ScaledConstant(node, bias, binding.axis, channels.root[binding.line], 1))
     return slots
 
 
@@ -161,7 +161,7 @@ def _line(channels: ChannelMap, value: ir.Value | None) -> Ids | None:
 
 def _sum_slots(
     node: ir.Node, channels: ChannelMap, bound: Mapping[tuple[ir.Node, int], list[Binding]]
-) -> list[Slot] | None:
+) -> list[ScaledConstant] | None:
     """A sum passes a factor on if both sides have it: the same units, or a constant's slices."""
     slots = []
     for port, value in enumerate(node.inputs):
@@ -170,7 +170,7 @@ def _sum_slots(
         own = bound.get((node, port), [])
         if len(own) != 1 or own[0].line.ndim != 1 or const_array(value) is None:
             return None
-        slots.append(Slot(node, port, own[0].axis, channels.root[own[0].line], 1))
+        slots.append(ScaledConstant(node, port, own[0].axis, channels.root[own[0].line], 1))
     lines = {
         channels.root[channels.values[v]].tobytes()
         for v in node.inputs
@@ -179,7 +179,9 @@ def _sum_slots(
     return slots if len(lines) == 1 else None
 
 
-def rescale(model: ir.Model, slots: tuple[Slot, ...], factor: Array64) -> Callable[[], None]:
+def rescale(
+    model: ir.Model, slots: tuple[ScaledConstant, ...], factor: Array64
+) -> Callable[[], None]:
     """Multiply channels by `factor` (float64[units], 1 for those to leave), in place.
 
     Every changed constant becomes an initializer of its own.
@@ -210,9 +212,9 @@ def rescale(model: ir.Model, slots: tuple[Slot, ...], factor: Array64) -> Callab
 
 
 def _rewritten(
-    slots: tuple[Slot, ...], factor: Array64
+    slots: tuple[ScaledConstant, ...], factor: Array64
 ) -> Iterator[tuple[tuple[ir.Node, int], NDArray[Any]]]:
-    by_constant: dict[tuple[ir.Node, int], list[Slot]] = {}
+    by_constant: dict[tuple[ir.Node, int], list[ScaledConstant]] = {}
     for slot in slots:
         if (factor[slot.line] != 1).any():
             by_constant.setdefault((slot.node, slot.port), []).append(slot)

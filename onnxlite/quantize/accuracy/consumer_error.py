@@ -29,7 +29,7 @@ from onnxlite.samples import Feed
 Array64 = NDArray[np.float64]
 
 
-def reader_errors(
+def consumer_errors(
     model: ir.Model,
     placement: Placement,
     candidates: Mapping[str, Sequence[QParams]],

@@ -30,10 +30,14 @@ from onnxlite.calibrate.by_channel import ChannelStats, collect_by_channel
 from onnxlite.graph import const_array
 from onnxlite.model import clone
 from onnxlite.ops import spec_of, tracked_axes
-from onnxlite.quantize.accuracy.channel_rescaling import Rescaling, rescale, rescaling
-from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.accuracy.channel_rescaling import (
+    ScalableChannels,
+    find_scalable_channels,
+    rescale,
+)
+from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.qtypes import QType
-from onnxlite.quantize.core.quick_qdq import trial
+from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.core.targets import Target
@@ -88,7 +92,7 @@ def equalize(
         [f for i, f in enumerate(feeds) if i not in held_out] or feeds, input_specs(model)
     )
     channels = channel_map(model, feeds=feeds[:1])
-    free = rescaling(model, channels)
+    free = find_scalable_channels(model, channels)
     axes = {
         value.name: tracked_axes(channels.values[value])[0]
         for value in (*placement.values, *free.clips)
@@ -142,9 +146,9 @@ class _Noise:
         own = self.placement.on(model)
         names = [value.name for value in own.values if value.name]
         ranges = collect_ranges(model, names, self.seen, threads=self.threads)
-        params = activation_params(own, ranges, self.target, Widths())
+        params = activation_params(own, ranges, self.target, ActivationBits())
         want = Session(self.reference, threads=self.threads)
-        got = Session(trial(model, own, params, self.target), threads=self.threads)
+        got = Session(quick_qdq(model, own, params, self.target), threads=self.threads)
         noise = power = 0.0
         for feed in self.checks:
             approximate = got.run(feed)
@@ -159,7 +163,7 @@ def _db(share: float) -> float:
     return -10 * float(np.log10(share)) if share > 0 else np.inf
 
 
-def _has_free(value: ir.Value, channels: ChannelMap, free: Rescaling) -> bool:
+def _has_free(value: ir.Value, channels: ChannelMap, free: ScalableChannels) -> bool:
     ids = channels.values[value]
     return len(tracked_axes(ids)) == 1 and bool(free.free[channels.root[ids]].any())
 
@@ -167,7 +171,7 @@ def _has_free(value: ir.Value, channels: ChannelMap, free: Rescaling) -> bool:
 def _factors(
     placement: Placement,
     channels: ChannelMap,
-    free: Rescaling,
+    free: ScalableChannels,
     stats: dict[str, ChannelStats],
     target: Target,
     margin: float,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnxlite.calibrate import Range
 from onnxlite.graph import fresh_name
 from onnxlite.model import clone
-from onnxlite.quantize.core.activation_bits import Widths, find_widths
-from onnxlite.quantize.core.emit_qdq import Emitter
+from onnxlite.quantize.core.activation_bits import ActivationBits, assign_activation_bits
+from onnxlite.quantize.core.emit_qdq import QDQEmitter
 from onnxlite.quantize.core.options import StaticOptions
 from onnxlite.quantize.core.qtypes import QParams, params_for_range
 from onnxlite.quantize.core.scales import activation_params
@@ -25,7 +25,7 @@ from onnxlite.quantize.core.targets import Target
 from onnxlite.samples import Feed
 
 
-def simulated(
+def fake_quantized(
     model: ir.Model,
     placement: Placement,
     choices: Sequence[Mapping[str, Range]],
@@ -43,20 +43,20 @@ def simulated(
     """
     copy = clone(model)
     twin = placement.on(copy)
-    widths = find_widths(twin, options.int16)[0]
+    widths = assign_activation_bits(twin, options.int16)[0]
     params = [activation_params(twin, ranges, target, widths) for ranges in choices]
-    emitter = _OpenEmitter(copy, twin, target, widths)
+    emitter = _ParametricEmitter(copy, twin, target, widths)
     feeds: list[Feed] = [{} for _ in choices]
     for value in params[0]:
         emitter.alternatives(value, [chosen[value] for chosen in params], feeds)
     return copy, feeds
 
 
-class _OpenEmitter(Emitter):
+class _ParametricEmitter(QDQEmitter):
     """Writes scales and zero points as inputs of the graph."""
 
     def __init__(
-        self, model: ir.Model, placement: Placement, target: Target, widths: Widths
+        self, model: ir.Model, placement: Placement, target: Target, widths: ActivationBits
     ) -> None:
         super().__init__(model, placement, target, widths)
         self._choices: Sequence[QParams] = ()

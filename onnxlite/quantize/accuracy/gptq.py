@@ -32,7 +32,7 @@ from onnxlite.samples import Samples
 _CACHE_BYTES = 3 << 25
 
 
-def compensate(
+def round_with_gptq(
     model: ir.Model,
     reference: ir.Model,
     nodes: Sequence[ir.Node],

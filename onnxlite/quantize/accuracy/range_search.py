@@ -17,11 +17,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.calibrate import OBSERVERS, Levels, ObserverName, Range, ValueStatistics
-from onnxlite.quantize.accuracy.consumer_error import Array64, reader_errors
-from onnxlite.quantize.accuracy.fake_quant import simulated
-from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.accuracy.consumer_error import Array64, consumer_errors
+from onnxlite.quantize.accuracy.fake_quant import fake_quantized
+from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.options import StaticOptions
-from onnxlite.quantize.core.scales import levels_of, params_of
+from onnxlite.quantize.core.scales import integer_levels, params_for_activation
 from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Declined
@@ -46,22 +46,22 @@ _SHARE_MEASURED = 0.75
 
 
 @dataclass(frozen=True)
-class Choice:
+class RangeChoice:
     """Ranges by name of the value, and what speaks against narrower ones, if anything."""
 
     ranges: dict[str, Range]
     declined: tuple[Declined, ...] = ()
 
 
-def least_harm(
+def search_ranges(
     model: ir.Model,
     placement: Placement,
     seen: Mapping[str, ValueStatistics],
     samples: Samples,
     target: Target,
     options: StaticOptions,
-    widths: Widths,
-) -> Choice:
+    widths: ActivationBits,
+) -> RangeChoice:
     """Choose a range for every value that was seen; min/max where nothing is better.
 
     Raises:
@@ -70,18 +70,19 @@ def least_harm(
     whole = {name: statistics.range for name, statistics in seen.items()}
     measured, held_out = _few(samples)
     if not held_out:
-        return Choice(whole, (_declined("there are too few samples to hold some out"),))
+        return RangeChoice(whole, (_declined("there are too few samples to hold some out"),))
     wide = {value.name for value in widths.values}
     candidates = {
-        name: _candidates(statistics, levels_of(target, statistics.range))
+        name: _candidates(statistics, integer_levels(target, statistics.range))
         for name, statistics in seen.items()
         if name not in wide
     }
     candidates = {name: found for name, found in candidates.items() if len(found[0]) > 1}
     params = {
-        name: [params_of(one, target) for one in ranges] for name, (ranges, _) in candidates.items()
+        name: [params_for_activation(one, target) for one in ranges]
+        for name, (ranges, _) in candidates.items()
     }
-    harm = reader_errors(model, placement, params, measured, threads=options.threads)
+    harm = consumer_errors(model, placement, params, measured, threads=options.threads)
     by_harm = {n: _least(ranges, harm.get(n, error)) for n, (ranges, error) in candidates.items()}
     by_square = {n: _nearest(ranges, error) for n, (ranges, error) in candidates.items()}
     choices = [whole]
@@ -89,14 +90,14 @@ def least_harm(
         if (choice := {**whole, **narrower}) not in choices:
             choices.append(choice)
     if len(choices) == 1:
-        return Choice(whole)
-    twin, scales = simulated(model, placement, choices, target, options)
+        return RangeChoice(whole)
+    twin, scales = fake_quantized(model, placement, choices, target, options)
     integers = Session(twin, threads=options.threads, fuse_qdq=False)
     sides = (lambda feed, given=given: integers.run(feed | given) for given in scales)
     before, *after = ratings(Session(model, threads=options.threads).run, sides, held_out)
     if not max(after) >= before + _GAIN_DB:
-        return Choice(whole, (_declined(_comparison(before, max(after), len(held_out))),))
-    return Choice(choices[1 + after.index(max(after))])
+        return RangeChoice(whole, (_declined(_comparison(before, max(after), len(held_out))),))
+    return RangeChoice(choices[1 + after.index(max(after))])
 
 
 def _candidates(seen: ValueStatistics, levels: Levels) -> tuple[list[Range], Array64]:

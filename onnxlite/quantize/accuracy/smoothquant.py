@@ -46,7 +46,7 @@ _EXPONENTS = (0.5, 0.65, 0.8)
 _WORTH_CONSTANT_DB, _WORTH_NODE_DB = 0.5, 3.0
 
 
-class Wanted(Protocol):
+class SmoothOptions(Protocol):
     """The options that decide what is smoothed: those of the quantization that follows."""
 
     @property
@@ -65,10 +65,10 @@ class Wanted(Protocol):
         ...
 
 
-def smooth(
+def apply_smoothquant(
     model: ir.Model,
     samples: Samples,
-    options: Wanted,
+    options: SmoothOptions,
     *,
     integers_before: bool,
     progress: Progress,

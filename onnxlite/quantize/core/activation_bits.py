@@ -23,7 +23,7 @@ OPSET = 21
 
 
 @dataclass(frozen=True)
-class Widths:
+class ActivationBits:
     """The nodes that compute on 16-bit activations, and the values that have 16 bits."""
 
     nodes: frozenset[ir.Node] = frozenset()
@@ -34,14 +34,16 @@ class Widths:
         return (value in self.values) != (reader in self.nodes)
 
 
-def find_widths(placement: Placement, patterns: Sequence[str]) -> tuple[Widths, list[Declined]]:
+def assign_activation_bits(
+    placement: Placement, patterns: Sequence[str]
+) -> tuple[ActivationBits, list[Declined]]:
     """Widths where the layers that match a pattern (`fnmatch`, of node names) have 16 bits.
 
     Returns:
         The widths, and a row for every pattern that names nothing on integers.
     """
     if not patterns:
-        return Widths(), []
+        return ActivationBits(), []
     nodes: set[ir.Node] = set()
     unused: list[Declined] = []
     for pattern in patterns:
@@ -63,7 +65,7 @@ def find_widths(placement: Placement, patterns: Sequence[str]) -> tuple[Widths, 
             nodes.add(node)
         if node in nodes:
             values.update(absorbed.get(output, output) for output in node.outputs)
-    return Widths(frozenset(nodes), frozenset(values)), unused
+    return ActivationBits(frozenset(nodes), frozenset(values)), unused
 
 
 def _moves(node: ir.Node) -> bool:

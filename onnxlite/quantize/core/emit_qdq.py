@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range, positive_scale, quantize
 from onnxlite.quantize.core.selection import Placement, reads_integers
 from onnxlite.quantize.core.targets import Target
@@ -29,7 +29,7 @@ _BIAS_STEPS = 1 << 23
 _INT32_MAX = 2**31 - 1
 
 
-class Emitter:
+class QDQEmitter:
     """Inserts Q and DQ nodes into one model; constants of equal value are shared.
 
     For a target whose ranges cannot do the work of a Relu or Clip none is removed: Q and DQ
@@ -37,7 +37,7 @@ class Emitter:
     """
 
     def __init__(
-        self, model: ir.Model, placement: Placement, target: Target, widths: Widths
+        self, model: ir.Model, placement: Placement, target: Target, widths: ActivationBits
     ) -> None:
         self._graph = model.graph
         self._target = target

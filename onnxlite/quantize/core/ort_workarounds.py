@@ -30,7 +30,7 @@ from onnxlite.graph import (
 from onnxlite.ops import spec_of
 
 
-def shield(model: ir.Model) -> int:
+def guard_float_layers(model: ir.Model) -> int:
     """Give float layers between integers a DequantizeLinear of their own, in place.
 
     Args:

@@ -24,7 +24,7 @@ from onnxlite.records import Declined
 OPSET = 13
 
 
-def quantized_already(model: ir.Model) -> str | None:
+def already_quantized(model: ir.Model) -> str | None:
     """Why a model cannot be quantized again, or None."""
     for node in iter_nodes(model):
         if is_quantized(node):
@@ -35,7 +35,7 @@ def quantized_already(model: ir.Model) -> str | None:
     return None
 
 
-def prepared(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Declined, list[Declined]]:
+def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Declined, list[Declined]]:
     """The model normalised, at an opset with per-channel integers, and with shapes.
 
     Args:

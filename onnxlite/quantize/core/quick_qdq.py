@@ -13,15 +13,15 @@ import onnx_ir as ir
 
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.activation_bits import Widths
-from onnxlite.quantize.core.emit_qdq import Emitter
-from onnxlite.quantize.core.ort_workarounds import shield
+from onnxlite.quantize.core.activation_bits import ActivationBits
+from onnxlite.quantize.core.emit_qdq import QDQEmitter
+from onnxlite.quantize.core.ort_workarounds import guard_float_layers
 from onnxlite.quantize.core.qtypes import QParams
 from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.core.targets import Target
 
 
-def trial(
+def quick_qdq(
     model: ir.Model, placement: Placement, params: Mapping[ir.Value, QParams], target: Target
 ) -> ir.Model:
     """A quantized copy of `model`.
@@ -37,12 +37,12 @@ def trial(
     by_name = {value.name: params[value] for value in placement.values}
     # Bounding pairs of weights takes long and saves no time at run time.
     simple = dataclasses.replace(target, avoid_saturation=False)
-    emitter = Emitter(copy, twin, simple, Widths())
+    emitter = QDQEmitter(copy, twin, simple, ActivationBits())
     for value in twin.values:
         emitter.activation(value, by_name[value.name])
     for node in twin.nodes:
         rule = spec_of(node).quant
         if rule is not None and rule.weight is not None:
             emitter.layer(node, simple)
-    shield(copy)
+    guard_float_layers(copy)
     return copy

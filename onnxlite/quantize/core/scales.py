@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxlite.calibrate import Levels, Range
 from onnxlite.graph import sole_consumer
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range
 from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.core.targets import Target
@@ -27,7 +27,7 @@ _ANY = Range(-math.inf, math.inf)
 
 
 def activation_params(
-    placement: Placement, ranges: Mapping[str, Range], target: Target, widths: Widths
+    placement: Placement, ranges: Mapping[str, Range], target: Target, widths: ActivationBits
 ) -> dict[ir.Value, QParams]:
     """Scale and zero point of every value of `placement`, from the calibrated ranges."""
     seen = {value: _own_range(value, ranges) for value in placement.values}
@@ -48,7 +48,7 @@ def activation_params(
     return {
         value: _wide_params(value, groups.range_of(value), target.wide)
         if target.wide is not None and value in widths.values
-        else params_of(groups.range_of(value), target)
+        else params_for_activation(groups.range_of(value), target)
         for value in seen
     }
 
@@ -62,14 +62,14 @@ def _wide_params(value: ir.Value, seen: Range, qtype: QType) -> QParams:
     return params_for_range(qtype, seen)
 
 
-def params_of(seen: Range, target: Target) -> QParams:
+def params_for_activation(seen: Range, target: Target) -> QParams:
     """Scale and zero point in the target's type; see `Target.one_sided`."""
     qtype = _type_for(seen, target)
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     return params_for_range(qtype, Range(low, max(high, low + target.smallest_range)))
 
 
-def levels_of(target: Target, seen: Range) -> Levels:
+def integer_levels(target: Target, seen: Range) -> Levels:
     """The numbers that integers of the target have for a value of this range."""
     qtype = _type_for(seen, target)
     return Levels(qtype.qmin, qtype.qmax, qtype.symmetric)

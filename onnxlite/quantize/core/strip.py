@@ -17,7 +17,7 @@ from onnxlite.ops.integer_forms import is_quantized
 from onnxlite.quantize.core.targets import Target
 
 
-def compact(model: ir.Model, target: Target) -> None:
+def strip_metadata(model: ir.Model, target: Target) -> None:
     """Take out of a quantized model, in place, what every reader finds again.
 
     Args:

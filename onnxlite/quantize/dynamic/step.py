@@ -19,9 +19,9 @@ from onnxlite.errors import ExecutionError
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes
 from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
-from onnxlite.quantize.accuracy.smoothquant import smooth
+from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.options import Smooth
-from onnxlite.quantize.core.prepare import prepared, quantized_already
+from onnxlite.quantize.core.prepare import already_quantized, prepare
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
@@ -144,15 +144,17 @@ def quantize_dynamic_ir(
     row = dynamic_target(options.target)
     source = clone(model)
     feed = first_feed(source, samples)
-    if reason := quantized_already(model):
+    if reason := already_quantized(model):
         return source, unchanged(_STEP, reason, [], start)
-    ready, declined = prepared(clone(model))
+    ready, declined = prepare(clone(model))
     if isinstance(ready, Declined):
         return source, unchanged(_STEP, ready.reason, declined, start)
     smoothed: list[LayerRow] = []
     if samples is not None:
         feeds = Samples(samples, input_specs(source))
-        smoothed = smooth(ready, feeds, options, integers_before=False, progress=progress)
+        smoothed = apply_smoothquant(
+            ready, feeds, options, integers_before=False, progress=progress
+        )
     plan = _chosen(ready, feed, row, options, declined, progress)
     tables = (
         embeddings_of(ready, include=options.include, exclude=options.exclude)

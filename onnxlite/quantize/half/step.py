@@ -18,7 +18,7 @@ from onnxlite.graph import iter_nodes
 from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
-from onnxlite.quantize.core.prepare import quantized_already
+from onnxlite.quantize.core.prepare import already_quantized
 from onnxlite.quantize.half.check import HalfCheck, half_check
 from onnxlite.quantize.half.convert import Prepared, computed, convert
 from onnxlite.quantize.half.graph import IoType
@@ -142,7 +142,7 @@ def to_float16_ir(
     feeds = None
     if samples is not None:
         feeds = Samples(samples, input_specs(source), limit=options.limit)
-    if reason := quantized_already(model):
+    if reason := already_quantized(model):
         return source, unchanged(STEP, reason, (), start)
     declined = list(normalize(model))
     if options.dtype == "bfloat16":

@@ -42,7 +42,9 @@ class Costs:
     conversions: Mapping[ir.Value, Conversion]
 
 
-def cheapest(placement: Placement, costs: Costs, *, conversion_weight: float) -> set[ir.Node]:
+def min_cost_partition(
+    placement: Placement, costs: Costs, *, conversion_weight: float
+) -> set[ir.Node]:
     """Those nodes of `placement` that are to run on integers.
 
     Nodes without weights do so only where all that they read comes from integers, or may be
@@ -54,7 +56,7 @@ def cheapest(placement: Placement, costs: Costs, *, conversion_weight: float) ->
         costs: of its nodes and values.
         conversion_weight: conversions count so many times.
     """
-    graph = CutGraph()
+    graph = MinCutGraph()
     vertices = {node: graph.vertex() for node in placement.nodes}
     for node, vertex in vertices.items():
         graph.edge(graph.SOURCE, vertex, costs.in_float[node])
@@ -87,7 +89,7 @@ def cheapest(placement: Placement, costs: Costs, *, conversion_weight: float) ->
 
 def _vertex(node: ir.Node | None, vertices: Mapping[ir.Node, int]) -> int:
     """Nodes that are no candidates, graph inputs and constants are in float."""
-    return CutGraph.SINK if node is None else vertices.get(node, CutGraph.SINK)
+    return MinCutGraph.SINK if node is None else vertices.get(node, MinCutGraph.SINK)
 
 
 def _readers(value: ir.Value, vertices: Mapping[ir.Node, int]) -> tuple[Sequence[int], bool]:
@@ -106,7 +108,7 @@ def _readers(value: ir.Value, vertices: Mapping[ir.Node, int]) -> tuple[Sequence
 _ROUNDING = 1e-12
 
 
-class CutGraph:
+class MinCutGraph:
     """A directed graph between a source (vertex 0) and a sink (vertex 1)."""
 
     SOURCE, SINK = 0, 1

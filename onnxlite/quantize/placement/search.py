@@ -29,13 +29,13 @@ from onnxlite.model import size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.options import StaticOptions
 from onnxlite.quantize.core.qtypes import QParams
-from onnxlite.quantize.core.quick_qdq import trial
+from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.selection import Placement, place
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.quantize.placement.costs import measured_costs
 from onnxlite.quantize.placement.interleaved_timer import race
-from onnxlite.quantize.placement.partition import Costs, cheapest
+from onnxlite.quantize.placement.partition import Costs, min_cost_partition
 from onnxlite.records import Progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size, trim
@@ -61,7 +61,7 @@ _BUSY = ", while other work kept the machine busy: measure again when it is idle
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPlacement:
     """A placement that pays.
 
     Attributes:
@@ -74,7 +74,7 @@ class Measured:
     note: str = ""
 
 
-def measured(
+def fastest_placement(
     source: ir.Model,
     model: ir.Model,
     everything: Placement,
@@ -83,7 +83,7 @@ def measured(
     target: Target,
     options: StaticOptions,
     progress: Progress,
-) -> Measured:
+) -> MeasuredPlacement:
     """The part of a placement that is faster on integers.
 
     Args:
@@ -97,9 +97,11 @@ def measured(
         progress: called as placements are timed.
     """
     if options.placement == "everything" or MEASURABLE.get(target.name) != machine().is_arm:
-        return Measured(everything)
+        return MeasuredPlacement(everything)
     if size_bytes(source) > _LARGEST_BYTES:
-        return Measured(everything, f", not timed because {_LARGEST_BYTES >> 20} MiB are exceeded")
+        return MeasuredPlacement(
+            everything, f", not timed because {_LARGEST_BYTES >> 20} MiB are exceeded"
+        )
     sizes = _timed_feeds(feeds)
     nodes = {node.name: index for index, node in enumerate(model.graph)}
     chosen = sorted(nodes[node.name] for node in everything.nodes)
@@ -115,7 +117,7 @@ def measured(
         if not busy:
             keep_numbers(path, kept)
     found = _read(kept, model, target, options)
-    return Measured(found.placement, f"{found.note}{_BUSY}") if busy else found
+    return MeasuredPlacement(found.placement, f"{found.note}{_BUSY}") if busy else found
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _decide(
     progress: Progress,
 ) -> _Verdict:
     one = next(iter(sizes.values()))
-    whole = trial(model, everything, params, target)
+    whole = quick_qdq(model, everything, params, target)
     costs = measured_costs(
         model,
         whole,
@@ -163,11 +165,11 @@ def _decide(
     )
     entrants = {frozenset(everything.nodes): (everything, whole)}
     for weight in _WEIGHTS:
-        labelled = cheapest(everything, costs, conversion_weight=weight)
+        labelled = min_cost_partition(everything, costs, conversion_weight=weight)
         floats = {n.name or "": _FASTER for n in everything.nodes if n not in labelled}
         smaller = _placed(model, target, options, floats)
         if _layers(smaller) and frozenset(smaller.nodes) not in entrants:
-            twin = trial(model, smaller, params, target)
+            twin = quick_qdq(model, smaller, params, target)
             entrants[frozenset(smaller.nodes)] = (smaller, twin)
     placements, models = zip(*entrants.values(), strict=True)
     sessions = [Session(each, threads=_THREADS) for each in (source, *models)]
@@ -239,7 +241,7 @@ def _numbers(verdict: _Verdict, nodes: Mapping[str | None, int]) -> dict[str, fl
 
 def _read(
     kept: Mapping[str, float], model: ir.Model, target: Target, options: StaticOptions
-) -> Measured:
+) -> MeasuredPlacement:
     ratios = {key.split()[1]: ratio for key, ratio in kept.items() if key.startswith("ratio ")}
     speed = " and ".join(
         f"{ratio:.2f} on {count} sample{'' if count == '1' else 's'}"
@@ -251,8 +253,8 @@ def _read(
             floats[node.name or ""] = _reason(kept[f"float {index}"], kept[f"integers {index}"])
     placement = _placed(model, target, options, floats)
     if kept["pays"]:
-        return Measured(placement, f", time {speed} of float")
-    return Measured(
+        return MeasuredPlacement(placement, f", time {speed} of float")
+    return MeasuredPlacement(
         placement,
         f"nothing is faster on integers here: of the float model's time the best placement took "
         f'{speed}; placement="everything" quantizes all the same, to save size',

@@ -16,10 +16,10 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.activation_bits import Widths
-from onnxlite.quantize.core.emit_qdq import Emitter
-from onnxlite.quantize.core.ort_workarounds import shield
-from onnxlite.quantize.core.prepare import pool_means, prepared, quantized_already
+from onnxlite.quantize.core.activation_bits import ActivationBits
+from onnxlite.quantize.core.emit_qdq import QDQEmitter
+from onnxlite.quantize.core.ort_workarounds import guard_float_layers
+from onnxlite.quantize.core.prepare import already_quantized, pool_means, prepare
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import Placement, place
 from onnxlite.quantize.core.targets import Target
@@ -60,7 +60,7 @@ class Plain:
 
     def errors(self, *, threads: int | None) -> ErrorModel:
         """The float model with every rounding error, to be switched on."""
-        params = activation_params(self.placement, self._ranges, self.target, Widths())
+        params = activation_params(self.placement, self._ranges, self.target, ActivationBits())
         return ErrorModel(self.model, self.placement, params, self.target, threads=threads)
 
     def sources(self, layers: Sequence[str]) -> frozenset[Source]:
@@ -81,14 +81,14 @@ class Plain:
         """The model in QDQ form with only these layers, and what lies between, quantized."""
         model = clone(self.model)
         placement = self._place(model, layers)
-        params = activation_params(placement, self._ranges, self.target, Widths())
-        emitter = Emitter(model, placement, self.target, Widths())
+        params = activation_params(placement, self._ranges, self.target, ActivationBits())
+        emitter = QDQEmitter(model, placement, self.target, ActivationBits())
         for value, value_params in params.items():
             emitter.activation(value, value_params)
         for node in placement.nodes:
             if _has_weight(node):
                 emitter.layer(node, self.target)
-        shield(model)
+        guard_float_layers(model)
         return model
 
     def _place(self, model: ir.Model, layers: Sequence[str]) -> Placement:
@@ -106,9 +106,9 @@ def plan(
         The prepared model, its placement and what was declined; or why there is nothing to
         quantize.
     """
-    if reason := quantized_already(model):
+    if reason := already_quantized(model):
         return Declined("quantize", "the model", reason)
-    ready, declined = prepared(model)
+    ready, declined = prepare(model)
     if isinstance(ready, Declined):
         return ready
     pool_means(ready)

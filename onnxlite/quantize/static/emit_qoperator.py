@@ -26,7 +26,7 @@ from onnxlite.samples import Feed
 _SAME_DB = 40.0
 
 
-def integer_operators(model: ir.Model, feed: Feed) -> int:
+def to_qoperator(model: ir.Model, feed: Feed) -> int:
     """Rewrite the QDQ form in `model`, in place, as integer operators.
 
     Args:

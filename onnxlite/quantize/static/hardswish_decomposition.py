@@ -33,7 +33,7 @@ _FASTER = 0.98
 _BUDGET_S = 1.5
 
 
-def hardswish_in_pieces(
+def decompose_hardswish(
     model: ir.Model, feed: Feed, target: Target, *, progress: Progress
 ) -> tuple[ir.Model, int, list[Declined]]:
     """Rewrite every HardSwish between integers, if the model then runs faster here.

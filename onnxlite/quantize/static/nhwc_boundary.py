@@ -33,7 +33,7 @@ _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _LEAST_SPARED = 2
 
 
-def channels_last_borders(model: ir.Model, target: Target) -> tuple[ir.Model, int, list[Declined]]:
+def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int, list[Declined]]:
     """Let the values that float layers hand to integers and to a sum be channels last.
 
     Args:

@@ -19,7 +19,7 @@ from onnxlite.quantize.lowbits.decoding import Decoder, Packed, node_bytes, pack
 from onnxlite.quantize.lowbits.weight_type import Bits, weight_type
 
 
-def pack_integers(model: ir.Model, bits: Bits) -> int:
+def pack_weights(model: ir.Model, bits: Bits) -> int:
     """Pack int8 constants in front of DQ nodes that hold no more than `bits` bits, in place.
 
     Constants that would not get smaller stay as they are.

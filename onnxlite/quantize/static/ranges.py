@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_sharded, collect_statistics
-from onnxlite.quantize.accuracy.range_search import Choice, least_harm
-from onnxlite.quantize.core.activation_bits import Widths
+from onnxlite.quantize.accuracy.range_search import RangeChoice, search_ranges
+from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.options import StaticOptions
-from onnxlite.quantize.core.scales import levels_of
+from onnxlite.quantize.core.scales import integer_levels
 from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Progress
@@ -19,16 +19,16 @@ from onnxlite.workers import Workers
 _SHARDS = 16
 
 
-def observed_ranges(
+def calibrate_ranges(
     model: ir.Model,
     placement: Placement,
     samples: Samples,
     target: Target,
     options: StaticOptions,
-    widths: Widths,
+    widths: ActivationBits,
     *,
     progress: Progress,
-) -> Choice:
+) -> RangeChoice:
     """The range of every value of `placement`, by name.
 
     Raises:
@@ -39,20 +39,22 @@ def observed_ranges(
     threads = options.threads
     if options.observer == "minmax" and options.executor is None:
         # Nothing but two numbers per value and feed is needed.
-        return Choice(collect_ranges(model, names, samples, threads=threads, progress=progress))
+        return RangeChoice(
+            collect_ranges(model, names, samples, threads=threads, progress=progress)
+        )
     if options.executor is None:
         seen = collect_statistics(model, names, samples, threads=threads, progress=progress)
     else:
         workers = Workers(options.executor)
         seen = collect_sharded(model, names, samples, workers, shards=_SHARDS, progress=progress)
     if options.observer == "auto":
-        return least_harm(model, placement, seen, samples, target, options, widths)
+        return search_ranges(model, placement, seen, samples, target, options, widths)
     observer = OBSERVERS[options.observer]
     # 65,536 steps need no outlier cut off.
     wide = {value.name for value in widths.values}
-    return Choice(
+    return RangeChoice(
         {
-            name: one.range if name in wide else observer(one, levels_of(target, one.range))
+            name: one.range if name in wide else observer(one, integer_levels(target, one.range))
             for name, one in seen.items()
         }
     )

@@ -21,26 +21,26 @@ from onnxlite.graph import const_array
 from onnxlite.model import clone, size_bytes
 from onnxlite.ops import spec_of
 from onnxlite.quantize.accuracy.equalize import equalize
-from onnxlite.quantize.accuracy.gptq import compensate
-from onnxlite.quantize.accuracy.smoothquant import smooth
+from onnxlite.quantize.accuracy.gptq import round_with_gptq
+from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.activation_bits import OPSET as OPSET_16
-from onnxlite.quantize.core.activation_bits import find_widths
-from onnxlite.quantize.core.emit_qdq import Emitter
+from onnxlite.quantize.core.activation_bits import assign_activation_bits
+from onnxlite.quantize.core.emit_qdq import QDQEmitter
 from onnxlite.quantize.core.options import StaticOptions
-from onnxlite.quantize.core.ort_workarounds import shield
-from onnxlite.quantize.core.prepare import OPSET, pool_means, prepared, quantized_already
+from onnxlite.quantize.core.ort_workarounds import guard_float_layers
+from onnxlite.quantize.core.prepare import OPSET, already_quantized, pool_means, prepare
 from onnxlite.quantize.core.qtypes import dequantize
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import Placement, place
-from onnxlite.quantize.core.strip import compact
+from onnxlite.quantize.core.strip import strip_metadata
 from onnxlite.quantize.core.targets import Target, target_named
 from onnxlite.quantize.dynamic.embeddings import write_embeddings
-from onnxlite.quantize.placement.search import measured
-from onnxlite.quantize.static.emit_qoperator import integer_operators
-from onnxlite.quantize.static.hardswish_decomposition import hardswish_in_pieces
-from onnxlite.quantize.static.nhwc_boundary import channels_last_borders
-from onnxlite.quantize.static.packed_weights import pack_integers
-from onnxlite.quantize.static.ranges import observed_ranges
+from onnxlite.quantize.placement.search import fastest_placement
+from onnxlite.quantize.static.emit_qoperator import to_qoperator
+from onnxlite.quantize.static.hardswish_decomposition import decompose_hardswish
+from onnxlite.quantize.static.nhwc_boundary import add_nhwc_boundaries
+from onnxlite.quantize.static.packed_weights import pack_weights
+from onnxlite.quantize.static.ranges import calibrate_ranges
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent, unchanged
 from onnxlite.repair.rounded import RoundedLayer
 from onnxlite.runtime import Session
@@ -63,25 +63,25 @@ def quantize_static_ir(
     row = row.with_weight_bits(options.weight_bits)
     source = clone(model)
     feeds = Samples(samples, input_specs(source), limit=options.limit)
-    if reason := quantized_already(model):
+    if reason := already_quantized(model):
         return source, unchanged(_STEP, reason, (), start)
-    ready, declined = prepared(model, OPSET_16 if options.int16 else OPSET)
+    ready, declined = prepare(model, OPSET_16 if options.int16 else OPSET)
     if isinstance(ready, Declined):
         return source, unchanged(_STEP, ready.reason, declined, start)
     model = ready
     pooled = pool_means(model)
     infer_shapes(model)
-    smoothed = smooth(model, feeds, options, integers_before=True, progress=progress)
+    smoothed = apply_smoothquant(model, feeds, options, integers_before=True, progress=progress)
     placement = place(model, row, include=options.include, exclude=options.exclude)
     if not any(_weight_port(node) is not None for node in placement.nodes):
         declined += placement.declined
         return source, unchanged(_STEP, "no layer can be quantized", declined, start)
-    widths, unused = find_widths(placement, options.int16)
+    widths, unused = assign_activation_bits(placement, options.int16)
     declined += unused
-    choice = observed_ranges(model, placement, feeds, row, options, widths, progress=progress)
+    choice = calibrate_ranges(model, placement, feeds, row, options, widths, progress=progress)
     declined += choice.declined
     params = activation_params(placement, choice.ranges, row, widths)
-    found = measured(source, model, placement, params, feeds, row, options, progress)
+    found = fastest_placement(source, model, placement, params, feeds, row, options, progress)
     settled = _settled(placement, found.placement, options)
     placement, params = found.placement, {v: params[v] for v in found.placement.values}
     declined += placement.declined
@@ -94,10 +94,10 @@ def quantize_static_ir(
     elif scaled:
         # Equalized channels fill their tensor's range: what "auto" would cut off is no outlier.
         asked = replace(options, observer="minmax") if options.observer == "auto" else options
-        choice = observed_ranges(model, placement, feeds, row, asked, widths, progress=progress)
+        choice = calibrate_ranges(model, placement, feeds, row, asked, widths, progress=progress)
         params = activation_params(placement, choice.ranges, row, widths)
     float_model = clone(model)
-    emitter = Emitter(model, placement, row, widths)
+    emitter = QDQEmitter(model, placement, row, widths)
     for value, value_params in params.items():
         emitter.activation(value, value_params)
     fitted = _fitted(model, float_model, layers, feeds, row, options, progress)
@@ -105,16 +105,16 @@ def quantize_static_ir(
         declined.append(fitted)
         fitted = {}
     rows = _emit(emitter, layers, row, fitted)
-    shield(model)
-    model, pieces, none = hardswish_in_pieces(model, next(iter(feeds)), row, progress=progress)
+    guard_float_layers(model)
+    model, pieces, none = decompose_hardswish(model, next(iter(feeds)), row, progress=progress)
     declined += none
-    model, borders, none = channels_last_borders(model, row)
+    model, borders, none = add_nhwc_boundaries(model, row)
     declined += none
     if options.form == "qoperator":
-        integer_operators(model, next(iter(feeds)))
+        to_qoperator(model, next(iter(feeds)))
     tables = write_embeddings(model, row, options)
-    narrow = 0 if options.weight_bits == 8 else pack_integers(model, options.weight_bits)
-    compact(model, row)
+    narrow = 0 if options.weight_bits == 8 else pack_weights(model, options.weight_bits)
+    strip_metadata(model, row)
     sqnr = _verify(float_model, model, feeds)
     return model, StepReport(
         step=_STEP,
@@ -176,7 +176,7 @@ def _fitted(
     """Weights on their grid, by layer; none where the nearest integers are asked for."""
     if options.rounding == "nearest":
         return {}
-    return compensate(
+    return round_with_gptq(
         model, float_model, layers, feeds, row, threads=options.threads, progress=progress
     )
 
@@ -191,7 +191,7 @@ def _stay_float(placement: Placement) -> int:
 
 
 def _emit(
-    emitter: Emitter,
+    emitter: QDQEmitter,
     layers: Sequence[ir.Node],
     target: Target,
     fitted: Mapping[str, RoundedLayer],

@@ -10,7 +10,7 @@ from onnxlite.analysis.channels import channel_map
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
-from onnxlite.quantize.accuracy.channel_rescaling import rescale, rescaling
+from onnxlite.quantize.accuracy.channel_rescaling import find_scalable_channels, rescale
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -94,7 +94,7 @@ NETS = {
 }
 
 
-def prepared(text: str) -> ir.Model:
+def prepare(text: str) -> ir.Model:
     model = load(parse(text))
     normalize(model)
     infer_shapes(model)
@@ -104,10 +104,10 @@ def prepared(text: str) -> ir.Model:
 @pytest.mark.parametrize("name", NETS)
 def test_outputs_stay_whatever_the_factors(name):
     text, expected = NETS[name]
-    model = prepared(text)
+    model = prepare(text)
     scaled = clone(model)
     channels = channel_map(scaled)
-    found = rescaling(scaled, channels)
+    found = find_scalable_channels(scaled, channels)
     assert found.free.sum() == expected
     factor = np.where(found.free, RNG.uniform(0.3, 4, len(found.free)), 1.0)
     undo = rescale(scaled, found.slots, factor)
@@ -125,13 +125,13 @@ def test_outputs_stay_whatever_the_factors(name):
 
 
 def test_a_constant_that_two_layers_read_is_copied_for_the_one_that_is_scaled():
-    model = prepared(
+    model = prepare(
         IMAGE + "(float[n,6,8,8] y, float[n,5,8,8] z) <float[6,3,1,1] w, float[6] b,"
         "float[6,3,1,1] v, float[5,6,1,1] u>"
         "{ t = Conv(x, w, b) z = Conv(t, u) y = Conv(x, v, b) }"
     )
     scaled = clone(model)
-    found = rescaling(scaled, channel_map(scaled))
+    found = find_scalable_channels(scaled, channel_map(scaled))
     assert found.free.sum() == 6
     rescale(scaled, found.slots, np.where(found.free, 3.0, 1.0))
     feed = {"x": RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)}

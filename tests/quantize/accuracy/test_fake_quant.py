@@ -9,12 +9,12 @@ import pytest
 
 from onnxlite.calibrate import Range
 from onnxlite.model import clone, load
-from onnxlite.quantize.accuracy.fake_quant import simulated
+from onnxlite.quantize.accuracy.fake_quant import fake_quantized
 from onnxlite.quantize.core.activation_bits import OPSET as OPSET_16
-from onnxlite.quantize.core.activation_bits import find_widths
-from onnxlite.quantize.core.emit_qdq import Emitter
+from onnxlite.quantize.core.activation_bits import assign_activation_bits
+from onnxlite.quantize.core.emit_qdq import QDQEmitter
 from onnxlite.quantize.core.options import StaticOptions
-from onnxlite.quantize.core.prepare import OPSET, prepared
+from onnxlite.quantize.core.prepare import OPSET, prepare
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
@@ -32,21 +32,21 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 @pytest.mark.parametrize("int16", [(), ("second",)])
 def test_one_session_tries_several_ranges(int16: tuple[str, ...]) -> None:
     row = target_named("generic" if int16 else "cpu").offering("qdq", int16)
-    model, _ = prepared(load(parse(NET)), OPSET_16 if int16 else OPSET)
+    model, _ = prepare(load(parse(NET)), OPSET_16 if int16 else OPSET)
     assert not isinstance(model, Declined)
     placement = place(model, row)
     names = [value.name or "" for value in placement.values]
     choices = [dict.fromkeys(names, Range(-2.0 * s, 3.0 * s)) for s in (1.0, 0.4)]
     options = replace(StaticOptions(), int16=int16)
-    twin, scales = simulated(model, placement, choices, row, options)
+    twin, scales = fake_quantized(model, placement, choices, row, options)
     session = Session(twin, fuse_qdq=False)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)}
     results = []
     for ranges, given in zip(choices, scales, strict=True):
         copy = clone(model)
         there = placement.on(copy)
-        widths = find_widths(there, int16)[0]
-        emitter = Emitter(copy, there, row, widths)
+        widths = assign_activation_bits(there, int16)[0]
+        emitter = QDQEmitter(copy, there, row, widths)
         for value, params in activation_params(there, ranges, row, widths).items():
             emitter.activation(value, params)
         want = Session(copy, fuse_qdq=False).run(feed)["y"]

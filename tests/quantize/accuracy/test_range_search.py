@@ -13,10 +13,10 @@ from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.accuracy import range_search as narrow
-from onnxlite.quantize.accuracy.consumer_error import reader_errors
-from onnxlite.quantize.core.prepare import prepared
+from onnxlite.quantize.accuracy.consumer_error import consumer_errors
+from onnxlite.quantize.core.prepare import prepare
 from onnxlite.quantize.core.qtypes import dequantize, quantize
-from onnxlite.quantize.core.scales import params_of
+from onnxlite.quantize.core.scales import params_for_activation
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.records import StepReport
@@ -114,13 +114,13 @@ def loud(count: int = 64) -> np.ndarray:
 def test_harm_is_measured_at_the_reader() -> None:
     """Clipping a channel with hardly any weight does no harm there, whatever its error."""
     model, data = load(deaf()), loud(4)
-    prepared(model)
+    prepare(model)
     row = target_named("cpu")
     placement = place(model, row)
     candidates = [Range(0, 1.3), Range(0, 1.0), Range(0, 0.5)]
-    params = {"x": [params_of(one, row) for one in candidates]}
+    params = {"x": [params_for_activation(one, row) for one in candidates]}
     feeds = [{"x": image[None]} for image in data]
-    got = reader_errors(model, placement, params, feeds, threads=1)["x"]
+    got = consumer_errors(model, placement, params, feeds, threads=1)["x"]
     want = []
     session = Session(load(deaf()))
     signal = session.run({"x": data})["y"]

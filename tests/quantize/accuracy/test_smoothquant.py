@@ -13,7 +13,7 @@ from onnxlite.errors import SamplesError
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import StaticOptions, quantize_static
-from onnxlite.quantize.accuracy.smoothquant import smooth
+from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.dynamic.step import quantize_dynamic
 from onnxlite.quantize.judge import worst_sqnr_db
 from onnxlite.records import LayerRow, StepReport, silent
@@ -60,7 +60,7 @@ def smoothed(
     model: ir.Model, feeds: Samples, *, integers_before: bool = False, **options: object
 ) -> tuple[ir.Model, list[LayerRow]]:
     result = clone(model)
-    rows = smooth(
+    rows = apply_smoothquant(
         result,
         feeds,
         StaticOptions(**options),

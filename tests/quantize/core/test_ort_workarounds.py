@@ -12,7 +12,7 @@ import pytest
 from onnxlite.graph import const_array, is_op
 from onnxlite.model import clone, load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.core.ort_workarounds import shield
+from onnxlite.quantize.core.ort_workarounds import guard_float_layers
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -76,12 +76,12 @@ def error(model: ir.Model, data: np.ndarray) -> float:
 def test_weights_are_left_alone(name: str) -> None:
     model, data = between_integers(name)
     plain = clone(model)
-    assert shield(model) == 1
+    assert guard_float_layers(model) == 1
     assert error(model, data) == pytest.approx(0, abs=1e-6)
     # The same numbers as before, by what the nodes say.
     before, after = (Session(m, optimization="none").run({"x": data})["y"] for m in (plain, model))
     np.testing.assert_array_equal(before, after)
-    assert shield(model) == 0
+    assert guard_float_layers(model) == 0
 
 
 def test_onnx_runtime_does_quantize_what_is_not_shielded() -> None:
@@ -99,7 +99,7 @@ def test_layers_of_one_value_share_their_node_and_other_readers_keep_theirs() ->
            k = QuantizeLinear(a, u, o) l = QuantizeLinear(b, u, o)
            f = DequantizeLinear(k, u, o) g = DequantizeLinear(l, u, o) y = Add(f, g) }}""")
     )
-    assert shield(model) == 2
+    assert guard_float_layers(model) == 2
     layers = [node for node in model.graph if is_op(node, "Conv")]
     assert layers[0].inputs[0] is layers[1].inputs[0]
     sigmoid = next(node for node in model.graph if is_op(node, "Sigmoid"))
@@ -110,7 +110,7 @@ def test_what_is_not_between_integers_stays() -> None:
     model, _ = between_integers("Gemm")
     gemm = next(node for node in model.graph if is_op(node, "Gemm"))
     model.graph.outputs[0] = gemm.outputs[0]
-    assert shield(model) == 0
+    assert guard_float_layers(model) == 0
 
 
 def test_an_excluded_layer_runs_in_float(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxlite.quantize.placement.partition import CutGraph
+from onnxlite.quantize.placement.partition import MinCutGraph
 
 VERTICES = 6
 Edges = list[tuple[int, int, float]]
@@ -40,7 +40,7 @@ def all_sides() -> list[set[int]]:
 def test_no_cut_costs_less_and_none_of_equal_cost_is_larger(edges: Edges) -> None:
     # Between source and sink themselves only finite edges, or every cut is infinite.
     edges = [(a, b, c) for a, b, c in edges if a != b and not (c == math.inf and {a, b} & {0, 1})]
-    graph = CutGraph()
+    graph = MinCutGraph()
     for _ in range(2, VERTICES):
         graph.vertex()
     for edge in edges:
@@ -54,7 +54,7 @@ def test_no_cut_costs_less_and_none_of_equal_cost_is_larger(edges: Edges) -> Non
 
 
 def test_a_long_chain_is_cut_at_its_cheapest_edge() -> None:
-    graph = CutGraph()
+    graph = MinCutGraph()
     chain = [graph.SOURCE, *(graph.vertex() for _ in range(3000)), graph.SINK]
     for index, (tail, head) in enumerate(itertools.pairwise(chain)):
         graph.edge(tail, head, 0.5 if index == 1700 else 1.0)

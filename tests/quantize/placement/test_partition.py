@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from onnxlite.model import load
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.prepare import prepared
+from onnxlite.quantize.core.prepare import prepare
 from onnxlite.quantize.core.selection import Placement, place, read_by_layer, reads_integers, source
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.quantize.placement.partition import Conversion, Costs, cheapest
+from onnxlite.quantize.placement.partition import Conversion, Costs, min_cost_partition
 from tests.odd_models import parse
 
 # A residual sum, an absorbed Relu, a Tanh in float, a value read by both sides, a Gemm.
@@ -31,7 +31,7 @@ MICROSECONDS = st.integers(0, 20).map(lambda n: n * 1e-6)
 
 @functools.cache
 def largest() -> tuple[ir.Model, Placement]:
-    model, _ = prepared(load(parse(NET)))
+    model, _ = prepare(load(parse(NET)))
     assert isinstance(model, ir.Model)
     return model, place(model, TARGETS["cpu"])
 
@@ -87,7 +87,7 @@ def test_no_labelling_costs_less(
         dict(zip(everything.nodes, on_integers, strict=True)),
         {v: Conversion(*c) for v, c in zip(everything.values, conversions, strict=True)},
     )
-    chosen = cheapest(everything, costs, conversion_weight=weight)
+    chosen = min_cost_partition(everything, costs, conversion_weight=weight)
     assert allowed(chosen)
     subsets = itertools.chain.from_iterable(
         itertools.combinations(everything.nodes, size) for size in range(NODES + 1)
@@ -102,5 +102,5 @@ def test_of_equal_labellings_the_one_with_most_integers() -> None:
     _, everything = largest()
     same = dict.fromkeys(everything.nodes, 1e-6)
     free = dict.fromkeys(everything.values, Conversion(0.0, 0.0))
-    chosen = cheapest(everything, Costs(same, same, free), conversion_weight=1.0)
+    chosen = min_cost_partition(everything, Costs(same, same, free), conversion_weight=1.0)
     assert chosen == set(everything.nodes)
