@@ -24,8 +24,20 @@ from onnxlite.proto import prepared, sparsified, without_repeats
 
 P = ParamSpec("P")
 
+
+class HoldsModel(Protocol):
+    """A record with a model, such as the `Result` of a step."""
+
+    @property
+    def model(self) -> onnx.ModelProto | ir.Model:
+        """The model."""
+        ...
+
+
+#: A model as a file or in memory.
+PlainModel: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 #: What every public function accepts as a model.
-ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+ModelLike: TypeAlias = PlainModel | HoldsModel
 
 #: Protobuf cannot serialise a message of 2 GiB or more.
 PROTO_LIMIT_BYTES = 2**31 - 1
@@ -35,12 +47,19 @@ SPARSE_KEY = "onnxlite.sparse"
 _SOURCE_KEY = "onnxlite.source"
 
 
+def plain_model(source: ModelLike) -> PlainModel:
+    """Return the model that a result holds; anything else as it is."""
+    if isinstance(source, str | os.PathLike | onnx.ModelProto | ir.Model):
+        return source
+    return source.model
+
+
 def load(source: ModelLike) -> ir.Model:
     """Read a model without loading its external tensors into memory.
 
     Args:
-        source: a path, a `ModelProto` or an `ir.Model`. The last two are copied (an
-            `ir.Model` shares its tensors' data), so that the result may be changed freely.
+        source: a path, a `ModelProto`, an `ir.Model` or a step's `Result`. Models in memory are
+            copied (an `ir.Model` shares its tensors' data), so that the result may be changed.
 
     Returns:
         The model, structurally checked: every value defined once, before its use.
@@ -51,6 +70,7 @@ def load(source: ModelLike) -> ir.Model:
         InvalidModelError: the graph has a cycle, an undefined or a doubly defined value.
         UnsupportedError: the model carries training information.
     """
+    source = plain_model(source)
     if isinstance(source, ir.Model):
         model = clone(source)
         check_structure(model)
@@ -92,10 +112,10 @@ def clone(model: ir.Model) -> ir.Model:
 @overload
 def give_back(source: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto: ...
 @overload
-def give_back(source: str | os.PathLike[str] | ir.Model, model: ir.Model) -> ir.Model: ...
+def give_back(source: ModelLike, model: ir.Model) -> ir.Model | onnx.ModelProto: ...
 def give_back(source: ModelLike, model: ir.Model) -> onnx.ModelProto | ir.Model:
     """Return `model` in the kind of `source`: `ModelProto` in, `ModelProto` out."""
-    return to_proto(model) if isinstance(source, onnx.ModelProto) else model
+    return to_proto(model) if isinstance(plain_model(source), onnx.ModelProto) else model
 
 
 class InKind(Protocol[P]):
@@ -163,6 +183,7 @@ def mapped_files(model: ir.Model) -> frozenset[Path]:
 
 def source_files(model: ModelLike) -> frozenset[Path]:
     """The files behind a model argument, which no output may replace."""
+    model = plain_model(model)
     if isinstance(model, onnx.ModelProto):
         return frozenset()
     return mapped_files(model if isinstance(model, ir.Model) else load(model))

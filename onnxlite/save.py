@@ -24,6 +24,7 @@ from onnxlite.model import (
     embedded,
     load,
     mapped_files,
+    plain_model,
     size_bytes,
     to_bytes,
 )
@@ -60,6 +61,7 @@ def save(
         OptionError: `external_data="never"` for a model above 2 GiB.
     """
     target = Path(path)
+    model = plain_model(model)
     source = model if isinstance(model, ir.Model) else load(model)
     temporary = None
     try:

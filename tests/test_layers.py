@@ -13,9 +13,10 @@ ROOT = Path(__file__).parent.parent
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
     {"errors", "records", "cache", "files"},
-    {"graph", "proto", "workers"},
+    {"graph", "proto", "workers", "options"},
     {"model"},
     {"save", "samples", "normalize"},
+    {"step"},
     {"ops", "opset"},
     {"runtime"},
     {"machine", "fidelity", "holdout"},

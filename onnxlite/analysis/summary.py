@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.cost import LayerCost, cost, type_name
 from onnxlite.graph import STANDARD_DOMAINS, iter_graphs, iter_nodes
-from onnxlite.model import ModelLike, disk_bytes, load, size_bytes
+from onnxlite.model import ModelLike, disk_bytes, load, plain_model, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim
 
@@ -98,6 +98,7 @@ def inspect(
         InvalidModelError: its graph is not valid.
         SamplesError: the samples do not fit the model.
     """
+    model = plain_model(model)
     source = load(model)
     feeds = None
     if samples is not None:

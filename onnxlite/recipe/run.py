@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.lineage import record_original
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.evaluate import Metric
-from onnxlite.model import ModelLike, clone, load, to_proto
+from onnxlite.model import ModelLike, clone, load, plain_model, to_proto
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.outcome import Outcome
 from onnxlite.recipe.proof import check_target, prove
@@ -106,6 +106,7 @@ def run(
         VerificationError: a step's result is not valid; nothing was written.
     """
     start = time.perf_counter()
+    model = plain_model(model)
     recipe = recipe if isinstance(recipe, Recipe) else Recipe(tuple(recipe))
     original = load(model)
     if output is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxlite.cache import cache_folder
 from onnxlite.errors import OptionError, UnsupportedError
-from onnxlite.model import PROTO_LIMIT_BYTES, ModelLike, load, size_bytes, to_proto
+from onnxlite.model import PROTO_LIMIT_BYTES, ModelLike, load, plain_model, size_bytes, to_proto
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.recipe import Outcome
 from onnxlite.recipe.outcome import ModelT
@@ -157,6 +157,7 @@ def optimize(
     if time_limit is not None and not time_limit > 0:
         raise OptionError(f"time_limit is a number of seconds, given was {time_limit}")
     target_named(target)
+    model = plain_model(model)
     original = load(model)
     if output is not None:
         check_target(Path(output), original)

@@ -1,0 +1,279 @@
+"""Steps: what every rewrite of a model has in common, as a record and as a function.
+
+    Options of a step   Step          frozen record; the recipe's table and the command's flags
+    Circumstances       StepContext   threads, executor, progress: no part of a recipe
+    Outcome             Result        the model in the kind that came in, and the report
+
+A step's package holds its record (a subclass of `Step`) and its public function, which
+`from_options` makes from the record.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import onnx
+import onnx_ir as ir
+from msgspec import Meta
+
+from onnxlite.errors import OptionError
+from onnxlite.model import ModelLike, give_back, load
+from onnxlite.options import Field, Options, check_names, fields_of
+from onnxlite.records import StepReport, silent
+from onnxlite.samples import SamplesLike
+from onnxlite.save import save
+
+logger = logging.getLogger(__name__)
+
+ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
+ReportT = TypeVar("ReportT")
+StepT = TypeVar("StepT", bound="Step")
+
+#: What became of parameters that former versions had.
+_FORMER = {
+    "on_report": "the call returns the report: `model, report = ...`",
+    "command": "the command line adds it to the report by itself",
+    "time_limit": "time_limit_s",
+    "batch": "batch_size",
+}
+
+
+class StepContext(Options, frozen=True, kw_only=True):
+    """What a step may use while it runs; no part of a recipe, and no result depends on it."""
+
+    threads: (
+        Annotated[
+            int,
+            Meta(ge=1, description="Threads of ONNX Runtime and torch; None takes all cores."),
+        ]
+        | None
+    ) = None
+    executor: (
+        Annotated[
+            Executor,
+            Meta(
+                description="Workers that calibrate on a shard of the samples each; what they "
+                "find merges exactly, so the result is the same."
+            ),
+        ]
+        | None
+    ) = None
+    progress: Annotated[
+        Callable[[str, int, int], None],
+        Meta(
+            description="Called as the work goes on, with the stage, units done and units in "
+            "all; an exception that it raises ends the work."
+        ),
+    ] = silent
+
+
+def _tag(name: str) -> str:
+    """The name of a step in recipes and reports: `"prune-weights"` for `PruneWeights`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=_tag):
+    """Options of one rewrite of a model; frozen, compared by value, written to TOML and back.
+
+    Attributes:
+        samples: whether `apply` needs samples, uses them if there are some, or not at all.
+        runtime: fields of `StepContext` that the public function takes.
+    """
+
+    samples: ClassVar[Literal["needed", "optional", "unused"]] = "optional"
+    runtime: ClassVar[tuple[str, ...]] = ("threads", "progress")
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the step's name in recipes and reports, like `"prune-weights"`."""
+        return str(cls.__struct_config__.tag)
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the step with these options cannot do without samples."""
+        return self.samples == "needed"
+
+    @property
+    def fits_samples(self) -> bool:
+        """Whether the result depends on samples, so that none of them may evaluate it."""
+        return self.samples != "unused"
+
+    @property
+    def changes_io(self) -> bool:
+        """Whether the model's float inputs and outputs get another type."""
+        return False
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike | None, context: StepContext
+    ) -> tuple[ir.Model, StepReport]:
+        """Rewrite `model`, which the step may change, and report what was done.
+
+        Raises:
+            OptionError: the step needs samples, and there are none.
+        """
+        raise NotImplementedError
+
+
+class Result(NamedTuple, Generic[ModelT, ReportT]):
+    """A new model and the report of how it came about; unpacks to the two.
+
+    Every argument that takes a model also takes a result.
+
+    Attributes:
+        model: a `ModelProto` if one came in, otherwise an `ir.Model`.
+        report: the record; prints as text, and as a table in notebooks.
+    """
+
+    model: ModelT
+    report: ReportT
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model atomically; tensors above 1.5 GB go to a file beside it.
+
+        Raises:
+            SaveError: the path cannot be written, or is a file of the input.
+        """
+        return save(self.model, path)
+
+    def __repr__(self) -> str:
+        return f"Result of {self.report}"
+
+    def _repr_html_(self) -> str | None:
+        show = getattr(self.report, "_repr_html_", None)
+        return None if show is None else show()
+
+
+def run_step(
+    step: Step, model: ModelLike, samples: SamplesLike | None, context: StepContext
+) -> Result[Any, StepReport]:
+    """Apply one step to a model of any kind; the model is not changed.
+
+    Raises:
+        OptionError: the step needs samples, and there are none.
+    """
+    if samples is None and step.needs_samples:
+        raise OptionError(f"{step.name()} needs samples: give some hundred unlabelled inputs")
+    result, report = step.apply(load(model), samples, context)
+    if not report.changed:
+        logger.warning("%s changed nothing: %s", step.name(), report.summary)
+    return Result(give_back(model, result), report)
+
+
+def from_options(
+    record: type[Options], *, runtime: Sequence[str] = (), leave_out: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a public function of one that takes an option record.
+
+        @from_options(QuantizeStatic, runtime=("threads",))
+        def quantize_static(model, samples, *, options, context): ...
+
+    is called as `quantize_static(model, samples, rounding="nearest", threads=1)`. Signature
+    and docstring list the record's fields; calls are checked by the record.
+
+    Args:
+        record: the options.
+        runtime: fields of `StepContext` that callers may give.
+        leave_out: fields of `record` that callers may not give.
+    """
+    options = [f for f in fields_of(record) if f.name not in leave_out]
+    circumstances = [f for f in fields_of(StepContext) if f.name in runtime]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.name not in ("options", "context")
+        ]
+        signature = _signature(own, options, circumstances)
+
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            bound = _bound(function.__name__, signature, args, given, record.renamed)
+            extra = {p.name: bound.pop(p.name) for p in own if p.name in bound}
+            context = StepContext(
+                **{f.name: bound.pop(f.name) for f in circumstances if f.name in bound}
+            )
+            return function(**extra, options=record(**bound), context=context)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        call.__doc__ = _documented(function.__doc__ or "", [*options, *circumstances])
+        call.__options__ = record  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _signature(
+    own: Sequence[inspect.Parameter], options: Sequence[Field], circumstances: Sequence[Field]
+) -> inspect.Signature:
+    """The function's own parameters, then the options and circumstances by keyword."""
+    positional = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keyword = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    fields = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=field.kind,
+        )
+        for field in (*options, *circumstances)
+    ]
+    return inspect.Signature([*positional, *keyword, *fields])
+
+
+def _bound(
+    name: str,
+    signature: inspect.Signature,
+    args: Sequence[Any],
+    given: Mapping[str, Any],
+    renamed: Mapping[str, str],
+) -> dict[str, Any]:
+    """The arguments of a call by name; errors name the right form."""
+    parameters = signature.parameters
+    positional = [p for p in parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    names = [parameter.name for parameter in positional]
+    check_names(given, parameters, {**_FORMER, **renamed}, where=name)
+    if len(args) > len(positional):
+        keyword = next(p for p in parameters if p not in names)
+        raise OptionError(
+            f"{name} takes {', '.join(names)} by position, given were {len(args)} arguments: "
+            f"give all others by name, like {keyword}=..."
+        )
+    bound = dict(zip(names, args, strict=False))
+    if twice := sorted(bound.keys() & given.keys()):
+        raise OptionError(f"{name}: {twice[0]!r} is given by position and by name")
+    bound.update(given)
+    for parameter in positional:
+        if parameter.name not in bound and parameter.default is parameter.empty:
+            hint = ": give some hundred unlabelled inputs" if parameter.name == "samples" else ""
+            raise OptionError(f"{name} needs {parameter.name!r}{hint}")
+    return bound
+
+
+def _documented(doc: str, fields: Sequence[Field]) -> str:
+    """The docstring with one entry per field at the end of its section of arguments."""
+    lines = inspect.cleandoc(doc).splitlines()
+    if "Args:" not in lines:
+        return "\n".join(lines)
+    start = lines.index("Args:")
+    end = next((i for i in range(start, len(lines)) if not lines[i].strip()), len(lines))
+    entries = [line for field in fields for line in _entry(field)]
+    return "\n".join([*lines[:end], *entries, *lines[end:]])
+
+
+def _entry(field: Field) -> Iterator[str]:
+    yield from textwrap.wrap(
+        f"{field.name}: {field.description}",
+        width=96,
+        initial_indent="    ",
+        subsequent_indent="        ",
+    )
