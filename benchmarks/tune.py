@@ -110,7 +110,7 @@ def accuracy_in_torch(model: ir.Model) -> float:
     """The same, as the model was trained."""
     import torch
 
-    from onnxlite.tune.executor import TorchGraph
+    from onnxlite.tune.torch_graph import TorchGraph
 
     images, labels = data.test_set(full=True)
     graph = TorchGraph(model)

@@ -1,17 +1,149 @@
-"""Observers: from the statistics of a value to the range that its integers shall cover."""
+"""Observers: from the statistics of a value to its quantization range."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from onnxlite.calibrate.entropy import entropy_range
-from onnxlite.calibrate.levels import Levels
-from onnxlite.calibrate.mse import mse_range
-from onnxlite.calibrate.percentile import percentile_range
-from onnxlite.calibrate.ranges import Range
-from onnxlite.calibrate.statistics import ValueStatistics
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.calibrate.histogram import Array64, Histogram
+from onnxlite.calibrate.statistics import Range, ValueStatistics
+
+#: Bins that a search looks at: 8 to a step of an 8-bit type.
+SEARCH_BINS = 2048
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A quantized type: `qmin` to `qmax`, and whether its zero lies in the middle."""
+
+    qmin: int
+    qmax: int
+    symmetric: bool
+
+    def scale_zero(self, low: Array64, high: Array64) -> tuple[Array64, Array64]:
+        """Scale and zero point of ranges `[k]`, as `quantize` gives them; 0 is exact."""
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        if self.symmetric:
+            bound = np.maximum(-low, high)
+            return np.where(bound > 0, bound, 1.0) / self.qmax, np.zeros_like(bound)
+        width = high - low
+        scale = np.where(width > 0, width, 1.0) / (self.qmax - self.qmin)
+        return scale, np.clip(np.rint(self.qmin - low / scale), self.qmin, self.qmax)
+
+    def errors(self, seen: Histogram, low: Array64, high: Array64) -> Array64:
+        """Mean squared error of the histogram's elements under each of k ranges: [k]."""
+        middles, counts = seen.at_most(SEARCH_BINS).occupied()
+        scale, zero = self.scale_zero(low, high)
+        scale, zero = scale[:, None], zero[:, None]
+        # In place: these are the largest arrays of a search.
+        error: Array64 = middles / scale
+        np.rint(error, out=error)
+        np.maximum(error, self.qmin - zero, out=error)
+        np.minimum(error, self.qmax - zero, out=error)
+        error *= scale
+        error -= middles
+        np.square(error, out=error)
+        result: Array64 = (error @ counts) / counts.sum()
+        return result
+
+
+def shrunk(
+    seen: Range, low: NDArray[Any] | float, high: NDArray[Any] | float
+) -> tuple[Array64, Array64]:
+    """Limits of `seen`, each multiplied by its factors; together as arrays of one length."""
+    lows, highs = np.broadcast_arrays(
+        np.float64(seen.low) * np.asarray(low), np.float64(seen.high) * np.asarray(high)
+    )
+    return np.atleast_1d(lows).astype(np.float64), np.atleast_1d(highs).astype(np.float64)
+
+
+#: Percent of the elements inside the range.
+PERCENTILE = 99.999
+
+
+def percentile_range(seen: ValueStatistics, levels: Levels) -> Range:
+    """Leave out half of the rest at either end, to the width of a bin.
+
+    Where that is less than one of the sampled elements, the exact limit stays.
+    """
+    del levels
+    histogram = seen.histogram
+    tail = histogram.total * (1 - PERCENTILE / 100) / 2
+    if tail < 1:
+        return seen.range
+    below = np.cumsum(histogram.counts)
+    low = histogram.first + int(np.searchsorted(below, tail, side="right"))
+    last = histogram.first + int(np.searchsorted(below, histogram.total - tail, side="left"))
+    width = 2.0**histogram.exponent
+    return Range(max(seen.range.low, low * width), min(seen.range.high, (last + 1) * width))
+
+
+#: Shares of the whole range that are tried; fine near 1, where the common answers lie.
+_MSE_FACTORS = np.concatenate([np.linspace(1.0, 0.9, 11), np.linspace(0.875, 0.3, 24)])
+
+#: Costs of ranges given by low and high limits `[k]`.
+Cost = Callable[[Array64, Array64], Array64]
+
+
+def mse_range(seen: ValueStatistics, levels: Levels) -> Range:
+    """Search both limits, one after the other, for the least squared error."""
+    coarse = seen.histogram.at_most(SEARCH_BINS)
+    return search_range(seen.range, lambda low, high: levels.errors(coarse, low, high))
+
+
+def search_range(seen: Range, cost: Cost, *, factors: Array64 = _MSE_FACTORS) -> Range:
+    """The cheapest range within `seen`: limits in turn, twice; a limit of 0 stays."""
+    low = high = 1.0
+    # What the other limit was when this one was searched: the answer follows from it.
+    low_knows = high_knows = 0.0
+    for _ in range(2):
+        if seen.low < 0 and low_knows != high:
+            low, low_knows = float(factors[np.argmin(cost(*shrunk(seen, factors, high)))]), high
+        if seen.high > 0 and high_knows != low:
+            high, high_knows = float(factors[np.argmin(cost(*shrunk(seen, low, factors)))]), low
+    return Range(seen.low * low, seen.high * high)
+
+
+_ENTROPY_FACTORS = np.linspace(1.0, 0.3, 29)
+
+
+def entropy_range(seen: ValueStatistics, levels: Levels) -> Range:
+    """Search both limits, one after the other, for the least divergence."""
+    middles, counts = seen.histogram.at_most(SEARCH_BINS).occupied()
+    middles, counts = middles[middles != 0], counts[middles != 0]
+    if not middles.size:
+        return seen.range
+
+    def cost(low: Array64, high: Array64) -> Array64:
+        scale, zero = levels.scale_zero(low, high)
+        pairs = zip(scale.tolist(), zero.tolist(), strict=True)
+        return np.array([_divergence(middles, counts, levels, s, z) for s, z in pairs])
+
+    return search_range(seen.range, cost, factors=_ENTROPY_FACTORS)
+
+
+def _divergence(
+    middles: Array64, counts: Array64, levels: Levels, scale: float, zero: float
+) -> float:
+    step = np.rint(middles / scale) + zero
+    inside = np.flatnonzero((step >= levels.qmin) & (step <= levels.qmax))
+    if not inside.size:
+        return float("inf")
+    kept = counts[inside]
+    reference = kept.copy()
+    reference[0] += counts[: inside[0]].sum()
+    reference[-1] += counts[inside[-1] + 1 :].sum()
+    level = (step[inside] - levels.qmin).astype(np.intp)
+    # The quantized distribution knows only what was inside.
+    spread = np.bincount(level, kept) / np.maximum(np.bincount(level), 1)
+    total, mass = reference.sum(), kept.sum()
+    return float((reference * np.log(reference * mass / (spread[level] * total))).sum() / total)
+
 
 #: Observers that decide for each value by itself.
 ObserverName = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]

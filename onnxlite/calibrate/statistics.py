@@ -1,13 +1,74 @@
-"""What is kept of a value's elements: everything that an observer may ask."""
+"""Statistics of a value, mergeable over shards: range, averaged limits, histogram."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
-from onnxlite.calibrate.average import AverageRange
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxlite.calibrate.histogram import Histogram
-from onnxlite.calibrate.ranges import Range
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Smallest and largest number seen, as float."""
+
+    low: float
+    high: float
+
+    def merge(self, other: Range) -> Range:
+        """The range that covers both; merging is exact, so shards may be merged."""
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+
+#: Of float64.
+_MANTISSA_BITS = 53
+
+
+@dataclass(frozen=True)
+class AverageRange:
+    """Sums over feeds of the smallest and the largest number of each.
+
+    Every feed has the same weight. An exponential average, which others use, depends on the
+    order of the samples, so that shards of them could not be merged. The sums are fractions
+    because floats would round differently in another order.
+    """
+
+    feeds: int
+    low: Fraction
+    high: Fraction
+
+    @classmethod
+    def of(cls, seen: Range) -> AverageRange:
+        """The average of one feed."""
+        return cls(1, Fraction(seen.low), Fraction(seen.high))
+
+    @classmethod
+    def over(cls, lows: NDArray[np.float64], highs: NDArray[np.float64]) -> AverageRange:
+        """The average of many feeds, from the limits of each: [feeds] both, at least one."""
+        return cls(len(lows), _exact_sum(lows), _exact_sum(highs))
+
+    def merge(self, other: AverageRange) -> AverageRange:
+        """The average over both sets of feeds; exact, in any order."""
+        return AverageRange(self.feeds + other.feeds, self.low + other.low, self.high + other.high)
+
+    @property
+    def range(self) -> Range:
+        """The average limits."""
+        return Range(float(self.low / self.feeds), float(self.high / self.feeds))
+
+
+def _exact_sum(values: NDArray[np.float64]) -> Fraction:
+    """The sum without rounding: whole numbers on the finest exponent there is."""
+    mantissas, exponents = np.frexp(values)
+    finest = int(exponents.min())
+    whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64).tolist()
+    shifts = (exponents - finest).tolist()
+    total = sum(number << shift for number, shift in zip(whole, shifts, strict=True))
+    return Fraction(total) * Fraction(2) ** (finest - _MANTISSA_BITS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ Array64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
+class FeedSummary:
     """What one feed shows of all values, in the order of their names.
 
     Attributes:
@@ -43,7 +43,7 @@ def stream(
     sampled: Callable[[int], bool],
     threads: int | None,
     progress: Progress,
-) -> Iterator[Summary]:
+) -> Iterator[FeedSummary]:
     """Run every feed and yield a summary of the named values, which are distinct.
 
     Args:
@@ -84,7 +84,7 @@ class _Probe:
         self._highs = [tap.high for tap in taps.values()]
         self._samples = [tap.sample for tap in taps.values() if tap.sample] if sample else None
 
-    def run(self, feed: Feed) -> Summary:
+    def run(self, feed: Feed) -> FeedSummary:
         outputs = self._session.run(feed)
         lows = self._known.copy()
         lows[self._measured] = [outputs[output].item() for output in self._lows]
@@ -101,7 +101,7 @@ class _Probe:
                 "calibration sample: check the preprocessing, or the model overflows"
             )
         taken = None if self._samples is None else [outputs[output] for output in self._samples]
-        return Summary(lows, highs, taken)
+        return FeedSummary(lows, highs, taken)
 
 
 def check_seen(names: Iterable[str], seen: Container[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.calibrate.heard import heard, lower_bound
+from onnxlite.calibrate.effective_range import effective_range, lower_bound
 from onnxlite.graph import add_initializer, fresh_name, value_names
 from onnxlite.model import clone
 
@@ -63,12 +63,12 @@ def tap_summaries(
     writer = _Writer(copy)
     values = {value.name: value for value in copy.graph.inputs}
     values.update({value.name: value for node in copy.graph for value in node.outputs})
-    gets_through = {name: heard(values[name]) for name in names}
+    effective = {name: effective_range(values[name]) for name in names}
     taps: dict[str, Tap] = {}
     # ONNX Runtime takes the last nodes first: so each value is measured when it is made, and need
     # not be held until all others are.
-    for name in reversed(gets_through):
-        value, part = values[name], gets_through[name]
+    for name in reversed(effective):
+        value, part = values[name], effective[name]
         bound = lower_bound(value)
         if part is not None:
             value = part.write(copy.graph, writer.taken)
@@ -81,7 +81,7 @@ def tap_summaries(
     if writer.outputs:
         copy.graph.outputs.clear()
         copy.graph.outputs.extend(writer.outputs)
-    return copy, {name: taps[name] for name in gets_through}
+    return copy, {name: taps[name] for name in effective}
 
 
 class _Writer:

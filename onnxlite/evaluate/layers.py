@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.counterparts import Counterpart, counterparts
 from onnxlite.analysis.shapes import concrete_shapes, infer_shapes
-from onnxlite.calibrate.heard import heard
+from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.evaluate.gains import ChannelGains
 from onnxlite.evaluate.metrics import Meter
 from onnxlite.graph import const_tensor
@@ -164,7 +164,7 @@ def _rows(pairs: Sequence[Counterpart]) -> list[_Row]:
     for pair in pairs:
         reads, free = _sources(pair.candidate, index)
         name = pair.reference.name or ""
-        part = heard(pair.reference)
+        part = effective_range(pair.reference)
         meters = Meter(name), Meter(name), ChannelGains(pair.axis)
         other = None if part is None else part.other
         rows.append(_Row(pair, tuple(sorted(reads)), tuple(free), *meters, other))

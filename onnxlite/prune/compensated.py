@@ -33,10 +33,10 @@ from onnxlite.prune.sparsity import (
 )
 from onnxlite.records import Declined, Progress
 from onnxlite.repair.engine import Engine, Options, pair_up
-from onnxlite.repair.fit import MAX_FEATURES, Rows
+from onnxlite.repair.fit import MAX_FEATURES, RegressionRows
 from onnxlite.repair.layers import Layer, find_layers
+from onnxlite.repair.layerwise_rounding import round_layers
 from onnxlite.repair.mask import Mask, Masker, MaskMethod
-from onnxlite.repair.rounded import round_layers
 from onnxlite.repair.verify import verify
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples
@@ -262,7 +262,9 @@ def _local_curves(
     return {name: curves[name] for name in named}, weights
 
 
-def _moment_curve(layer: Layer, rows: Rows | str) -> tuple[LayerCurve, dict[int, Array]] | None:
+def _moment_curve(
+    layer: Layer, rows: RegressionRows | str
+) -> tuple[LayerCurve, dict[int, Array]] | None:
     if isinstance(rows, str) or layer.matrix_shape[1] > MAX_FEATURES:
         return None
     moments = rows.moments()

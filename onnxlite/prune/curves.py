@@ -28,7 +28,7 @@ from onnxlite.prune.reconstruct import (
     units_read,
 )
 from onnxlite.records import Declined, Progress
-from onnxlite.repair.inputs import input_moments
+from onnxlite.repair.input_moments import input_moments
 from onnxlite.repair.layers import find_layers
 from onnxlite.samples import Samples
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.repair.fit import Method
-from onnxlite.repair.sequential import repair_ir
+from onnxlite.repair.step import repair_ir
 from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from onnxlite.graph import describe, is_op
 from onnxlite.records import Declined
-from onnxlite.repair.fit import Fit, Method, Rows, rows_wanted, split
-from onnxlite.repair.frontier import Frontier, Route
+from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
+from onnxlite.repair.fit import Fit, Method, RegressionRows, rows_wanted, split
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layers import STEP, Layer, find_layers
 from onnxlite.repair.mask import Mask
-from onnxlite.repair.memory import plan
-from onnxlite.repair.targets import Target, clip_behind, sum_target, targets_of
+from onnxlite.repair.targets import FitTarget, clip_behind, match_targets, sum_target
 from onnxlite.samples import Feed, Samples
 
 Array = NDArray[Any]
@@ -55,19 +54,19 @@ class Engine:
         self,
         model: ir.Model,
         reference: ir.Model,
-        pairs: Sequence[tuple[Layer, Target]],
+        pairs: Sequence[tuple[Layer, FitTarget]],
         samples: Samples,
         options: Options,
         grids: Mapping[str, Grid | Mask] = _NO_GRIDS,
     ) -> None:
         self.pairs, self._options, self._grids = pairs, options, grids
-        route = Route(model, [value for pair in pairs for value in _reads(*pair)])
-        wanted = Route(reference, [target.value for _, target in pairs])
-        chosen = plan(samples, (route, wanted), options.cache_bytes)
+        route = ExecutionPlan(model, [value for pair in pairs for value in _reads(*pair)])
+        wanted = ExecutionPlan(reference, [target.value for _, target in pairs])
+        chosen = plan_memory(samples, (route, wanted), options.cache_bytes)
         self.feeds: Sequence[Feed] = chosen.feeds
         self.complete = chosen.complete
-        self._have = Frontier(route, chosen.feeds, threads=options.threads), chosen.hold[0]
-        self._want = Frontier(wanted, chosen.feeds, threads=options.threads), chosen.hold[1]
+        self._have = ActivationStore(route, chosen.feeds, threads=options.threads), chosen.hold[0]
+        self._want = ActivationStore(wanted, chosen.feeds, threads=options.threads), chosen.hold[1]
 
     def fits(self) -> Iterator[tuple[Fit | str, int]]:
         """The fit of every layer and its number of rows; the layers before it must be written."""
@@ -77,7 +76,7 @@ class Engine:
             else:
                 yield rows.solve(self._options.ridge), rows.count
 
-    def collected(self) -> Iterator[Rows | str]:
+    def collected(self) -> Iterator[RegressionRows | str]:
         """The rows of every layer, or why there are none."""
         (have, hold), (want, hold_wanted) = self._have, self._want
         feeds, stop = len(self.feeds), 0
@@ -102,9 +101,9 @@ class Engine:
                     rows.add(*drawn, held_out=split(len(drawn[0]), feed, feeds))
             yield problem or rows
 
-    def _rows(self, layer: Layer, target: Target) -> Rows:
+    def _rows(self, layer: Layer, target: FitTarget) -> RegressionRows:
         grid = self._grids.get(layer.node.name or "") if layer.weight_free else None
-        return Rows(
+        return RegressionRows(
             layer.matrix,
             layer.bias,
             method=self._options.method,
@@ -121,12 +120,14 @@ def pair_up(
     reference: ir.Model,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-) -> tuple[list[tuple[Layer, Target]], list[Declined]]:
+) -> tuple[list[tuple[Layer, FitTarget]], list[Declined]]:
     """The layers of a model that can be fitted, with their targets, and why others cannot."""
     layers, declined = find_layers(model, include=include, exclude=exclude)
     originals, _ = find_layers(reference)
     pairs = []
-    for layer, target in zip(layers, targets_of(model, layers, reference, originals), strict=True):
+    for layer, target in zip(
+        layers, match_targets(model, layers, reference, originals), strict=True
+    ):
         if isinstance(target, str):
             declined.append(Declined(STEP, describe(layer.node), target))
         elif not layer.weight_free and layer.biased is None:
@@ -142,14 +143,14 @@ def pair_up(
     ], declined
 
 
-def _reads(layer: Layer, target: Target) -> list[ir.Value]:
+def _reads(layer: Layer, target: FitTarget) -> list[ir.Value]:
     """What the fit of a layer needs of the compressed model."""
     return [layer.data] if target.addend is None else [target.addend, layer.data]
 
 
 def _draw(
     layer: Layer,
-    target: Target,
+    target: FitTarget,
     data: Array,
     output: Array,
     addend: Array | None,

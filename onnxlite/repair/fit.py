@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.repair.grid import Grid
+from onnxlite.repair.least_squares import Solver, solve_affine, solve_bias, solve_full, solve_masked
 from onnxlite.repair.mask import Mask, rounder_of
-from onnxlite.repair.solve import (
-    Solver,
-    solve_affine,
-    solve_bias,
-    solve_full,
-    solve_masked,
-)
 
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
@@ -102,7 +96,7 @@ class Block(NamedTuple):
         return cls(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
 
-class Rows:
+class RegressionRows:
     """Rows of one layer: those to fit, as moments, and those held out, as they are.
 
     Args:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.repair.grid import Grid
+from onnxlite.repair.least_squares import solve_masked
 from onnxlite.repair.rounding import Rounder, upper_factor
-from onnxlite.repair.solve import solve_masked
 
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
-from onnxlite.repair.descent import descend
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.solve import solve_affine
+from onnxlite.repair.least_squares import solve_affine
 
 Array64 = NDArray[np.float64]
 
@@ -79,7 +78,7 @@ class Rounder:
             scale = start * size
             integers = self._compensation.rounded(weight, scale, grid)
             for _ in range(_ROUNDS):
-                integers = descend(integers, weight, moments.gram, scale, grid)
+                integers = coordinate_descent(integers, weight, moments.gram, scale, grid)
                 rounded = integers * grid.spread(scale)
                 fitted = solve_affine(moments.gram, moments.cross, rounded, _AFFINE_RIDGE)
                 scale = grid.times(scale, _ratio(fitted, rounded))
@@ -187,3 +186,46 @@ def _bounds(grid: Grid, partner: NDArray[Any] | None, integers: Array64, k: int)
     mine = partner[:, k]
     other = np.take_along_axis(integers, np.maximum(mine, 0)[:, None, None], axis=1)[:, 0]
     return grid.bounds(np.where(mine[:, None] < 0, 0.0, other))
+
+
+#: Rounds over all features: later ones change next to nothing.
+_SWEEPS = 3
+
+
+def coordinate_descent(
+    integers: Array64, weight: Array64, gram: Array64, scale: Array64, grid: Grid
+) -> Array64:
+    """Integers of no more error than those given.
+
+    Args:
+        integers: float64[g, K, M], on the grid.
+        weight: float64[g, K, M], what they should stand for.
+        gram: float64[g, K, K].
+        scale: as the grid gives it.
+        grid: without partners.
+    """
+    steps = np.broadcast_to(grid.spread(scale), weight.shape)
+    support = (weight != 0) | grid.odd
+    present = integers * steps
+    # How the error grows with each weight, halved.
+    slope = gram @ (present - weight)
+    power = np.diagonal(gram, axis1=1, axis2=2)
+    result = integers.copy()
+    for _ in range(_SWEEPS):
+        moved = 0
+        for k in range(weight.shape[1]):
+            curve = power[:, k, None]
+            best = present[:, k] - np.divide(
+                slope[:, k], curve, out=np.zeros_like(slope[:, k]), where=curve > 0
+            )
+            new = grid.snap(best / steps[:, k], grid.low, grid.high) * support[:, k]
+            change = (new - result[:, k]) * steps[:, k]
+            if not change.any():
+                continue
+            moved += int(np.count_nonzero(change))
+            slope += gram[:, :, k, None] * change[:, None]
+            result[:, k] = new
+            present[:, k] += change
+        if not moved:
+            break
+    return result

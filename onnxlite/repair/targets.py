@@ -18,7 +18,7 @@ from onnxlite.repair.layers import Layer
 
 
 @dataclass(frozen=True)
-class Target:
+class FitTarget:
     """The reference's counterpart of a layer's output.
 
     Attributes:
@@ -38,9 +38,9 @@ class Target:
         return moved if self.kept is None else moved[..., list(self.kept)]
 
 
-def targets_of(
+def match_targets(
     model: ir.Model, layers: list[Layer], reference: ir.Model, originals: list[Layer]
-) -> list[Target | str]:
+) -> list[FitTarget | str]:
     """For each layer of `model` its target in `reference`, or why it has none.
 
     A value of the same name is the same tensor, whichever node computes it now (a folded
@@ -50,7 +50,7 @@ def targets_of(
     values = {value.name: value for node in reference.graph for value in node.outputs}
     outputs = {node.name: node.outputs[0] for node in reference.graph if node.outputs}
     outputs |= {layer.node.name: layer.output for layer in originals}
-    result: list[Target | str] = []
+    result: list[FitTarget | str] = []
     for layer in layers:
         name = layer.node.name or ""
         origin = origin_of(model, name)
@@ -61,14 +61,14 @@ def targets_of(
                 f"the reference has no value {layer.output.name!r} and no node {origin.node!r}"
             )
             continue
-        target = Target(value, origin.kept)
+        target = FitTarget(value, origin.kept)
         result.append(_mismatch(layer, target) or target)
     return result
 
 
 def sum_target(
-    layer: Layer, target: Target, sums: Mapping[str | None, ir.Value], later: Set[ir.Node]
-) -> Target:
+    layer: Layer, target: FitTarget, sums: Mapping[str | None, ir.Value], later: Set[ir.Node]
+) -> FitTarget:
     """The target of a layer whose output alone goes into a sum: the sum, less its other side.
 
     Args:
@@ -87,10 +87,10 @@ def sum_target(
     known = other is not None and other.shape is not None and const_tensor(other) is None
     if not known or other is None or other.shape != layer.output.shape or _needs(other, later):
         return target
-    return Target(original, target.kept, other)
+    return FitTarget(original, target.kept, other)
 
 
-def clip_behind(layer: Layer, target: Target) -> Clip:
+def clip_behind(layer: Layer, target: FitTarget) -> Clip:
     """What the activation lets through that alone reads a layer's output, or its sum."""
     value = layer.output
     if target.addend is not None:
@@ -128,7 +128,7 @@ def _needs(value: ir.Value, nodes: Set[ir.Node]) -> bool:
     return not seen.isdisjoint(nodes)
 
 
-def _mismatch(layer: Layer, target: Target) -> str | None:
+def _mismatch(layer: Layer, target: FitTarget) -> str | None:
     have, wanted = layer.output.shape, target.value.shape
     if have is None or wanted is None:
         return None

@@ -68,7 +68,7 @@ def training_steps(
 def _step_seconds(original: ir.Model, calibration: SamplesLike) -> float | None:
     """How long a step of training takes here; None if the model cannot be trained."""
     # Torch is not always there, and takes seconds to import.
-    from onnxlite.tune.pace import step_seconds
+    from onnxlite.tune.step_timing import step_seconds
 
     try:
         return step_seconds(original, calibration)

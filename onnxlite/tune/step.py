@@ -18,11 +18,11 @@ from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.records import Progress, StepReport, silent
 from onnxlite.samples import Samples, SamplesLike, feed_size, input_specs
-from onnxlite.tune.learned import Tensors
+from onnxlite.tune.dataset import Dataset, Row, batches
 from onnxlite.tune.losses import Loss, class_outputs
 from onnxlite.tune.options import TuneOptions
-from onnxlite.tune.proof import by_chance, losses_of
-from onnxlite.tune.rows import Row, Rows, batches
+from onnxlite.tune.parameters import Tensors
+from onnxlite.tune.significance import by_chance, losses_of
 from onnxlite.tune.student import Student
 from onnxlite.tune.train import STEP, gained, train
 
@@ -53,7 +53,7 @@ def tune_ir(
         if options.labels is not None:
             sizes = [feed_size(feed, input_specs(reference)) for feed in stream]
             labels = options.classes(sum(sizes))
-        rows = Rows(
+        rows = Dataset(
             reference,
             stream,
             list(pairs),
@@ -156,7 +156,7 @@ def _inner_pairs(reference: ir.Model, student: ir.Model) -> _Pairs:
     return found
 
 
-def _with_kept_channels(rows: Rows, pairs: _Pairs) -> tuple[Rows, _Pairs]:
+def _with_kept_channels(rows: Dataset, pairs: _Pairs) -> tuple[Dataset, _Pairs]:
     """Cut the teacher's inner values to the channels that the student has left."""
     used = {name: pairs[name] for name in rows.inner}
     cut = {name: (kept, axis) for name, (_, kept, axis) in used.items() if kept is not None}
@@ -173,7 +173,7 @@ def _with_kept_channels(rows: Rows, pairs: _Pairs) -> tuple[Rows, _Pairs]:
 def _loss(
     reference: ir.Model,
     student: Student,
-    rows: Rows,
+    rows: Dataset,
     pairs: Mapping[str, str],
     options: TuneOptions,
 ) -> Loss:

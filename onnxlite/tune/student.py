@@ -23,22 +23,22 @@ from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import CodedWeight, coded_weight, spec_of, trained_ports
 from onnxlite.opset import opset_version
-from onnxlite.tune.executor import TorchGraph, compute_behind, read_by
-from onnxlite.tune.learned import (
+from onnxlite.tune.operators.call import from_array
+from onnxlite.tune.operators.quantization import RANGES
+from onnxlite.tune.packing import CodePacking
+from onnxlite.tune.parameters import (
     ActivationScale,
     Arrays,
     FloatConstant,
-    Leaf,
-    Learned,
     PackedWeight,
     QuantizedBias,
     QuantizedWeight,
     Tensors,
+    TrainableConstant,
+    TrainableTensor,
 )
-from onnxlite.tune.operators.call import from_array
-from onnxlite.tune.operators.quantization import RANGES
-from onnxlite.tune.starts import ONE_STEP, Originals, rest, spread_step
-from onnxlite.tune.words import Words
+from onnxlite.tune.rounding_init import ONE_STEP, Originals, rest, spread_step
+from onnxlite.tune.torch_graph import TorchGraph, compute_behind, read_by
 
 #: Constants this large are masks and bounds and no weights.
 _NO_WEIGHT = 1e4
@@ -66,7 +66,7 @@ class Student:
         self.model = clone(model)
         normalize(self.model)
         self._taken = value_names(self.model)
-        self.learned: list[Learned] = []
+        self.learned: list[TrainableConstant] = []
         self._known: set[str] = set()
         self._find_activation_scales()
         biases = [found for node in iter_nodes(self.model) for found in self._find_weights(node)]
@@ -76,7 +76,7 @@ class Student:
         self._graph = TorchGraph(self.model, tuned=names)
 
     @property
-    def leaves(self) -> list[Leaf]:
+    def leaves(self) -> list[TrainableTensor]:
         """Everything that the optimizer changes."""
         return [leaf for item in self.learned for leaf in item.leaves]
 
@@ -89,7 +89,7 @@ class Student:
 
     def part(
         self, known: Sequence[str], wanted: str
-    ) -> tuple[tuple[str, ...], tuple[Learned, ...]]:
+    ) -> tuple[tuple[str, ...], tuple[TrainableConstant, ...]]:
         """What of `known` the value `wanted` is computed from, and what is learned on the way."""
         nodes = self._graph.part(known, [wanted])
         read = {name for node in nodes for name in read_by(node)}
@@ -205,7 +205,7 @@ class Student:
         scale = arrays[-1]
         assert scale is not None
         try:
-            words = Words(decode, stored)
+            words = CodePacking(decode, stored)
         except ValueError:
             return False
         self._known.add(names[0])

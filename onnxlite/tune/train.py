@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from onnxlite.records import Progress
-from onnxlite.tune.average import Average
-from onnxlite.tune.blocks import train_blocks
+from onnxlite.tune.block_reconstruction import train_blocks
 from onnxlite.tune.checkpoint import INTERVAL_S, Checkpoint, State
+from onnxlite.tune.dataset import Batch, Row, batches
+from onnxlite.tune.ema import WeightAverage
 from onnxlite.tune.losses import Loss
 from onnxlite.tune.options import TuneOptions
-from onnxlite.tune.rows import Batch, Row, batches
 from onnxlite.tune.student import Student
 
 STEP = "tune"
@@ -80,13 +80,13 @@ def train(
         )
         best, best_state = validate(student, loss, held, apart, options.batch), student.state()
         best_at, done, seen = 0.0, 0, 0
-        average = Average(best_state, total)
+        average = WeightAverage(best_state, total)
     else:
         start -= state.spent_s
         before, rate, best, best_at = state.before, state.rate, state.best, state.best_at
         done, seen, best_state = state.done, state.seen, state.best_leaves
         student.restore(state.leaves)
-        average = Average(state.average, total)
+        average = WeightAverage(state.average, total)
         adam.load_state_dict(state.optimizer)
         order.set_state(state.order)
     pass_began, written = order.get_state(), time.perf_counter()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.least_squares import solve_full
 from onnxlite.repair.mask import Mask, Masker
-from onnxlite.repair.solve import solve_full
 
 
 def moments(

@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxlite.model import load
-from onnxlite.repair.fit import NO_CLIP, Rows
-from onnxlite.repair.sequential import repair_ir
+from onnxlite.repair.fit import NO_CLIP, RegressionRows
+from onnxlite.repair.step import repair_ir
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -59,7 +59,7 @@ def rows(passes: int, clip: tuple[float, float], addend: float = 0.0) -> float:
     weight = rng.standard_normal((1, 8, 5))
     shift = np.full((6000, 1, 5), addend, np.float32)
     y = np.einsum("ngk,gkm->ngm", full, weight).astype(np.float32) - 0.5 - shift
-    fit = Rows(
+    fit = RegressionRows(
         weight[:, :4].copy(),
         np.zeros((1, 5)),
         method="full",

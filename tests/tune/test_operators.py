@@ -15,7 +15,7 @@ from tests.simplify.test_backend_models import cases
 
 torch = pytest.importorskip("torch")
 
-from onnxlite.tune.executor import TorchGraph, torch_feed  # noqa: E402
+from onnxlite.tune.torch_graph import TorchGraph, torch_feed  # noqa: E402
 
 
 def fault(proto: Any, inputs: list[Any]) -> str | None:

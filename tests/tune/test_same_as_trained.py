@@ -19,7 +19,7 @@ from tests.conftest import FASHION
 
 torch = pytest.importorskip("torch")
 
-from onnxlite.tune.executor import TorchGraph  # noqa: E402
+from onnxlite.tune.torch_graph import TorchGraph  # noqa: E402
 
 DAMAGE: dict[str, Callable[[ir.Model], ir.Model]] = {
     "half of the MACs": lambda m: prune_channels(m, macs=0.5, repair=False),

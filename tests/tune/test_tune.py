@@ -31,7 +31,7 @@ from tests.odd_models import parse
 
 torch = pytest.importorskip("torch")
 
-from onnxlite.tune.learned import PackedWeight  # noqa: E402
+from onnxlite.tune.parameters import PackedWeight  # noqa: E402
 from onnxlite.tune.step import _inner_pairs  # noqa: E402
 from onnxlite.tune.student import Student  # noqa: E402
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.calibrate.heard import heard
+from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.graph import add_initializer, fresh_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
@@ -58,7 +58,7 @@ def consumer_errors(
     values = {value.name: value for value in probe.graph.inputs}
     values.update({value.name: value for node in probe.graph for value in node.outputs})
     batches = {str(v.shape[0]) for v in probe.graph.inputs if v.shape is not None and len(v.shape)}
-    gets_through = {name: heard(values[name]) for name in candidates}
+    effective = {name: effective_range(values[name]) for name in candidates}
     writer = _Writer(probe)
     readings: dict[str, list[str]] = {}
     # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
@@ -69,7 +69,7 @@ def consumer_errors(
         if isinstance(value.shape[0], int) and value.shape[0] != 1:
             continue
         uses = [use for use in value.uses() if use.node.name in chosen]
-        if (part := gets_through[name]) is not None:
+        if (part := effective[name]) is not None:
             value = part.write(probe.graph, writer.taken)
         readings[name] = writer.readings(value, params, [use.node for use in uses])
     if not readings:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.calibrate import collect_ranges
-from onnxlite.calibrate.by_channel import ChannelStats, collect_by_channel
+from onnxlite.calibrate.reductions import ChannelStats, collect_by_channel
 from onnxlite.graph import const_array
 from onnxlite.model import clone
 from onnxlite.ops import spec_of, tracked_axes

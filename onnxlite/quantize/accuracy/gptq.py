@@ -24,7 +24,7 @@ from onnxlite.records import Declined, Progress
 from onnxlite.repair.engine import Options
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layers import Layer, find_layers
-from onnxlite.repair.rounded import RoundedLayer, round_layers
+from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples
 

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate import Range
-from onnxlite.calibrate.rows import Rows, collect_rows
+from onnxlite.calibrate.row_samples import RowSample, collect_row_samples
 from onnxlite.graph import add_initializer, const_array, const_tensor, fresh_name, value_names
 from onnxlite.ops import spec_of
 from onnxlite.ops.normal import last_axis_affine
@@ -104,7 +104,7 @@ def apply_smoothquant(
     feeds = list(islice(samples, _FEEDS))
     if sum(feed_size(feed, samples.inputs) for feed in feeds) < _LEAST_SAMPLES:
         return []
-    seen = collect_rows(model, names, feeds, progress=progress)
+    seen = collect_row_samples(model, names, feeds, progress=progress)
     taken = value_names(model)
     done = []
     for value, products in groups.items():
@@ -161,7 +161,7 @@ def _made_by_integers(model: ir.Model) -> set[ir.Value]:
 
 
 def _best(
-    value: ir.Value, products: Sequence[Product], seen: Rows, mode: Smooth
+    value: ir.Value, products: Sequence[Product], seen: RowSample, mode: Smooth
 ) -> tuple[LayerRow, NDArray[Any]] | None:
     """The exponent with the least noise and its scale, None where none is worth it."""
     weights = [product.matrix() for product in products]
@@ -198,7 +198,7 @@ def _scale(bound: NDArray[Any], largest: NDArray[Any], exponent: float) -> NDArr
     return scale.astype(np.float32)
 
 
-def _noise(seen: Rows, weights: Sequence[NDArray[Any]], scale: NDArray[Any]) -> float:
+def _noise(seen: RowSample, weights: Sequence[NDArray[Any]], scale: NDArray[Any]) -> float:
     """Noise over signal of the products on integers, each row counted alike.
 
     A normalisation follows sooner or later, so a row of small numbers matters as much as one

@@ -19,7 +19,7 @@ from onnxlite.quantize.half.convert import Prepared, convert
 from onnxlite.quantize.half.plan import HalfPlan
 from onnxlite.quantize.half.refine import TARGET_DB
 from onnxlite.records import Progress
-from onnxlite.repair.sequential import repair_ir
+from onnxlite.repair.step import repair_ir
 from onnxlite.samples import Samples
 
 #: Samples beyond so many tell no more about means.

@@ -12,7 +12,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.calibrate.magnitudes import collect_magnitudes
+from onnxlite.calibrate.reductions import collect_magnitudes
 from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes

@@ -2,7 +2,7 @@
 
 In topological order each layer gets the weights that come closest to the float model's output
 on the input that the layer has by now, is rounded with compensation (GPTQ), and gets a factor
-and a bias per output channel (`onnxlite.repair.rounded`). What no fit can take, an embedding
+and a bias per output channel (`repair.layerwise_rounding`). What no fit can take, an embedding
 for example, is coded first, so that the layers behind make up for that, too.
 """
 
@@ -25,7 +25,7 @@ from onnxlite.records import Declined, Progress
 from onnxlite.repair.engine import Options
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layers import Layer, find_layers
-from onnxlite.repair.rounded import RoundedLayer, round_layers
+from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples
 

@@ -42,7 +42,7 @@ from onnxlite.quantize.static.nhwc_boundary import add_nhwc_boundaries
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import calibrate_ranges
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent, unchanged
-from onnxlite.repair.rounded import RoundedLayer
+from onnxlite.repair.layerwise_rounding import RoundedLayer
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxlite.calibrate.rows import collect_rows
+from onnxlite.calibrate.row_samples import collect_row_samples
 from onnxlite.errors import SamplesError
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
@@ -194,14 +194,14 @@ def test_samples_that_overflow_are_named() -> None:
     model = load(parse(text))
     feeds = [{"x": np.full((8, 32), 200, np.float32)}]
     with pytest.raises(SamplesError, match=r"'t' is NaN or infinite"):
-        collect_rows(model, ["t"], feeds)
+        collect_row_samples(model, ["t"], feeds)
 
 
 def test_rows_keep_ranges_of_all_and_a_sample_of_some() -> None:
     model = load(parse(f"{HEAD} g (float[n,6,4] x) => (float[n,6,4] y) {{ y = Neg(x) }}"))
     data = np.random.default_rng(0).standard_normal((40, 6, 4)).astype(np.float32)
     feeds = [{"x": data[:20]}, {"x": data[20:]}]
-    rows = collect_rows(model, ["x", "y"], feeds, per_feed=16)
+    rows = collect_row_samples(model, ["x", "y"], feeds, per_feed=16)
     assert rows["y"].rows.shape == (32, 4)
     assert np.array_equal(rows["x"].low, data.reshape(-1, 4).min(axis=0))
     assert np.array_equal(rows["y"].high, -rows["x"].low)

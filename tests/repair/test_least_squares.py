@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnxlite.calibrate.moments import Moments
-from onnxlite.repair import solve
-from onnxlite.repair.solve import solve_affine, solve_bias, solve_full, solve_masked
+from onnxlite.repair import least_squares as solve
+from onnxlite.repair.least_squares import solve_affine, solve_bias, solve_full, solve_masked
 
 RNG = np.random.default_rng(0)
 

@@ -17,7 +17,7 @@ from onnxlite.samples import Feed
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowSample:
     """A value seen as a matrix: its last axis are channels, all others are rows.
 
     Attributes:
@@ -30,16 +30,16 @@ class Rows:
     high: NDArray[Any]
     rows: NDArray[Any]
 
-    def merge(self, other: Rows) -> Rows:
+    def merge(self, other: RowSample) -> RowSample:
         """What both have seen."""
-        return Rows(
+        return RowSample(
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             np.concatenate([self.rows, other.rows]),
         )
 
 
-def collect_rows(
+def collect_row_samples(
     model: ir.Model,
     names: Iterable[str],
     feeds: Iterable[Feed],
@@ -47,7 +47,7 @@ def collect_rows(
     per_feed: int = 128,
     threads: int | None = None,
     progress: Progress = silent,
-) -> dict[str, Rows]:
+) -> dict[str, RowSample]:
     """Run the feeds and keep rows of the named values.
 
     Args:
@@ -64,7 +64,7 @@ def collect_rows(
     """
     wanted = list(dict.fromkeys(names))
     session = Session(tapped(model, wanted), threads=threads)
-    found: dict[str, Rows] = {}
+    found: dict[str, RowSample] = {}
     for index, feed in enumerate(feeds, 1):
         outputs = {**session.run(feed), **feed}
         for name in wanted:
@@ -76,7 +76,7 @@ def collect_rows(
                     "preprocessing, or the model overflows"
                 )
             step = max(1, len(matrix) // per_feed)
-            seen = Rows(low, high, matrix[::step][:per_feed].copy())
+            seen = RowSample(low, high, matrix[::step][:per_feed].copy())
             found[name] = found[name].merge(seen) if name in found else seen
         progress("look at rows", index, index)
     return found

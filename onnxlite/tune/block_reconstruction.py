@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from onnxlite.tune.learned import Learned, Tensors
+from onnxlite.tune.dataset import Row, batches
 from onnxlite.tune.losses import Loss
-from onnxlite.tune.rows import Row, batches
+from onnxlite.tune.parameters import Tensors, TrainableConstant
 from onnxlite.tune.student import Student
 
 #: Rows that a block is trained on, and bytes of its inputs and outputs, at most.
@@ -39,7 +39,7 @@ class _Block:
     mine: str
     theirs: str
     inputs: tuple[str, ...]
-    learned: tuple[Learned, ...]
+    learned: tuple[TrainableConstant, ...]
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ _INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Leaf:
+class TrainableTensor:
     """A tensor that the optimizer changes; `rate` is its step for a learning rate of 1."""
 
     tensor: Tensor
     rate: float
 
 
-class Learned(Protocol):
+class TrainableConstant(Protocol):
     """One thing that is learned."""
 
     @property
@@ -40,7 +40,7 @@ class Learned(Protocol):
         ...
 
     @property
-    def leaves(self) -> tuple[Leaf, ...]:
+    def leaves(self) -> tuple[TrainableTensor, ...]:
         """What the optimizer changes."""
         ...
 
@@ -57,11 +57,11 @@ class Learned(Protocol):
         ...
 
 
-def _leaf(array: NDArray[Any], rate: float | None = None) -> Leaf:
+def _leaf(array: NDArray[Any], rate: float | None = None) -> TrainableTensor:
     """A leaf; without a rate, steps are relative to the root mean square of the values."""
     tensor = torch.tensor(array, dtype=torch.float32)
     typical = float(tensor.square().mean().sqrt()) if rate is None else rate
-    return Leaf(tensor.requires_grad_(), typical + 1e-6 if rate is None else rate)
+    return TrainableTensor(tensor.requires_grad_(), typical + 1e-6 if rate is None else rate)
 
 
 class FloatConstant:

@@ -10,9 +10,9 @@ pytest.importorskip("torch")
 import torch
 
 from onnxlite.model import load
+from onnxlite.tune.dataset import Row
 from onnxlite.tune.losses import Loss
-from onnxlite.tune.proof import by_chance, losses_of
-from onnxlite.tune.rows import Row
+from onnxlite.tune.significance import by_chance, losses_of
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import Range, collect_ranges, collect_statistics
-from onnxlite.calibrate.by_channel import collect_by_channel
+from onnxlite.calibrate.reductions import collect_by_channel
 from onnxlite.model import load
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs

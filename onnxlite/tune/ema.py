@@ -18,7 +18,7 @@ from onnxlite.tune.student import Student
 _SHARE = 0.05
 
 
-class Average:
+class WeightAverage:
     """An exponential average of all leaves of a student.
 
     Args:

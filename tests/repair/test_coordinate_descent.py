@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxlite.calibrate.moments import Moments
-from onnxlite.repair.descent import descend
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.rounding import Rounder
+from onnxlite.repair.rounding import Rounder, coordinate_descent
 
 GRIDS = [
     Grid(high=1),
@@ -41,7 +40,7 @@ def test_the_error_never_grows(grid: Grid, seed: int) -> None:
     weight, gram = problem(seed)
     scale = grid.best_scale(weight, np.ones((1, 16)))
     start = grid.nearest(weight, scale)
-    found = descend(start, weight, gram, scale, grid)
+    found = coordinate_descent(start, weight, gram, scale, grid)
     spread = grid.spread(scale)
     assert error(found, weight, gram, spread) <= error(start, weight, gram, spread) * (1 + 1e-9)
     assert ((found >= grid.low) & (found <= grid.high) & (found == np.rint(found))).all()
@@ -54,7 +53,7 @@ def test_no_single_change_is_better() -> None:
     scale = grid.best_scale(weight, np.ones((1, 16)))
     found = grid.nearest(weight, scale)
     for _ in range(20):
-        found = descend(found, weight, gram, scale, grid)
+        found = coordinate_descent(found, weight, gram, scale, grid)
     least = error(found, weight, gram, grid.spread(scale))
     for k, m, value in itertools.product(range(16), range(5), (-1, 0, 1)):
         other = found.copy()
@@ -67,7 +66,7 @@ def test_pruned_weights_stay_zero() -> None:
     weight[0, ::2] = 0
     grid = Grid(high=1)
     scale = grid.best_scale(weight, np.ones((1, 16)))
-    found = descend(grid.nearest(weight, scale), weight, gram, scale, grid)
+    found = coordinate_descent(grid.nearest(weight, scale), weight, gram, scale, grid)
     assert not found[0, ::2].any()
 
 

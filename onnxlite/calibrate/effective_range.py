@@ -25,7 +25,7 @@ _SIDES = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class EffectiveRange:
     """What gets through of a value.
 
     Attributes:
@@ -62,7 +62,7 @@ class Heard:
     def _append(
         self, graph: ir.Graph, taken: set[str], op_type: str, inputs: list[ir.Value]
     ) -> ir.Value:
-        name = fresh_name(taken, f"{self.value.name}_heard")
+        name = fresh_name(taken, f"{self.value.name}_effective")
         node = ir.node(op_type, inputs, name=name)
         output = node.outputs[0]
         output.name, output.type, output.shape = name, self.value.type, self.value.shape
@@ -70,7 +70,7 @@ class Heard:
         return output
 
 
-def heard(value: ir.Value) -> Heard | None:
+def effective_range(value: ir.Value) -> EffectiveRange | None:
     """What gets through of `value`, or None where that is all of it.
 
     To be asked before anything is appended to the graph: a new reader hears everything.
@@ -89,7 +89,7 @@ def heard(value: ir.Value) -> Heard | None:
         return None
     floor = lower_bound(other)
     output = None if math.isfinite(high) else activation.outputs[0]
-    return Heard(value, other, output, one_sided=floor is not None and floor >= 0)
+    return EffectiveRange(value, other, output, one_sided=floor is not None and floor >= 0)
 
 
 def lower_bound(value: ir.Value) -> float | None:

@@ -7,12 +7,12 @@ import pytest
 
 from onnxlite.model import load
 from onnxlite.samples import Samples, input_specs
-from onnxlite.tune.variants import can_vary, variants
+from onnxlite.tune.augmentation import augment, can_augment
 from tests.odd_models import parse
 
 torch = pytest.importorskip("torch")
 
-from onnxlite.tune.rows import Rows, batches  # noqa: E402
+from onnxlite.tune.dataset import Dataset, batches  # noqa: E402
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,1,8,8] x) => (float[n,1,8,8] y) { h = Abs(x)  y = Neg(h) }"""
@@ -21,7 +21,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 def rows_of(images, *, vary=True, inner=()):
     model = load(parse(NET))
     stream = Samples(images, input_specs(model))
-    return Rows(model, stream, list(inner), labels=None, vary=vary, seed=0, threads=1)
+    return Dataset(model, stream, list(inner), labels=None, vary=vary, seed=0, threads=1)
 
 
 def test_held_rows_are_in_nothing_that_is_trained_on():
@@ -58,8 +58,8 @@ def test_batches_hold_every_row_once():
 def test_variants_are_seeded_mirrored_and_shifted():
     image = np.zeros((1, 1, 10, 10), np.float32)
     image[..., 5, 2] = 1
-    made = list(variants([{"x": image}], 40, seed=1))
-    again = list(variants([{"x": image}], 40, seed=1))
+    made = list(augment([{"x": image}], 40, seed=1))
+    again = list(augment([{"x": image}], 40, seed=1))
     for one, two in zip(made, again, strict=True):
         np.testing.assert_array_equal(one["x"], two["x"])
     peaks = {np.unravel_index(feed["x"].argmax(), (10, 10)) for feed in made}
@@ -68,8 +68,8 @@ def test_variants_are_seeded_mirrored_and_shifted():
 
 
 def test_words_and_rows_of_numbers():
-    assert not can_vary({"ids": np.zeros((1, 7), np.int64)})
+    assert not can_augment({"ids": np.zeros((1, 7), np.int64)})
     table = np.array([[1.0, 2.0]], np.float32)
-    assert can_vary({"x": table})
-    for feed in variants([{"x": table}, {"x": -table}], 10, seed=0):
+    assert can_augment({"x": table})
+    for feed in augment([{"x": table}, {"x": -table}], 10, seed=0):
         assert feed["x"][0, 1] == pytest.approx(2 * feed["x"][0, 0])

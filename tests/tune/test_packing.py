@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 from onnxlite.quantize.lowbits.packing import pack, unpack
 from onnxlite.quantize.lowbits.weight_type import BITS, Bits, weight_type
-from onnxlite.tune.words import Words
+from onnxlite.tune.packing import CodePacking
 
 
 @given(bits=st.sampled_from(BITS), count=st.integers(1, 200), seed=st.integers(0, 99))
@@ -30,7 +30,7 @@ def test_words_of_every_packing(bits: Bits, count: int, seed: int):
     def decode(words: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
         return unpack(kind, tuple(words), count).astype(np.float32)
 
-    words = Words(decode, pack(kind, codes()))
+    words = CodePacking(decode, pack(kind, codes()))
     wanted = codes()
     if count > 1:
         for found, expected in zip(words.encode(wanted), pack(kind, wanted), strict=True):
@@ -43,7 +43,7 @@ def test_interleaved_nibbles():
         return np.stack([w & 15, w >> 4], -1).reshape(2, 6).astype(np.float32)
 
     wanted = np.random.default_rng(0).integers(0, 16, (2, 6))
-    words = Words(decode, [np.arange(100, 106, dtype=np.uint8)])
+    words = CodePacking(decode, [np.arange(100, 106, dtype=np.uint8)])
     np.testing.assert_array_equal(decode(words.encode(wanted)), wanted)
 
 
@@ -53,4 +53,4 @@ def test_another_base_is_refused():
         return np.stack([w % 5, w // 5 % 5]).astype(np.float32)
 
     with pytest.raises(ValueError, match="base"):
-        Words(decode, [np.arange(25, dtype=np.uint8)])
+        CodePacking(decode, [np.arange(25, dtype=np.uint8)])

@@ -10,9 +10,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.runtime import Session
-from onnxlite.tune.executor import torch_feed
+from onnxlite.tune.dataset import Row, batches
 from onnxlite.tune.losses import Loss
-from onnxlite.tune.rows import Row, batches
+from onnxlite.tune.torch_graph import torch_feed
 
 #: Of the normal distribution, one-sided 95%; and rows that a deviation is estimated from.
 _CERTAIN, _ROWS_TO_TELL = 1.64, 8

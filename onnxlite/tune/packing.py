@@ -32,7 +32,7 @@ class _Digit:
     weight: float
 
 
-class Words:
+class CodePacking:
     """The way back from codes to words.
 
     Args:

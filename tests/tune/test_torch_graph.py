@@ -24,7 +24,7 @@ from tests.odd_models import parse
 
 torch = pytest.importorskip("torch")
 
-from onnxlite.tune.executor import TorchGraph, torch_feed  # noqa: E402
+from onnxlite.tune.torch_graph import TorchGraph, torch_feed  # noqa: E402
 
 
 def farthest(path: Path, feeds: list[Feed] | None = None) -> float:

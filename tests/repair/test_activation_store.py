@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from onnxlite.model import load
-from onnxlite.repair import frontier
-from onnxlite.repair.frontier import Frontier, Route
-from onnxlite.repair.memory import plan
+from onnxlite.repair import activation_store as activation_store
+from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -32,17 +31,17 @@ def data():
     return np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
 
 
-def route_of(model) -> Route:
+def route_of(model) -> ExecutionPlan:
     values = {value.name: value for node in model.graph for value in node.outputs}
     values.update({value.name: value for value in model.graph.inputs})
-    return Route(model, [values[name] for name in STOPS])
+    return ExecutionPlan(model, [values[name] for name in STOPS])
 
 
 @pytest.mark.parametrize("hold", [[True] * 5, [False] * 5, [True, False, True, False, False]])
 def test_visits_see_what_a_whole_run_computes(model, data, hold):
     feeds = [{"x": data[:10]}, {"x": data[10:15]}]
     whole = [Session(tapped(model, STOPS)).run(feed) | feed for feed in feeds]
-    walk = Frontier(route_of(model), feeds, threads=1)
+    walk = ActivationStore(route_of(model), feeds, threads=1)
     for index, name in enumerate(STOPS):
         for seen, want in zip(walk.visit(index, hold=hold[index]), whole, strict=True):
             np.testing.assert_allclose(seen, want[name], atol=1e-5)
@@ -60,15 +59,15 @@ def test_every_node_runs_once_per_feed(model, data, monkeypatch):
             ran.update(self.nodes)
             return super().run(feed)
 
-    monkeypatch.setattr(frontier, "Session", Counting)
-    walk = Frontier(route_of(model), [{"x": data}, {"x": data}], threads=1)
+    monkeypatch.setattr(activation_store, "Session", Counting)
+    walk = ActivationStore(route_of(model), [{"x": data}, {"x": data}], threads=1)
     for index in range(len(STOPS)):
         list(walk.visit(index, hold=True))
     assert ran == dict.fromkeys("abcdefg", 2)
 
 
 def test_only_what_is_still_needed_is_held(model, data):
-    walk = Frontier(route_of(model), [{"x": data}], threads=1)
+    walk = ActivationStore(route_of(model), [{"x": data}], threads=1)
     held = []
     for index in range(len(STOPS)):
         list(walk.visit(index, hold=True))
@@ -87,7 +86,7 @@ def test_samples_are_taken_as_memory_allows(model, data):
     many = Samples(np.tile(data, (50, 1)), specs)
     counts = {}
     for cache in (1 << 14, 1 << 16, 1 << 30):
-        chosen = plan(many, [route_of(model), route_of(model)], cache)
+        chosen = plan_memory(many, [route_of(model), route_of(model)], cache)
         counts[cache] = len(chosen.feeds)
         assert chosen.complete == (counts[cache] == 250)
         held = [
@@ -103,7 +102,7 @@ def test_samples_are_taken_as_memory_allows(model, data):
 
 def test_more_samples_than_tell_anything_new_are_left_out(model, data):
     many = Samples(np.tile(data, (100, 1)), input_specs(model))
-    chosen = plan(many, [route_of(model)], 1 << 30)
+    chosen = plan_memory(many, [route_of(model)], 1 << 30)
     assert sum(len(feed["x"]) for feed in chosen.feeds) == 2048
     assert not chosen.complete
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from onnxlite.errors import SamplesError
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Feed, InputSpec, Samples, feed_size, input_specs
-from onnxlite.tune.executor import torch_feed
-from onnxlite.tune.learned import Tensors
-from onnxlite.tune.variants import can_vary, variants
+from onnxlite.tune.augmentation import augment, can_augment
+from onnxlite.tune.parameters import Tensors
+from onnxlite.tune.torch_graph import torch_feed
 
 #: Bytes of the teacher's inner values that are kept for all rows.
 _INNER_BYTES = 1 << 29
@@ -56,7 +56,7 @@ class Batch:
     labels: Tensor | None
 
 
-class Rows:
+class Dataset:
     """All samples with the teacher's answers.
 
     Args:
@@ -120,7 +120,7 @@ class Rows:
             return list(rows([singles[index] for index in places], classes))
 
         self.held, self.training = real_rows(held), real_rows(kept)
-        self.training += rows(variants(real, extra, seed=seed))
+        self.training += rows(augment(real, extra, seed=seed))
 
 
 def _answered(
@@ -213,7 +213,7 @@ def _gives_rows(
 
 def _extra(real: Sequence[Feed]) -> int:
     """How many rows are added: up to four times as many as there are, as far as memory allows."""
-    if not can_vary(real[0]):
+    if not can_augment(real[0]):
         return 0
     bytes_each = sum(array.nbytes for array in real[0].values())
     room = min(_ENOUGH_ROWS, _VARIED_BYTES // bytes_each) - len(real)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.records import Progress, silent
+from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.repair.fit import rows_wanted
-from onnxlite.repair.frontier import Frontier, Route
 from onnxlite.repair.layers import Layer
-from onnxlite.repair.memory import plan
 from onnxlite.samples import Samples
 
 Array = NDArray[Any]
@@ -50,15 +49,15 @@ def input_moments(
     """
     if not layers:
         return
-    route = Route(model, [layer.data for layer in layers])
-    chosen = plan(samples, (route,), cache_bytes)
-    frontier = Frontier(route, chosen.feeds, threads=threads)
+    route = ExecutionPlan(model, [layer.data for layer in layers])
+    chosen = plan_memory(samples, (route,), cache_bytes)
+    store = ActivationStore(route, chosen.feeds, threads=threads)
     for index, layer in enumerate(layers):
         progress("measure layers", index, len(layers))
         per_feed = -(-rows_wanted(layer.matrix_shape[1], max_rows) // len(chosen.feeds))
         rows = (
             _rows(layer, data, per_feed, np.random.default_rng((seed, index, feed)))
-            for feed, data in enumerate(frontier.visit(index, hold=chosen.hold[0][index]))
+            for feed, data in enumerate(store.visit(index, hold=chosen.hold[0][index]))
         )
         yield _moments(rows)
     progress("measure layers", len(layers), len(layers))

@@ -11,8 +11,8 @@ from onnxlite.graph import const_array
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
-from onnxlite.tune.learned import QuantizedWeight
-from onnxlite.tune.starts import ONE_STEP, rest
+from onnxlite.tune.parameters import QuantizedWeight
+from onnxlite.tune.rounding_init import ONE_STEP, rest
 from onnxlite.tune.student import Student
 from tests.odd_models import parse
 

@@ -23,12 +23,12 @@ _SHIFT = 0.1
 _LEAST_SIDE = 8
 
 
-def can_vary(feed: Feed) -> bool:
+def can_augment(feed: Feed) -> bool:
     """Whether every input is a tensor of real numbers; codes of words cannot be mixed."""
     return all(array.dtype == np.float32 and array.ndim > 1 for array in feed.values())
 
 
-def variants(feeds: Sequence[Feed], count: int, *, seed: int) -> Iterator[Feed]:
+def augment(feeds: Sequence[Feed], count: int, *, seed: int) -> Iterator[Feed]:
     """Yield `count` new feeds of one sample each."""
     rng = np.random.default_rng(seed)
     order: list[int] = []

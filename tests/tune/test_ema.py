@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 import torch
 
 from onnxlite.model import load
-from onnxlite.tune.average import Average
+from onnxlite.tune.ema import WeightAverage
 from onnxlite.tune.student import Student
 from tests.odd_models import parse
 
@@ -21,7 +21,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 def test_lies_between_the_states_and_leaves_the_student_alone():
     student = Student(load(parse(NET)))
     start = student.state()
-    average = Average(start, steps=100)
+    average = WeightAverage(start, steps=100)
     for _ in range(400):
         with torch.no_grad():
             for leaf in student.leaves:
@@ -39,7 +39,7 @@ def test_lies_between_the_states_and_leaves_the_student_alone():
 
 def test_of_few_steps_is_the_last_state():
     student = Student(load(parse(NET)))
-    average = Average(student.state(), steps=10)
+    average = WeightAverage(student.state(), steps=10)
     with torch.no_grad():
         for leaf in student.leaves:
             leaf.tensor.add_(1.0)

@@ -14,8 +14,8 @@ from onnxlite.errors import UnsupportedError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.tune.dataset import Dataset, batches
 from onnxlite.tune.losses import Loss
-from onnxlite.tune.rows import Rows, batches
 from onnxlite.tune.student import Student
 from onnxlite.tune.train import optimizer_of, take_step
 
@@ -39,7 +39,7 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
     reference = clone(model)
     normalize(reference)
     stream = Samples(samples, input_specs(reference), batch=1, limit=2 * batch)
-    rows = Rows(reference, stream, [], labels=None, vary=False, seed=0, threads=None)
+    rows = Dataset(reference, stream, [], labels=None, vary=False, seed=0, threads=None)
     student = Student(model, reference)
     if not student.leaves:
         raise UnsupportedError("the model has no constant that can be learned")

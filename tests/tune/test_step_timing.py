@@ -11,8 +11,8 @@ from onnxlite.errors import UnsupportedError
 from onnxlite.model import load, to_bytes
 from onnxlite.search.store import Store
 from onnxlite.search.training import training_steps
-from onnxlite.tune import pace
-from onnxlite.tune.pace import step_seconds
+from onnxlite.tune import step_timing as pace
+from onnxlite.tune.step_timing import step_seconds
 from tests.odd_models import parse
 
 X = np.random.default_rng(0).standard_normal((96, 8)).astype(np.float32)
