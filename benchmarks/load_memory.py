@@ -19,7 +19,7 @@ from benchmarks.large_model import watched
 from models.decoder import Decoder, large_decoder
 from onnxlite import quantize_weights, save
 from onnxlite.model import disk_bytes
-from onnxlite.quantize.lowbits import Bits, WeightMode
+from onnxlite.quantize.weight_only import Bits, WeightMode
 
 _FORMS: tuple[tuple[WeightMode, Bits, int], ...] = (
     ("compute", 4, 32),

@@ -28,7 +28,7 @@ from benchmarks._tables import publish
 from models import data, photos, text, zoo
 from onnxlite.evaluate import benchmark
 from onnxlite.model import disk_bytes, load
-from onnxlite.quantize.lowbits import WeightOptions, quantize_weights_ir
+from onnxlite.quantize.weight_only import WeightOptions, quantize_weights_ir
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save

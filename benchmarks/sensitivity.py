@@ -28,8 +28,8 @@ from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import clone, load
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.quantize.sensitivity.estimate import Sensitivity, sensitivity
-from onnxlite.quantize.sensitivity.plain import Plain, plan
+from onnxlite.quantize.mixed.baseline import Baseline, plan
+from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
 from onnxlite.records import Declined, StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs
@@ -105,7 +105,7 @@ class Truth:
         assert not isinstance(planned, Declined)
         specs = input_specs(case.model)
         samples = Samples(case.calibration, specs)
-        self._plain = Plain(planned[0], planned[1], samples, target, threads=1)
+        self._plain = Baseline(planned[0], planned[1], samples, target, threads=1)
         self._feeds = list(Samples(case.evaluation, specs))
         session = Session(self._plain.model, threads=1)
         self._want = [_joined(session, feed) for feed in self._feeds]
@@ -140,15 +140,15 @@ def heaviest(found: Sensitivity, alone: Array, everything: float) -> dict[str, A
 
 def mixed(case: Case) -> dict[str, Any]:
     """What `min_sqnr_db` reaches and costs."""
-    plain, _ = _quantized(case, None)
-    before = compare(case.model, plain, case.evaluation).sqnr_db
+    baseline, _ = _quantized(case, None)
+    before = compare(case.model, baseline, case.evaluation).sqnr_db
     better, report = _quantized(case, before + _MORE_DB)
     kept = report.changes["layers-kept-for-sqnr"]
     after = compare(case.model, better, case.evaluation).sqnr_db
     one = case.evaluation[:1]
     ratios = [
         benchmark(case.model, model, samples=one, threads=1, memory=False).ratio.median
-        for model in (plain, better)
+        for model in (baseline, better)
     ]
     return {
         "int8_db": before,

@@ -27,8 +27,8 @@ from benchmarks._tables import publish
 from onnxlite.evaluate import compare
 from onnxlite.model import disk_bytes, load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.choice import quantize_auto
 from onnxlite.quantize.dynamic.step import quantize_dynamic
+from onnxlite.quantize.mixed.auto import quantize_auto
 from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session

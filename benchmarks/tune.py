@@ -29,7 +29,7 @@ from onnxlite.evaluate import benchmark
 from onnxlite.model import load, size_bytes
 from onnxlite.prune import prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.lowbits import quantize_weights
+from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.simplify import simplify

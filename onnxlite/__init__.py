@@ -36,11 +36,11 @@ from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
 from onnxlite.prune.storage import sparse_storage
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.choice import quantize_auto
 from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.half.step import to_float16
-from onnxlite.quantize.lowbits import quantize_weights
-from onnxlite.quantize.sensitivity.estimate import LayerSensitivity, Sensitivity, sensitivity
+from onnxlite.quantize.float16.step import to_float16
+from onnxlite.quantize.mixed.auto import quantize_auto
+from onnxlite.quantize.mixed.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.recipe import (
     Outcome,
     PruneChannels,

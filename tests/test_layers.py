@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
     {"errors", "records", "cache", "files"},
-    {"graph", "proto", "workers", "options"},
+    {"graph", "packing", "proto", "workers", "options"},
     {"model"},
     {"save", "samples", "normalize"},
     {"step"},

@@ -8,8 +8,8 @@ import typer
 
 from onnxlite.cli import arguments as args
 from onnxlite.cli.optimize import run_steps
-from onnxlite.quantize.choice import MIN_SQNR_DB
 from onnxlite.quantize.dynamic.step import KernelChoice
+from onnxlite.quantize.mixed.auto import MIN_SQNR_DB
 from onnxlite.recipe import QuantizeAuto, QuantizeDynamic, Simplify, Step
 
 

@@ -8,8 +8,8 @@ import typer
 
 from onnxlite.cli import arguments as args
 from onnxlite.cli.optimize import run_steps
-from onnxlite.quantize.half.graph import IoType
-from onnxlite.quantize.half.step import HalfMode, HalfType
+from onnxlite.quantize.float16.convert import IoType
+from onnxlite.quantize.float16.step import HalfMode, HalfType
 from onnxlite.recipe import Simplify, SparseStorage, Step, ToFloat16
 
 

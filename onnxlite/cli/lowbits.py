@@ -8,7 +8,7 @@ import typer
 
 from onnxlite.cli import arguments as args
 from onnxlite.cli.optimize import run_steps
-from onnxlite.quantize.lowbits import Bits, Ends, WeightMethod, WeightMode
+from onnxlite.quantize.weight_only import Bits, Ends, WeightMethod, WeightMode
 from onnxlite.recipe import QuantizeWeights, Simplify, Step
 
 _WIDTHS: dict[str, Bits] = {

@@ -19,7 +19,7 @@ from onnxlite.quantize.core.options import (
     WeightBits,
 )
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.quantize.mixed import quantize_mixed_ir
+from onnxlite.quantize.mixed.mixed_precision import quantize_mixed_ir
 from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike

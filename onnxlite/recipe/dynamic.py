@@ -8,10 +8,10 @@ import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.quantize.choice import MIN_SQNR_DB, AutoOptions, quantize_auto_ir
 from onnxlite.quantize.core.options import Rounding, Smooth
 from onnxlite.quantize.dynamic.kernels import dynamic_target
 from onnxlite.quantize.dynamic.step import DynamicOptions, KernelChoice, quantize_dynamic_ir
+from onnxlite.quantize.mixed.auto import MIN_SQNR_DB, AutoOptions, quantize_auto_ir
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 

@@ -8,8 +8,8 @@ import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.quantize.half.graph import IoType
-from onnxlite.quantize.half.step import HalfMode, HalfOptions, HalfType, to_float16_ir
+from onnxlite.quantize.float16.convert import IoType
+from onnxlite.quantize.float16.step import HalfMode, HalfOptions, HalfType, to_float16_ir
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 

@@ -8,7 +8,7 @@ import msgspec
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.quantize.lowbits import (
+from onnxlite.quantize.weight_only import (
     Bits,
     Ends,
     WeightMethod,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from xml.sax.saxutils import escape
 
-from onnxlite.quantize.sensitivity.estimate import LayerSensitivity, Sensitivity
+from onnxlite.quantize.mixed.sensitivity import LayerSensitivity, Sensitivity
 
 #: Pixels.
 _ROW, _NAME, _PANEL, _GAP, _TOP, _BOTTOM = 16, 240, 300, 60, 64, 16

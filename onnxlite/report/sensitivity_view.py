@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxlite.quantize.sensitivity.estimate import LayerSensitivity, Sensitivity
+from onnxlite.quantize.mixed.sensitivity import LayerSensitivity, Sensitivity
 from onnxlite.report.text import table
 
 _COLUMNS = (

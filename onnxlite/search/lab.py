@@ -14,7 +14,7 @@ from onnxlite.analysis.lineage import Origin
 from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.evaluate import Ratio, benchmark
 from onnxlite.machine import machine
-from onnxlite.quantize.sensitivity.estimate import Sensitivity, sensitivity
+from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.steps import Step
 from onnxlite.recipe.tuning import Tune

@@ -16,7 +16,7 @@ from onnxlite.errors import OnnxliteError
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.lowbits import quantize_weights
+from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.records import StepReport
 from onnxlite.runtime import Outputs, run_all
 from onnxlite.samples import Feed

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
-from onnxlite.quantize.lowbits.packing import pack, unpack
-from onnxlite.quantize.lowbits.weight_type import BITS, Bits, weight_type
+from onnxlite.packing import BITS, Bits, pack, unpack, weight_type
 from onnxlite.tune.packing import CodePacking
 
 

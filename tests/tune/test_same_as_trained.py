@@ -12,7 +12,7 @@ from models import data
 from onnxlite.model import load, size_bytes
 from onnxlite.prune import prune_channels
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.lowbits import quantize_weights
+from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.runtime import Session
 from onnxlite.tune import tune
 from tests.conftest import FASHION

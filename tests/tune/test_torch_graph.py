@@ -16,7 +16,7 @@ from models.light import NAMES, light_models
 from onnxlite.errors import UnsupportedError
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.lowbits import quantize_weights
+from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.runtime import Session, probe_feeds
 from onnxlite.samples import Feed
 from tests.conftest import FASHION

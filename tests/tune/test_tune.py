@@ -22,7 +22,7 @@ from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.prune import prune_channels, prune_weights
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.lowbits import quantize_weights
+from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save

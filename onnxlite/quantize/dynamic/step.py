@@ -28,7 +28,7 @@ from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import KERNELS, LSTM, Kernel, dynamic_target
 from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
-from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.records import (
     Cell,
     Declined,

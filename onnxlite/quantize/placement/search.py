@@ -32,7 +32,7 @@ from onnxlite.quantize.core.qtypes import QParams
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.selection import Placement, place
 from onnxlite.quantize.core.targets import Target
-from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.quantize.placement.costs import measured_costs
 from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.quantize.placement.partition import Costs, min_cost_partition

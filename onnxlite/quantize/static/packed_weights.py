@@ -13,10 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import const_array, is_op, value_names
-from onnxlite.quantize.lowbits.blocks import Blocks
-from onnxlite.quantize.lowbits.coding import coding
-from onnxlite.quantize.lowbits.decoding import Decoder, Packed, node_bytes, packed_nbytes
-from onnxlite.quantize.lowbits.weight_type import Bits, weight_type
+from onnxlite.packing import Bits, weight_type
+from onnxlite.quantize.weight_only.codes import Blocks, coding
+from onnxlite.quantize.weight_only.decode_graph import Decoder, Packed, node_bytes, packed_nbytes
 
 
 def pack_weights(model: ir.Model, bits: Bits) -> int:

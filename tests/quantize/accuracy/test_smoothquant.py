@@ -15,7 +15,7 @@ from onnxlite.normalize import normalize
 from onnxlite.quantize import StaticOptions, quantize_static
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.records import LayerRow, StepReport, silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs

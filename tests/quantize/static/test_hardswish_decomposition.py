@@ -12,7 +12,7 @@ import pytest
 
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.quantize.placement import search as measured
 from onnxlite.quantize.static import hardswish_decomposition as pieces
 from onnxlite.records import StepReport

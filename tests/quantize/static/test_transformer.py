@@ -11,9 +11,9 @@ import pytest
 
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.choice import quantize_auto
 from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.judge import worst_sqnr_db
+from onnxlite.quantize.mixed.auto import quantize_auto
+from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse

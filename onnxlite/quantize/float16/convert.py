@@ -1,0 +1,255 @@
+"""Convert a float32 model to 16 bits after a plan: types first, then casts where they differ.
+
+Every float32 value gets one *home* type, that of the place where it is made; a reader of the
+other type reads it through one shared Cast. Values that enter or leave a subgraph keep
+float32, so that each graph is converted by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxlite.graph import fresh_name, iter_nodes, value_names
+from onnxlite.model import clone
+from onnxlite.quantize.float16.dtype_limits import Rounding, half_tensor
+from onnxlite.quantize.float16.plan import HalfPlan
+from onnxlite.quantize.float16.port_types import HalfPorts
+
+#: Of a float32 model, the type at its inputs and outputs.
+IoType = Literal["keep", "float16"]
+
+#: Smaller constants that only float32 operators read are not worth a Cast.
+_SMALL_BYTES = 1024
+
+
+class HalfGraph:
+    """One conversion: which nodes compute in 16 bits is given, everything else follows.
+
+    Args:
+        model: normalised and with types inferred; it is changed by `rewrite`.
+        dtype: FLOAT16 or BFLOAT16.
+        ports: of the nodes that compute in 16 bits.
+        exact: nodes whose constants stay float32 as well.
+        io: the type at the model's inputs and outputs.
+        roundings: what 16 bits make of each float32 constant.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        dtype: ir.DataType,
+        ports: Mapping[ir.Node, HalfPorts],
+        exact: Collection[ir.Node],
+        io: IoType,
+        roundings: Mapping[ir.Value, Rounding],
+    ) -> None:
+        self._model, self._dtype = model, dtype
+        self._ports, self._exact, self._io = ports, frozenset(exact), io
+        self._roundings = roundings
+        self._names = value_names(model)
+        self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        self._float_outputs = {
+            value
+            for graph in model.graphs()
+            for value in graph.outputs
+            if value.dtype == ir.DataType.FLOAT
+        }
+        self.clamped: list[ir.Value] = []
+        self.constants = 0
+        self.casts = 0
+
+    def rewrite(self) -> None:
+        """Give every value its type and insert the casts."""
+        nodes = list(iter_nodes(self._model))
+        wanted = [(node, list(self._wanted(node))) for node in nodes]
+        self._retype_constants()
+        for node in nodes:
+            if (ports := self._ports.get(node)) is not None:
+                for attribute in ports.attributes.values():
+                    node.attributes[attribute.name] = attribute
+                for index in ports.outputs:
+                    node.outputs[index].type = ir.TensorType(self._dtype)
+        if self._io != "keep":
+            for entry in self._model.graph.inputs:
+                if entry.dtype == ir.DataType.FLOAT:
+                    entry.type = ir.TensorType(self._dtype)
+        for node, reads in wanted:
+            for index, dtype in reads:
+                value = node.inputs[index]
+                if value is not None and value.dtype != dtype:
+                    node.replace_input_with(index, self._cast(value, dtype))
+        for graph in self._model.graphs():
+            self._finish_outputs(graph)
+
+    def _wanted(self, node: ir.Node) -> Iterator[tuple[int, ir.DataType]]:
+        """The type in which a node reads each of its float32 inputs."""
+        ports = self._ports.get(node)
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype == ir.DataType.FLOAT:
+                half = ports is not None and index in ports.inputs
+                yield index, self._dtype if half else ir.DataType.FLOAT
+
+    def _retype_constants(self) -> None:
+        for value, found in self._roundings.items():
+            if self._home_is_half(value, found):
+                self._note(value)
+                value.const_value = self._half(value)
+                value.type = ir.TensorType(self._dtype)
+                self.constants += 1
+
+    def _home_is_half(self, value: ir.Value, found: Rounding) -> bool:
+        """Whether a constant is kept in 16 bits alone: it may be, and that is of use."""
+        uses = value.uses()
+        if not uses or any(use.node in self._exact for use in uses):
+            return False
+        if all(self._reads_half(use.node, use.idx) for use in uses):
+            return not value.is_graph_output()
+        assert value.const_value is not None
+        return value.const_value.nbytes > _SMALL_BYTES and found.faithful
+
+    def _reads_half(self, node: ir.Node, index: int) -> bool:
+        ports = self._ports.get(node)
+        return ports is not None and index in ports.inputs
+
+    def _half(self, value: ir.Value) -> ir.TensorProtocol:
+        assert value.const_value is not None
+        return half_tensor(value.const_value, self._dtype)
+
+    def _note(self, value: ir.Value) -> None:
+        found = self._roundings[value]
+        if found.clamped or found.lifted:
+            self.clamped.append(value)
+
+    def _second(self, value: ir.Value, graph: ir.Graph) -> ir.Value | None:
+        """A copy in 16 bits of a float32 constant that others read; None if a Cast is better."""
+        tensor, found = value.const_value, self._roundings.get(value)
+        if tensor is None or found is None or value.dtype != ir.DataType.FLOAT:
+            return None
+        if found.faithful and tensor.nbytes > _SMALL_BYTES:
+            return None
+        self._note(value)
+        name = fresh_name(self._names, f"{value.name}_{self._dtype.name.lower()}")
+        half = self._half(value)
+        half.name = name
+        copy = ir.Value(
+            name=name, shape=value.shape, type=ir.TensorType(self._dtype), const_value=half
+        )
+        graph.register_initializer(copy)
+        return copy
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """`value` in another type: one Cast behind its definition, shared by all readers."""
+        if (value, dtype) in self._casts:
+            return self._casts[value, dtype]
+        producer = value.producer()
+        graph = value.graph if producer is None else producer.graph
+        assert isinstance(graph, ir.Graph)
+        if dtype == self._dtype and (second := self._second(value, graph)) is not None:
+            self._casts[value, dtype] = second
+            return second
+        suffix = dtype.name.lower()
+        node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}_to_{suffix}")
+        out = node.outputs[0]
+        out.name = fresh_name(self._names, f"{value.name}_{suffix}")
+        out.type = ir.TensorType(dtype)
+        if producer is not None:
+            graph.insert_after(producer, node)
+        elif len(graph):
+            graph.insert_before(graph[0], node)
+        else:
+            graph.append(node)
+        self._casts[value, dtype] = out
+        self.casts += 1
+        return out
+
+    def _finish_outputs(self, graph: ir.Graph) -> None:
+        """The outputs of a graph get their type back, and the main graph's keep their names."""
+        main = graph is self._model.graph
+        wanted = self._dtype if main and self._io != "keep" else ir.DataType.FLOAT
+        renamed: dict[ir.Value, ir.Value] = {}
+        for index, value in enumerate(graph.outputs):
+            if value not in self._float_outputs or value.dtype == wanted:
+                continue
+            if value in renamed:
+                graph.outputs[index] = renamed[value]
+                continue
+            out = self._cast(value, wanted)
+            if main and not value.is_graph_input():
+                name, out.shape = value.name or "", value.shape
+                value.name = fresh_name(self._names, f"{name}_{self._dtype.name.lower()}")
+                out.name = name
+            graph.outputs[index] = renamed[value] = out
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float32 model ready for conversion.
+
+    Attributes:
+        model: normalised, with types inferred.
+        dtype: FLOAT16 or BFLOAT16.
+        io: the type at the model's inputs and outputs.
+        roundings: what 16 bits make of every float32 constant.
+        untyped: values whose type was inferred for the conversion and is not written.
+    """
+
+    model: ir.Model
+    dtype: ir.DataType
+    io: IoType
+    roundings: Mapping[ir.Value, Rounding]
+    untyped: Sequence[ir.Value]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model in 16 bits.
+
+    Attributes:
+        model: the new model.
+        constants: how many constants it stores in 16 bits.
+        casts: how many Cast nodes were inserted.
+        clamped: names of constants that 16 bits do not hold, and how many numbers of each.
+    """
+
+    model: ir.Model
+    constants: int
+    casts: int
+    clamped: Mapping[str, int]
+
+
+def convert(prepared: Prepared, plan: HalfPlan) -> Converted:
+    """Carry out `plan`; the prepared model stays as it is."""
+    model = clone(prepared.model)
+    nodes = dict(zip(iter_nodes(prepared.model), iter_nodes(model), strict=True))
+    values = dict(zip(_values(prepared.model), _values(model), strict=True))
+    graph = HalfGraph(
+        model,
+        prepared.dtype,
+        {nodes[node]: ports for node, ports in plan.ports.items()},
+        [nodes[node] for node in plan.exact],
+        prepared.io,
+        {values[value]: found for value, found in prepared.roundings.items()},
+    )
+    graph.rewrite()
+    outputs = set(model.graph.outputs)
+    for value in map(values.__getitem__, prepared.untyped):
+        if value not in outputs:
+            value.type = value.shape = None
+    found = {values[value].name: r.clamped for value, r in prepared.roundings.items()}
+    clamped = {value.name or "": found[value.name] for value in graph.clamped}
+    return Converted(model, graph.constants, graph.casts, clamped)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from graph.initializers.values()
+    yield from computed(model)
+
+
+def computed(model: ir.Model) -> Iterator[ir.Value]:
+    """Every value that a node computes, subgraphs included."""
+    return (value for node in iter_nodes(model) for value in node.outputs)

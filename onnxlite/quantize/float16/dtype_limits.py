@@ -1,0 +1,102 @@
+"""Limits of float16 and bfloat16, and float32 tensors rounded to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.model import unmapped
+
+Array = NDArray[Any]
+
+_LARGEST_BITS = {ir.DataType.FLOAT16: 0x7BFF, ir.DataType.BFLOAT16: 0x7F7F}
+#: Below this most numbers of a tensor are subnormal in 16 bits, or zero.
+_LEAST_SQNR_DB = 40.0
+
+
+@dataclass(frozen=True)
+class HalfRange:
+    """The largest number of a 16-bit type, and the smallest above zero."""
+
+    largest: float
+    smallest: float
+
+
+def half_range(dtype: ir.DataType) -> HalfRange:
+    """The range of FLOAT16 (65504 and 2^-24) or BFLOAT16 (that of float32)."""
+    kind = dtype.numpy()
+    # The bit patterns of the largest finite number and of the smallest above zero.
+    largest, smallest = np.array([_LARGEST_BITS[dtype], 1], np.uint16).view(kind).astype(float)
+    return HalfRange(float(largest), float(smallest))
+
+
+def half_array(array: Array, dtype: ir.DataType) -> Array:
+    """Round float32 to the nearest 16-bit numbers; what was finite stays finite.
+
+    A number beyond the range becomes the largest one. A single number that is not zero does
+    not become zero: it guards a division or a logarithm.
+    """
+    limit = half_range(dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rounded = array.astype(dtype.numpy())
+        over = np.isinf(rounded) & np.isfinite(array)
+        if over.any():
+            rounded[over] = np.copysign(limit.largest, array[over]).astype(dtype.numpy())
+        if array.size == 1 and array.any() and not rounded.astype(np.float32).any():
+            rounded = np.copysign(limit.smallest, array).astype(dtype.numpy())
+    return rounded
+
+
+def half_tensor(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
+    """A float32 tensor in 16 bits; one that is not in memory is rounded when it is needed."""
+
+    def build() -> ir.TensorProtocol:
+        array = half_array(unmapped(tensor).numpy(), dtype)
+        return ir.Tensor(array, dtype=dtype, name=tensor.name)
+
+    if isinstance(tensor, ir.ExternalTensor | ir.LazyTensor):
+        return ir.LazyTensor(build, dtype, tensor.shape, name=tensor.name)
+    return build()
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What 16 bits make of a float32 tensor.
+
+    Attributes:
+        clamped: how many finite numbers are beyond the range.
+        lifted: whether it is a single number that would become zero.
+        sqnr_db: signal to rounding noise; infinite where nothing is lost.
+    """
+
+    clamped: int
+    lifted: bool
+    sqnr_db: float
+
+    @property
+    def faithful(self) -> bool:
+        """Whether 16 bits hold what the tensor says."""
+        return not self.clamped and self.sqnr_db >= _LEAST_SQNR_DB
+
+
+def rounding(tensor: ir.TensorProtocol, dtype: ir.DataType) -> Rounding:
+    """Measure the rounding of a tensor, which is read once and let go."""
+    array = unmapped(tensor).numpy().reshape(-1)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rounded = array.astype(dtype.numpy()).astype(np.float32)
+        clamped = int((np.isinf(rounded) & np.isfinite(array)).sum())
+        lifted = bool(array.size == 1 and array.any() and not rounded.any())
+        noise = np.subtract(rounded, array, out=rounded)
+        noise[~np.isfinite(noise)] = 0
+        finite = array if np.isfinite(array).all() else np.where(np.isfinite(array), array, 0)
+        scale = float(np.abs(finite).max(initial=0.0))
+        if scale == 0:
+            return Rounding(clamped, lifted, np.inf)
+        # Scaled first: squares of numbers near either end of float32 are not float32.
+        power = float(np.square(finite / scale).sum(dtype=np.float64))
+        lost = float(np.square(noise / scale).sum(dtype=np.float64))
+    return Rounding(clamped, lifted, 10 * float(np.log10(power / lost)) if lost else np.inf)

@@ -1,0 +1,186 @@
+"""Inputs and outputs of a node that may be 16 bits wide, read off ONNX's operator schemas.
+
+No operator is listed here. A schema binds inputs and outputs to type variables and says
+which types each may be; where an output's type comes from an attribute instead (`Cast`,
+`ConstantOfShape`, `RandomNormal`, ...), onnx's type inference is asked what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from onnxlite.quantize.float16.dtype_limits import half_tensor
+
+_TYPE_NAMES = {ir.DataType.FLOAT16: "tensor(float16)", ir.DataType.BFLOAT16: "tensor(bfloat16)"}
+
+
+@dataclass(frozen=True)
+class HalfPorts:
+    """What becomes 16 bits wide at one node; all else keeps its type.
+
+    Attributes:
+        inputs: positions of its float32 inputs.
+        outputs: positions of its float32 outputs.
+        attributes: attributes to be replaced, so that the outputs follow.
+    """
+
+    inputs: frozenset[int] = frozenset()
+    outputs: frozenset[int] = frozenset()
+    attributes: Mapping[str, ir.Attr] = field(default_factory=dict)
+
+
+class HalfTypes:
+    """Answers for the operator sets of one model.
+
+    Args:
+        opsets: version by domain.
+        dtype: FLOAT16 or BFLOAT16.
+    """
+
+    def __init__(self, opsets: Mapping[str, int], dtype: ir.DataType) -> None:
+        self._opsets, self._dtype = opsets, dtype
+        self._schemas: dict[tuple[str, str], onnx.defs.OpSchema | None] = {}
+
+    def ports(self, node: ir.Node) -> HalfPorts | str:
+        """What may be 16 bits at `node`, or why nothing may.
+
+        A node with subgraphs keeps float32 at its own inputs and outputs; the nodes inside
+        are asked one by one.
+        """
+        schema = self._schema(node)
+        if schema is None:
+            return "the operator is unknown to onnx, so its types are, too"
+        if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
+            return "it passes values on to subgraphs"
+        if not all(isinstance(v.type, ir.TensorType | None) for v in _present(node)):
+            return "it takes or gives a sequence, a map or an optional value"
+        if unknown := next((v for v in node.inputs if v is not None and v.type is None), None):
+            return f"the type of its input {unknown.name!r} is unknown"
+        return self._ports(node, schema)
+
+    def _ports(self, node: ir.Node, schema: onnx.defs.OpSchema) -> HalfPorts | str:
+        name = _TYPE_NAMES[self._dtype]
+        inputs: set[int] = set()
+        refused: str | None = None
+        bound: dict[str, bool] = {}
+        for index, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            formal = _formal(schema.inputs, index)
+            half = value.dtype == ir.DataType.FLOAT and name in formal.types
+            bound[formal.type_str] = half
+            if half:
+                inputs.add(index)
+            elif value.dtype == ir.DataType.FLOAT:
+                refused = f"its input {formal.name!r} has no {self._dtype.name.lower()} form"
+        outputs: set[int] = set()
+        free: set[int] = set()
+        for index, value in enumerate(node.outputs):
+            if value.dtype == ir.DataType.FLOAT:
+                formal = _formal(schema.outputs, index)
+                if bound.get(formal.type_str):
+                    outputs.add(index)
+                elif formal.type_str not in bound:
+                    free.add(index)
+        attributes: dict[str, ir.Attr] = {}
+        if free:
+            found = self._settled(node, schema, inputs, free)
+            if found is None:
+                return "onnx cannot tell the type of its output"
+            outputs |= found[0]
+            attributes = found[1]
+        if not inputs and not outputs:
+            return refused or "it has no values of type float32"
+        return HalfPorts(frozenset(inputs), frozenset(outputs), attributes)
+
+    def _settled(
+        self, node: ir.Node, schema: onnx.defs.OpSchema, inputs: set[int], free: set[int]
+    ) -> tuple[set[int], dict[str, ir.Attr]] | None:
+        """The outputs without a type variable that can follow, and the attributes for it."""
+        natural = self._inferred(node, schema, inputs, {})
+        if natural is None:
+            return None
+        half = {index for index in free if natural.get(index) == self._dtype}
+        attributes: dict[str, ir.Attr] = {}
+        for attribute in self._candidates(node, schema):
+            types = self._inferred(node, schema, inputs, {attribute.name: attribute})
+            gained = {i for i in free if types is not None and types.get(i) == self._dtype} - half
+            if gained:
+                attributes[attribute.name] = attribute
+                half |= gained
+        return half, attributes
+
+    def _candidates(self, node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[ir.Attr]:
+        """Attributes that may say "float32", rewritten to say the 16-bit type."""
+        for name, formal in schema.attributes.items():
+            present = node.attributes.get(name)
+            if present is not None and present.is_ref():
+                continue
+            if present is not None and present.type == ir.AttributeType.TENSOR:
+                if (tensor := present.as_tensor()).dtype == ir.DataType.FLOAT:
+                    yield ir.AttrTensor(name, half_tensor(tensor, self._dtype))
+            elif formal.type == onnx.defs.OpSchema.AttrType.INT:
+                default = onnx.helper.get_attribute_value(formal.default_value)
+                if (present.as_int() if present is not None else default) == ir.DataType.FLOAT:
+                    yield ir.AttrInt64(name, int(self._dtype))
+
+    def _inferred(
+        self,
+        node: ir.Node,
+        schema: onnx.defs.OpSchema,
+        inputs: set[int],
+        attributes: Mapping[str, ir.Attr],
+    ) -> dict[int, ir.DataType] | None:
+        """The outputs' types with `inputs` in 16 bits and attributes replaced; None: unknown."""
+        names = [f"i{i}" if value is not None else "" for i, value in enumerate(node.inputs)]
+        present = {**node.attributes, **attributes}
+        proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=names)
+        proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
+        proto.attribute.extend(ir.to_proto(attribute) for attribute in present.values())
+        types = {}
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype is not None:
+                dtype = self._dtype if index in inputs else value.dtype
+                types[names[index]] = onnx.helper.make_tensor_type_proto(int(dtype), None)
+        imports = [onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()]
+        try:
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, proto, types, opset_imports=imports
+            )
+        # The schemas' inference functions raise several types on attributes that do not fit.
+        except Exception:
+            return None
+        return {
+            int(name[1:]): ir.DataType(type_.tensor_type.elem_type)
+            for name, type_ in found.items()
+            if type_.HasField("tensor_type")
+        }
+
+    def _schema(self, node: ir.Node) -> onnx.defs.OpSchema | None:
+        key = node.domain, node.op_type
+        if key not in self._schemas:
+            try:
+                version = self._opsets.get(node.domain, 1)
+                self._schemas[key] = onnx.defs.get_schema(node.op_type, version, node.domain)
+            except onnx.defs.SchemaError:
+                self._schemas[key] = None
+        return self._schemas[key]
+
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def _present(node: ir.Node) -> Iterator[ir.Value]:
+    yield from (value for value in node.inputs if value is not None)
+    yield from (value for value in node.outputs if value.name)
+
+
+def _formal(formals: Any, index: int) -> onnx.defs.OpSchema.FormalParameter:
+    """The declaration of a port; the last one may stand for any number of ports."""
+    formal: onnx.defs.OpSchema.FormalParameter = formals[min(index, len(formals) - 1)]
+    return formal

@@ -1,0 +1,322 @@
+"""Propagate sets of rounding errors to a model's outputs, in one pass over the samples.
+
+A quantized model is the float model with an error at every rounded value and at every layer
+with rounded weights:
+
+    y = Conv(x, w)   becomes   y = Conv(x, w) + [on] Conv(x, dequantize(quantize(w)) - w)
+    x                becomes   x + [on] (dequantize(quantize(x)) - x)
+
+Here every error is a branch that an input of the model switches on, so that one session runs
+any combination of them, and errors reach the outputs through everything that follows: clipping,
+saturation and each other. The sets are distributed over the samples: each sample meets a few sets,
+and the noise that a set makes is compared with that of all errors together on the same sample,
+because some samples amplify every error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.errors import SamplesError
+from onnxlite.graph import add_initializer, const_array, fresh_name, rank, value_names
+from onnxlite.model import clone
+from onnxlite.ops import spec_of
+from onnxlite.quantize.core.qtypes import QParams, dequantize
+from onnxlite.quantize.core.selection import Placement, reads_integers
+from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.core.weights import layer_weight
+from onnxlite.records import Progress, silent
+from onnxlite.runtime import Outputs, Session
+from onnxlite.samples import Feed, Samples
+
+_SWITCHES = "onnxlite_errors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where noise comes from: the rounding of a value, or that of a layer's weight.
+
+    Attributes:
+        kind: what is rounded.
+        name: of the value, or of the layer's node.
+    """
+
+    kind: Literal["value", "weight"]
+    name: str
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Energy of the noise at each output, divided by the energy of the output itself.
+
+    Attributes:
+        outputs: names of the model's float outputs.
+        sets: `float64[sets, outputs]`: with the errors of one set.
+        shares: `float64[sets, outputs]`: the same over the energy that all errors make on the
+            samples that the set has met. For a set of nearly all errors this is the better
+            estimate, for one of few errors `sets` is.
+        together: `float64[outputs]`: with all errors.
+        samples: number of samples that were run.
+    """
+
+    outputs: tuple[str, ...]
+    sets: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    together: NDArray[np.float64]
+    samples: int
+
+
+class ErrorModel:
+    """A float model whose rounding errors can be switched on one by one.
+
+    Args:
+        model: prepared and with shapes inferred, see `quantize/core/prepare.py`.
+        placement: of that model; says which values and weights are rounded.
+        params: of its values.
+        target: the type of weights.
+        threads: of ONNX Runtime.
+
+    Raises:
+        ExecutionError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        placement: Placement,
+        params: Mapping[ir.Value, QParams],
+        target: Target,
+        *,
+        threads: int | None,
+    ) -> None:
+        layers = [node for node in placement.nodes if _weight_port(node) is not None]
+        self.sources = (
+            *(Source("value", value.name or "") for value in placement.values),
+            *(Source("weight", node.name or "") for node in layers),
+        )
+        writer = _Writer(clone(model), self.sources)
+        for node in layers:
+            writer.weight(node.name or "", target)
+        for value in placement.values:
+            writer.value(value, params[value], placement)
+        # Errors are computed as written: nothing is to be fused into integer kernels.
+        self._session = Session(writer.model, threads=threads, fuse_qdq=False)
+
+    def run(self, feed: Feed, on: NDArray[np.bool_]) -> Outputs:
+        """The float outputs with the errors where `on: bool[sources]`."""
+        outputs = self._session.run({**feed, _SWITCHES: on})
+        return {name: array for name, array in outputs.items() if _is_float(array)}
+
+
+def propagate(
+    model: ErrorModel,
+    samples: Samples,
+    sets: Sequence[NDArray[np.bool_]],
+    *,
+    per_set: int = 8,
+    progress: Progress = silent,
+) -> Noise:
+    """Estimate the noise of each set of errors.
+
+    Args:
+        model: with its errors.
+        samples: unlabelled inputs; with few of them, each meets more sets.
+        sets: `bool[sources]` each: the errors that are on.
+        per_set: samples that meet a set.
+        progress: called after every sample.
+
+    Raises:
+        SamplesError: every output is zero on these samples.
+        ExecutionError: ONNX Runtime does not run the model.
+    """
+    none, every = (np.full(len(model.sources), on) for on in (False, True))
+    feeds = list(islice(_single(samples), max(len(sets) * per_set, 1)))
+    # Energies by output: of the exact output, and of the noise of all errors.
+    exact: list[list[float]] = []
+    together: list[list[float]] = []
+    met: list[list[int]] = [[] for _ in sets]
+    noise: list[list[list[float]]] = [[] for _ in sets]
+    names: tuple[str, ...] = ()
+    for index, feed in enumerate(feeds):
+        want = model.run(feed, none)
+        names = tuple(want)
+        exact.append([_energy(array) for array in want.values()])
+        together.append(_distance(want, model.run(feed, every)))
+        for number in _meetings(index, len(feeds), len(sets), per_set):
+            met[number].append(index)
+            noise[number].append(_distance(want, model.run(feed, sets[number])))
+        progress("sensitivity", index + 1, len(feeds))
+    signal, total = np.array(exact), np.array(together)
+    if not signal.any():
+        raise SamplesError("every output of the model is zero on these samples: give others")
+    sums = np.array([np.sum(rows, axis=0) for rows in noise]).reshape(-1, len(names))
+    of_signal, of_total = (
+        _ratio(sums, np.array([whole[at].sum(axis=0) for at in met]).reshape(sums.shape))
+        for whole in (signal, total)
+    )
+    together_ratio = _ratio(total.sum(axis=0), signal.sum(axis=0))
+    return Noise(names, of_signal, of_total, together_ratio, len(feeds))
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _meetings(sample: int, samples: int, sets: int, per_set: int) -> Iterator[int]:
+    """The sets that a sample meets; every set meets `per_set` samples from all over."""
+    for turn in range(per_set):
+        for number in range(sets):
+            if (number + turn * samples // per_set) % samples == sample:
+                yield number
+
+
+def _single(samples: Samples) -> Iterator[Feed]:
+    """Feeds of one sample each, where the batch axes are dynamic."""
+    free = all(s.shape and not isinstance(s.shape[0], int) for s in samples.inputs)
+    for feed in samples:
+        sizes = {array.shape[0] for array in feed.values() if array.ndim}
+        if not free or len(sizes) != 1:
+            yield feed
+            continue
+        for index in range(sizes.pop()):
+            yield {
+                name: array[index : index + 1] if array.ndim else array
+                for name, array in feed.items()
+            }
+
+
+class _Writer:
+    """Inserts switchable errors into one model; values are found by their names."""
+
+    def __init__(self, model: ir.Model, sources: Sequence[Source]) -> None:
+        self.model = model
+        self._index = {source: index for index, source in enumerate(sources)}
+        self._names = value_names(model)
+        self._node_names = {node.name for node in model.graph if node.name}
+        self._nodes = {node.name: node for node in model.graph}
+        self._switches = ir.Value(
+            name=_SWITCHES,
+            shape=ir.Shape([len(sources)]),
+            type=ir.TensorType(ir.DataType.BOOL),
+        )
+        model.graph.inputs.append(self._switches)
+        self._values = {value.name: value for value in model.graph.inputs}
+        self._values.update({v.name: v for node in model.graph for v in node.outputs})
+
+    def weight(self, name: str, target: Target) -> None:
+        """Add the error of a layer's rounded weight to its output."""
+        node = self._nodes[name]
+        rule = spec_of(node).quant
+        port = _weight_port(node)
+        assert rule is not None
+        assert port is not None
+        weight, old = const_array(node.inputs[port]), node.inputs[port]
+        assert weight is not None
+        assert old is not None
+        integers, params = layer_weight(node, weight, target)
+        error = self._constant(f"{old.name}_error", dequantize(integers, params) - weight)
+        inputs = [error if i == port else v for i, v in enumerate(node.inputs) if i != rule.bias]
+        copy = ir.Node(
+            node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=1
+        )
+        self._add(node.outputs[0], [copy], Source("weight", name), None)
+
+    def value(self, planned: ir.Value, params: QParams, placement: Placement) -> None:
+        """Add a value's rounding error to it, for those that read its integers."""
+        value = self._values[planned.name]
+        producer = planned.producer()
+        made = producer in placement.nodes or producer in placement.absorbed
+        chosen = {self._nodes[node.name] for node in placement.nodes}
+        readers = [
+            (use.node, use.idx)
+            for use in value.uses()
+            if made or reads_integers(use.node, use.idx, chosen)
+        ]
+        scale = self._constant(f"{value.name}_scale", params.scale)
+        zero = self._constant(f"{value.name}_zero", params.zero_point)
+        quantized = ir.node("QuantizeLinear", [value, scale, zero])
+        rounded = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero])
+        error = ir.node("Sub", [rounded.outputs[0], value])
+        source = Source("value", planned.name or "")
+        self._add(value, [quantized, rounded, error], source, readers if not made else None)
+
+    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        return add_initializer(self.model.graph, fresh_name(self._names, name), array)
+
+    def _add(
+        self,
+        value: ir.Value,
+        nodes: Sequence[ir.Node],
+        source: Source,
+        readers: Sequence[tuple[ir.Node, int]] | None,
+    ) -> None:
+        """Replace `value` by its sum with a switched error, for `readers` or for all."""
+        graph, producer, name = self.model.graph, value.producer(), value.name or "value"
+        uses = [(use.node, use.idx) for use in value.uses()] if readers is None else readers
+        uses = [(node, port) for node, port in uses if node.graph is not None]
+        for node in nodes:
+            for output in node.outputs:
+                output.name = fresh_name(self._names, f"{name}_error")
+        index = self._constant(f"{name}_index", np.array(self._index[source], np.int64))
+        switch = ir.node("Gather", [self._switches, index])
+        off = np.zeros([1] * (rank(value) or 0), np.float32)
+        nothing = ir.node("Constant", [], {"value": ir.tensor(off)})
+        nothing.outputs[0].name = fresh_name(self._names, f"{name}_none")
+        chosen = ir.Node(
+            "",
+            "If",
+            [switch.outputs[0]],
+            [
+                ir.AttrGraph("then_branch", self._branch(nodes)),
+                ir.AttrGraph("else_branch", self._branch([nothing])),
+            ],
+            num_outputs=1,
+        )
+        total = ir.node("Add", [value, chosen.outputs[0]])
+        new = (switch, chosen, total)
+        for node in new:
+            node.name = fresh_name(self._node_names, f"{name}_{node.op_type}")
+            node.outputs[0].name = fresh_name(self._names, f"{name}_{node.op_type}")
+        result = total.outputs[0]
+        result.type, result.shape = value.type, value.shape
+        for node, port in uses:
+            node.replace_input_with(port, result)
+        if readers is None and value.is_graph_output():
+            for place, output in enumerate(graph.outputs):
+                if output is value:
+                    graph.outputs[place] = result
+            value.name, result.name = fresh_name(self._names, f"{name}_exact"), name
+        if producer is None:
+            graph.insert_before(next(iter(graph)), new)
+        else:
+            graph.insert_after(producer, new)
+        if readers is None:
+            self._values[name] = result
+
+    def _branch(self, nodes: Sequence[ir.Node]) -> ir.Graph:
+        opsets = dict(self.model.graph.opset_imports)
+        return ir.Graph([], [nodes[-1].outputs[0]], nodes=nodes, opset_imports=opsets, name="error")
+
+
+def _weight_port(node: ir.Node) -> int | None:
+    rule = spec_of(node).quant
+    return rule.weight if rule is not None else None
+
+
+def _is_float(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
+
+
+def _energy(array: NDArray[Any]) -> float:
+    return float(np.square(array, dtype=np.float64).sum())
+
+
+def _distance(want: Outputs, have: Outputs) -> list[float]:
+    return [_energy(array.astype(np.float64) - have[name]) for name, array in want.items()]

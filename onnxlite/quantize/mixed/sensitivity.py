@@ -1,0 +1,271 @@
+"""Sensitivity of each layer to INT8: its noise at the outputs, and the time it gains.
+
+Two figures per layer: the noise that it makes alone, and the noise that goes if it stays float.
+Both come from one pass over a few hundred samples (`quantize/mixed/error_propagation.py`), not
+from one evaluation per layer. The layers that matter most are then confirmed: the model is really
+quantized without them and run on samples held out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.analysis.latency import LayerTimes
+from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.errors import OptionError, UnsupportedError
+from onnxlite.model import ModelLike, clone, load
+from onnxlite.quantize.apart import apart
+from onnxlite.quantize.core.targets import Target, target_named
+from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
+from onnxlite.quantize.mixed.error_propagation import Noise, propagate
+from onnxlite.quantize.mixed.layer_times import layer_times
+from onnxlite.records import Declined, Progress, silent
+from onnxlite.repair.verify import verify
+from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+
+logger = logging.getLogger(__name__)
+
+
+class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer's part in the noise of an INT8 model.
+
+    Attributes:
+        name: of the node.
+        op_type: of the node.
+        alone_db: SQNR at the worst output if only this layer is quantized.
+        float_db: SQNR if all layers but this one are.
+        share: of the noise that goes if this layer stays float, 1 for all of it. Errors also
+            cancel each other: below 0 there is more noise without this one.
+        confirmed_db: `float_db` of the model really quantized so, on samples held out; only
+            for the layers that matter most.
+        float_us: microseconds of one run of its float kernel, on one sample.
+        int_us: of its integer kernel.
+    """
+
+    name: str
+    op_type: str
+    alone_db: float
+    float_db: float
+    share: float
+    confirmed_db: float | None = None
+    float_us: float | None = None
+    int_us: float | None = None
+
+    @property
+    def gain_us(self) -> float | None:
+        """Microseconds that quantizing this layer gains, conversions beside it left out."""
+        if self.float_us is None or self.int_us is None:
+            return None
+        return self.float_us - self.int_us
+
+
+class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """What each layer of a model costs and gains in INT8.
+
+    Attributes:
+        target: whose integer types are meant.
+        output: the output that suffers most; all figures are of it.
+        samples: how many the estimates stand on.
+        sqnr_db: estimated with everything quantized, to the nearest integers.
+        confirmed_db: of the model really quantized, on samples held out.
+        layers: in topological order.
+        seconds: wall-clock time of the whole.
+        declined: layers that cannot be quantized, and why.
+    """
+
+    target: str
+    output: str
+    samples: int
+    sqnr_db: float
+    confirmed_db: float | None
+    layers: tuple[LayerSensitivity, ...]
+    seconds: float
+    declined: tuple[Declined, ...] = ()
+
+    @property
+    def ranked(self) -> tuple[LayerSensitivity, ...]:
+        """The layers, those first whose noise weighs most."""
+        return tuple(sorted(self.layers, key=lambda layer: -layer.share))
+
+
+def sensitivity(
+    model: ModelLike,
+    samples: SamplesLike,
+    *,
+    target: str = "cpu",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    per_layer: int = 8,
+    confirm: int = 3,
+    times: bool = True,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Tell which layer costs how much fidelity in INT8 and how much time it buys.
+
+    The cost is about `2 * per_layer * layers` runs of single samples, whatever the number of
+    samples. Simplify the model first, as for `quantize_static`.
+
+    Args:
+        model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
+        samples: unlabelled inputs, some hundreds, in any form of `SamplesLike`. A quarter of
+            them is held out to confirm.
+        target: a row of `onnxlite.quantize.TARGETS`.
+        include: patterns (`fnmatch`) of layer names to quantize; empty means all.
+        exclude: patterns of names that stay float anyway.
+        per_layer: samples that meet each layer's noise; more make the estimates steadier.
+        confirm: so many of the layers that matter most are confirmed by a real evaluation.
+        times: measure each layer's kernels in float and on integers, on this machine and one
+            thread; measured once, the times are kept in the cache.
+        limit: use at most this many samples.
+        threads: intra-operator threads of ONNX Runtime; None takes all cores.
+        progress: called while samples are run.
+
+    Raises:
+        OptionError: an unknown target, or a count below its least.
+        UnsupportedError: nothing in the model can be quantized; the message says why.
+        SamplesError: the samples do not fit, or make an inner value NaN or infinite.
+        ExecutionError: ONNX Runtime cannot run the model.
+    """
+    start = time.perf_counter()
+    if per_layer < 1 or confirm < 0:
+        raise OptionError(f"per_layer={per_layer}, confirm={confirm}: at least 1 and 0")
+    row = target_named(target)
+    source = clone(load(model))
+    feeds = Samples(samples, input_specs(source), limit=limit)
+    planned = plan(source, row, include=include, exclude=exclude)
+    if isinstance(planned, Declined):
+        raise UnsupportedError(f"no layer's sensitivity can be told: {planned.reason}")
+    ready, placement, declined = planned
+    fit, held_out = apart(feeds)
+    baseline = Baseline(ready, placement, fit, row, threads=threads, progress=progress)
+    noise = layer_noise(baseline, fit, per_layer=per_layer, threads=threads, progress=progress)
+    names = [node.name or "" for node in baseline.layers]
+    ranked = np.argsort(-noise.share, kind="stable")[:confirm]
+    confirmed = _confirmed(baseline, [names[i] for i in ranked], held_out, threads, progress)
+    microseconds = measured_times(baseline, feeds, row) if times else {}
+    layers = tuple(
+        LayerSensitivity(
+            name=name,
+            op_type=node.op_type,
+            alone_db=_db(noise.alone[index]),
+            float_db=_db(noise.without[index]),
+            share=float(noise.share[index]),
+            confirmed_db=confirmed.get(name),
+            float_us=microseconds.get(name, (None, None))[0],
+            int_us=microseconds.get(name, (None, None))[1],
+        )
+        for index, (name, node) in enumerate(zip(names, baseline.layers, strict=True))
+    )
+    return Sensitivity(
+        target=row.name,
+        output=noise.output,
+        samples=noise.samples,
+        sqnr_db=_db(noise.together),
+        confirmed_db=confirmed.get(""),
+        layers=layers,
+        seconds=time.perf_counter() - start,
+        declined=tuple(declined),
+    )
+
+
+class LayerNoise(msgspec.Struct, frozen=True):
+    """Noise over signal at the output that suffers most, by layer.
+
+    Attributes:
+        output: its name.
+        alone: `float64[layers]`: with only this layer quantized.
+        without: `float64[layers]`: with all but this layer.
+        together: with all.
+        share: `float64[layers]`: of `together`, what goes without the layer.
+        samples: number of samples run.
+    """
+
+    output: str
+    alone: NDArray[np.float64]
+    without: NDArray[np.float64]
+    together: float
+    share: NDArray[np.float64]
+    samples: int
+
+
+def layer_noise(
+    baseline: Baseline,
+    samples: Samples,
+    *,
+    per_layer: int,
+    threads: int | None,
+    progress: Progress = silent,
+) -> LayerNoise:
+    """Estimate each layer's noise, alone and in company, in one pass over the samples."""
+    names = [node.name or "" for node in baseline.layers]
+    errors = baseline.errors(threads=threads)
+    alone = [mask(errors, baseline.sources([name])) for name in names]
+    without = [mask(errors, baseline.sources([n for n in names if n != name])) for name in names]
+    noise: Noise = propagate(
+        errors, samples, [*alone, *without], per_set=per_layer, progress=progress
+    )
+    worst = int(np.argmax(noise.together))
+    together = float(noise.together[worst])
+    count = len(names)
+    rest = noise.shares[count:, worst]
+    return LayerNoise(
+        noise.outputs[worst],
+        noise.sets[:count, worst],
+        rest * together,
+        together,
+        1 - rest,
+        noise.samples,
+    )
+
+
+def measured_times(
+    baseline: Baseline, samples: Samples, target: Target
+) -> dict[str, tuple[float | None, float | None]]:
+    """Microseconds of each layer in float and on integers, on one sample of the first feed."""
+    feed = next(iter(samples))
+    specs = samples.inputs
+    if all(s.shape and not isinstance(s.shape[0], int) for s in specs):
+        feed = {name: array[:1] if array.ndim else array for name, array in feed.items()}
+    shape_of = concrete_shapes(baseline.model, [feed])
+    times = LayerTimes(threads=1)
+    result = {}
+    for node in baseline.layers:
+        pair = layer_times(times, baseline.model, node, shape_of, target)
+        result[node.name or ""] = (_micro(pair[0]), _micro(pair[1]))
+    times.keep()
+    return result
+
+
+def _micro(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e6
+
+
+def _confirmed(
+    baseline: Baseline,
+    names: Sequence[str],
+    held_out: Sequence[Feed],
+    threads: int | None,
+    progress: Progress,
+) -> dict[str, float]:
+    """SQNR with everything quantized (under the empty name), and without each layer."""
+    everything = [node.name or "" for node in baseline.layers]
+    result: dict[str, float] = {}
+    for done, name in enumerate(["", *names], 1):
+        model = baseline.quantized([other for other in everything if other != name])
+        verdict = verify(baseline.model, model, model, held_out, threads=threads)
+        result[name] = verdict.after_db
+        progress("confirm", done, len(names) + 1)
+    return result
+
+
+def _db(ratio: float) -> float:
+    return -10 * math.log10(ratio) if ratio > 0 else math.inf

@@ -1,0 +1,66 @@
+"""Zero points by half-quadratic quantization (HQQ), without samples.
+
+Badri & Shaji 2023 minimise `|W - dequantize(quantize(W))|_p` with p < 1, so that a few
+outliers do not decide. With errors E apart from what rounding leaves, two steps take turns:
+
+    E    = shrink(W - dequantize(codes)),   shrink(x) = sign(x) max(0, |x| - |x|^(p-1) / beta)
+    zero = mean over the block of (codes - (W - E) / scale)
+
+Here W is in steps of the scale, which makes beta a pure number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxlite.packing import WeightType
+from onnxlite.quantize.weight_only.codes import Array, Axes, Levels, nearest_levels
+
+_P, _BETA, _GROWTH, _ROUNDS = 0.7, 10.0, 1.01, 20
+#: Below this an error counts as none, so that its power is finite.
+_NOTHING = 1e-8
+
+
+def hqq_levels(
+    kind: WeightType, view: Array, reduced: Axes, *, free_zero: bool, whole_zero: bool
+) -> Levels:
+    """Scale and zero point per block; those of rounding to nearest where zero points are fixed.
+
+    Args:
+        kind: the levels.
+        view: the weight.
+        reduced: the axes of one scale.
+        free_zero: with a zero point per block where the type has one.
+        whole_zero: zero points are whole numbers, as kernels need them.
+    """
+    scale, start = nearest_levels(kind, view, reduced, free_zero=free_zero)
+    if start is None:
+        return scale, None
+    steps = view / np.where(scale > 0, scale, 1)
+    zero = best = start.astype(view.dtype)
+    least = np.full(scale.shape, np.inf)
+    beta, top = _BETA, kind.levels - 1
+    for _ in range(_ROUNDS):
+        codes = np.clip(np.rint(steps + zero), 0, top)
+        wrong = steps - (codes - zero)
+        size = np.abs(wrong)
+        error = (size**_P).mean(axis=reduced, keepdims=True)
+        better = error < least
+        if not better.any():
+            break
+        best, least = np.where(better, zero, best), np.where(better, error, least)
+        shrunk = np.maximum(0, size - np.maximum(size, _NOTHING) ** (_P - 1) / beta)
+        outliers = np.sign(wrong) * shrunk
+        zero = (codes - (steps - outliers)).mean(axis=reduced, keepdims=True)
+        zero = np.clip(zero, 0, top)
+        beta *= _GROWTH
+    if not whole_zero:
+        return scale, best
+
+    def norm(zero: Array) -> Array:
+        codes = np.clip(np.rint(steps + zero), 0, top)
+        total: Array = (np.abs(steps - (codes - zero)) ** _P).sum(axis=reduced, keepdims=True)
+        return total
+
+    whole = np.rint(best)
+    return scale, np.where(norm(whole) < norm(start), whole, start)

@@ -1,0 +1,170 @@
+"""Selection of the weights that get few bits: how many each, and why others stay float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxlite.errors import OptionError
+from onnxlite.graph import const_tensor, describe
+from onnxlite.ops import iter_parameters, spec_of
+from onnxlite.packing import Bits, weight_type
+from onnxlite.quantize.weight_only.codes import blocks_of
+from onnxlite.quantize.weight_only.options import WeightOptions
+from onnxlite.records import Declined
+
+STEP = "quantize-weights"
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+#: Where weights have fewer levels than this, the last layer gets 8 bits: its errors meet no
+#: other layer that could make up for them.
+_FEW_LEVELS = 16
+#: Ternary and binary errors average out over an output's weights; of fewer than this they do not,
+#: and such layers are small.
+_COARSEST, _FEW_SUMMANDS = 3, 32
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that gets few bits.
+
+    Attributes:
+        value: the initializer.
+        tensor: its data.
+        uses: every node and port that reads it; those that multiply by it come first.
+        graph: whose initializer it is.
+        bits: its width.
+    """
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    uses: tuple[tuple[ir.Node, int], ...]
+    graph: ir.Graph
+    bits: Bits
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(int(dim) for dim in self.tensor.shape.numpy())
+
+    @property
+    def node(self) -> ir.Node:
+        """The node it is named after in reports."""
+        return self.uses[0][0]
+
+
+def select(model: ir.Model, options: WeightOptions) -> tuple[list[Weight], list[Declined]]:
+    """The weights of a normalised model, in the order of the nodes that read them.
+
+    Weights of operators in the table are taken; of all others only those that `include` names.
+
+    Raises:
+        OptionError: a pattern matches no weight.
+    """
+    found: dict[ir.Value, tuple[tuple[ir.Node, int], ...]] = {}
+    for parameter in iter_parameters(model):
+        uses = found.get(parameter.value, ())
+        found[parameter.value] = (*uses, (parameter.node, parameter.port))
+    ends = _ends(list(found))
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value not in found and options.include and value.uses():
+                found[value] = ()
+    names: dict[ir.Value, tuple[str, ...]] = {}
+    chosen: list[Weight] = []
+    declined: list[Declined] = []
+    for value, uses in found.items():
+        everywhere = tuple((use.node, use.idx) for use in value.uses())
+        uses = (*uses, *(use for use in everywhere if use not in uses))
+        names[value] = (value.name or "", *(node.name or "" for node, _ in uses))
+        if options.include and not _matches(names[value], options.include):
+            continue
+        if _matches(names[value], options.exclude):
+            reason: str | None = "excluded by name"
+        else:
+            reason = _refusal(value)
+        bits = _bits(value, uses, options, ends)
+        if reason is None and bits == "float":
+            reason = "the first and last layers stay float (ends)"
+        if reason is not None or bits == "float":
+            declined.append(Declined(STEP, describe(uses[0][0]), reason or ""))
+            continue
+        tensor, owner = const_tensor(value), value.graph
+        assert tensor is not None
+        assert isinstance(owner, ir.Graph)
+        chosen.append(Weight(value, tensor, uses, owner, bits))
+    _check_patterns(options, names.values())
+    return chosen, declined
+
+
+def _refusal(value: ir.Value) -> str | None:
+    tensor = const_tensor(value)
+    assert tensor is not None
+    if tensor.dtype not in _FLOATS:
+        return f"its weight {value.name!r} is {tensor.dtype}, not float"
+    if not tensor.size:
+        return f"its weight {value.name!r} is empty"
+    if len(tensor.shape) < 2:
+        return f"its weight {value.name!r} has less than two axes"
+    if not value.is_initializer() or value.is_graph_output():
+        return f"its weight {value.name!r} is an output of the graph"
+    return None
+
+
+def _bits(
+    value: ir.Value,
+    uses: Sequence[tuple[ir.Node, int]],
+    options: WeightOptions,
+    ends: tuple[ir.Value | None, ir.Value | None],
+) -> Bits | Literal["float"]:
+    """The width of one weight, `"float"` for none."""
+    levels = weight_type(options.bits).levels
+    at_end = value in ends
+    if at_end and options.ends != "auto" and options.ends != "same":
+        return options.ends
+    few = weight_type(options.bits).levels <= _COARSEST and _summands(uses, value) < _FEW_SUMMANDS
+    narrow = at_end and (value is ends[0] or levels < _FEW_LEVELS)
+    if levels < 256 and ((narrow and options.ends == "auto") or few or _depthwise(uses)):
+        return 8
+    return options.bits
+
+
+def _ends(values: Sequence[ir.Value]) -> tuple[ir.Value | None, ir.Value | None]:
+    """The weights of the first and the last layer that multiplies by one."""
+    layers = [
+        value for value in values if any(spec_of(u.node).macs is not None for u in value.uses())
+    ]
+    return (layers[0], layers[-1]) if layers else (None, None)
+
+
+def _summands(uses: Sequence[tuple[ir.Node, int]], value: ir.Value) -> int:
+    tensor = const_tensor(value)
+    assert tensor is not None
+    shape = tuple(int(dim) for dim in tensor.shape.numpy())
+    return blocks_of(tuple(uses), shape, 0).size
+
+
+def _depthwise(uses: Sequence[tuple[ir.Node, int]]) -> bool:
+    """Whether each output channel adds up one input channel: a handful of weights."""
+    rules = [spec_of(node).quant for node, _ in uses]
+    return any(
+        rule is not None and rule.reduction_axes is not None and not rule.reduction_axes(node)
+        for (node, _), rule in zip(uses, rules, strict=True)
+    )
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _check_patterns(options: WeightOptions, names: Iterable[Sequence[str]]) -> None:
+    known = [name for group in names for name in group]
+    unused = [p for p in (*options.include, *options.exclude) if not _matches(known, (p,))]
+    if unused:
+        raise OptionError(
+            f"no weight matches {', '.join(map(repr, unused))}: patterns are compared with the "
+            "names of weight tensors and of the nodes that read them"
+        )

@@ -1,0 +1,164 @@
+"""Static, dynamic or float: what is taken, and why the others are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxlite.errors import OptionError
+from onnxlite.model import load
+from onnxlite.quantize.mixed import auto as choice
+from onnxlite.quantize.mixed.auto import quantize_auto
+from onnxlite.quantize.mixed.candidate_metrics import (
+    CandidateMetrics,
+    measure_candidate,
+    worst_sqnr_db,
+)
+from onnxlite.records import StepReport
+from tests.odd_models import parse
+
+TEXT = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,128] x) => (float[n,64] y) <float[128,128] w, float[128,64] v>
+    { t = MatMul(x, w) r = Relu(t) y = MatMul(r, v) }"""
+
+
+def rows(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, 128)).astype(np.float32)
+
+
+def verdict(sqnr_db: float | None, latency_ratio: float) -> CandidateMetrics:
+    return CandidateMetrics(sqnr_db=sqnr_db, latency_ratio=latency_ratio, size_ratio=0.3)
+
+
+def chosen(
+    monkeypatch: pytest.MonkeyPatch,
+    dynamic: CandidateMetrics,
+    static: CandidateMetrics,
+    fitted: CandidateMetrics | None = None,
+    **options: object,
+) -> tuple[str, StepReport, list[str]]:
+    """What is taken where the candidates measure like this, and how static was rounded."""
+    roundings: list[str] = []
+
+    def made(way: str) -> object:
+        real = getattr(choice, f"quantize_{way}_ir")
+
+        def run(model, samples, opts, progress):  # type: ignore[no-untyped-def]
+            if way == "static":
+                roundings.append(opts.rounding)
+                opts = type(opts)(rounding="nearest")
+            else:
+                opts = type(opts)(kernel="integer")
+            return real(model, samples, opts, progress=progress)
+
+        return run
+
+    def judged(_reference: object, candidate, _feeds, **_: object) -> CandidateMetrics:  # type: ignore[no-untyped-def]
+        if any(node.op_type == "DynamicQuantizeLinear" for node in candidate.graph):
+            return dynamic
+        return fitted if fitted is not None and len(roundings) > 1 else static
+
+    monkeypatch.setattr(choice, "quantize_static_ir", made("static"))
+    monkeypatch.setattr(choice, "quantize_dynamic_ir", made("dynamic"))
+    monkeypatch.setattr(choice, "measure_candidate", judged)
+    reports: list[StepReport] = []
+    result = load(quantize_auto(parse(TEXT), rows(32), on_report=reports.append, **options))
+    operators = {node.op_type for node in result.graph}
+    kinds = {"DynamicQuantizeLinear": "dynamic", "QuantizeLinear": "static", "MatMul": "float"}
+    return next(kinds[op] for op in kinds if op in operators), reports[0], roundings
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "static", "taken"),
+    [
+        (verdict(30, 0.5), verdict(40, 0.4), "static"),
+        (verdict(30, 0.4), verdict(40, 0.5), "dynamic"),
+        (verdict(30, 0.50), verdict(25, 0.49), "dynamic"),  # as fast, and more exact
+        (verdict(25, 0.50), verdict(30, 0.51), "static"),
+        (verdict(30, 0.5), verdict(19, 0.3), "dynamic"),  # the faster one is too coarse
+        (verdict(30, 1.0), verdict(None, 0.99), "float"),  # neither is faster than chance
+        (verdict(12, 0.5), verdict(15, 0.5), "float"),
+        (verdict(None, 0.5), verdict(30, 0.5), "dynamic"),
+    ],
+)
+def test_choice(
+    dynamic: CandidateMetrics, static: CandidateMetrics, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, report, _ = chosen(monkeypatch, dynamic, static, rounding="nearest")
+    assert kind == taken
+    assert report.changed == (taken != "float")
+    assert [row.name for row in report.layers[:2]] == ["dynamic", "static"]
+    losers = {"quantize-static", "quantize-dynamic"} - {f"quantize-{taken}"}
+    assert {d.what for d in report.declined if d.where == "the model"} == losers
+
+
+def test_reasons_are_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, report, _ = chosen(monkeypatch, verdict(12, 0.5), verdict(30, 1.2), rounding="nearest")
+    assert "12.0 dB, 20 dB are wanted" in report.summary
+    assert "not faster than float" in report.summary
+    kind, _, _ = chosen(
+        monkeypatch, verdict(12, 0.5), verdict(30, 1.2), rounding="nearest", min_sqnr_db=10
+    )
+    assert kind == "dynamic"
+
+
+def test_slow_rounding_is_for_the_fastest_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        kind, _, roundings = chosen(patch, verdict(30, 0.4), verdict(40, 0.5))
+    assert (kind, roundings) == ("dynamic", ["nearest"])
+    kind, report, roundings = chosen(
+        monkeypatch, verdict(30, 0.5), verdict(15, 0.4), verdict(25, 0.4)
+    )
+    assert (kind, roundings) == ("static", ["nearest", "compensated"])
+    assert report.layers[1].values["sqnr_db"] == 25
+
+
+def test_one_way_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,128] x) => (float[n,n] y)
+        { t = Transpose(x) y = MatMul(x, t) }"""
+    reports: list[StepReport] = []
+    quantize_auto(parse(text), rows(16), on_report=reports.append)
+    assert not reports[0].changed
+    assert {d.what for d in reports[0].declined} == {"quantize-static", "quantize-dynamic"}
+
+
+def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[bytes]] = {"calibrated": set(), "judged": set()}
+
+    def static(model, samples, _options, progress):  # type: ignore[no-untyped-def]
+        seen["calibrated"] |= {row.tobytes() for feed in samples for row in feed["x"]}
+        return model, StepReport(step="quantize-static", changed=True, summary="")
+
+    def judged(_a: object, _b: object, feeds, **_: object) -> CandidateMetrics:  # type: ignore[no-untyped-def]
+        seen["judged"] |= {row.tobytes() for feed in feeds for row in feed["x"]}
+        return verdict(30, 0.5)
+
+    monkeypatch.setattr(choice, "quantize_static_ir", static)
+    monkeypatch.setattr(choice, "quantize_dynamic_ir", static)
+    monkeypatch.setattr(choice, "measure_candidate", judged)
+    quantize_auto(parse(TEXT), rows(40), rounding="nearest")
+    assert len(seen["calibrated"]) == 32
+    assert len(seen["judged"]) == 8
+    assert not seen["calibrated"] & seen["judged"]
+    reports: list[StepReport] = []
+    quantize_auto(parse(TEXT), rows(8), rounding="nearest", on_report=reports.append)
+    assert "one batch" in reports[0].declined[-1].reason
+
+
+def test_judge_measures() -> None:
+    model = load(parse(TEXT))
+    feeds = [{"x": rows(8)}]
+    same = measure_candidate(model, model, feeds, budget_s=0.2)
+    assert same.sqnr_db is None
+    assert same.size_ratio == 1
+    assert 0.3 < same.latency_ratio < 3
+    other = load(parse(TEXT.replace("r = Relu(t)", "r = Abs(t)")))
+    assert worst_sqnr_db(model, other, feeds) < 10
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(OptionError, match="number of decibels"):
+        quantize_auto(parse(TEXT), rows(8), min_sqnr_db=float("nan"))
+    with pytest.raises(OptionError, match="choose one of cpu"):
+        quantize_auto(parse(TEXT), rows(8), target="qnn")

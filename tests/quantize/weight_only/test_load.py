@@ -1,0 +1,58 @@
+"""What decoding takes while ONNX Runtime loads a model: estimated, and said where it is much."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from models.decoder import Decoder, large_decoder
+from onnxlite.model import to_proto
+from onnxlite.packing import BITS, weight_type
+from onnxlite.quantize.weight_only import Bits, quantize_weights
+from onnxlite.quantize.weight_only.codes import Blocks, coding, nearest_levels
+from onnxlite.quantize.weight_only.decode_graph import OPSET, Packed, decoder_model, load_nbytes
+from onnxlite.records import StepReport
+
+SIZES = Decoder(layers=1, width=64, hidden=96, heads=4, key_heads=2, vocabulary=100)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("block", [0, 32])
+def test_every_step_of_decoding_is_counted(bits: Bits, block: int) -> None:
+    kind, shape = weight_type(bits), (420, 64)
+    blocks = Blocks(shape, shape, (1,)) if not block else Blocks(shape, (420, 2, 32), (2,))
+    weight = np.random.default_rng(0).standard_normal(blocks.view).astype(np.float32)
+    found = coding(kind, *nearest_levels(kind, weight, blocks.reduced, free_zero=bool(block)))
+    packed = Packed(ir.DataType.FLOAT, blocks, found, lambda: found.encode(weight))
+    proto = onnx.shape_inference.infer_shapes(
+        to_proto(decoder_model(packed, OPSET)), data_prop=True
+    )
+    types = {info.name: info.type.tensor_type for info in proto.graph.value_info}
+    types |= {info.name: info.type.tensor_type for info in proto.graph.output}
+    held = 0
+    for node in proto.graph.node:
+        kind_of = types[node.output[0]]
+        size = int(np.prod([dim.dim_value for dim in kind_of.shape.dim]))
+        held += size * onnx.helper.tensor_dtype_to_np_dtype(kind_of.elem_type).itemsize
+    # Scales and zero points are small beside the codes, and so is what fills up the last word.
+    assert load_nbytes(packed) <= held <= 1.25 * load_nbytes(packed)
+
+
+def test_the_report_says_where_it_is_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = large_decoder(tmp_path / "decoder.onnx", sizes=SIZES)
+    reports: list[StepReport] = []
+    for mode in ("storage", "compute"):
+        quantize_weights(source, bits=4, mode=mode, method="rtn", on_report=reports.append)
+    assert not [d for report in reports for d in report.declined if d.what == "load"]
+    step = importlib.import_module("onnxlite.quantize.weight_only.step")
+    monkeypatch.setattr(step, "_MUCH_MEMORY", 1 << 16)
+    for mode in ("storage", "compute"):
+        quantize_weights(source, bits=4, mode=mode, method="rtn", on_report=reports.append)
+    said = [[d.reason for d in report.declined if d.what == "load"] for report in reports[2:]]
+    assert "compute" in said[0][0]
+    assert not said[1]
