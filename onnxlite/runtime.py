@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -21,7 +22,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxlite.errors import ExecutionError
-from onnxlite.model import PROTO_LIMIT_BYTES, clone, size_bytes, to_bytes
+from onnxlite.graph import iter_nodes
+from onnxlite.model import PROTO_LIMIT_BYTES, clone, load, size_bytes, to_bytes
 from onnxlite.samples import Feed, InputSpec, generate, input_specs
 from onnxlite.save import save
 
@@ -163,6 +165,18 @@ def _failure(error: Exception, what: str) -> ExecutionError:
 def version() -> str:
     """The version of ONNX Runtime in use."""
     return str(ort.__version__)
+
+
+def optimized_operators(model: ir.Model, *, optimization: Optimization = "all") -> Counter[str]:
+    """Count the nodes of each operator type that ONNX Runtime is left with once it has loaded.
+
+    Raises:
+        ExecutionError: ONNX Runtime refuses the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
+        path = Path(directory) / "optimized.onnx"
+        Session(model, threads=1, optimization=optimization, optimized_path=path)
+        return Counter(node.op_type for node in iter_nodes(load(path)))
 
 
 def check_loads(model: ir.Model) -> None:

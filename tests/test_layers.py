@@ -20,6 +20,7 @@ LEVELS = (
     {"ops", "opset"},
     {"runtime"},
     {"machine", "fidelity", "holdout"},
+    {"timing"},
     {"analysis", "calibrate"},
     {"repair"},
     {"simplify", "prune", "quantize", "tune"},

@@ -21,7 +21,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import generated_feed
-from onnxlite.analysis.timing import paired_times, processor_clock
 from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
@@ -30,6 +29,7 @@ from onnxlite.records import Progress, silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
+from onnxlite.timing.interleaved import paired_times, processor_clock
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.counterparts import Counterpart, counterparts
 from onnxlite.analysis.shapes import concrete_shapes, infer_shapes
 from onnxlite.calibrate.effective_range import effective_range
-from onnxlite.evaluate.gains import ChannelGains
+from onnxlite.evaluate.channel_scales import ChannelScales
 from onnxlite.evaluate.metrics import Meter
 from onnxlite.graph import const_tensor
 from onnxlite.model import clone
@@ -89,7 +89,7 @@ class _Row:
     inputs: tuple[str, ...]
     whole: Meter
     own: Meter
-    gains: ChannelGains
+    gains: ChannelScales
     other: ir.Value | None
     fits: bool = True
 
@@ -165,7 +165,7 @@ def _rows(pairs: Sequence[Counterpart]) -> list[_Row]:
         reads, free = _sources(pair.candidate, index)
         name = pair.reference.name or ""
         part = effective_range(pair.reference)
-        meters = Meter(name), Meter(name), ChannelGains(pair.axis)
+        meters = Meter(name), Meter(name), ChannelScales(pair.axis)
         other = None if part is None else part.other
         rows.append(_Row(pair, tuple(sorted(reads)), tuple(free), *meters, other))
     return rows

@@ -16,14 +16,14 @@ import onnx_ir as ir
 
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.kept_shapes import KeptShapes
-from onnxlite.analysis.latency import LayerTimes
-from onnxlite.analysis.timing import paired_times
 from onnxlite.machine import machine
 from onnxlite.ops import Ids, spec_of
 from onnxlite.prune.price import Item, padded_macs
 from onnxlite.records import Progress, silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
+from onnxlite.timing.interleaved import paired_times
+from onnxlite.timing.layer_times import LayerTimes
 
 #: Shares of its units at which a layer is measured.
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)

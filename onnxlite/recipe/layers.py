@@ -10,13 +10,13 @@ import msgspec
 import onnx_ir as ir
 
 from onnxlite.analysis.cost import LayerCost
-from onnxlite.analysis.kernels import Kernels, profile
 from onnxlite.analysis.lineage import origin_of
 from onnxlite.analysis.summary import Summary
 from onnxlite.errors import OnnxliteError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.samples import Feed
+from onnxlite.timing.profiler import Kernels, profile
 
 logger = logging.getLogger(__name__)
 

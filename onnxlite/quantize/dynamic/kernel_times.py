@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.analysis.latency import one_layer
 from onnxlite.cache import cache_folder, keep_numbers, read_numbers
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import const_tensor
@@ -29,6 +28,7 @@ from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import silent
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
+from onnxlite.timing.layer_times import one_layer
 
 logger = logging.getLogger(__name__)
 

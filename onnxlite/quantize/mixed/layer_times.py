@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.analysis.latency import LayerTimes
 from onnxlite.graph import const_array
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import layer_weight
+from onnxlite.timing.layer_times import LayerTimes
 
 #: Data of the standard normal distribution fits into this range.
 _BOUND = 4.0

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.analysis.latency import LayerTimes
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.model import ModelLike, clone, load
@@ -29,6 +28,7 @@ from onnxlite.quantize.mixed.layer_times import layer_times
 from onnxlite.records import Declined, Progress, silent
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.timing.layer_times import LayerTimes
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.analysis.kernels import Kernels, profile
-from onnxlite.analysis.latency import LayerTimes
 from onnxlite.graph import add_initializer, is_op
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.core.qtypes import QType
 from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.placement.partition import Conversion, Costs
 from onnxlite.samples import Feed
+from onnxlite.timing.layer_times import LayerTimes
+from onnxlite.timing.profiler import Kernels, profile
 
 
 def measured_costs(

@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from onnxlite.analysis.kernels import undisturbed
-from onnxlite.analysis.timing import RESOLUTION_S, processor_clock
 from onnxlite.records import Progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
+from onnxlite.timing.interleaved import RESOLUTION_S, processor_clock
+from onnxlite.timing.profiler import undisturbed
 
 #: A turn of a fast model is several runs, until it is long against the clock.
 _TURN_S = 0.002

@@ -17,7 +17,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.analysis.executed import executed_operators
 from onnxlite.graph import const_array, is_op, rank, sole_consumer
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
@@ -25,6 +24,7 @@ from onnxlite.quantize.core.selection import source
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.writer import Writer
 from onnxlite.records import Declined
+from onnxlite.runtime import optimized_operators
 
 _WHAT = "borders-channels-last"
 _IMAGE = 4
@@ -54,7 +54,7 @@ def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int,
     writer = Writer(rewritten)
     for node in found:
         _rewrite(writer, node)
-    before, after = (executed_operators(each)["Transpose"] for each in (model, rewritten))
+    before, after = (optimized_operators(each)["Transpose"] for each in (model, rewritten))
     if after > before - _LEAST_SPARED:
         reason = f"ONNX Runtime would run {after} Transposes, and runs {before} as it is: no gain"
         return model, 0, [Declined(_WHAT, names, reason)]

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.analysis.executed import executed_operators
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import size_bytes
 from onnxlite.quantize.weight_only.decode_graph import OPSET, Packed, decoder_model, first_rows
 from onnxlite.quantize.weight_only.kernels import DOMAIN, PackedRows, product_model
 from onnxlite.records import Declined
-from onnxlite.runtime import Session, probe_feeds
+from onnxlite.runtime import Session, optimized_operators, probe_feeds
 from onnxlite.samples import Feed
 
 #: Larger models are not loaded: they are made so that memory never holds all of them.
@@ -145,7 +144,7 @@ def _check_folded(model: ir.Model) -> None:
     had = sum(node.op_type in _DECODING for node in iter_nodes(model))
     if not had:
         return
-    if left := executed_operators(model, optimization="basic")["BitShift"]:
+    if left := optimized_operators(model, optimization="basic")["BitShift"]:
         raise VerificationError(
             f"ONNX Runtime leaves {left} of the nodes that decode weights to run time, "
             "which would make the model slow: report this"

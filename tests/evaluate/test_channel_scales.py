@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxlite.evaluate.gains import ChannelGains
+from onnxlite.evaluate.channel_scales import ChannelScales
 
 FACTORS = np.array([1.0, 8.0, 0.25, 2.0])
 
@@ -19,7 +19,7 @@ def values(seed: int = 0) -> np.ndarray:
 
 
 def found(reference: np.ndarray, candidate: np.ndarray, axis: int = 1, own_db: float = 0.0):
-    gains = ChannelGains(axis)
+    gains = ChannelScales(axis)
     for part in (slice(0, 6), slice(6, 16)):
         gains.update(reference[part], candidate[part])
     return gains.found(own_db)

@@ -29,6 +29,7 @@ from onnxlite.runtime import Session
 
 logger = logging.getLogger(__name__)
 
+
 #: A measurement takes so many runs, or as many as fit into the time.
 _RUNS, _SECONDS = 200, 0.02
 _LEAST_RUNS = 5

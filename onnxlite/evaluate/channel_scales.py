@@ -25,7 +25,7 @@ _LEAST_GAIN_DB, _LEAST_FACTOR = 3.0, 1.1
 _LEAST_DB = 6.0
 
 
-class ChannelGains:
+class ChannelScales:
     """Sums over all samples, per channel.
 
     Args:

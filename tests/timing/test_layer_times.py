@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from onnxlite.analysis.latency import LayerTimes
 from onnxlite.cache import read_numbers
 from onnxlite.graph import is_op
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.runtime import Session
+from onnxlite.timing.layer_times import LayerTimes
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxlite.analysis.kernels import Kernel, Kernels, profile, undisturbed
 from onnxlite.model import load
+from onnxlite.timing.profiler import Kernel, Kernels, profile, undisturbed
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
