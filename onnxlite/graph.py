@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.tape import Tape
 
 from onnxlite.errors import InvalidModelError, LoadError
 
@@ -150,19 +151,31 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     return list(attr.value) if isinstance(attr.value, tuple) else attr.value
 
 
-def fresh_name(taken: set[str], base: str) -> str:
-    """A name not in `taken`, which it joins: `base`, or `base_1`, `base_2`, ..."""
-    name, number = base, 0
-    while name in taken:
-        number += 1
-        name = f"{base}_{number}"
-    taken.add(name)
-    return name
+class Names(set[str]):
+    """Names in use, which also gives out free ones."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        super().__init__(taken)
+        self._last: dict[str, int] = {}
+
+    def fresh(self, base: str) -> str:
+        """Return a free name, which is in use from now on: `base`, or `base_1`, `base_2`, ...
+
+        Numbers are never tried twice, so that n names of one base take n steps.
+        """
+        name, number = base, self._last.get(base, 0)
+        while name in self:
+            number += 1
+            name = f"{base}_{number}"
+        if number:
+            self._last[base] = number
+        self.add(name)
+        return name
 
 
-def value_names(model: ir.Model) -> set[str]:
+def value_names(model: ir.Model) -> Names:
     """Every value name in the model, subgraphs included (they share one scope)."""
-    names: set[str] = set()
+    names = Names()
     for graph in model.graphs():
         names.update(value.name for value in graph.inputs if value.name)
         names.update(graph.initializers)
@@ -171,12 +184,35 @@ def value_names(model: ir.Model) -> set[str]:
     return names
 
 
-def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Register a new constant in `graph` under `name` (which must be free)."""
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+def node_names(model: ir.Model) -> Names:
+    """Every node name in the model, subgraphs included."""
+    return Names(node.name for node in iter_nodes(model) if node.name)
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph that a node is in."""
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph
+
+
+def constant(data: NDArray[Any] | np.generic | ir.TensorProtocol, name: str) -> ir.Value:
+    """Make a constant that is in no graph yet.
+
+    Args:
+        data: an array, or a tensor, which may be lazy; it gets the name as well.
+        name: of the value.
+    """
+    if isinstance(data, np.ndarray | np.generic):
+        data = ir.tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
+    data.name = name
+    return Tape().initializer(data, name)
+
+
+def add_initializer(
+    graph: ir.Graph, name: str, data: NDArray[Any] | np.generic | ir.TensorProtocol
+) -> ir.Value:
+    """Register a new constant in `graph` under `name`, which must be free; see `constant`."""
+    value = constant(data, name)
     graph.register_initializer(value)
     return value
 

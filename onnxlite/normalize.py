@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxlite.graph import value_names
+from onnxlite.graph import Names, value_names
 from onnxlite.records import Declined
 
 
@@ -36,26 +36,10 @@ def normalize(model: ir.Model) -> tuple[Declined, ...]:
 
 
 def _name_everything(model: ir.Model) -> None:
-    values, nodes = _Names(value_names(model)), _Names(set())
+    values, nodes = value_names(model), Names()
     for graph in model.graphs():
         for node in graph:
-            node.name = nodes.claim(node.name or node.op_type)
+            node.name = nodes.fresh(node.name or node.op_type)
             for output in node.outputs:
                 if output.name is None:
-                    output.name = values.claim(f"{node.name}_output")
-
-
-class _Names:
-    """Hands out free names; remembers the last number per base, so that it stays linear."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-        self._last: dict[str, int] = {}
-
-    def claim(self, base: str) -> str:
-        name = base
-        while name in self._taken:
-            self._last[base] = self._last.get(base, 0) + 1
-            name = f"{base}_{self._last[base]}"
-        self._taken.add(name)
-        return name
+                    output.name = values.fresh(f"{node.name}_output")

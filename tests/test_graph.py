@@ -8,13 +8,13 @@ import pytest
 
 from onnxlite.errors import InvalidModelError, LoadError
 from onnxlite.graph import (
+    Names,
     add_initializer,
     attribute,
     check_structure,
     const_array,
     const_tensor,
     describe,
-    fresh_name,
     is_op,
     iter_graphs,
     iter_nodes,
@@ -151,8 +151,8 @@ def test_attribute():
 
 class TestNames:
     def test_fresh(self):
-        taken = {"a", "a_1"}
-        assert [fresh_name(taken, "a"), fresh_name(taken, "a"), fresh_name(taken, "b")] == [
+        taken = Names(("a", "a_1"))
+        assert [taken.fresh("a"), taken.fresh("a"), taken.fresh("b")] == [
             "a_2", "a_3", "b",
         ]  # fmt: skip
         assert taken == {"a", "a_1", "a_2", "a_3", "b"}

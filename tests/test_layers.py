@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = (
     {"errors", "records", "cache", "files"},
     {"graph", "packing", "proto", "workers", "options"},
+    {"builder"},
     {"model"},
     {"save", "samples", "normalize"},
     {"step"},

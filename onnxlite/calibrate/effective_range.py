@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxlite.graph import const_tensor, fresh_name, sole_consumer
+from onnxlite.graph import Names, const_tensor, sole_consumer
 from onnxlite.ops import spec_of
 
 _SIDES = 2
@@ -40,7 +40,7 @@ class EffectiveRange:
     output: ir.Value | None
     one_sided: bool
 
-    def write(self, graph: ir.Graph, taken: set[str]) -> ir.Value:
+    def write(self, graph: ir.Graph, taken: Names) -> ir.Value:
         """Append a value of the same shape; `value` may be clipped to its range and 0.
 
         Args:
@@ -60,9 +60,9 @@ class EffectiveRange:
         return self._append(graph, taken, "Min", [through, positive])
 
     def _append(
-        self, graph: ir.Graph, taken: set[str], op_type: str, inputs: list[ir.Value]
+        self, graph: ir.Graph, taken: Names, op_type: str, inputs: list[ir.Value]
     ) -> ir.Value:
-        name = fresh_name(taken, f"{self.value.name}_effective")
+        name = taken.fresh(f"{self.value.name}_effective")
         node = ir.node(op_type, inputs, name=name)
         output = node.outputs[0]
         output.name, output.type, output.shape = name, self.value.type, self.value.shape

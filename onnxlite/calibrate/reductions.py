@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.calibrate.effective_range import effective_range
-from onnxlite.graph import add_initializer, fresh_name, rank, value_names
+from onnxlite.graph import Names, add_initializer, rank, value_names
 from onnxlite.model import clone
 from onnxlite.records import Progress, silent
 from onnxlite.runtime import Session
@@ -75,7 +75,7 @@ def collect_by_channel(
         reduced = [a for a in range(rank(value) or 0) if a != axis]
         nodes = [_reduction(copy, op, value, reduced, taken) for op in _REDUCTIONS]
         size = ir.node("Size", [value])
-        size.outputs[0].name = fresh_name(taken, f"{name}_size")
+        size.outputs[0].name = taken.fresh(f"{name}_size")
         size.outputs[0].type = ir.TensorType(ir.DataType.INT64)
         nodes.append(size)
         for node in nodes:
@@ -97,13 +97,11 @@ def collect_by_channel(
 
 
 def _reduction(
-    model: ir.Model, op_type: str, value: ir.Value, axes: list[int], taken: set[str]
+    model: ir.Model, op_type: str, value: ir.Value, axes: list[int], taken: Names
 ) -> ir.Node:
-    name = fresh_name(taken, f"{value.name}_{op_type}")
+    name = taken.fresh(f"{value.name}_{op_type}")
     if model.opset_imports.get("", 1) >= _AXES_ARE_INPUTS:
-        given = add_initializer(
-            model.graph, fresh_name(taken, f"{name}_axes"), np.array(axes, np.int64)
-        )
+        given = add_initializer(model.graph, taken.fresh(f"{name}_axes"), np.array(axes, np.int64))
         node = ir.node(op_type, [value, given], {"keepdims": 0})
     else:
         node = ir.node(op_type, [value], {"axes": axes, "keepdims": 0})
@@ -143,7 +141,7 @@ def collect_magnitudes(
         value = values[name]
         for op_type, attributes in (("Abs", {}), ("ReduceMax", {"keepdims": 0})):
             node = ir.node(op_type, [value], attributes, name=f"{name}_{op_type}_tap")
-            node.outputs[0].name = fresh_name(taken, node.name or op_type)
+            node.outputs[0].name = taken.fresh(node.name or op_type)
             node.outputs[0].type = value.type
             copy.graph.append(node)
             value = node.outputs[0]

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.effective_range import effective_range, lower_bound
-from onnxlite.graph import add_initializer, fresh_name, value_names
+from onnxlite.graph import add_initializer, value_names
 from onnxlite.model import clone
 
 #: Most elements taken from a value of one sample; all of a smaller one.
@@ -184,12 +184,12 @@ class _Writer:
     def _constant(self, array: NDArray[np.int64]) -> ir.Value:
         key = array.tobytes()
         if key not in self._constants:
-            name = fresh_name(self.taken, "tap_constant")
+            name = self.taken.fresh("tap_constant")
             self._constants[key] = add_initializer(self._graph, name, array)
         return self._constants[key]
 
     def _name(self, value: ir.Value, suffix: str) -> str:
-        return fresh_name(self.taken, f"{value.name}_{suffix}")
+        return self.taken.fresh(f"{value.name}_{suffix}")
 
 
 def _lattice(shape: tuple[int, ...]) -> int | None:

@@ -18,7 +18,7 @@ from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.lineage import record_removed
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.analysis.units import Binding, Recount, Reindex, in_groups
-from onnxlite.graph import add_initializer, attribute, const_array, fresh_name, value_names
+from onnxlite.graph import Names, add_initializer, attribute, const_array, value_names
 from onnxlite.ops import Ids
 from onnxlite.prune.cut import cut_branches, ended_branches, silence_branches
 
@@ -104,7 +104,7 @@ def _rewrite(
     model: ir.Model,
     bindings: Iterable[Binding],
     removed: NDArray[np.bool_],
-    names: set[str],
+    names: Names,
     edit: _Edit,
 ) -> None:
     """Edit the bound initializers; one that serves other uses as well is copied first."""
@@ -152,10 +152,10 @@ def _set(value: ir.Value, array: Array) -> None:
     value.shape = ir.Shape(array.shape)
 
 
-def _own(model: ir.Model, names: set[str], value: ir.Value, array: Array) -> ir.Value:
+def _own(model: ir.Model, names: Names, value: ir.Value, array: Array) -> ir.Value:
     """A new initializer beside `value`, for one use of it."""
     assert value.const_value is not None
-    own = add_initializer(model.graph, fresh_name(names, f"{value.name}_own"), array)
+    own = add_initializer(model.graph, names.fresh(f"{value.name}_own"), array)
     if own.dtype != value.const_value.dtype:
         own.const_value = ir.Tensor(array, dtype=value.const_value.dtype, name=own.name)
         own.type = ir.TensorType(value.const_value.dtype)
@@ -163,7 +163,7 @@ def _own(model: ir.Model, names: set[str], value: ir.Value, array: Array) -> ir.
 
 
 def _apply_count(
-    model: ir.Model, recount: Recount, removed: NDArray[np.bool_], names: set[str]
+    model: ir.Model, recount: Recount, removed: NDArray[np.bool_], names: Names
 ) -> None:
     node, where = recount.node, recount.where
     count = _kept(recount.ids, recount.axis, removed)
@@ -198,7 +198,7 @@ def _kept(ids: Ids, axis: int, removed: NDArray[np.bool_]) -> int:
 
 
 def _apply_index(
-    model: ir.Model, reindex: Reindex, removed: NDArray[np.bool_], names: set[str]
+    model: ir.Model, reindex: Reindex, removed: NDArray[np.bool_], names: Names
 ) -> None:
     value = reindex.node.inputs[reindex.port]
     picked = const_array(value)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.graph import const_tensor, fresh_name, iter_nodes, value_names
+from onnxlite.graph import const_tensor, iter_nodes, value_names
 from onnxlite.model import clone
 from onnxlite.ops import Parameter
 from onnxlite.prune.pattern import Pattern, axis_order, summed_axis
@@ -147,7 +147,7 @@ def _distinguish(model: ir.Model, parameters: Sequence[Parameter]) -> None:
     for parameter in parameters:
         value = parameter.value
         if value.name in seen:
-            value.name = fresh_name(value_names(model), value.name or "weight")
+            value.name = value_names(model).fresh(value.name or "weight")
         seen.add(value.name or "")
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap
-from onnxlite.graph import add_initializer, const_tensor, fresh_name, sole_consumer, value_names
+from onnxlite.graph import add_initializer, const_tensor, sole_consumer, value_names
 from onnxlite.ops import spec_of
 
 
@@ -53,10 +53,10 @@ def silence_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
             assert side is not None
             assert side.dtype is not None
             zero = add_initializer(
-                model.graph, fresh_name(names, "silenced"), np.zeros((), side.dtype.numpy())
+                model.graph, names.fresh("silenced"), np.zeros((), side.dtype.numpy())
             )
-            mul = ir.node("Mul", [side, zero], name=fresh_name(names, "silence"))
-            mul.outputs[0].name = fresh_name(names, f"{side.name}_silenced")
+            mul = ir.node("Mul", [side, zero], name=names.fresh("silence"))
+            mul.outputs[0].name = names.fresh(f"{side.name}_silenced")
             model.graph.insert_before(node, mul)
             node.replace_input_with(port, mul.outputs[0])
 

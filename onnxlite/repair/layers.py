@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
 from onnxlite.graph import (
+    Names,
     add_initializer,
     const_array,
     const_tensor,
     describe,
-    fresh_name,
     is_op,
     rank,
     sole_consumer,
@@ -107,10 +107,10 @@ class Layer:
             return
         graph = self.biased.graph
         assert isinstance(graph, ir.Graph)
-        taken = {v.name for node in graph.all_nodes() for v in node.outputs if v.name}
+        taken = Names(v.name for node in graph.all_nodes() for v in node.outputs if v.name)
         taken |= {*graph.initializers, *(v.name for v in graph.inputs if v.name)}
         base = old.name if old is not None and old.name else f"{self.node.name}_bias"
-        value = add_initializer(graph, fresh_name(taken, base), np.ascontiguousarray(column))
+        value = add_initializer(graph, taken.fresh(base), np.ascontiguousarray(column))
         if self.bias_port >= len(self.biased.inputs):
             self.biased.resize_inputs(self.bias_port + 1)
         self.biased.replace_input_with(self.bias_port, value)

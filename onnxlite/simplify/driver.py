@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.graph import STANDARD_DOMAINS, describe, value_names
+from onnxlite.builder import drop_unused_initializers
+from onnxlite.graph import STANDARD_DOMAINS, Names, describe, node_names, value_names
 from onnxlite.records import Declined
 from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
 
@@ -105,7 +106,8 @@ class _Run:
         self._by_op = {
             op: [rule for rule in rules if not rule.op_types or op in rule.op_types] for op in names
         }
-        self._names = _Names(model)
+        self._names = value_names(model)
+        self._names |= node_names(model)
         self._visited: set[ir.Node] = set()
 
     @property
@@ -175,23 +177,6 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
     return graphs
 
 
-class _Names:
-    """Hands out value and node names that the model does not use yet."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._taken = value_names(model)
-        self._taken |= {node.name for graph in model.graphs() for node in graph if node.name}
-        self._last: dict[str, int] = {}
-
-    def fresh(self, base: str) -> str:
-        name = base
-        while name in self._taken:
-            self._last[base] = self._last.get(base, 0) + 1
-            name = f"{base}_{self._last[base]}"
-        self._taken.add(name)
-        return name
-
-
 def _growth(root: ir.Node, replacement: Replacement) -> float:
     """Bytes by which folding `root` enlarges the model; other rewrites swap like for like."""
     if replacement.nodes:
@@ -212,7 +197,7 @@ def _new_constants(replacement: Replacement) -> list[ir.Value]:
     ]
 
 
-def _splice(root: ir.Node, graph: ir.Graph, replacement: Replacement, names: _Names) -> None:
+def _splice(root: ir.Node, graph: ir.Graph, replacement: Replacement, names: Names) -> None:
     for value in _new_constants(replacement):
         if not value.is_initializer():
             value.name = names.fresh(value.name or "constant")
@@ -253,7 +238,7 @@ def _substitute(
     graph: ir.Graph,
     *,
     fresh_value: bool,
-    names: _Names,
+    names: Names,
 ) -> None:
     if new.type is None:
         new.type = old.type
@@ -308,11 +293,3 @@ def remove_all_dead(model: ir.Model) -> int:
         for node in reversed(graph):
             remove_dead(node)
     return before - sum(1 for graph in model.graphs() for _ in graph)
-
-
-def drop_unused_initializers(model: ir.Model) -> None:
-    """Forget constants that nothing reads."""
-    for graph in model.graphs():
-        for name, value in list(graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-                del graph.initializers[name]

@@ -9,17 +9,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxlite.builder import drop_unused_initializers
 from onnxlite.graph import iter_graphs
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.records import Declined, Progress, StepReport, silent
 from onnxlite.samples import SamplesLike
-from onnxlite.simplify.driver import (
-    Firing,
-    drop_unused_initializers,
-    remove_all_dead,
-    rewrite_to_fixed_point,
-)
+from onnxlite.simplify.driver import Firing, remove_all_dead, rewrite_to_fixed_point
 from onnxlite.simplify.driver import Outcome as Run
 from onnxlite.simplify.initializers import merge_duplicate_initializers
 from onnxlite.simplify.onnxsim import run_onnxsim

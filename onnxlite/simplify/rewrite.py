@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+
+from onnxlite.graph import constant
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,6 @@ class Rule:
 def rule(name: str, *op_types: str) -> Callable[[Callable[[ir.Node, Context], Outcome]], Rule]:
     """Make a function a `Rule` whose roots are nodes of these operators."""
     return lambda function: Rule(name, frozenset(op_types), function)
-
-
-def constant(array: NDArray[Any], name: str) -> ir.Value:
-    """A new constant for a replacement; the driver makes its name unique."""
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-    return ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
 
 
 def ints(values: Sequence[int], name: str) -> ir.Value:

@@ -14,7 +14,6 @@ from torch import Tensor
 from onnxlite.graph import (
     add_initializer,
     const_array,
-    fresh_name,
     is_op,
     iter_nodes,
     value_names,
@@ -160,7 +159,7 @@ class Student:
         assert old is not None
         base, graph = old.name or "scale", nodes[0].graph
         assert isinstance(graph, ir.Graph)
-        value = add_initializer(graph, fresh_name(self._taken, base), array)
+        value = add_initializer(graph, self._taken.fresh(base), array)
         for node in nodes:
             node.replace_input_with(1, value)
         home = old.graph

@@ -12,12 +12,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxlite.errors import ExecutionError, OptionError, UnsupportedError
+from onnxlite.graph import constant
 from onnxlite.model import clone, load, to_bytes
 from onnxlite.opset import opset_version
 from onnxlite.runtime import Session
 from onnxlite.simplify import DEFAULT_RULES, simplify, simplify_ir, upgrade_opset
 from onnxlite.simplify.onnxsim import run_onnxsim
-from onnxlite.simplify.rewrite import Rule, constant, replace_with
+from onnxlite.simplify.rewrite import Rule, replace_with
 from onnxlite.simplify.verify import mismatch, relative_difference, take_reference
 from tests.simplify.conftest import build, difference, operators
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.units import Binding
-from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
+from onnxlite.graph import add_initializer, const_array, value_names
 from onnxlite.ops import Ids, spec_of, tracked_axes
 
 Array64 = NDArray[np.float64]
@@ -195,7 +195,7 @@ def rescale(
     for (node, port), array in list(_rewritten(slots, factor)):
         old = node.inputs[port]
         assert old is not None
-        new = add_initializer(model.graph, fresh_name(names, f"{old.name}_scaled"), array)
+        new = add_initializer(model.graph, names.fresh(f"{old.name}_scaled"), array)
         node.replace_input_with(port, new)
         changed.append((node, port, old, new))
         if not old.uses() and not old.is_graph_output():

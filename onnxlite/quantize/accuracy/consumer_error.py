@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.effective_range import effective_range
-from onnxlite.graph import add_initializer, fresh_name, value_names
+from onnxlite.graph import add_initializer, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.qtypes import QParams
@@ -152,7 +152,7 @@ class _Writer:
     def _append(
         self, op_type: str, inputs: list[ir.Value], attributes: Mapping[str, Any] | None = None
     ) -> ir.Value:
-        name = fresh_name(self.taken, f"reader_{op_type}")
+        name = self.taken.fresh(f"reader_{op_type}")
         node = ir.node(op_type, inputs, dict(attributes or {}), name=name)
         node.outputs[0].name = name
         self._graph.append(node)
@@ -161,6 +161,6 @@ class _Writer:
     def _constant(self, array: NDArray[np.generic]) -> ir.Value:
         key = (array.dtype.name, array.tobytes())
         if key not in self._constants:
-            name = fresh_name(self.taken, "reader_constant")
+            name = self.taken.fresh("reader_constant")
             self._constants[key] = add_initializer(self._graph, name, array)
         return self._constants[key]

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate import Range
-from onnxlite.graph import fresh_name
 from onnxlite.model import clone
 from onnxlite.quantize.core.activation_bits import ActivationBits, assign_activation_bits
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
@@ -81,7 +80,7 @@ class _ParametricEmitter(QDQEmitter):
 
     def _input(self, name: str, like: NDArray[Any]) -> ir.Value:
         kind = ir.TensorType(ir.DataType.from_numpy(like.dtype))
-        fresh = fresh_name(self._names, name)
+        fresh = self._names.fresh(name)
         value = ir.Value(name=fresh, shape=ir.Shape(like.shape), type=kind)
         self._graph.inputs.append(value)
         return value

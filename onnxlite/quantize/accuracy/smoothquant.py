@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate import Range
 from onnxlite.calibrate.row_samples import RowSample, collect_row_samples
-from onnxlite.graph import add_initializer, const_array, const_tensor, fresh_name, value_names
+from onnxlite.graph import Names, add_initializer, const_array, const_tensor, value_names
 from onnxlite.ops import spec_of
 from onnxlite.ops.normal import last_axis_affine
 from onnxlite.ops.product import Product, find_product
@@ -225,7 +225,7 @@ def _divide(
     value: ir.Value,
     products: Sequence[Product],
     scale: NDArray[Any],
-    taken: set[str],
+    taken: Names,
 ) -> None:
     if _is_absorbed(value, products):
         producer = value.producer()
@@ -237,10 +237,10 @@ def _divide(
         return
     name = f"{value.name}_smooth"
     factor = add_initializer(
-        model.graph, fresh_name(taken, f"{name}_scale"), (1 / scale).astype(np.float32)
+        model.graph, taken.fresh(f"{name}_scale"), (1 / scale).astype(np.float32)
     )
-    node = ir.node("Mul", [value, factor], name=fresh_name(taken, f"{name}_node"))
-    node.outputs[0].name = fresh_name(taken, name)
+    node = ir.node("Mul", [value, factor], name=taken.fresh(f"{name}_node"))
+    node.outputs[0].name = taken.fresh(name)
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     first = min((product.node for product in products), key=list(model.graph).index)
     model.graph.insert_before(first, node)
@@ -248,7 +248,7 @@ def _divide(
         product.node.replace_input_with(list(product.node.inputs).index(value), node.outputs[0])
 
 
-def _multiply(model: ir.Model, product: Product, scale: NDArray[Any], taken: set[str]) -> None:
+def _multiply(model: ir.Model, product: Product, scale: NDArray[Any], taken: Names) -> None:
     stored = const_array(product.weight)
     assert stored is not None
     spread = scale[None, :] if product.transposed else scale[:, None]
@@ -257,12 +257,12 @@ def _multiply(model: ir.Model, product: Product, scale: NDArray[Any], taken: set
 
 
 def _replace_constant(
-    model: ir.Model, node: ir.Node, port: int, array: NDArray[Any], taken: set[str]
+    model: ir.Model, node: ir.Node, port: int, array: NDArray[Any], taken: Names
 ) -> None:
     """Give one input a constant of its own; others that share the old one keep it."""
     old = node.inputs[port]
     assert old is not None
-    new = add_initializer(model.graph, fresh_name(taken, f"{old.name}_smooth"), array)
+    new = add_initializer(model.graph, taken.fresh(f"{old.name}_smooth"), array)
     node.replace_input_with(port, new)
     if old.is_initializer() and not old.uses() and not old.is_graph_output():
         del model.graph.initializers[old.name or ""]

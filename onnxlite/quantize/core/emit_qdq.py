@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
+from onnxlite.graph import add_initializer, const_array, node_names, value_names
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range, positive_scale, quantize
@@ -47,7 +47,7 @@ class QDQEmitter:
         self._chosen = set(placement.nodes)
         self._names = value_names(model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-        self._node_names = {node.name for node in model.graph if node.name}
+        self._node_names = node_names(model)
 
     def activation(self, value: ir.Value, params: QParams) -> None:
         """Give `value` its integer form and send its readers there."""
@@ -68,7 +68,7 @@ class QDQEmitter:
             for index, output in enumerate(graph.outputs):
                 if output is value:
                     graph.outputs[index] = dq.outputs[0]
-            value.name = fresh_name(self._names, f"{base}_float")
+            value.name = self._names.fresh(f"{base}_float")
             dq.outputs[0].name = base
             dq.outputs[0].type, dq.outputs[0].shape = value.type, value.shape
         anchor = source.producer()
@@ -186,9 +186,9 @@ class QDQEmitter:
             "DequantizeLinear",
             [stored, *self._scale_and_zero(params)],
             attributes,
-            name=fresh_name(self._node_names, f"{name}_dq"),
+            name=self._node_names.fresh(f"{name}_dq"),
         )
-        dq.outputs[0].name = fresh_name(self._names, f"{name}_dq")
+        dq.outputs[0].name = self._names.fresh(f"{name}_dq")
         self._graph.insert_before(node, dq)
         old = node.inputs[port]
         node.replace_input_with(port, dq.outputs[0])
@@ -202,17 +202,17 @@ class QDQEmitter:
         q = ir.node(
             "QuantizeLinear",
             [source, *constants],
-            name=fresh_name(self._node_names, f"{base}_q"),
+            name=self._node_names.fresh(f"{base}_q"),
         )
         # Types and shapes of the new values follow from the nodes: written out, they would
         # be a tenth of a small model's file.
-        q.outputs[0].name = fresh_name(self._names, f"{base}_q")
+        q.outputs[0].name = self._names.fresh(f"{base}_q")
         dq = ir.node(
             "DequantizeLinear",
             [q.outputs[0], *constants],
-            name=fresh_name(self._node_names, f"{base}_dq"),
+            name=self._node_names.fresh(f"{base}_dq"),
         )
-        dq.outputs[0].name = fresh_name(self._names, f"{base}_dq")
+        dq.outputs[0].name = self._names.fresh(f"{base}_dq")
         return q, dq
 
     def _scale_and_zero(self, params: QParams) -> tuple[ir.Value, ir.Value]:
@@ -222,7 +222,7 @@ class QDQEmitter:
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
-            fresh = fresh_name(self._names, name)
+            fresh = self._names.fresh(name)
             self._constants[key] = add_initializer(self._graph, fresh, array)
         return self._constants[key]
 

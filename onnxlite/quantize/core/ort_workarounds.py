@@ -19,11 +19,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.graph import (
+    Names,
     add_initializer,
     const_array,
     const_tensor,
-    fresh_name,
     is_op,
+    node_names,
     sole_consumer,
     value_names,
 )
@@ -43,7 +44,7 @@ def guard_float_layers(model: ir.Model) -> int:
     if not exposed:
         return 0
     names = value_names(model)
-    node_names = {node.name for node in model.graph if node.name}
+    taken = node_names(model)
     made: dict[tuple[ir.Node, int, int], ir.Value] = {}
     constants: dict[tuple[ir.Value, int], ir.Value] = {}
     for node, (axis, size) in exposed.items():
@@ -57,9 +58,9 @@ def guard_float_layers(model: ir.Model) -> int:
                 "DequantizeLinear",
                 [old.inputs[0], *repeated],
                 {"axis": axis},
-                name=fresh_name(node_names, f"{old.name}_channels"),
+                name=taken.fresh(f"{old.name}_channels"),
             )
-            new.outputs[0].name = fresh_name(names, f"{data.name}_channels")
+            new.outputs[0].name = names.fresh(f"{data.name}_channels")
             new.outputs[0].type, new.outputs[0].shape = data.type, data.shape
             new.meta.update(old.meta)
             model.graph.insert_after(old, new)
@@ -104,7 +105,7 @@ def _repeated(
     graph: ir.Graph,
     value: ir.Value | None,
     size: int,
-    names: set[str],
+    names: Names,
     made: dict[tuple[ir.Value, int], ir.Value],
 ) -> ir.Value | None:
     if value is None:
@@ -113,7 +114,7 @@ def _repeated(
         array = const_array(value)
         assert array is not None
         full: NDArray[Any] = np.full(size, array.reshape(()), array.dtype)
-        made[value, size] = add_initializer(graph, fresh_name(names, f"{value.name}_{size}"), full)
+        made[value, size] = add_initializer(graph, names.fresh(f"{value.name}_{size}"), full)
     return made[value, size]
 
 

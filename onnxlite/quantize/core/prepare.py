@@ -9,7 +9,6 @@ from onnxlite.graph import (
     attribute,
     const_array,
     describe,
-    fresh_name,
     is_op,
     iter_nodes,
     rank,
@@ -63,14 +62,14 @@ def pool_means(model: ir.Model) -> int:
     and not by `simplify` where it takes one node more.
     """
     means = [node for node in model.graph if _is_mean_over_space(node)]
-    names = value_names(model) if means else set()
+    names = value_names(model)
     for node in means:
         data, output = node.inputs[0], node.outputs[0]
         pool = ir.node("GlobalAveragePool", [data], name=f"{node.name}_pool")
         last = pool
         new = [pool]
         if not attribute(node, "keepdims", 1):
-            pool.outputs[0].name = fresh_name(names, f"{output.name}_pooled")
+            pool.outputs[0].name = names.fresh(f"{output.name}_pooled")
             pool.outputs[0].type = output.type
             last = ir.node("Flatten", [pool.outputs[0]], {"axis": 1}, name=node.name)
             new.append(last)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import add_initializer, fresh_name, iter_nodes, value_names
+from onnxlite.graph import add_initializer, node_names, value_names
 
 #: Operators that ONNX Runtime has beside the standard ones.
 MICROSOFT = "com.microsoft"
@@ -25,7 +25,7 @@ class Writer:
     def __init__(self, model: ir.Model) -> None:
         self._model = model
         self._values = value_names(model)
-        self._nodes = {node.name for node in iter_nodes(model) if node.name}
+        self._nodes = node_names(model)
         self._constants: dict[tuple[int, str, tuple[int, ...], bytes], ir.Value] = {}
         self._converted: dict[tuple[int, ir.Value], tuple[ir.Value, ...]] = {}
 
@@ -36,7 +36,7 @@ class Writer:
         digest = hashlib.sha256(array.tobytes()).digest()
         key = (id(graph), array.dtype.str, array.shape, digest)
         if key not in self._constants:
-            fresh = fresh_name(self._values, name)
+            fresh = self._values.fresh(name)
             self._constants[key] = add_initializer(graph, fresh, array)
         return self._constants[key]
 
@@ -58,11 +58,11 @@ class Writer:
             attributes or {},
             domain=domain,
             num_outputs=outputs,
-            name=fresh_name(self._nodes, name),
+            name=self._nodes.fresh(name),
         )
         for index, output in enumerate(made.outputs):
             suffix = "" if outputs == 1 else f"_{index}"
-            output.name = fresh_name(self._values, f"{name}{suffix}")
+            output.name = self._values.fresh(f"{name}{suffix}")
         _graph_of(before).insert_before(before, made)
         if domain:
             self._model.graph.opset_imports.setdefault(domain, 1)

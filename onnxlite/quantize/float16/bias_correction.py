@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.errors import VerificationError
-from onnxlite.graph import add_initializer, const_array, fresh_name, value_names
+from onnxlite.graph import add_initializer, const_array, value_names
 from onnxlite.model import clone
 from onnxlite.quantize.float16.convert import Prepared, convert
 from onnxlite.quantize.float16.fallback import TARGET_DB
@@ -110,7 +110,7 @@ def _take_biases(
                 continue
             base = f"{node.name}_bias" if old is None or not old.name else old.name
             bias = array.astype(np.float32)
-            new = add_initializer(model.graph, fresh_name(names, base), bias)
+            new = add_initializer(model.graph, names.fresh(base), bias)
             if port >= len(node.inputs):
                 node.resize_inputs(port + 1)
             node.replace_input_with(port, new)

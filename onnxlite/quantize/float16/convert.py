@@ -13,7 +13,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnxlite.graph import fresh_name, iter_nodes, value_names
+from onnxlite.graph import iter_nodes, value_names
 from onnxlite.model import clone
 from onnxlite.quantize.float16.dtype_limits import Rounding, half_tensor
 from onnxlite.quantize.float16.plan import HalfPlan
@@ -132,7 +132,7 @@ class HalfGraph:
         if found.faithful and tensor.nbytes > _SMALL_BYTES:
             return None
         self._note(value)
-        name = fresh_name(self._names, f"{value.name}_{self._dtype.name.lower()}")
+        name = self._names.fresh(f"{value.name}_{self._dtype.name.lower()}")
         half = self._half(value)
         half.name = name
         copy = ir.Value(
@@ -154,7 +154,7 @@ class HalfGraph:
         suffix = dtype.name.lower()
         node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}_to_{suffix}")
         out = node.outputs[0]
-        out.name = fresh_name(self._names, f"{value.name}_{suffix}")
+        out.name = self._names.fresh(f"{value.name}_{suffix}")
         out.type = ir.TensorType(dtype)
         if producer is not None:
             graph.insert_after(producer, node)
@@ -180,7 +180,7 @@ class HalfGraph:
             out = self._cast(value, wanted)
             if main and not value.is_graph_input():
                 name, out.shape = value.name or "", value.shape
-                value.name = fresh_name(self._names, f"{name}_{self._dtype.name.lower()}")
+                value.name = self._names.fresh(f"{name}_{self._dtype.name.lower()}")
                 out.name = name
             graph.outputs[index] = renamed[value] = out
 

@@ -25,7 +25,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError
-from onnxlite.graph import add_initializer, const_array, fresh_name, rank, value_names
+from onnxlite.graph import add_initializer, const_array, node_names, rank, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.qtypes import QParams, dequantize
@@ -199,7 +199,7 @@ class _Writer:
         self.model = model
         self._index = {source: index for index, source in enumerate(sources)}
         self._names = value_names(model)
-        self._node_names = {node.name for node in model.graph if node.name}
+        self._node_names = node_names(model)
         self._nodes = {node.name: node for node in model.graph}
         self._switches = ir.Value(
             name=_SWITCHES,
@@ -248,7 +248,7 @@ class _Writer:
         self._add(value, [quantized, rounded, error], source, readers if not made else None)
 
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        return add_initializer(self.model.graph, fresh_name(self._names, name), array)
+        return add_initializer(self.model.graph, self._names.fresh(name), array)
 
     def _add(
         self,
@@ -263,12 +263,12 @@ class _Writer:
         uses = [(node, port) for node, port in uses if node.graph is not None]
         for node in nodes:
             for output in node.outputs:
-                output.name = fresh_name(self._names, f"{name}_error")
+                output.name = self._names.fresh(f"{name}_error")
         index = self._constant(f"{name}_index", np.array(self._index[source], np.int64))
         switch = ir.node("Gather", [self._switches, index])
         off = np.zeros([1] * (rank(value) or 0), np.float32)
         nothing = ir.node("Constant", [], {"value": ir.tensor(off)})
-        nothing.outputs[0].name = fresh_name(self._names, f"{name}_none")
+        nothing.outputs[0].name = self._names.fresh(f"{name}_none")
         chosen = ir.Node(
             "",
             "If",
@@ -282,8 +282,8 @@ class _Writer:
         total = ir.node("Add", [value, chosen.outputs[0]])
         new = (switch, chosen, total)
         for node in new:
-            node.name = fresh_name(self._node_names, f"{name}_{node.op_type}")
-            node.outputs[0].name = fresh_name(self._names, f"{name}_{node.op_type}")
+            node.name = self._node_names.fresh(f"{name}_{node.op_type}")
+            node.outputs[0].name = self._names.fresh(f"{name}_{node.op_type}")
         result = total.outputs[0]
         result.type, result.shape = value.type, value.shape
         for node, port in uses:
@@ -292,7 +292,7 @@ class _Writer:
             for place, output in enumerate(graph.outputs):
                 if output is value:
                     graph.outputs[place] = result
-            value.name, result.name = fresh_name(self._names, f"{name}_exact"), name
+            value.name, result.name = self._names.fresh(f"{name}_exact"), name
         if producer is None:
             graph.insert_before(next(iter(graph)), new)
         else:

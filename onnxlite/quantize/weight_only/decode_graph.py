@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import add_initializer, fresh_name
+from onnxlite.graph import Names, add_initializer
 from onnxlite.packing import TRITS, WeightType, pack, packed_bytes, per_word, word_type
 from onnxlite.quantize.weight_only.codes import Blocks, Coding
 
@@ -88,7 +88,7 @@ class Decoder:
         names: all that are taken; new ones join.
     """
 
-    def __init__(self, graph: ir.Graph, names: set[str]) -> None:
+    def __init__(self, graph: ir.Graph, names: Names) -> None:
         self._graph, self._names = graph, names
         self._last: ir.Node | None = None
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -199,7 +199,7 @@ class Decoder:
         name: str,
         lazy: bool,
     ) -> ir.Value:
-        name = fresh_name(self._names, name)
+        name = self._names.fresh(name)
         if not lazy:
             return add_initializer(self._graph, name, build())
         tensor = ir.LazyTensor(
@@ -218,7 +218,7 @@ class Decoder:
         return self._node("Reshape", [value, self._shared("shape", np.array(shape, np.int64))])
 
     def _put(self, name: str, array: NDArray[Any]) -> ir.Value:
-        return add_initializer(self._graph, fresh_name(self._names, name), array)
+        return add_initializer(self._graph, self._names.fresh(name), array)
 
     def _shared(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
         array = np.asarray(array)
@@ -242,7 +242,7 @@ class Decoder:
             attributes["direction"] = direction
         # Without names and value_info, which would be a tenth of a small model's file.
         node = ir.node(op_type, list(inputs), attributes)
-        node.outputs[0].name = fresh_name(self._names, "d")
+        node.outputs[0].name = self._names.fresh("d")
         first = next(iter(self._graph), None)
         if self._last is not None:
             self._graph.insert_after(self._last, node)
@@ -257,7 +257,7 @@ class Decoder:
 def decoder_model(packed: Packed, opset: int) -> ir.Model:
     """A model of no inputs that computes one packed weight, to check it in a runtime."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="decode")
-    value = Decoder(graph, set()).write(packed, "w")
+    value = Decoder(graph, Names()).write(packed, "w")
     value.type, value.shape = ir.TensorType(packed.dtype), ir.Shape(packed.blocks.shape)
     graph.outputs.append(value)
     return ir.Model(graph, ir_version=8)

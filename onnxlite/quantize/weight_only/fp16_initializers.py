@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import add_initializer, const_array, fresh_name
+from onnxlite.graph import Names, add_initializer, const_array
 from onnxlite.quantize.weight_only.streaming import is_mapped
 
 #: Smaller tensors weigh less than the node they would need.
@@ -19,7 +19,7 @@ _LEAST_NUMBERS = 64
 _LEAST_LOSS = 2.0**-11
 
 
-def store_in_float16(graph: ir.Graph, names: set[str], kept: set[ir.Value]) -> int:
+def store_in_float16(graph: ir.Graph, names: Names, kept: set[ir.Value]) -> int:
     """Store the float32 initializers of a graph in float16 where that loses next to nothing.
 
     Args:
@@ -48,7 +48,7 @@ def store_in_float16(graph: ir.Graph, names: set[str], kept: set[ir.Value]) -> i
         half = array.astype(np.float16)
         if np.abs(half.astype(np.float32) - array).max() > largest * _LEAST_LOSS:
             continue
-        stored = add_initializer(graph, fresh_name(names, "h"), half)
+        stored = add_initializer(graph, names.fresh("h"), half)
         cast = ir.node("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
         graph.insert_before(first, cast)
         value.replace_all_uses_with(cast.outputs[0])

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import add_initializer, fresh_name
+from onnxlite.graph import Names, add_initializer
 from onnxlite.ops import row_use
 from onnxlite.packing import WeightType
 from onnxlite.quantize.weight_only.codes import Blocks
@@ -179,7 +179,7 @@ class KernelWriter:
         level: `EXACT` or `INT8`.
     """
 
-    def __init__(self, model: ir.Model, names: set[str], level: int) -> None:
+    def __init__(self, model: ir.Model, names: Names, level: int) -> None:
         self._names, self._level = names, level
         model.opset_imports.setdefault(DOMAIN, 1)
 
@@ -276,7 +276,7 @@ class KernelWriter:
         return node.outputs[0]
 
     def _fresh(self, base: str) -> str:
-        return fresh_name(self._names, base)
+        return self._names.fresh(base)
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
@@ -310,5 +310,5 @@ def product_model(rows: PackedRows) -> ir.Model:
     graph.register_initializer(w)
     model = ir.Model(graph, ir_version=8)
     weight = Weight(w, ir.tensor(np.zeros((1, 1), np.float32)), ((node, 1),), graph, 4)
-    KernelWriter(model, {"x", "y", "w"}, EXACT).write(weight, rows, "p")
+    KernelWriter(model, Names(("x", "y", "w")), EXACT).write(weight, rows, "p")
     return model

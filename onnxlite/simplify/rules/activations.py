@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, scalar
+from onnxlite.graph import attribute, constant, scalar
 from onnxlite.simplify.patterns import (
     const_operand,
     made_by,
@@ -16,15 +16,7 @@ from onnxlite.simplify.patterns import (
     owned_by,
     small_const,
 )
-from onnxlite.simplify.rewrite import (
-    Context,
-    Outcome,
-    Refused,
-    Replacement,
-    constant,
-    replace_with,
-    rule,
-)
+from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, replace_with, rule
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float] | None:

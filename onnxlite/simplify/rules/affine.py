@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import attribute, is_op, rank
+from onnxlite.graph import attribute, constant, is_op, rank
 from onnxlite.simplify.patterns import const_operand, is_float, owned_by, small_const
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, constant, replace_with, rule
+from onnxlite.simplify.rewrite import Context, Outcome, Refused, replace_with, rule
 
 AFFINE_OPS = ("BatchNormalization", "Mul", "Div", "Add", "Sub")
 

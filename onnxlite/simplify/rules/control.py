@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, is_op, rank, scalar
+from onnxlite.graph import attribute, constant, is_op, rank, scalar
 from onnxlite.simplify.patterns import axes_of
-from onnxlite.simplify.rewrite import Context, Outcome, Replacement, constant, rule
+from onnxlite.simplify.rewrite import Context, Outcome, Replacement, rule
 
 
 @rule("inline-if", "If")

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import ExecutionError, ModelError
-from onnxlite.graph import const_tensor, is_op, static_shape
+from onnxlite.graph import const_tensor, constant, is_op, static_shape
 from onnxlite.model import unmapped
 from onnxlite.runtime import Session
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, constant, rule
+from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, rule
 
 Array: TypeAlias = NDArray[Any]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, rank, static_dim
+from onnxlite.graph import attribute, constant, rank, static_dim
 from onnxlite.simplify.patterns import (
     axes_of,
     const_ints,
@@ -22,7 +22,6 @@ from onnxlite.simplify.rewrite import (
     Outcome,
     Replacement,
     bypass,
-    constant,
     ints,
     replace_with,
     rule,

@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import attribute, const_tensor, is_op, rank, static_dim
+from onnxlite.graph import attribute, const_tensor, constant, is_op, rank, static_dim
 from onnxlite.simplify.patterns import const_ints, const_operand, is_float, made_by, owned_by
-from onnxlite.simplify.rewrite import Context, Outcome, Replacement, bypass, constant, rule
+from onnxlite.simplify.rewrite import Context, Outcome, Replacement, bypass, rule
 from onnxlite.simplify.rules.affine import Affine, affine_of
 from onnxlite.simplify.rules.linear import linear_of, obstacle, rebuilt, scaled_columns
 

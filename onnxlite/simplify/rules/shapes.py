@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, const_tensor, is_op, rank, static_dim, static_shape
+from onnxlite.graph import attribute, const_tensor, constant, is_op, rank, static_dim, static_shape
 from onnxlite.simplify.patterns import axes_of, const_ints, has_axes, made_by
 from onnxlite.simplify.rewrite import (
     Context,
     Outcome,
     Replacement,
     bypass,
-    constant,
     ints,
     replace_with,
     rule,

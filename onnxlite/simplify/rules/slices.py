@@ -5,17 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, is_op, rank, static_dim
+from onnxlite.graph import attribute, constant, is_op, rank, static_dim
 from onnxlite.simplify.patterns import axes_of, const_ints, owned_by
-from onnxlite.simplify.rewrite import (
-    Context,
-    Outcome,
-    Replacement,
-    constant,
-    ints,
-    replace_with,
-    rule,
-)
+from onnxlite.simplify.rewrite import Context, Outcome, Replacement, ints, replace_with, rule
 from onnxlite.simplify.rules.cleanup import slice_bounds
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, rank, static_dim
+from onnxlite.graph import attribute, constant, rank, static_dim
 from onnxlite.simplify.patterns import const_operand, owned_by, small_const
-from onnxlite.simplify.rewrite import Context, Outcome, constant, ints, replace_with, rule
+from onnxlite.simplify.rewrite import Context, Outcome, ints, replace_with, rule
 
 
 @rule("token-to-pad", "Add")
