@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnxlite.search.budget import Budget, Check
 from onnxlite.search.estimate import Estimate
-from onnxlite.search.judge import Quality
 from onnxlite.search.optimize import OptimizeOutcome, optimize
+from onnxlite.search.quality_evaluator import Quality
 from onnxlite.search.records import OptimizeReport, SearchRecord, Trial
 
 __all__ = [

@@ -62,7 +62,7 @@ class Format:
 
 
 @dataclass(frozen=True)
-class Line:
+class SweepAxis:
     """Candidates that differ in one number, the share of the latency (or MACs) that is left.
 
     Attributes:
@@ -121,7 +121,7 @@ def pruning_line(
     seed: int,
     by: Priced,
     training: int | None = None,
-) -> Line:
+) -> SweepAxis:
     """Ever fewer channels in one format.
 
     Args:
@@ -144,4 +144,4 @@ def pruning_line(
         tune = () if training is None else (Tune(steps=training, seed=seed, vary=True),)
         return Candidate(label, (Simplify(), step, *tune, *form.steps), name, share)
 
-    return Line(name, make)
+    return SweepAxis(name, make)

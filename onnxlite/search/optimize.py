@@ -26,14 +26,13 @@ from onnxlite.records import Progress, silent
 from onnxlite.samples import SamplesLike, input_specs
 from onnxlite.save import save
 from onnxlite.search.budget import Budget
-from onnxlite.search.clock import Clock
-from onnxlite.search.crew import crew_of
+from onnxlite.search.deadline import Deadline
+from onnxlite.search.executor import task_executor
 from onnxlite.search.metric import MetricLike
-from onnxlite.search.rank import Prefer
-from onnxlite.search.records import OptimizeReport, Trial
+from onnxlite.search.records import OptimizeReport, Prefer, Trial
 from onnxlite.search.search import Search
-from onnxlite.search.shares import share_out
-from onnxlite.search.store import Store
+from onnxlite.search.split import split_samples
+from onnxlite.search.trial_cache import Store
 
 #: Called with every trial as it ends.
 TrialSink = Callable[[Trial], None]
@@ -166,8 +165,8 @@ def optimize(
             f"the model holds {nbytes / 2**30:.1f} GiB of tensors, and trials are kept as messages "
             "of at most 2: choose the steps yourself and use run, or quantize_weights"
         )
-    shares = share_out(samples, input_specs(original), evaluation=evaluation, labels=labels)
-    with crew_of(executor) as crew:
+    shares = split_samples(samples, input_specs(original), evaluation=evaluation, labels=labels)
+    with task_executor(executor) as crew:
         search = Search(
             model,
             original,
@@ -176,7 +175,7 @@ def optimize(
             metric=metric,
             prefer=prefer,
             cache=_store(cache),
-            clock=Clock(start, time_limit, progress),
+            clock=Deadline(start, time_limit, progress),
             crew=crew,
             seed=seed,
             command=command,

@@ -22,18 +22,30 @@ from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from onnxlite.search.budget import QUALITY_LIMITS, Budget, Check
 from onnxlite.search.candidates import Candidate, formats
-from onnxlite.search.clock import Clock
-from onnxlite.search.crew import Crew
-from onnxlite.search.judge import Judge, Quality
-from onnxlite.search.lab import Lab, Setting, Timed, figures_of, no_better, with_front
+from onnxlite.search.deadline import Deadline, training_steps
+from onnxlite.search.executor import TaskExecutor, TimeUp
 from onnxlite.search.metric import MetricLike, choose_metric, metric_name
-from onnxlite.search.rank import Prefer, best, on_front
-from onnxlite.search.records import OptimizeReport, SearchRecord, Stopped, Trial
-from onnxlite.search.shares import Shares, digest
-from onnxlite.search.store import Store, hashed, key_of
-from onnxlite.search.strategy import Rounds
-from onnxlite.search.training import training_steps
-from onnxlite.search.work import Interruption
+from onnxlite.search.quality_evaluator import Quality, QualityEvaluator
+from onnxlite.search.records import (
+    OptimizeReport,
+    Prefer,
+    SearchRecord,
+    Stopped,
+    Trial,
+    best,
+    on_front,
+)
+from onnxlite.search.split import SampleSplit, digest
+from onnxlite.search.strategy import SearchStrategy
+from onnxlite.search.trial_cache import Store, hashed, key_of
+from onnxlite.search.trial_runner import (
+    TrialLatency,
+    TrialRunner,
+    TrialSetup,
+    figures_of,
+    no_better,
+    with_front,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +54,7 @@ logger = logging.getLogger(__name__)
 _MOST_LOOKS = 4
 _FINAL_TIMING_S = 10.0
 #: The original against itself.
-_UNCHANGED = Timed(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
+_UNCHANGED = TrialLatency(ratio=Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0), candidate_ms=0.0)
 
 
 class Search:
@@ -52,14 +64,14 @@ class Search:
         self,
         model: ModelLike,
         original: ir.Model,
-        shares: Shares,
+        shares: SampleSplit,
         *,
         budget: Budget,
         metric: MetricLike | None,
         prefer: Prefer | None,
         cache: Store,
-        clock: Clock,
-        crew: Crew,
+        clock: Deadline,
+        crew: TaskExecutor,
         seed: int,
         command: str | None,
     ) -> None:
@@ -72,7 +84,7 @@ class Search:
         self._metric, self._metric_reason = choose_metric(metric, original, labelled=labelled)
         specs = input_specs(original)
         content = to_bytes(original)
-        self._setting = Setting(
+        self._setting = TrialSetup(
             original=content,
             digest=hashed(content),
             input_bytes=_input_bytes(model, content),
@@ -84,14 +96,16 @@ class Search:
             metric_key=self._metric if isinstance(self._metric, str) else None,
             budget=budget,
         )
-        judge = Judge(original, shares.selection, self._metric, labels=shares.selection_labels)
+        judge = QualityEvaluator(
+            original, shares.selection, self._metric, labels=shares.selection_labels
+        )
         # Say at once what cannot be checked, not after the first trial.
         budget.check(figures_of(judge.judge(original), _UNCHANGED, 1, 1), shares.counts[1])
-        self.lab = Lab(self._setting, judge, cache, crew, clock.progress)
+        self.lab = TrialRunner(self._setting, judge, cache, crew, clock.progress)
 
     def run(self, target: str, on_trial: Callable[[Trial], None] | None) -> Stopped:
         """Try candidates until there are no more, time is up, or the user has enough."""
-        rounds = Rounds(
+        rounds = SearchStrategy(
             list(formats(target=target)),
             budget=self._budget,
             prefer=self._prefer,
@@ -112,7 +126,7 @@ class Search:
             for batch in rounds.batches(self.lab.tried):
                 self._try_out(batch)
             self._fragile(target)
-        except Interruption:
+        except TimeUp:
             return "time limit"
         except KeyboardInterrupt:
             logger.warning("interrupted: the best result so far is checked and taken")
@@ -135,7 +149,7 @@ class Search:
 
     def finish(self, stopped: Stopped) -> tuple[ir.Model, OptimizeReport]:
         """Check the best trials on unseen samples, and prove the first that holds."""
-        final: Judge | None = None
+        final: QualityEvaluator | None = None
         seen: set[int] = set()
         why = ""
         while len(seen) < _MOST_LOOKS:
@@ -144,7 +158,7 @@ class Search:
                 break
             seen.add(trial.number)
             shares = self._shares
-            final = final or Judge(
+            final = final or QualityEvaluator(
                 self._original, shares.check, self._metric, labels=shares.check_labels
             )
             model = self.lab.model(trial)
@@ -152,12 +166,12 @@ class Search:
             assert trial.latency is not None
             assert trial.latency_ms is not None
             # The longer timing is for those that keep the quality.
-            known = Timed(ratio=trial.latency, candidate_ms=trial.latency_ms)
+            known = TrialLatency(ratio=trial.latency, candidate_ms=trial.latency_ms)
             checks = self._checks(trial, quality, known)
             worse = None
             if all(check.within for check in checks if check.limit in QUALITY_LIMITS):
                 latency = self._final_latency(model, self.lab.content(trial))
-                timed = Timed(ratio=latency.ratio, candidate_ms=latency.candidate.median_ms)
+                timed = TrialLatency(ratio=latency.ratio, candidate_ms=latency.candidate.median_ms)
                 checks = self._checks(trial, quality, timed)
                 worse = no_better(latency.ratio, self._size(trial))
                 if self._budget.accepts(checks) and worse is None:
@@ -173,7 +187,7 @@ class Search:
         record = self._record(stopped, None, None, (), len(seen), why)
         return clone(self._original), _joined(report, record)
 
-    def _checks(self, trial: Trial, quality: Quality, timed: Timed) -> tuple[Check, ...]:
+    def _checks(self, trial: Trial, quality: Quality, timed: TrialLatency) -> tuple[Check, ...]:
         nbytes = len(self.lab.content(trial))
         figures = figures_of(quality, timed, nbytes, self._setting.input_bytes)
         return self._budget.check(figures, quality.samples)
@@ -190,7 +204,7 @@ class Search:
             return stopped
         try:
             self._try_out(self._rounds.between(failed, self.lab.tried))
-        except Interruption:
+        except TimeUp:
             return "time limit"
         except KeyboardInterrupt:
             return "interrupted"

@@ -19,15 +19,14 @@ from onnxlite.search.candidates import (
     INT8,
     Candidate,
     Format,
-    Line,
     Priced,
+    SweepAxis,
     compact,
     mixed,
     pruning_line,
     unpruned,
 )
-from onnxlite.search.rank import Prefer, merit
-from onnxlite.search.records import Trial
+from onnxlite.search.records import Prefer, Trial, merit
 
 #: The share of latency, or MACs, that a line begins with.
 _FIRST_SHARE = 0.7
@@ -50,7 +49,7 @@ _KEPT = (1, 2, 4, 8)
 Tried = Sequence[tuple[Candidate, Trial]]
 
 
-class Rounds:
+class SearchStrategy:
     """Gives the next batch of candidates for the trials so far.
 
     Args:
@@ -81,7 +80,7 @@ class Rounds:
         self._prunable = prunable
         self._seed = seed
         self._fragile, self._training = fragile, training
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, SweepAxis] = {}
 
     def batches(self, tried: list[tuple[Candidate, Trial]]) -> Iterator[list[Candidate]]:
         """Batch after batch; `tried` is the caller's list and grows between them."""
@@ -195,7 +194,9 @@ class Rounds:
                 steps = Recipe.from_toml(trial.recipe).steps[1:]
                 self._forms[candidate.line] = Format(candidate.line, steps)
 
-    def _line(self, name: str, round_to: RoundTo = "auto", *, training: int | None = None) -> Line:
+    def _line(
+        self, name: str, round_to: RoundTo = "auto", *, training: int | None = None
+    ) -> SweepAxis:
         form = self._forms[name]
         # What makes a model small makes it fast as well, but not the other way round.
         by: Priced = "macs" if self._prefer == "size" else "latency"
@@ -228,11 +229,11 @@ class Rounds:
 
     def _along(
         self,
-        line: Line,
+        line: SweepAxis,
         tried: Tried,
         resolution: float = _RESOLUTION,
         step: float = _STEP,
-        untrained: Line | None = None,
+        untrained: SweepAxis | None = None,
     ) -> Iterator[list[Candidate]]:
         """Search between what goes on and what does not, until the two are close.
 

@@ -9,7 +9,7 @@ import pytest
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize.placement import search as measured
-from onnxlite.search import lab, search, training
+from onnxlite.search import deadline, search, trial_runner
 
 
 def by_size(reference, candidate, **options) -> Latency:
@@ -35,8 +35,8 @@ def by_size(reference, candidate, **options) -> Latency:
 def no_clock():
     """Nothing is timed, and so nothing depends on what else the machine does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab, "benchmark", by_size)
+        patch.setattr(trial_runner, "benchmark", by_size)
         patch.setattr(search, "benchmark", by_size)
         patch.setattr(measured, "MEASURABLE", MappingProxyType({}))
-        patch.setattr(training, "can_tune", lambda: False)  # minutes each
+        patch.setattr(deadline, "can_tune", lambda: False)  # minutes each
         yield

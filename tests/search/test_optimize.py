@@ -20,9 +20,9 @@ from onnxlite.model import to_bytes
 from onnxlite.recipe import Recipe, run
 from onnxlite.recipe import steps as step_module
 from onnxlite.report import from_json, to_json
-from onnxlite.search import Budget, OptimizeReport, lab, optimize, search
-from onnxlite.search.lab import Lab
+from onnxlite.search import Budget, OptimizeReport, optimize, search, trial_runner
 from onnxlite.search.search import Search
+from onnxlite.search.trial_runner import TrialRunner
 from tests.odd_models import parse
 from tests.search.nets import images, net
 
@@ -87,7 +87,7 @@ def test_the_recipe_reproduces_the_result_bit_by_bit(found):
 
 def test_a_warm_cache_makes_nothing_again(found, monkeypatch):
     folder, outcome, _ = found
-    monkeypatch.setattr("onnxlite.search.crew.do", None)
+    monkeypatch.setattr("onnxlite.search.executor.do", None)
     again = optimize(
         folder / "net.onnx",
         samples=images(160),
@@ -104,7 +104,7 @@ def test_a_warm_cache_makes_nothing_again(found, monkeypatch):
 def test_other_samples_find_nothing_in_the_cache(found, monkeypatch):
     folder, _, _ = found
     calls = []
-    monkeypatch.setattr(Lab, "_keep", lambda self, key, done: calls.append(key) or 1 / 0)
+    monkeypatch.setattr(TrialRunner, "_keep", lambda self, key, done: calls.append(key) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         optimize(folder / "net.onnx", samples=images(160, seed=1), cache=folder / "cache")
     assert len(calls) == 1
@@ -268,7 +268,7 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
 @pytest.mark.slow
 def test_with_a_real_clock(monkeypatch, residual_path):
     """The whole way on a trained net, timed; INT8 alone keeps the budget and is far faster."""
-    monkeypatch.setattr(lab, "benchmark", evaluate.benchmark)
+    monkeypatch.setattr(trial_runner, "benchmark", evaluate.benchmark)
     monkeypatch.setattr(search, "benchmark", evaluate.benchmark)
     outcome = optimize(residual_path, samples=calibration_images(512), time_limit=120, cache=False)
     assert outcome.report.search.met

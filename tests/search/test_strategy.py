@@ -8,8 +8,8 @@ from onnxlite.evaluate import Ratio
 from onnxlite.recipe import Recipe
 from onnxlite.search import Budget, Estimate, Quality, Trial
 from onnxlite.search.candidates import formats
-from onnxlite.search.rank import best, merit, on_front
-from onnxlite.search.strategy import Rounds
+from onnxlite.search.records import best, merit, on_front
+from onnxlite.search.strategy import SearchStrategy
 
 #: The line that is trained.
 TRAINED = "int8 by 4,000 steps of training"
@@ -61,7 +61,7 @@ def tried(candidate, number, budget, int8_drop=0.001):
 
 
 def search(budget, prefer="both", prunable=True, int8_drop=0.001, trained=False):
-    rounds = Rounds(
+    rounds = SearchStrategy(
         list(formats(target="cpu")),
         budget=budget,
         prefer=prefer,
@@ -181,7 +181,7 @@ def test_where_int8_loses_too_much_its_worst_layers_stay_float():
 
 def test_what_did_not_hold_is_followed_by_a_little_less():
     budget = Budget(max_drop=0.02)
-    rounds = Rounds(
+    rounds = SearchStrategy(
         list(formats(target="cpu")),
         budget=budget,
         prefer="both",

@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 
 from onnxlite.errors import UnsupportedError
 from onnxlite.model import load, to_bytes
-from onnxlite.search.store import Store
-from onnxlite.search.training import training_steps
+from onnxlite.search.deadline import training_steps
+from onnxlite.search.trial_cache import Store
 from onnxlite.tune import step_timing as pace
 from onnxlite.tune.step_timing import step_seconds
 from tests.odd_models import parse

@@ -1,4 +1,4 @@
-"""Where candidates are built, judged and timed; whatever was done before comes from the store."""
+"""Trials: candidates are built, evaluated and timed, as far as the cache does not know them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.search.budget import QUALITY_LIMITS, Budget
 from onnxlite.search.candidates import Candidate
-from onnxlite.search.crew import Crew
 from onnxlite.search.estimate import Estimate
-from onnxlite.search.judge import Judge, Quality
+from onnxlite.search.executor import StepResult, StepTask, TaskExecutor, parse
+from onnxlite.search.quality_evaluator import Quality, QualityEvaluator
 from onnxlite.search.records import Trial, TrialStatus
-from onnxlite.search.store import Made, Store, code_digest, key_of
-from onnxlite.search.work import Done, Work, parse
+from onnxlite.search.trial_cache import CachedStep, Store, code_digest, key_of
 
 logger = logging.getLogger(__name__)
+
 
 #: Neither noise makes a model faster, nor a few names less a file smaller.
 _FASTER, _SMALLER = 0.98, 0.98
@@ -37,7 +37,7 @@ _FASTER, _SMALLER = 0.98, 0.98
 _TIMING_S = 2.0
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True):
+class TrialLatency(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate's latency against the original."""
 
     ratio: Ratio
@@ -45,7 +45,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class TrialSetup:
     """What all trials of a search share.
 
     Attributes:
@@ -74,7 +74,7 @@ class Setting:
 
 
 @dataclass
-class _State:
+class _TrialState:
     """How far a candidate is."""
 
     candidate: Candidate
@@ -91,7 +91,7 @@ class _State:
         return self.status != "measured" or len(self.reports) == len(self.candidate.steps)
 
 
-class Lab:
+class TrialRunner:
     """Tries candidates out.
 
     Args:
@@ -103,17 +103,22 @@ class Lab:
     """
 
     def __init__(
-        self, setting: Setting, judge: Judge, store: Store, crew: Crew, progress: Progress
+        self,
+        setting: TrialSetup,
+        judge: QualityEvaluator,
+        store: Store,
+        crew: TaskExecutor,
+        progress: Progress,
     ) -> None:
         self._setting, self._judge, self._store = setting, judge, store
         self._crew, self._progress = crew, progress
-        self._states: dict[int, _State] = {}
+        self._states: dict[int, _TrialState] = {}
         self.tried: list[tuple[Candidate, Trial]] = []
         store.keep_model(setting.original)
 
     def try_out(self, candidates: Sequence[Candidate], told: Callable[[Trial], None]) -> None:
         """Build, judge and time candidates; every trial is added to `tried`, and told."""
-        states = [_State(candidate, self._setting.digest) for candidate in candidates]
+        states = [_TrialState(candidate, self._setting.digest) for candidate in candidates]
         # Alone, one after the other: then the first results are there soon.
         groups = [states] if self._crew.parallel else [[state] for state in states]
         for group in groups:
@@ -168,16 +173,16 @@ class Lab:
         self._store.keep(key, found)
         return found
 
-    def _advance(self, states: Sequence[_State]) -> None:
+    def _advance(self, states: Sequence[_TrialState]) -> None:
         """One more step for each; candidates that begin alike share the work."""
-        wanted: dict[str, list[_State]] = {}
+        wanted: dict[str, list[_TrialState]] = {}
         for state in states:
             step = state.candidate.steps[len(state.reports)]
             wanted.setdefault(self._key(state.digest, step), []).append(state)
-        made: dict[str, tuple[Made, float]] = {}
+        made: dict[str, tuple[CachedStep, float]] = {}
         missing: list[str] = []
         for key in wanted:
-            known = self._store.record(key, Made)
+            known = self._store.record(key, CachedStep)
             if known is not None and (known.failure or self._store.model(known.digest)):
                 made[key] = known, 0.0
             else:
@@ -192,7 +197,7 @@ class Lab:
             works.append(
                 (
                     label,
-                    Work(
+                    StepTask(
                         self._setting.original,
                         content,
                         state.lineage,
@@ -213,14 +218,16 @@ class Lab:
         options = Recipe((step,)).to_toml()
         return key_of("step", digest, options, self._setting.calibration_digest, code_digest())
 
-    def _keep(self, key: str, done: Done) -> Made:
+    def _keep(self, key: str, done: StepResult) -> CachedStep:
         digest = "" if done.model is None else self._store.keep_model(done.model)
-        record = Made(digest=digest, report=done.report, lineage=done.lineage, failure=done.failure)
+        record = CachedStep(
+            digest=digest, report=done.report, lineage=done.lineage, failure=done.failure
+        )
         if not done.lost:
             self._store.keep(key, record)
         return record
 
-    def _give_up(self, state: _State) -> None:
+    def _give_up(self, state: _TrialState) -> None:
         """Stop a candidate whose quality is beyond rescue although steps are left to lose more."""
         if state.done or len(state.reports) < 2 or not state.reports[-1].changed:
             return
@@ -237,7 +244,7 @@ class Lab:
             state.status = "stopped"
             state.reason = f"after {state.reports[-1].step}: {lost[0]}"
 
-    def _quality(self, state: _State) -> Quality | None:
+    def _quality(self, state: _TrialState) -> Quality | None:
         """The figures of a candidate as far as it is; None if it cannot be judged."""
         setting = self._setting
         key = None
@@ -261,12 +268,12 @@ class Lab:
             self._store.keep(key, quality)
         return quality
 
-    def _timed(self, state: _State) -> Timed:
+    def _timed(self, state: _TrialState) -> TrialLatency:
         setting = self._setting
         key = key_of(
             "latency", state.digest, setting.digest, str(machine()), setting.selection_digest
         )
-        if (known := self._store.record(key, Timed)) is not None:
+        if (known := self._store.record(key, TrialLatency)) is not None:
             return known
         content = self._store.model(state.digest)
         assert content is not None
@@ -278,11 +285,11 @@ class Lab:
             time_budget_s=_TIMING_S,
             progress=self._progress,
         )
-        timed = Timed(ratio=found.ratio, candidate_ms=found.candidate.median_ms)
+        timed = TrialLatency(ratio=found.ratio, candidate_ms=found.candidate.median_ms)
         self._store.keep(key, timed)
         return timed
 
-    def _trial(self, state: _State, number: int) -> Trial:
+    def _trial(self, state: _TrialState, number: int) -> Trial:
         start = time.perf_counter()
         recipe = Recipe(_settled(state), self._setting.calibration_count)
         trial = Trial(
@@ -332,7 +339,7 @@ class Lab:
 _NOTHING_MEASURED = {name: Estimate(0.0) for name in ("latency", "latency_ms", "size", "bytes")}
 
 
-def _settled(state: _State) -> tuple[Step, ...]:
+def _settled(state: _TrialState) -> tuple[Step, ...]:
     """The steps, with what they decided by measuring written into their options."""
     settled: list[Step] = list(state.candidate.steps)
     for index, report in enumerate(state.reports):
@@ -342,7 +349,7 @@ def _settled(state: _State) -> tuple[Step, ...]:
 
 
 def figures_of(
-    quality: Quality, timed: Timed, size_bytes: int, input_bytes: int
+    quality: Quality, timed: TrialLatency, size_bytes: int, input_bytes: int
 ) -> dict[str, Estimate]:
     """All that a budget may limit, by its name."""
     ratio = timed.ratio
@@ -355,7 +362,7 @@ def figures_of(
     }
 
 
-def _follow(state: _State, made: Made) -> None:
+def _follow(state: _TrialState, made: CachedStep) -> None:
     """Write a step's outcome down in the state of a candidate."""
     if made.failure is not None or made.report is None:
         state.status, state.reason = "failed", made.failure

@@ -1,8 +1,9 @@
-"""For how many steps candidates are trained: as many as there is time for."""
+"""Time limit of a search: its deadline, and the training steps that fit in it."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -10,11 +11,55 @@ import onnx_ir as ir
 
 from onnxlite.errors import OnnxliteError
 from onnxlite.machine import machine
+from onnxlite.records import Progress
 from onnxlite.samples import SamplesLike
 from onnxlite.search.candidates import can_tune
-from onnxlite.search.store import Store, code_digest, key_of
+from onnxlite.search.executor import TimeUp
+from onnxlite.search.trial_cache import Store, code_digest, key_of
 
 logger = logging.getLogger(__name__)
+
+
+#: Of the time limit, kept for the final check.
+_RESERVED_SHARE, _RESERVED_MOST_S = 0.2, 20.0
+
+
+class Deadline:
+    """Passes progress on, with the time left and the best so far, until time is up.
+
+    Args:
+        start: when the search began, by `time.perf_counter`.
+        limit: seconds that it may take; None is without end.
+        progress: who is told.
+    """
+
+    def __init__(self, start: float, limit: float | None, progress: Progress) -> None:
+        self.start, self.limit = start, limit
+        #: Number of trials that are done, and the best of them in words.
+        self.trials, self.best = 0, "nothing yet"
+        self._deadline: float | None = None
+        if limit is not None:
+            self._deadline = start + limit - min(limit * _RESERVED_SHARE, _RESERVED_MOST_S)
+        self._told = progress
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+    def final(self, stage: str, done: int, total: int) -> None:
+        """Pass progress of the final check on, which is not interrupted."""
+        self._told(f"{stage} (final check; {self.best})", done, total)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Pass progress on; raise `TimeUp` when time is up."""
+        left = ""
+        if self._deadline is not None:
+            seconds = self._deadline - time.perf_counter()
+            if seconds < 0:
+                raise TimeUp
+            left = f", {seconds:.0f} s left"
+        self._told(f"{stage} (trial {self.trials + 1}; {self.best}{left})", done, total)
+
 
 _STEPS = (4000, 2000, 1000)
 #: A step takes so much of one of the whole model, as channels are gone, and a course at most

@@ -25,6 +25,7 @@ from onnxlite.records import StepReport
 
 logger = logging.getLogger(__name__)
 
+
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 #: The oldest entries go when the folder holds more than this.
@@ -32,7 +33,7 @@ _LIMIT_BYTES = 4 << 30
 _PACKAGES = ("onnxruntime", "onnx", "onnx-ir", "onnxsim", "numpy", "torch")
 
 
-class Made(msgspec.Struct, frozen=True, kw_only=True):
+class CachedStep(msgspec.Struct, frozen=True, kw_only=True):
     """What one step made of one model.
 
     Attributes:

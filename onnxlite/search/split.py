@@ -1,9 +1,4 @@
-"""Samples for three ends that never overlap: calibration, selection, and the final check.
-
-Steps are calibrated on the first part. Candidates are chosen by the second. The third is
-seen by nothing until the choice is made: a figure on samples that a choice was made by
-would flatter it.
-"""
+"""Split of the samples of a search: calibration, selection and final check never overlap."""
 
 from __future__ import annotations
 
@@ -23,7 +18,7 @@ Labels = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Shares:
+class SampleSplit:
     """The three parts, with the labels of those two that are judged on.
 
     Attributes:
@@ -45,13 +40,13 @@ class Shares:
     use: SampleUse
 
 
-def share_out(
+def split_samples(
     samples: SamplesLike,
     inputs: Sequence[InputSpec],
     *,
     evaluation: SamplesLike | None = None,
     labels: Labels | Sequence[Any] | None = None,
-) -> Shares:
+) -> SampleSplit:
     """Cut the samples: half for calibration, a quarter each for selection and check.
 
     With `evaluation`, all samples are for calibration and `evaluation` is halved.
@@ -93,7 +88,7 @@ def share_out(
         origin="held-out" if evaluation is None else "given",
         note=note,
     )
-    return Shares(
+    return SampleSplit(
         calibration=whole.between(0, count),
         selection=judged.between(first, stop),
         check=judged.between(stop, judged.total),
@@ -104,7 +99,7 @@ def share_out(
     )
 
 
-def _shared(whole: Windows, judged: Windows, labels: Labels | None) -> Shares:
+def _shared(whole: Windows, judged: Windows, labels: Labels | None) -> SampleSplit:
     """Too few to cut: the parts are the same samples, and the record says so."""
     note = (
         f"{judged.total} samples cannot be cut into calibration, choice and check, so these share "
@@ -112,7 +107,7 @@ def _shared(whole: Windows, judged: Windows, labels: Labels | None) -> Shares:
     )
     use = SampleUse(calibration=whole.total, evaluation=judged.total, origin="shared", note=note)
     everything = judged.between(0, judged.total)
-    return Shares(
+    return SampleSplit(
         calibration=whole.between(0, whole.total),
         selection=everything,
         check=everything,

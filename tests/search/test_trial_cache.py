@@ -7,7 +7,7 @@ import os
 import pytest
 
 from onnxlite.records import StepReport
-from onnxlite.search.store import Made, Store, hashed, key_of
+from onnxlite.search.trial_cache import CachedStep, Store, hashed, key_of
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -16,10 +16,10 @@ def store(request, tmp_path):
 
 
 def test_records_and_models_come_back(store):
-    made = Made(digest="d", report=StepReport(step="simplify", changed=True, summary="done"))
-    assert store.record("k", Made) is None
+    made = CachedStep(digest="d", report=StepReport(step="simplify", changed=True, summary="done"))
+    assert store.record("k", CachedStep) is None
     store.keep("k", made)
-    assert store.record("k", Made) == made
+    assert store.record("k", CachedStep) == made
     digest = store.keep_model(b"model")
     assert digest == hashed(b"model")
     assert store.model(digest) == b"model"
@@ -28,9 +28,9 @@ def test_records_and_models_come_back(store):
 
 def test_another_process_finds_them(tmp_path):
     digest = Store(tmp_path).keep_model(b"model")
-    Store(tmp_path).keep("k", Made(digest=digest))
+    Store(tmp_path).keep("k", CachedStep(digest=digest))
     other = Store(tmp_path)
-    assert other.record("k", Made).digest == digest
+    assert other.record("k", CachedStep).digest == digest
     assert other.found == 1
     assert other.model(digest) == b"model"
 
@@ -38,11 +38,11 @@ def test_another_process_finds_them(tmp_path):
 def test_damage_is_a_miss(tmp_path):
     store = Store(tmp_path)
     digest = store.keep_model(b"model")
-    store.keep("k", Made(digest=digest))
+    store.keep("k", CachedStep(digest=digest))
     (tmp_path / f"{digest}.onnx").write_bytes(b"mod")
     (tmp_path / "k.record").write_bytes(b"\x00")
     assert store.model(digest) is None
-    assert store.record("k", Made) is None
+    assert store.record("k", CachedStep) is None
 
 
 def test_without_a_place_to_write_memory_serves(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxlite.search import training
-from onnxlite.search.store import Store
+from onnxlite.search import deadline
+from onnxlite.search.trial_cache import Store
 
 
 @pytest.mark.parametrize(
@@ -23,14 +23,14 @@ from onnxlite.search.store import Store
     ],
 )
 def test_training_is_as_long_as_time_allows(monkeypatch, step_s, limit, steps):
-    monkeypatch.setattr(training, "can_tune", lambda: True)
-    monkeypatch.setattr(training, "_step_seconds", lambda *_: step_s)
+    monkeypatch.setattr(deadline, "can_tune", lambda: True)
+    monkeypatch.setattr(deadline, "_step_seconds", lambda *_: step_s)
     assert asked(limit, 1.0) == steps
 
 
 def asked(limit, latency_ms):
     """The steps for any model: what is measured of it is made up."""
-    return training.training_steps(
+    return deadline.training_steps(
         None, "digest", None, Store(None), limit=limit, latencies_ms=[latency_ms]
     )
 
@@ -39,11 +39,11 @@ def test_where_no_step_would_do_none_is_measured(monkeypatch):
     def measured(*_):
         raise AssertionError("a step of a slow model was measured")
 
-    monkeypatch.setattr(training, "can_tune", lambda: True)
-    monkeypatch.setattr(training, "_step_seconds", measured)
+    monkeypatch.setattr(deadline, "can_tune", lambda: True)
+    monkeypatch.setattr(deadline, "_step_seconds", measured)
     assert asked(600, 100.0) is None
 
 
 def test_nothing_is_trained_without_torch(monkeypatch):
-    monkeypatch.setattr(training, "can_tune", lambda: False)
+    monkeypatch.setattr(deadline, "can_tune", lambda: False)
     assert asked(600, 1.0) is None

@@ -10,8 +10,8 @@ import pytest
 
 from onnxlite.errors import OptionError, SamplesError, VerificationError
 from onnxlite.model import load
-from onnxlite.search.judge import Judge
 from onnxlite.search.metric import choose_metric
+from onnxlite.search.quality_evaluator import QualityEvaluator
 from tests.odd_models import parse
 
 LINEAR = """<ir_version: 8, opset_import: ["": 17]>
@@ -30,7 +30,7 @@ def linear(weight=None, text=LINEAR):
 
 
 def judged(weight, metric, **options):
-    return Judge(linear(), X, metric, **options).judge(linear(weight))
+    return QualityEvaluator(linear(), X, metric, **options).judge(linear(weight))
 
 
 def test_the_original_loses_nothing():
@@ -88,16 +88,16 @@ def test_what_cannot_be_judged_is_refused():
         "float[3,3] w = {", "float[3,4] w = {0,0,0,"
     )
     with pytest.raises(VerificationError, match="it was"):
-        Judge(linear(), X, "sqnr").judge(linear(text=wide))
+        QualityEvaluator(linear(), X, "sqnr").judge(linear(text=wide))
     with pytest.raises(SamplesError, match="9 labels for 10"):
-        Judge(linear(), X, "accuracy", labels=np.zeros(9))
+        QualityEvaluator(linear(), X, "accuracy", labels=np.zeros(9))
     with pytest.raises(OptionError, match="must give a number"):
         judged(np.eye(3), lambda outputs: "good")
 
 
 def test_kept_outputs_and_outputs_run_again_say_the_same(monkeypatch):
     kept = judged(np.eye(3) * 0.9, "sqnr")
-    monkeypatch.setattr("onnxlite.search.judge._KEEP_BYTES", 1)
+    monkeypatch.setattr("onnxlite.search.quality_evaluator._KEEP_BYTES", 1)
     assert judged(np.eye(3) * 0.9, "sqnr") == kept
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from onnxlite.errors import SamplesError
 from onnxlite.samples import InputSpec, Samples
-from onnxlite.search.shares import digest, share_out
+from onnxlite.search.split import digest, split_samples
 
 DYNAMIC = (InputSpec("x", "float32", ("n", 2)),)
 FIXED = (InputSpec("x", "float32", (4, 2)),)
@@ -28,7 +28,7 @@ def parts(shares):
 @pytest.mark.parametrize("inputs", [DYNAMIC, FIXED])
 @pytest.mark.parametrize("total", [12, 40, 100, 1024])
 def test_one_set_is_cut_into_three(total, inputs):
-    shares = share_out(rows(total), inputs, labels=np.arange(total))
+    shares = split_samples(rows(total), inputs, labels=np.arange(total))
     one, two, three = parts(shares)
     assert one + two + three == list(range(total))
     assert min(len(one), len(two), len(three)) >= 4
@@ -39,11 +39,11 @@ def test_one_set_is_cut_into_three(total, inputs):
 
 
 def test_half_of_many_samples_is_for_calibration():
-    assert share_out(rows(1024), DYNAMIC).counts == (512, 256, 256)
+    assert split_samples(rows(1024), DYNAMIC).counts == (512, 256, 256)
 
 
 def test_separate_samples_are_halved():
-    shares = share_out(
+    shares = split_samples(
         rows(10), DYNAMIC, evaluation=rows(20, start=100), labels=np.arange(100, 120)
     )
     assert parts(shares) == [list(range(10)), list(range(100, 110)), list(range(110, 120))]
@@ -53,7 +53,7 @@ def test_separate_samples_are_halved():
 
 @pytest.mark.parametrize(("total", "inputs"), [(1, DYNAMIC), (2, DYNAMIC), (4, FIXED), (8, FIXED)])
 def test_too_few_are_shared_and_the_record_says_so(total, inputs):
-    shares = share_out(rows(total), inputs)
+    shares = split_samples(rows(total), inputs)
     assert parts(shares) == [list(range(total))] * 3
     assert shares.use.origin == "shared"
     assert "flatter" in shares.use.note
@@ -61,9 +61,9 @@ def test_too_few_are_shared_and_the_record_says_so(total, inputs):
 
 def test_labels_must_fit():
     with pytest.raises(SamplesError, match="one entry per sample of the evaluation set"):
-        share_out(rows(10), DYNAMIC, evaluation=rows(20), labels=np.zeros(10))
+        split_samples(rows(10), DYNAMIC, evaluation=rows(20), labels=np.zeros(10))
     with pytest.raises(SamplesError, match="one entry per"):
-        share_out(rows(10), DYNAMIC, labels=np.zeros(9))
+        split_samples(rows(10), DYNAMIC, labels=np.zeros(9))
 
 
 def test_the_digest_sees_every_value():

@@ -14,7 +14,7 @@ from onnxlite.errors import OptionError
 from onnxlite.recipe import PruneChannels, QuantizeStatic, Simplify
 from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.search import Budget, optimize
-from onnxlite.search.crew import measures
+from onnxlite.search.executor import measures
 from tests.search.nets import images, net
 
 
