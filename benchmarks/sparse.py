@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks._tables import publish
 from models import data
 from onnxlite import load, prune_weights, save
-from onnxlite.prune.weights import SparseMethod
+from onnxlite.prune.weight_step import SparseMethod
 from onnxlite.runtime import Session
 
 Array = NDArray[Any]

@@ -34,7 +34,7 @@ from onnxlite.errors import (
 from onnxlite.evaluate import Fidelity, Latency, LayerFidelity, benchmark, compare
 from onnxlite.model import ModelLike, load
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
-from onnxlite.prune.storage import sparse_storage
+from onnxlite.prune.sparse_storage import sparse_storage
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.dynamic.step import quantize_dynamic
 from onnxlite.quantize.float16.step import to_float16

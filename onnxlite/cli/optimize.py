@@ -17,7 +17,7 @@ from onnxlite.cli import arguments as args
 from onnxlite.cli.exit_codes import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.prune.importance import Importance
-from onnxlite.prune.weights import Scope, SparseMethod
+from onnxlite.prune.weight_step import Scope, SparseMethod
 from onnxlite.quantize import Form, ObserverChoice, PlacementBy, Rounding, WeightBits
 from onnxlite.recipe import PruneChannels, PruneWeights, QuantizeStatic, Recipe, Simplify, Step
 from onnxlite.report import run_view, save_report

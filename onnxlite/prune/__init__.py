@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, in_kind, load
-from onnxlite.prune.choose import RoundTo
-from onnxlite.prune.explain import ChannelReport, GroupRow, explain_channels
+from onnxlite.prune.channel_step import Repair, prune_channels_ir
+from onnxlite.prune.eligibility import RoundTo
 from onnxlite.prune.importance import Importance, ImportanceFunction
-from onnxlite.prune.shrink import Repair, prune_channels_ir
-from onnxlite.prune.weights import Scope, SparseMethod, prune_weights_ir
+from onnxlite.prune.report import ChannelReport, GroupRow, explain_channels
+from onnxlite.prune.weight_step import Scope, SparseMethod, prune_weights_ir
 from onnxlite.records import Progress, ReportSink, announce, silent
 from onnxlite.samples import SamplesLike
 

@@ -1,12 +1,9 @@
-"""What units are worth by their weights or their energy: curves of damages that add up.
-
-Every score is a share of a whole (of a layer's norm, of a reader's energy), so that groups
-of different layers compare.
-"""
+"""What the units of a group are worth: in which order they go, and what each step costs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,9 +13,30 @@ from numpy.typing import ArrayLike, NDArray
 from onnxlite.analysis.channels import ChannelMap, UnitGroup
 from onnxlite.analysis.units import Binding, in_groups
 from onnxlite.errors import OptionError
-from onnxlite.ops import spec_of
-from onnxlite.prune.curve import Array64, Curve, curve_of
-from onnxlite.prune.reconstruct import Reader
+from onnxlite.ops import Ids, spec_of
+
+Array64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DamageCurve:
+    """The damage of a group as more and more of its units go.
+
+    Attributes:
+        order: the group's units, those that matter least first.
+        damage: float64[units + 1], of the first n units of that order together, as a share
+            of what the layers that read them compute: 0 for none, comparable across groups.
+    """
+
+    order: Ids
+    damage: Array64
+
+
+def curve_of(units: Ids, scores: Array64) -> DamageCurve:
+    """The curve of units whose damages add up; ties keep the units' order."""
+    order = np.argsort(scores, kind="stable")
+    return DamageCurve(units[order], np.concatenate([[0.0], np.cumsum(scores[order])]))
+
 
 Array = NDArray[Any]
 
@@ -39,7 +57,7 @@ def weight_curve(
     group: UnitGroup,
     importance: Importance | ImportanceFunction,
     rng: np.random.Generator,
-) -> Curve | str:
+) -> DamageCurve | str:
     """The curve of a group by its weights alone, or why it has none."""
     units = len(group.units)
     if importance == "random":
@@ -60,19 +78,6 @@ def weight_curve(
     scores = np.mean(terms, axis=0)
     # A unit that nothing is computed for, or that nobody reads, is no loss.
     return curve_of(group.units, np.where(_dead(channels, group), 0.0, scores))
-
-
-def energy_curve(units: NDArray[np.int64], readers: Sequence[Reader]) -> Curve:
-    """The curve by what units add to their readers: mean square of the input times |w|^2.
-
-    The criterion of Sun et al. 2023 (Wanda), summed over the features of a unit.
-    """
-    total = np.zeros(len(units))
-    for reader in readers:
-        energy = reader.energy * np.square(reader.layer.matrix).sum(axis=2)
-        own = np.isin(reader.units, units)
-        np.add.at(total, np.searchsorted(units, reader.units[own]), energy[own] / energy.sum())
-    return curve_of(units, total)
 
 
 def _share(scores: Array) -> Array64:

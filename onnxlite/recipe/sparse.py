@@ -9,7 +9,7 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.prune import prune_weights_ir
-from onnxlite.prune.weights import Scope, SparseMethod, check_choice
+from onnxlite.prune.weight_step import Scope, SparseMethod, check_choice
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.prune import prune_channels_ir
-from onnxlite.prune.choose import RoundTo
-from onnxlite.prune.goal import Goal
+from onnxlite.prune.channel_step import Repair
+from onnxlite.prune.eligibility import RoundTo
 from onnxlite.prune.importance import Importance
-from onnxlite.prune.shrink import Repair
+from onnxlite.prune.target_search import Goal
 from onnxlite.quantize import (
     Form,
     ObserverChoice,

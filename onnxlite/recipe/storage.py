@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 import onnx_ir as ir
 
-from onnxlite.prune.storage import sparse_storage_ir
+from onnxlite.prune.sparse_storage import sparse_storage_ir
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 

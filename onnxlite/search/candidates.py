@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from onnxlite.prune.choose import RoundTo
+from onnxlite.prune.eligibility import RoundTo
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
 from onnxlite.recipe.dynamic import QuantizeDynamic

@@ -9,8 +9,8 @@ from onnxlite.model import load, to_bytes
 from onnxlite.prune import explain_channels, prune_channels
 from onnxlite.recipe import PruneChannels, Recipe
 from tests.odd_models import parse
-from tests.prune.test_channels import NET, names, shapes
-from tests.prune.test_endings import X, net
+from tests.prune.test_block_removal import X, net
+from tests.prune.test_channel_step import NET, names, shapes
 
 
 def test_groups_keep_as_many_as_is_said():

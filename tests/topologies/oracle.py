@@ -11,7 +11,7 @@ from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.model import ModelLike, load, to_proto
 from onnxlite.normalize import normalize
-from onnxlite.prune.channels import remove_units, zero_units
+from onnxlite.prune.removal import remove_units, zero_mask_units
 from onnxlite.runtime import run_all
 from onnxlite.samples import Feed
 
@@ -47,7 +47,7 @@ def check_pruned(source: ModelLike, units: list[int], feeds: list[Feed]) -> ir.M
     pruned, channels = mapped(source)
     remove_units(pruned, channels, units)
     zeroed, channels = mapped(source)
-    zero_units(zeroed, channels, units)
+    zero_mask_units(zeroed, channels, units)
     proto = to_proto(pruned)
     onnx.checker.check_model(proto, full_check=True)
     onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

@@ -1,0 +1,153 @@
+"""Which branches end: decided by trying it out, because damages of whole blocks do not add up.
+
+One after the other the branch is added to those that end with which the choice of all other
+units is predicted to do least damage. The model without it is made, repaired, and compared
+with the one before on samples that neither saw; the first that is no better is the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Set
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.branches import Branch, branches_of
+from onnxlite.analysis.channels import ChannelMap
+from onnxlite.graph import add_initializer, const_tensor, sole_consumer, value_names
+from onnxlite.ops import spec_of
+from onnxlite.prune.target_search import Removed, Selection, TargetSearch
+
+#: Predicted damages may be wrong by so much; what is worse by more is not tried.
+_HOPELESS = 3.0
+#: The error must fall to this share of what it is without: less is hardly seen in accuracy.
+_WORTH = 0.85
+
+
+def select_blocks(
+    reach: TargetSearch, ends: Collection[int], trial: Callable[[Removed], float]
+) -> Selection:
+    """The best choice of units, with all of some groups gone or of none.
+
+    Args:
+        reach: chooses the other units.
+        ends: groups that may go altogether, with the branch that ends with each.
+        trial: the error of the model without these units, after its repair.
+    """
+    ended: frozenset[int] = frozenset()
+    best, best_error = reach.reached(), None
+    while left := sorted(set(ends) - ended):
+        plans = {group: reach.planned(ended | {group}) for group in left}
+        group = min(left, key=lambda g: (not plans[g].complete, reach.damage(plans[g])))
+        if best.complete and reach.damage(plans[group]) > _HOPELESS * reach.damage(best):
+            break
+        candidate = reach.reached(ended | {group})
+        best_error = trial(best.removed) if best_error is None else best_error
+        error = trial(candidate.removed)
+        if best.complete and not (candidate.complete and error < _WORTH * best_error):
+            break
+        ended, best, best_error = ended | {group}, candidate, error
+    return best
+
+
+def removed_branches(
+    model: ir.Model, channels: ChannelMap, removed: NDArray[np.bool_]
+) -> tuple[Branch, ...]:
+    """The branches of which the whole group goes, by id; most often none."""
+    if not any(removed[group.units].all() for group in channels.groups if group.pin is None):
+        return ()
+    found = branches_of(model, channels).values()
+    return tuple(b for b in found if removed[channels.groups[b.group].units].all())
+
+
+def remove_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
+    """Take branches out of `model` in place, with the weights that nobody else reads.
+
+    What stands in the place of a sum takes over its name, where nothing but the branch read
+    it besides: `repair` then fits it to what the sum was.
+    """
+    branches = tuple(branches)
+    gone = {node for branch in branches for node in branch.nodes}
+    for branch in branches:
+        for node, port in branch.sums:
+            _replace_sum(node, port, gone)
+    weights = dict.fromkeys(v for node in gone for v in node.inputs if const_tensor(v) is not None)
+    for node in reversed(model.graph):
+        if node in gone and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            model.graph.remove(node, safe=True)
+    for value in weights:
+        if value is not None and not value.uses() and not value.is_graph_output():
+            model.graph.initializers.pop(value.name or "", None)
+
+
+def zero_mask_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
+    """Multiply by 0 what branches add to their sums, in place."""
+    names = value_names(model)
+    for branch in branches:
+        for node, port in branch.sums:
+            side = node.inputs[port]
+            assert side is not None
+            assert side.dtype is not None
+            zero = add_initializer(
+                model.graph, names.fresh("silenced"), np.zeros((), side.dtype.numpy())
+            )
+            mul = ir.node("Mul", [side, zero], name=names.fresh("silence"))
+            mul.outputs[0].name = names.fresh(f"{side.name}_silenced")
+            model.graph.insert_before(node, mul)
+            node.replace_input_with(port, mul.outputs[0])
+
+
+def _replace_sum(node: ir.Node, port: int, gone: Set[ir.Node]) -> None:
+    others = [value for i, value in enumerate(node.inputs) if i != port and value is not None]
+    if len(others) > 1:
+        for index, value in enumerate(others):
+            node.replace_input_with(index, value)
+        node.resize_inputs(len(others))
+        return
+    (kept,) = others
+    total = node.outputs[0]
+    alone = _is_computed(kept) and all(use.node in gone for use in kept.uses())
+    readers = [use.node for use in total.uses()]
+    total.replace_all_uses_with(kept)
+    if len(readers) == 1 and _repeats(readers[0], kept):
+        (activation,) = readers
+        activation.outputs[0].replace_all_uses_with(kept)
+        assert activation.graph is not None
+        activation.graph.remove(activation, safe=True)
+        if alone:
+            _rename(kept, activation.outputs[0])
+            before = _activated(kept)
+            if before is not None and _is_computed(before) and sole_consumer(before) is not None:
+                _rename(before, total)
+    elif alone:
+        _rename(kept, total)
+
+
+def _is_computed(value: ir.Value) -> bool:
+    return value.producer() is not None and not value.is_graph_output()
+
+
+def _repeats(node: ir.Node, value: ir.Value) -> bool:
+    """Whether an activation lets through all that the one before it did."""
+    bounds, inner = _range(node), _range(value.producer())
+    if bounds is None or inner is None or node.outputs[0].is_graph_output():
+        return False
+    return bounds[0] <= inner[0] and inner[1] <= bounds[1]
+
+
+def _range(node: ir.Node | None) -> tuple[float, float] | None:
+    rule = None if node is None else spec_of(node).output_range
+    return None if node is None or rule is None else rule(node)
+
+
+def _activated(value: ir.Value) -> ir.Value | None:
+    producer = value.producer()
+    return None if producer is None else producer.inputs[0]
+
+
+def _rename(value: ir.Value, to: ir.Value) -> None:
+    """Let `value` have the name of a value that is not there any more."""
+    name = to.name
+    to.name = None
+    value.name = name

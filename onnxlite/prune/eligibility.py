@@ -1,0 +1,168 @@
+"""Which groups may lose units, and how many of them may be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from fnmatch import fnmatchcase
+from math import gcd
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxlite.analysis.branches import Branch, branches_of
+from onnxlite.analysis.channels import ChannelMap, UnitGroup
+from onnxlite.errors import OptionError
+from onnxlite.machine import machine
+from onnxlite.prune.importance import IMPORTANCES, Importance, ImportanceFunction
+
+RoundTo = int | Literal["auto"]
+
+#: Kernels need at least so many channels at once.
+_LEAST_BLOCK = 4
+
+
+def check_options(
+    channels: ChannelMap,
+    named: Iterable[str],
+    importance: Importance | ImportanceFunction,
+    round_to: RoundTo,
+    minimum: int,
+    *,
+    samples: bool,
+) -> None:
+    """Raise `OptionError` for a value out of range, or a group `named` that may not shrink."""
+    if not callable(importance) and importance not in IMPORTANCES:
+        raise OptionError(
+            f"importance is a function or one of {', '.join(IMPORTANCES)}, given was {importance!r}"
+        )
+    if importance in ("energy", "reconstruction") and not samples:
+        raise OptionError(f"importance {importance!r} is measured: give samples, or take 'l2'")
+    if (round_to != "auto" and round_to < 1) or minimum < 1:
+        raise OptionError(f"round_to ({round_to}) and minimum ({minimum}) are 1 or more")
+    names = {group.name: group for group in channels.groups}
+    for name in named:
+        if name not in names:
+            raise OptionError(
+                f"no group of units is named {name!r}: `explain_channels` lists their names"
+            )
+        if (pin := names[name].pin) is not None:
+            raise OptionError(f"the units of {name!r} must stay: {pin.reason} ({pin.where})")
+
+
+def channel_block(round_to: RoundTo) -> int:
+    """The multiple that channels are kept in; `"auto"` is what this machine's kernels want."""
+    return machine().channel_block if round_to == "auto" else round_to
+
+
+def eligible_groups(channels: ChannelMap, protect: Sequence[str]) -> frozenset[str]:
+    """The names of the groups that may lose units: not pinned, no layer of them protected.
+
+    Raises:
+        OptionError: a pattern that matches nothing.
+    """
+    shielded = _protected(channels, protect)
+    return frozenset(
+        group.name for group in channels.groups if group.pin is None and group.name not in shielded
+    )
+
+
+def removable_branches(
+    model: ir.Model, channels: ChannelMap, free: Set[str], protect: Sequence[str]
+) -> Mapping[int, Branch]:
+    """The branches that may end, by their group: it is free, and none of their nodes protected."""
+    return {
+        index: branch
+        for index, branch in branches_of(model, channels).items()
+        if channels.groups[index].name in free
+        and not any(
+            fnmatchcase(value or "", pattern)
+            for node in branch.nodes
+            for value in (node.name, *(v.name for v in node.inputs if v is not None))
+            for pattern in protect
+        )
+    }
+
+
+def allowed_counts(group: UnitGroup, *, block: int, minimum: int) -> tuple[int, ...]:
+    """How many units of a group may be kept, in descending order from all.
+
+    Counts are those whose positions (`group.width` a unit) are a multiple of `block`. A
+    group of no more than one block may go to half of it, and so on down to 4 positions.
+    """
+    total = len(group.units)
+    step = block // gcd(block, group.width)
+    counts = {total, *range(step, total, step)}
+    while total <= step and block > _LEAST_BLOCK:
+        block //= 2
+        counts.add(block // gcd(block, group.width))
+    return tuple(sorted((c for c in counts if min(minimum, total) <= c <= total), reverse=True))
+
+
+def count_to_keep(group: UnitGroup, share: float, *, block: int, minimum: int) -> int:
+    """How many units stay when `share` of them is to go.
+
+    The nearest count whose positions on the narrowest axis are a multiple of `block`;
+    all stay if there is no such count below.
+    """
+    total = len(group.units)
+    step = block // gcd(block, group.width)
+    least = -(-minimum // step) * step
+    wanted = max(least, round((1 - share) * total / step) * step)
+    return min(wanted, total)
+
+
+def removed_by_widths(
+    channels: ChannelMap, free: Set[str], ends: Set[int], widths: Mapping[str, int]
+) -> tuple[int, ...]:
+    """How many units of every group go, if those named keep so many.
+
+    Args:
+        channels: the units.
+        free: names of the groups that may lose some.
+        ends: groups that may lose all.
+        widths: units to keep, by the names of groups.
+
+    Raises:
+        OptionError: more units than there are, fewer than must stay, or a protected group.
+    """
+    removed = []
+    for index, group in enumerate(channels.groups):
+        total = len(group.units)
+        kept = widths.get(group.name, total)
+        least = 0 if index in ends else 1
+        if not least <= kept <= total:
+            raise OptionError(
+                f"{group.name!r} has {total} units and keeps {least} at least, given was {kept}: "
+                "`explain_channels` shows every group"
+            )
+        if kept < total and group.name not in free:
+            raise OptionError(
+                f"the units of {group.name!r} are protected and cannot be {kept}: name it in "
+                "`widths` or in `protect`, not in both"
+            )
+        removed.append(total - kept)
+    return tuple(removed)
+
+
+def _protected(channels: ChannelMap, patterns: Sequence[str]) -> set[str]:
+    """The groups that a protected layer is part of."""
+    found: set[str] = set()
+    matched: set[str] = set()
+    for group in channels.groups:
+        for name in _names(group):
+            if hits := [pattern for pattern in patterns if fnmatchcase(name, pattern)]:
+                matched.update(hits)
+                found.add(group.name)
+    if unused := sorted(set(patterns) - matched):
+        raise OptionError(
+            f"no layer with units matches {', '.join(map(repr, unused))}: patterns are compared "
+            "with the names of nodes and of their weights"
+        )
+    return found
+
+
+def _names(group: UnitGroup) -> Iterator[str]:
+    for binding in group.bindings:
+        yield binding.value.name or ""
+    for node in group.layers:
+        yield node.name or ""

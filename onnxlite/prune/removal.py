@@ -1,0 +1,210 @@
+"""Remove channel units from a model, or silence them in place.
+
+Both follow one `ChannelMap`. That the two give the same outputs is what proves a map:
+removal shifts every later channel, so that one wrong index anywhere shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.channels import ChannelMap
+from onnxlite.analysis.lineage import record_removed
+from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.analysis.units import Binding, Recount, Reindex, in_groups
+from onnxlite.graph import Names, add_initializer, attribute, const_array, value_names
+from onnxlite.ops import Ids
+from onnxlite.prune.block_removal import remove_branches, removed_branches, zero_mask_branches
+
+Array = NDArray[Any]
+
+
+def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> ir.Model:
+    """Take `units` out of `model` in place: weights, counts, shape constants, shapes.
+
+    Args:
+        model: the model that `channels` was derived from; dynamic axes stay dynamic.
+        channels: its units. It is of no use for the result.
+        units: ids of units that are not pinned; every group must keep one, but for those
+            that a branch ends with (`onnxlite.analysis.branches`).
+
+    Returns:
+        `model`.
+    """
+    removed = _mask(channels, units)
+    remove_branches(model, removed_branches(model, channels, removed))
+    bindings = list(_left(channels.bindings))
+    record_removed(model, bindings, removed)
+    names = value_names(model)
+    _rewrite(model, bindings, removed, names, _compressed)
+    for recount in channels.recounts:
+        if recount.node.graph is not None:
+            _apply_count(model, recount, removed, names)
+    for reindex in channels.reindexes:
+        if reindex.node.graph is not None:
+            _apply_index(model, reindex, removed, names)
+    infer_shapes(model, refresh=True)
+    return model
+
+
+def zero_mask_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> ir.Model:
+    """Silence `units` of `model` in place: all slices bound to them become 0.
+
+    No consumer sees anything of a unit then: its producers make zeros, and the slices of
+    those that read it are zero, too. Divisors stay as they are. A branch that ends adds
+    nothing to its sum: what its readers make of nothing, their bias, does not count.
+    """
+    removed = _mask(channels, units)
+    zero_mask_branches(model, removed_branches(model, channels, removed))
+    _rewrite(model, channels.bindings, removed, value_names(model), _silenced)
+    return model
+
+
+def _left(bindings: Iterable[Binding]) -> Iterator[Binding]:
+    """The bindings without uses by nodes that are not there any more."""
+    for binding in bindings:
+        uses = tuple(use for use in binding.uses if use[0].graph is not None)
+        if uses:
+            yield replace(binding, uses=uses)
+
+
+def _mask(channels: ChannelMap, units: Iterable[int]) -> NDArray[np.bool_]:
+    """Whether an id goes, by id."""
+    chosen = np.zeros(len(channels.root), bool)
+    chosen[np.fromiter(units, np.int64)] = True
+    chosen[0] = False
+    return chosen[channels.root]
+
+
+#: An array with slices removed or silenced: of the array, an axis, which go, and the fill.
+_Edit = Callable[[Array, int, NDArray[np.bool_], float | None], Array]
+
+
+def _compressed(array: Array, axis: int, gone: NDArray[np.bool_], _fill: float | None) -> Array:
+    parts = [np.compress(~own, part, axis) for part, own in in_groups(array, gone)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _silenced(array: Array, axis: int, gone: NDArray[np.bool_], fill: float | None) -> Array:
+    if fill is None:
+        return array
+    array = array.copy()
+    for part, own in in_groups(array, gone):
+        np.moveaxis(part, axis, 0)[own] = fill
+    return array
+
+
+def _rewrite(
+    model: ir.Model,
+    bindings: Iterable[Binding],
+    removed: NDArray[np.bool_],
+    names: Names,
+    edit: _Edit,
+) -> None:
+    """Edit the bound initializers; one that serves other uses as well is copied first."""
+    edits: dict[tuple[ir.Value, tuple[tuple[ir.Node, int], ...]], list[Binding]] = {}
+    matrices: dict[ir.Value, list[Binding]] = {}
+    for binding in bindings:
+        if not removed[binding.line].any():
+            continue
+        if _is_vector(binding.value):
+            edits.setdefault((binding.value, tuple(binding.uses)), []).append(binding)
+        else:
+            matrices.setdefault(binding.value, []).append(binding)
+    for value, found in matrices.items():
+        _set(value, _edited(value, found, removed, edit))
+    for (value, uses), found in edits.items():
+        array = _edited(value, found, removed, edit)
+        if len(list(value.uses())) == len(uses) and not value.is_graph_output():
+            _set(value, array)
+            continue
+        own = _own(model, names, value, array)
+        for node, port in uses:
+            node.replace_input_with(port, own)
+
+
+def _is_vector(value: ir.Value) -> bool:
+    assert value.const_value is not None
+    return sum(int(size) > 1 for size in value.const_value.shape.numpy()) <= 1
+
+
+def _edited(
+    value: ir.Value, bindings: Iterable[Binding], removed: NDArray[np.bool_], edit: _Edit
+) -> Array:
+    assert value.const_value is not None
+    array: Array = value.const_value.numpy()
+    for binding in bindings:
+        array = edit(array, binding.axis, removed[binding.line], binding.fill)
+    return array
+
+
+def _set(value: ir.Value, array: Array) -> None:
+    assert value.const_value is not None
+    dtype = value.const_value.dtype
+    array = np.ascontiguousarray(array)
+    value.const_value = ir.Tensor(array, dtype=dtype, name=value.name)
+    value.shape = ir.Shape(array.shape)
+
+
+def _own(model: ir.Model, names: Names, value: ir.Value, array: Array) -> ir.Value:
+    """A new initializer beside `value`, for one use of it."""
+    assert value.const_value is not None
+    own = add_initializer(model.graph, names.fresh(f"{value.name}_own"), array)
+    if own.dtype != value.const_value.dtype:
+        own.const_value = ir.Tensor(array, dtype=value.const_value.dtype, name=own.name)
+        own.type = ir.TensorType(value.const_value.dtype)
+    return own
+
+
+def _apply_count(
+    model: ir.Model, recount: Recount, removed: NDArray[np.bool_], names: Names
+) -> None:
+    node, where = recount.node, recount.where
+    count = _kept(recount.ids, recount.axis, removed)
+    if isinstance(where, str):
+        old = attribute(node, where)
+        if recount.entry is None:
+            node.attributes[where] = ir.AttrInt64(where, count)
+        else:
+            new = [count if i == recount.entry else int(n) for i, n in enumerate(old)]
+            node.attributes[where] = ir.AttrInt64s(where, new)
+        return
+    value = node.inputs[where]
+    array = const_array(value)
+    assert value is not None
+    assert array is not None
+    entry = recount.entry or 0
+    if int(array.reshape(-1)[entry]) == count:
+        return
+    array = array.copy()
+    array.reshape(-1)[entry] = count
+    # Exporters share small constants between unrelated nodes.
+    if len(list(value.uses())) == 1 and not value.is_graph_output():
+        _set(value, array)
+    else:
+        node.replace_input_with(where, _own(model, names, value, array))
+
+
+def _kept(ids: Ids, axis: int, removed: NDArray[np.bool_]) -> int:
+    """How many slices along `axis` keep a position."""
+    lines = np.moveaxis(~removed[ids], axis, 0).reshape(ids.shape[axis], -1)
+    return int(lines.any(1).sum())
+
+
+def _apply_index(
+    model: ir.Model, reindex: Reindex, removed: NDArray[np.bool_], names: Names
+) -> None:
+    value = reindex.node.inputs[reindex.port]
+    picked = const_array(value)
+    assert value is not None
+    assert picked is not None
+    kept = ~removed[reindex.line]
+    place = np.cumsum(kept) - 1
+    new = place[picked[kept[picked]]].astype(picked.dtype)
+    reindex.node.replace_input_with(reindex.port, _own(model, names, value, new))

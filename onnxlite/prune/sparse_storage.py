@@ -1,0 +1,158 @@
+"""Sparse storage: zeros that are not written to the file.
+
+ONNX's sparse initializers hold the other numbers with one int64 index each, so that float32
+weights must be zero by more than two thirds before that pays off. ONNX Runtime makes them
+dense when it loads the model: the file is smaller, nothing else changes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+import zlib
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.errors import ExecutionError
+from onnxlite.model import (
+    SPARSE_KEY,
+    ModelLike,
+    clone,
+    in_kind,
+    load,
+    size_bytes,
+    to_bytes,
+    unmapped,
+)
+from onnxlite.normalize import normalize
+from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, announce, silent
+from onnxlite.runtime import check_loads
+
+logger = logging.getLogger(__name__)
+
+
+STEP = "sparse-storage"
+_INDEX_BYTES = 8
+#: What a second tensor, its name and its type take.
+_FRAME_BYTES = 64
+#: Above this weights lie beside the file, where they are written dense.
+_MAX_BYTES = 1_500_000_000
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
+
+
+@in_kind
+def sparse_storage(
+    model: ModelLike, *, on_report: ReportSink | None = None, progress: Progress = silent
+) -> ir.Model:
+    """Store weights that are mostly zeros as sparse initializers, where that is smaller.
+
+    A float32 weight gets smaller above 67% of zeros. An `ir.Model` stays dense in memory and
+    is written sparse by `save`. Do it last: onnx's strict shape inference (of onnx 1.23) fails
+    at a Conv whose weight is sparse, and other tools may not read sparse initializers.
+
+    Args:
+        model: a path, a `ModelProto` or an `ir.Model`; it is not changed.
+        on_report: called with the `StepReport`: the size of every weight in both forms, and
+            that of the file, of the zipped file and, with the package `zstandard`, of the file
+            compressed by it.
+        progress: called as weights are looked at.
+
+    Returns:
+        The model, a `ModelProto` if one came in, otherwise an `ir.Model`; a copy of the input
+        if no weight gets smaller or ONNX Runtime does not take the result.
+    """
+    result, report = sparse_storage_ir(load(model), progress=progress)
+    announce(report, on_report, logger)
+    return result
+
+
+def sparse_storage_ir(
+    model: ir.Model, *, progress: Progress = silent
+) -> tuple[ir.Model, StepReport]:
+    """Mark the weights of a private copy of a model; see `sparse_storage`."""
+    start = time.perf_counter()
+    source = clone(model)
+
+    def unchanged(reason: str, *declined: Declined) -> tuple[ir.Model, StepReport]:
+        seconds = time.perf_counter() - start
+        return source, StepReport(
+            step=STEP, changed=False, summary=reason, declined=declined, seconds=seconds
+        )
+
+    if size_bytes(model) > _MAX_BYTES:
+        return unchanged(
+            f"the model holds {size_bytes(model) / 2**30:.1f} GiB, and tensors beside the file "
+            "are written dense"
+        )
+    normalize(model)
+    rows: list[LayerRow] = []
+    values = list(model.graph.initializers.items())
+    for index, (name, value) in enumerate(values):
+        progress(STEP, index, len(values))
+        row = _row(name, value)
+        if row is not None:
+            rows.append(row)
+    progress(STEP, len(values), len(values))
+    before = to_bytes(model)
+    if not rows:
+        return unchanged(
+            "no weight has so many zeros that indices to the others pay off; of "
+            f"{len(before):,} bytes {_compressed(before)}"
+        )
+    model.meta[SPARSE_KEY] = tuple(row.name for row in rows)
+    try:
+        check_loads(model)
+    except ExecutionError as error:
+        return unchanged(
+            "ONNX Runtime does not take the result",
+            Declined(STEP, "the model", f"{error}: it stays dense"),
+        )
+    after = to_bytes(model)
+    return model, StepReport(
+        step=STEP,
+        changed=True,
+        summary=(
+            f"{len(rows)} weights are stored sparse: {len(before):,} -> {len(after):,} bytes; "
+            f"{_compressed(before)} -> {_compressed(after)}; not faster"
+        ),
+        changes={"weights-sparse": len(rows)},
+        layers=tuple(rows),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _row(name: str, value: ir.Value) -> LayerRow | None:
+    """The two sizes of a weight; None if the sparse one is not smaller."""
+    tensor = value.const_value
+    if tensor is None or tensor.dtype not in _FLOATS or not tensor.shape.rank():
+        return None
+    if value.is_graph_input() or value.is_graph_output():
+        return None
+    others = int(np.count_nonzero(unmapped(tensor).numpy()))
+    sparse = others * (tensor.dtype.itemsize + _INDEX_BYTES) + len(name) + _FRAME_BYTES
+    if not others or sparse >= tensor.nbytes:
+        return None
+    uses = [use.node.op_type for use in value.uses()]
+    return LayerRow(
+        name,
+        uses[0] if uses else "",
+        {
+            "weights": tensor.size,
+            "sparsity": 1 - others / tensor.size,
+            "dense_bytes": tensor.nbytes,
+            "sparse_bytes": sparse,
+        },
+    )
+
+
+def _compressed(content: bytes) -> str:
+    sizes = [f"zipped {len(zlib.compress(content, 6)):,}"]
+    try:
+        zstandard = importlib.import_module("zstandard")
+    except ImportError:
+        pass
+    else:
+        sizes.append(f"zstd {len(zstandard.ZstdCompressor(level=10).compress(content)):,}")
+    return " and ".join(sizes)

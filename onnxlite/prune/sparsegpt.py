@@ -1,0 +1,352 @@
+"""Zeros that the other weights make up for, by second moments of unlabelled samples.
+
+allot (zeros per layer) -> layer after layer: choose, correct, write -> check on samples that no
+layer was fitted to. Layers that no fit reaches (shared weights, recurrent cells, embeddings,
+bodies of control flow) lose their smallest weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.graph import const_tensor, iter_nodes, value_names
+from onnxlite.model import clone
+from onnxlite.ops import Parameter
+from onnxlite.prune.magnitude import Pattern, axis_order, kth_magnitude, summed_axis, zeroed
+from onnxlite.prune.sparsity_allocation import (
+    LEVELS,
+    LayerCurve,
+    allocate_observed,
+    energy_curve,
+    magnitude_shares,
+    probed,
+    schedule,
+)
+from onnxlite.records import Declined, Progress
+from onnxlite.repair.engine import Engine, Options, pair_up
+from onnxlite.repair.fit import MAX_FEATURES, RegressionRows
+from onnxlite.repair.layers import Layer, find_layers
+from onnxlite.repair.layerwise_rounding import round_layers
+from onnxlite.repair.mask import Mask, Masker, MaskMethod
+from onnxlite.repair.verify import verify
+from onnxlite.runtime import Session
+from onnxlite.samples import Feed, Samples
+
+Array = NDArray[Any]
+
+_CACHE_BYTES = 1 << 28
+#: Samples that the outputs are compared on for every layer.
+_PROBED = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsityOptions:
+    """What is asked of the zeros; see `onnxlite.prune_weights`."""
+
+    share: float
+    pattern: Pattern | None
+    scope: str
+    method: MaskMethod
+    steps: int
+    threads: int | None
+
+
+def prune_sparsegpt(
+    model: ir.Model,
+    parameters: Sequence[Parameter],
+    samples: Samples,
+    options: SparsityOptions,
+    progress: Progress,
+) -> list[Declined]:
+    """Give `parameters` of `model` their zeros, in place; what could not be fitted comes back.
+
+    Args:
+        model: normalised.
+        parameters: of the model, one per weight tensor.
+        samples: unlabelled inputs.
+        options: how many zeros, and how.
+        progress: called as layers are done.
+    """
+    untyped = [value for value in _computed(model) if value.type is None]
+    shapeless = [value for value in _computed(model) if value.shape is None]
+    infer_shapes(model)
+    _distinguish(model, parameters)
+    declined = _with_zeros(model, parameters, samples, options, progress)
+    # What was inferred here is not for the file.
+    for value in shapeless:
+        value.shape = None
+    for value in untyped:
+        value.type = None
+    return declined
+
+
+def _computed(model: ir.Model) -> Iterator[ir.Value]:
+    outputs = set(model.graph.outputs)
+    for node in iter_nodes(model):
+        yield from (value for value in node.outputs if value not in outputs)
+
+
+def _with_zeros(
+    model: ir.Model,
+    parameters: Sequence[Parameter],
+    samples: Samples,
+    options: SparsityOptions,
+    progress: Progress,
+) -> list[Declined]:
+    reference = clone(model)
+    named = {parameter.value.name or "": parameter for parameter in parameters}
+    fitted = {
+        layer.weight.name or "": layer
+        for layer in find_layers(model)[0]
+        if layer.weight_free and (layer.weight.name or "") in named
+    }
+    shares, unseen = _shares(model, named, fitted, samples, options, progress)
+    masks = {name: _mask(layer, shares[name], options) for name, layer in fitted.items()}
+    plain = clone(model)
+    _prune_rest(plain, dict(named), shares, options.pattern)
+    _prune_rest(model, {n: p for n, p in named.items() if n not in fitted}, shares, options.pattern)
+    fits = Options(cache_bytes=_CACHE_BYTES, threads=options.threads)
+    if options.method == "wanda":
+        done = _choose_only(model, reference, fitted, masks, samples, fits)
+        missing = {name: named[name] for name in fitted if name not in done}
+        _prune_rest(model, missing, shares, options.pattern)
+        return [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
+    done = set()
+    held_out: list[Feed] = []
+    schedules = {name: schedule(mask.share, options.steps) for name, mask in masks.items()}
+    for step in range(options.steps if options.pattern is None else 1):
+        grids = {
+            fitted[name].node.name or "": replace(mask, share=schedules[name][step])
+            for name, mask in masks.items()
+        }
+        rounded, held_out = round_layers(model, reference, samples, grids, fits, progress=progress)
+        done = {name for name, layer in fitted.items() if (layer.node.name or "") in rounded}
+    missing = {name: named[name] for name in fitted if name not in done}
+    _prune_rest(model, missing, shares, options.pattern)
+    declined = [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
+    if held_out:
+        verdict = verify(reference, plain, model, held_out, threads=options.threads)
+        if verdict.worse:
+            _take_over(model, plain)
+            declined.append(_undone(verdict.before_db, verdict.after_db))
+    return declined
+
+
+def _distinguish(model: ir.Model, parameters: Sequence[Parameter]) -> None:
+    """Weights of two branches may have one name: later ones get another."""
+    seen: set[str] = set()
+    for parameter in parameters:
+        value = parameter.value
+        if value.name in seen:
+            value.name = value_names(model).fresh(value.name or "weight")
+        seen.add(value.name or "")
+
+
+def _undone(plain_db: float, fitted_db: float) -> Declined:
+    return Declined(
+        "compensate",
+        "all layers",
+        f"on samples held out the smallest weights zero give {plain_db:.1f} dB and corrected "
+        f"ones {fitted_db:.1f} dB: give more samples",
+    )
+
+
+def _unfitted(parameter: Parameter) -> Declined:
+    where = f"{parameter.node.op_type} node {parameter.node.name!r}"
+    return Declined("compensate", where, "no fit reaches it: its smallest weights became zero")
+
+
+def _unseen(parameter: Parameter) -> Declined:
+    where = f"{parameter.node.op_type} node {parameter.node.name!r}"
+    reason = "no sample shows what its zeros do: it gets the share that was asked for"
+    return Declined("probe", where, reason)
+
+
+def _take_over(model: ir.Model, other: ir.Model) -> None:
+    for name, value in other.graph.initializers.items():
+        if name in model.graph.initializers:
+            model.graph.initializers[name].const_value = value.const_value
+
+
+def _mask(layer: Layer, share: float, options: SparsityOptions) -> Mask:
+    if options.pattern is None:
+        return Mask(share=share, method=options.method)
+    tensor = const_tensor(layer.weight)
+    assert tensor is not None
+    shape = tuple(int(dim) for dim in tensor.shape.numpy())
+    places = layer.geometry.arranged(np.arange(tensor.size).reshape(shape))[0, :, 0]
+    port = next(use.idx for use in layer.weight.uses())
+    axis = summed_axis(Parameter(layer.node, port, layer.weight, tensor))
+    assert axis is not None
+    return Mask(
+        keep=options.pattern.keep,
+        block=options.pattern.block,
+        order=axis_order(places, shape, axis),
+        method=options.method,
+    )
+
+
+def _shares(
+    model: ir.Model,
+    named: Mapping[str, Parameter],
+    fitted: Mapping[str, Layer],
+    samples: Samples,
+    options: SparsityOptions,
+    progress: Progress,
+) -> tuple[dict[str, float], list[Declined]]:
+    """The share of zeros of every weight, by name, and of which no sample tells anything."""
+    if options.scope == "global":
+        arrays = {name: parameter.tensor.numpy() for name, parameter in named.items()}
+        return magnitude_shares(arrays, options.share), []
+    if options.scope != "sensitivity" or len(named) < 2:
+        return dict.fromkeys(named, options.share), []
+    curves, weights = _local_curves(model, named, fitted, samples, options)
+    trial = clone(model)
+    feeds = list(itertools.islice(samples, max(1, _PROBED // 8)))
+    wanted = _outputs(model, feeds, options.threads)
+    values = {
+        name: value
+        for graph in trial.graphs()
+        for name, value in graph.initializers.items()
+        if name in named
+    }
+
+    def distance(name: str, level: int) -> float:
+        value = values[name]
+        old = value.const_value
+        assert old is not None
+        array = weights[name][level].astype(old.dtype.numpy())
+        value.const_value = ir.Tensor(array, dtype=old.dtype, name=old.name)
+        found = _outputs(trial, feeds, options.threads)
+        value.const_value = old
+        return _distance(wanted, found)
+
+    weighed = probed(curves, options.share, distance, lambda i, n: progress("probe layers", i, n))
+    shares, unseen = allocate_observed(weighed, options.share)
+    return shares, [_unseen(named[name]) for name in named if name in unseen]
+
+
+def _local_curves(
+    model: ir.Model,
+    named: Mapping[str, Parameter],
+    fitted: Mapping[str, Layer],
+    samples: Samples,
+    options: SparsityOptions,
+) -> tuple[dict[str, LayerCurve], dict[str, dict[int, Array]]]:
+    """Damage at every layer's output, and its weight with the zeros of each level."""
+    curves: dict[str, LayerCurve] = {}
+    weights: dict[str, dict[int, Array]] = {}
+    reference = clone(model)
+    pairs = [pair for pair in pair_up(model, reference)[0] if (pair[0].weight.name or "") in fitted]
+    fits = Options(cache_bytes=_CACHE_BYTES, threads=options.threads, passes=0)
+    collected = Engine(model, reference, pairs, samples, fits).collected() if pairs else ()
+    for (layer, _), rows in zip(pairs, collected, strict=True):
+        name = layer.weight.name or ""
+        found = _moment_curve(layer, rows)
+        if found is not None:
+            curves[name], weights[name] = found
+    for name, parameter in named.items():
+        if name not in curves:
+            array = parameter.tensor.numpy()
+            curves[name] = energy_curve(array)
+            weights[name] = {i: _smallest_zero(array, s) for i, s in enumerate(LEVELS)}
+    return {name: curves[name] for name in named}, weights
+
+
+def _moment_curve(
+    layer: Layer, rows: RegressionRows | str
+) -> tuple[LayerCurve, dict[int, Array]] | None:
+    if isinstance(rows, str) or layer.matrix_shape[1] > MAX_FEATURES:
+        return None
+    moments = rows.moments()
+    if moments is None:
+        return None
+    weight = layer.matrix
+    power = float(moments.power.sum()) or 1.0
+    damage, weights = [], {}
+    for index, level in enumerate(LEVELS):
+        masked, lost = Masker(moments, Mask(share=level)).quick(weight)
+        damage.append(lost / power if level else 0.0)
+        weights[index] = layer.geometry.tensor(masked)
+    return LayerCurve(weight.size, tuple(damage)), weights
+
+
+def _choose_only(
+    model: ir.Model,
+    reference: ir.Model,
+    fitted: Mapping[str, Layer],
+    masks: Mapping[str, Mask],
+    samples: Samples,
+    options: Options,
+) -> set[str]:
+    """Wanda: zeros by magnitude times the norm of the feature, and nothing else changes."""
+    pairs = [pair for pair in pair_up(model, reference)[0] if (pair[0].weight.name or "") in fitted]
+    fits = replace(options, passes=0)
+    collected = Engine(model, reference, pairs, samples, fits).collected() if pairs else ()
+    done = set()
+    for (layer, _), rows in zip(pairs, collected, strict=True):
+        moments = None if isinstance(rows, str) else rows.moments()
+        if moments is None or moments.gram.shape[-1] != layer.matrix_shape[1]:
+            continue
+        name = layer.weight.name or ""
+        ((masked, _),) = Masker(moments.about_zero(), masks[name]).ways(layer.matrix)
+        layer.write(masked, layer.bias)
+        done.add(name)
+    return done
+
+
+def _prune_rest(
+    model: ir.Model,
+    named: Mapping[str, Parameter],
+    shares: Mapping[str, float],
+    pattern: Pattern | None,
+) -> None:
+    """The smallest weights of `named` become zero in `model`."""
+    values = {name: value for graph in model.graphs() for name, value in graph.initializers.items()}
+    for name, parameter in named.items():
+        old = values[name].const_value
+        assert old is not None
+        if pattern is None:
+            array = _smallest_zero(old.numpy(), shares[name])
+        else:
+            axis = summed_axis(parameter)
+            assert axis is not None
+            array = pattern.zeroed(old.numpy(), axis)
+        values[name].const_value = ir.Tensor(array, dtype=old.dtype, name=old.name)
+
+
+def _smallest_zero(array: Array, share: float) -> Array:
+    count = round(share * array.size)
+    if not count:
+        return array
+    limit, ties = kth_magnitude(lambda: [array], count)
+    return zeroed(array, limit, ties)
+
+
+def _outputs(model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> list[list[Array]]:
+    session = Session(model, threads=threads)
+    return [
+        [a for a in session.run(feed).values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+        for feed in feeds
+    ]
+
+
+def _distance(wanted: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]) -> float:
+    """Mean over outputs of the squared difference over the output's own power."""
+    ratios = []
+    for index in range(len(wanted[0])):
+        power = sum(float(np.square(w[index], dtype=np.float64).sum()) for w in wanted) or 1.0
+        lost = sum(
+            float(np.square(w[index].astype(np.float64) - f[index]).sum())
+            for w, f in zip(wanted, found, strict=True)
+        )
+        ratios.append(lost / power if np.isfinite(lost) else 1e6)
+    return float(np.mean(ratios))

@@ -1,0 +1,43 @@
+"""What was chosen by measuring is chosen again: times are noisy, and answers should not be."""
+
+from __future__ import annotations
+
+from onnxlite.model import load, to_bytes
+from onnxlite.prune import channel_step, prune_channels
+from tests.prune.test_block_removal import X, net
+
+
+def test_the_same_question_is_measured_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
+    measured = []
+
+    def ratio(*args, **options):
+        measured.append(len(measured))
+        # A machine whose times are different every time.
+        return 0.3 + 0.1 * len(measured)
+
+    monkeypatch.setattr(channel_step, "latency_ratio", ratio)
+
+    def pruned(latency, samples=X):
+        return to_bytes(load(prune_channels(net(), samples=samples, latency=latency, round_to=4)))
+
+    first = pruned(0.6)
+    count = len(measured)
+    assert count
+    assert pruned(0.6) == first
+    assert len(measured) == count
+    pruned(0.5)
+    assert len(measured) > count
+    count = len(measured)
+    pruned(0.6, X[:128])  # other samples, other curves
+    assert len(measured) > count
+
+
+def test_what_cannot_be_read_is_measured_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
+    prune_channels(net(), samples=X, latency=0.6, round_to=4)
+    (path,) = tmp_path.glob("channels-*.json")
+    for damaged in ("", "{}", '{"0": 1}'):
+        path.write_text(damaged)
+        prune_channels(net(), samples=X, latency=0.6, round_to=4)
+        assert '"share"' in path.read_text()
