@@ -49,6 +49,21 @@ MAX_LINES = 400
 Tree = Mapping[str, str]
 
 
+DESIGN = ROOT / "docs" / "design.md"
+_BEGIN = "<!-- layers: written by `python -m tests.test_layers` -->\n"
+_END = "<!-- /layers -->"
+
+
+def with_layers(page: str) -> str:
+    """The page with the list of levels between its two markers."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    assert begin
+    assert end
+    levels = "\n".join("    " + ", ".join(sorted(level)) for level in LEVELS)
+    return f"{before}{begin}\nLower to higher:\n\n{levels}\n\n{end}{after}"
+
+
 def read_tree(folder: Path) -> dict[str, str]:
     files = sorted(folder.rglob("*.py"))
     return {file.relative_to(folder).as_posix(): file.read_text("utf-8") for file in files}
@@ -184,3 +199,12 @@ def test_right_ways_pass():
     }
     checks = (layer_faults, call_faults, size_faults, docstring_faults)
     assert [fault for check in checks for fault in check(tree)] == []
+
+
+def test_design_lists_the_levels():
+    page = DESIGN.read_text("utf-8")
+    assert page == with_layers(page), "run `python -m tests.test_layers`"
+
+
+if __name__ == "__main__":
+    DESIGN.write_text(with_layers(DESIGN.read_text("utf-8")), "utf-8")
