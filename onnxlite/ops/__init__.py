@@ -7,6 +7,8 @@ here is never quantized, never pruned and costs nothing; nothing else need be sa
 from onnxlite.ops.channels_sizes import carry_sizes
 from onnxlite.ops.coded import CodedWeight, coded_weight
 from onnxlite.ops.constant_path import bind_behind
+from onnxlite.ops.geometry import GemmForm, Geometry
+from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.ops.parameters import Parameter, iter_parameters, trained_ports
 from onnxlite.ops.row_use import RowUse, row_use
 from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
@@ -17,7 +19,10 @@ __all__ = [
     "OPS",
     "ChannelRule",
     "CodedWeight",
+    "GemmForm",
+    "Geometry",
     "Ids",
+    "LinearLayer",
     "OpSpec",
     "Parameter",
     "QuantRule",
@@ -29,6 +34,7 @@ __all__ = [
     "blank",
     "carry_sizes",
     "coded_weight",
+    "find_layers",
     "iter_parameters",
     "row_use",
     "spec_of",

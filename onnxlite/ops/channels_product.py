@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxlite.graph import attribute
 from onnxlite.ops.channels_pointwise import combine
+from onnxlite.ops.geometry import GemmForm
 from onnxlite.ops.tracker import (
     ChannelRule,
     Ids,
@@ -36,8 +37,9 @@ def matmul(node: ir.Node, t: Tracker) -> None:
 
 def gemm(node: ir.Node, t: Tracker) -> None:
     """`Gemm`: a product, then an addition that broadcasts."""
-    a = "KM" if attribute(node, "transA", 0) else "MK"
-    b = "NK" if attribute(node, "transB", 0) else "KN"
+    form = GemmForm.of(node)
+    a = "KM" if form.data_transposed else "MK"
+    b = "NK" if form.weight_transposed else "KN"
     ids = _product(node, t, a, b, "MN")
     t.put(node.outputs[0], combine(node, t, ids, t.shape(node.outputs[0]), (2,)))
 

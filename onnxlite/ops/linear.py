@@ -7,6 +7,7 @@ from math import prod
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, rank, static_dim
+from onnxlite.ops.geometry import GemmForm
 from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
 
 
@@ -36,7 +37,7 @@ def _gemm_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
     left, output = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if left is None or output is None or len(left) != 2:
         return None
-    return prod(output) * left[0 if attribute(node, "transA", 0) else 1]
+    return prod(output) * left[0 if GemmForm.of(node).data_transposed else 1]
 
 
 def _matmul_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
@@ -72,7 +73,7 @@ def _first_axis(_node: ir.Node) -> int:
 
 
 def _gemm_axis(node: ir.Node) -> int:
-    return 0 if attribute(node, "transB", 0) else 1
+    return GemmForm.of(node).output_axis
 
 
 def _matmul_axis(node: ir.Node) -> int | None:
@@ -81,11 +82,10 @@ def _matmul_axis(node: ir.Node) -> int | None:
 
 
 def _gemm_refusal(node: ir.Node) -> str | None:
-    if attribute(node, "transA", 0):
+    form = GemmForm.of(node)
+    if form.data_transposed:
         return "it transposes its data (transA)"
-    if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
-        return "alpha or beta is not 1"
-    return None
+    return None if form.plain else "alpha or beta is not 1"
 
 
 def _gemm_reduction(node: ir.Node) -> tuple[int, ...]:
@@ -157,8 +157,9 @@ def _conv_transpose_channels(node: ir.Node) -> tuple[int, int] | None:
 
 
 def _gemm_channels(node: ir.Node) -> tuple[int, int] | None:
-    size = static_dim(node.inputs[1], 1 if attribute(node, "transB", 0) else 0)
-    return None if size is None else (0 if attribute(node, "transA", 0) else 1, size)
+    form = GemmForm.of(node)
+    size = static_dim(node.inputs[1], 1 - form.output_axis)
+    return None if size is None else (0 if form.data_transposed else 1, size)
 
 
 def _conv_summed(node: ir.Node, port: int) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import attribute, const_array, const_tensor, is_op
+from onnxlite.graph import const_array, const_tensor, is_op
+from onnxlite.ops.geometry import GemmForm
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,18 @@ def _gemm(node: ir.Node) -> Product | str:
         return "its second operand is computed at run time, not a constant weight"
     if const_tensor(data) is not None:
         return "both of its operands are constants"
-    if attribute(node, "transA", 0):
+    form = GemmForm.of(node)
+    if form.data_transposed:
         return "it transposes its data (transA)"
     return _refusal(data, weight) or Product(
         node,
         data,
         weight,
         "right",
-        transposed=bool(attribute(node, "transB", 0)),
-        alpha=float(attribute(node, "alpha", 1.0)),
+        transposed=form.weight_transposed,
+        alpha=form.alpha,
         bias=node.inputs[2] if len(node.inputs) > 2 else None,
-        beta=float(attribute(node, "beta", 1.0)),
+        beta=form.beta,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, is_op, rank
+from onnxlite.ops.geometry import GemmForm
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,11 @@ def row_use(node: ir.Node, port: int) -> RowUse | None:
         data = rank(node.inputs[0])
         return RowUse("product", 1, products=(node,)) if data is None or data > 1 else None
     if is_op(node, "Gemm") and port == 1:
-        factors = (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0))
-        if attribute(node, "transA", 0) or factors != (1.0, 1.0):
+        form = GemmForm.of(node)
+        if not form.plain:
             return None
         added = len(node.inputs) > 2 and node.inputs[2] is not None
-        axis = 0 if attribute(node, "transB", 0) else 1
-        return RowUse("product", axis, addend=2 if added else None, products=(node,))
+        return RowUse("product", form.output_axis, addend=2 if added else None, products=(node,))
     if is_op(node, "Gather") and port == 0 and attribute(node, "axis", 0) == 0:
         return RowUse("lookup", 0)
     if is_op(node, "Transpose") and attribute(node, "perm", [1, 0]) == [1, 0]:

@@ -74,7 +74,7 @@ class OpSpec:
         shifts: ports where a constant may be a trained shift, as of the Add behind a product.
         channels: what it does to channels (`ops.tracker`); None pins all that it touches.
         linear: the output scales with the input: `f(a*x) == a*f(x)` for a > 0.
-        sums: the output scales with all inputs together: `f(a*x, a*y) == a*f(x, y)` for a > 0.
+        sums: the output is the sum of all inputs, so it scales with them together.
         data_channels: axis and size of the data's channels, for an operator whose float
             weights ONNX Runtime puts on integers unasked (`quantize/core/ort_workarounds.py`).
     """

@@ -24,8 +24,8 @@ from onnxlite.analysis.units import in_groups
 from onnxlite.calibrate.moments import Moments
 from onnxlite.graph import const_array
 from onnxlite.ops import Ids
+from onnxlite.ops.linear_layer import LinearLayer
 from onnxlite.prune.importance import Array64, DamageCurve, curve_of
-from onnxlite.repair.layers import Layer
 
 #: Of layers with more features only the energy of each is used, not what they share.
 MAX_FEATURES = 4608
@@ -53,7 +53,7 @@ class Consumer:
             about `mean`; None without such samples.
     """
 
-    layer: Layer
+    layer: LinearLayer
     units: Ids
     inverse: NDArray[np.float32] | None
     energy: Array64
@@ -74,7 +74,7 @@ class Consumer:
         return adapted, bias + np.einsum("gk,gkm->gm", self.mean, weight - adapted)
 
 
-def units_read(layer: Layer, channels: ChannelMap) -> Ids | None:
+def units_read(layer: LinearLayer, channels: ChannelMap) -> Ids | None:
     """The unit of every feature `[g, K]` of a layer that reads units, else None."""
     array = const_array(layer.weight)
     assert array is not None
@@ -103,7 +103,7 @@ def is_even(reader: Consumer, units: Ids) -> bool:
 
 
 def consumer_of(
-    layer: Layer, units: Ids, moments: Moments, unseen: Moments | None = None
+    layer: LinearLayer, units: Ids, moments: Moments, unseen: Moments | None = None
 ) -> Consumer:
     """What a layer's samples say of the features that it reads.
 
@@ -113,7 +113,7 @@ def consumer_of(
         moments: of its features.
         unseen: the same of other samples, to check on what the first ones promise.
     """
-    if layer.biased is None:
+    if layer.bias_node is None:
         moments = moments.about_zero()
     weight = layer.matrix
     gram = moments.gram / moments.rows

@@ -15,6 +15,7 @@ from onnxlite.analysis.cost import cost
 from onnxlite.calibrate.moments import Moments
 from onnxlite.model import clone
 from onnxlite.ops import Ids
+from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.prune.importance import (
     FROM_SAMPLES,
     DamageCurve,
@@ -35,7 +36,6 @@ from onnxlite.prune.removal import remove_units
 from onnxlite.records import Declined, Progress, silent
 from onnxlite.repair import repair_ir
 from onnxlite.repair.input_moments import input_moments
-from onnxlite.repair.layers import Layer, find_layers
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, feed_size, input_specs
 
@@ -215,7 +215,7 @@ def output_curves(
     for index, (curve, own) in enumerate(zip(curves, readers, strict=True)):
         progress("probe groups", index, len(curves))
         taken = _probed_count(curve, share)
-        writable = [reader for reader in own if reader.layer.weight_free]
+        writable = [reader for reader in own if reader.layer.owns_weight]
         if taken < 1 or not writable:
             factors.append(None)
             continue
@@ -257,7 +257,7 @@ def _probed_count(curve: DamageCurve, share: float) -> int:
 
 @contextmanager
 def _without(
-    readers: Sequence[Consumer], twins: Mapping[str | None, Layer], units: Ids
+    readers: Sequence[Consumer], twins: Mapping[str | None, LinearLayer], units: Ids
 ) -> Iterator[None]:
     """Within the context the twins of the readers, by their names, do without `units`."""
     layers = [twins[reader.layer.node.name] for reader in readers]

@@ -20,6 +20,7 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.graph import const_tensor, iter_nodes, value_names
 from onnxlite.model import clone
 from onnxlite.ops import Parameter
+from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.prune.magnitude import Pattern, axis_order, kth_magnitude, summed_axis, zeroed
 from onnxlite.prune.sparsity_allocation import (
     LEVELS,
@@ -33,7 +34,6 @@ from onnxlite.prune.sparsity_allocation import (
 from onnxlite.records import Declined, Progress
 from onnxlite.repair.engine import Engine, Options, pair_up
 from onnxlite.repair.fit import MAX_FEATURES, RegressionRows
-from onnxlite.repair.layers import Layer, find_layers
 from onnxlite.repair.layerwise_rounding import round_layers
 from onnxlite.repair.mask import Mask, Masker, MaskMethod
 from onnxlite.repair.verify import verify
@@ -106,7 +106,7 @@ def _with_zeros(
     fitted = {
         layer.weight.name or "": layer
         for layer in find_layers(model)[0]
-        if layer.weight_free and (layer.weight.name or "") in named
+        if layer.owns_weight and (layer.weight.name or "") in named
     }
     shares, unseen = _shares(model, named, fitted, samples, options, progress)
     masks = {name: _mask(layer, shares[name], options) for name, layer in fitted.items()}
@@ -176,7 +176,7 @@ def _take_over(model: ir.Model, other: ir.Model) -> None:
             model.graph.initializers[name].const_value = value.const_value
 
 
-def _mask(layer: Layer, share: float, options: SparsityOptions) -> Mask:
+def _mask(layer: LinearLayer, share: float, options: SparsityOptions) -> Mask:
     if options.pattern is None:
         return Mask(share=share, method=options.method)
     tensor = const_tensor(layer.weight)
@@ -197,7 +197,7 @@ def _mask(layer: Layer, share: float, options: SparsityOptions) -> Mask:
 def _shares(
     model: ir.Model,
     named: Mapping[str, Parameter],
-    fitted: Mapping[str, Layer],
+    fitted: Mapping[str, LinearLayer],
     samples: Samples,
     options: SparsityOptions,
     progress: Progress,
@@ -237,7 +237,7 @@ def _shares(
 def _local_curves(
     model: ir.Model,
     named: Mapping[str, Parameter],
-    fitted: Mapping[str, Layer],
+    fitted: Mapping[str, LinearLayer],
     samples: Samples,
     options: SparsityOptions,
 ) -> tuple[dict[str, LayerCurve], dict[str, dict[int, Array]]]:
@@ -262,7 +262,7 @@ def _local_curves(
 
 
 def _moment_curve(
-    layer: Layer, rows: RegressionRows | str
+    layer: LinearLayer, rows: RegressionRows | str
 ) -> tuple[LayerCurve, dict[int, Array]] | None:
     if isinstance(rows, str) or layer.matrix_shape[1] > MAX_FEATURES:
         return None
@@ -282,7 +282,7 @@ def _moment_curve(
 def _choose_only(
     model: ir.Model,
     reference: ir.Model,
-    fitted: Mapping[str, Layer],
+    fitted: Mapping[str, LinearLayer],
     masks: Mapping[str, Mask],
     samples: Samples,
     options: Options,

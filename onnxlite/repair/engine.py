@@ -12,16 +12,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.graph import describe, is_op
+from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.records import Declined
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.repair.fit import Fit, Method, RegressionRows, rows_wanted, split
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.layers import STEP, Layer, find_layers
 from onnxlite.repair.mask import Mask
 from onnxlite.repair.targets import FitTarget, clip_behind, match_targets, sum_target
 from onnxlite.samples import Feed, Samples
 
 Array = NDArray[Any]
+
+STEP = "repair"
 
 _NO_GRIDS: Mapping[str, Grid | Mask] = MappingProxyType({})
 
@@ -54,7 +56,7 @@ class Engine:
         self,
         model: ir.Model,
         reference: ir.Model,
-        pairs: Sequence[tuple[Layer, FitTarget]],
+        pairs: Sequence[tuple[LinearLayer, FitTarget]],
         samples: Samples,
         options: Options,
         grids: Mapping[str, Grid | Mask] = _NO_GRIDS,
@@ -101,14 +103,14 @@ class Engine:
                     rows.add(*drawn, held_out=split(len(drawn[0]), feed, feeds))
             yield problem or rows
 
-    def _rows(self, layer: Layer, target: FitTarget) -> RegressionRows:
-        grid = self._grids.get(layer.node.name or "") if layer.weight_free else None
+    def _rows(self, layer: LinearLayer, target: FitTarget) -> RegressionRows:
+        grid = self._grids.get(layer.node.name or "") if layer.owns_weight else None
         return RegressionRows(
             layer.matrix,
             layer.bias,
             method=self._options.method,
-            fixed=not layer.weight_free,
-            has_bias=layer.biased is not None,
+            fixed=not layer.owns_weight,
+            has_bias=layer.bias_node is not None,
             clip=clip_behind(layer, target),
             passes=self._options.passes,
             grid=grid,
@@ -120,7 +122,7 @@ def pair_up(
     reference: ir.Model,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-) -> tuple[list[tuple[Layer, FitTarget]], list[Declined]]:
+) -> tuple[list[tuple[LinearLayer, FitTarget]], list[Declined]]:
     """The layers of a model that can be fitted, with their targets, and why others cannot."""
     layers, declined = find_layers(model, include=include, exclude=exclude)
     originals, _ = find_layers(reference)
@@ -130,7 +132,7 @@ def pair_up(
     ):
         if isinstance(target, str):
             declined.append(Declined(STEP, describe(layer.node), target))
-        elif not layer.weight_free and layer.biased is None:
+        elif not layer.owns_weight and layer.bias_node is None:
             reason = f"its weight {layer.weight.name!r} is shared, and it has no bias"
             declined.append(Declined(STEP, describe(layer.node), reason))
         else:
@@ -143,13 +145,13 @@ def pair_up(
     ], declined
 
 
-def _reads(layer: Layer, target: FitTarget) -> list[ir.Value]:
+def _reads(layer: LinearLayer, target: FitTarget) -> list[ir.Value]:
     """What the fit of a layer needs of the compressed model."""
     return [layer.data] if target.addend is None else [target.addend, layer.data]
 
 
 def _draw(
-    layer: Layer,
+    layer: LinearLayer,
     target: FitTarget,
     data: Array,
     output: Array,

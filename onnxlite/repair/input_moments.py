@@ -10,10 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.ops.linear_layer import LinearLayer
 from onnxlite.records import Progress, silent
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.repair.fit import rows_wanted
-from onnxlite.repair.layers import Layer
 from onnxlite.samples import Samples
 
 Array = NDArray[Any]
@@ -23,7 +23,7 @@ _BLOCK_ROWS = 2048
 
 def input_moments(
     model: ir.Model,
-    layers: Sequence[Layer],
+    layers: Sequence[LinearLayer],
     samples: Samples,
     *,
     max_rows: int = 12288,
@@ -63,7 +63,7 @@ def input_moments(
     progress("measure layers", len(layers), len(layers))
 
 
-def _rows(layer: Layer, data: Array, count: int, rng: np.random.Generator) -> Array:
+def _rows(layer: LinearLayer, data: Array, count: int, rng: np.random.Generator) -> Array:
     grid = layer.geometry.grid(data.shape)
     size = int(np.prod(grid))
     drawn = rng.choice(size, min(count, size), replace=False)

@@ -69,7 +69,7 @@ def round_layers(
     pairs = [
         (layer, target)
         for layer, target in pairs
-        if layer.weight_free and (layer.node.name or "") in grids
+        if layer.owns_weight and (layer.node.name or "") in grids
     ]
     if not pairs:
         return {}, []

@@ -19,10 +19,10 @@ from onnxlite.errors import OptionError
 from onnxlite.graph import describe
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
+from onnxlite.ops.linear_layer import LinearLayer
 from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
-from onnxlite.repair.engine import Engine, Options, pair_up
+from onnxlite.repair.engine import STEP, Engine, Options, pair_up
 from onnxlite.repair.fit import METHODS, Fit, Method, held_out_feeds
-from onnxlite.repair.layers import STEP, Layer
 from onnxlite.repair.targets import FitTarget
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples, SamplesLike, input_specs
@@ -94,7 +94,7 @@ def repair_ir(
     return model, _report(summary, repaired, declined, rows, start)
 
 
-def _row(layer: Layer, target: FitTarget, fit: Fit, count: int) -> LayerRow:
+def _row(layer: LinearLayer, target: FitTarget, fit: Fit, count: int) -> LayerRow:
     return LayerRow(
         layer.node.name or "",
         layer.node.op_type,

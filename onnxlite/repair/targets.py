@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnxlite.analysis.lineage import origin_of
 from onnxlite.graph import const_array, const_tensor, is_op, sole_consumer
 from onnxlite.ops import spec_of
+from onnxlite.ops.linear_layer import LinearLayer
 from onnxlite.repair.fit import NO_CLIP, Clip
-from onnxlite.repair.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FitTarget:
 
 
 def match_targets(
-    model: ir.Model, layers: list[Layer], reference: ir.Model, originals: list[Layer]
+    model: ir.Model, layers: list[LinearLayer], reference: ir.Model, originals: list[LinearLayer]
 ) -> list[FitTarget | str]:
     """For each layer of `model` its target in `reference`, or why it has none.
 
@@ -67,7 +67,7 @@ def match_targets(
 
 
 def sum_target(
-    layer: Layer, target: FitTarget, sums: Mapping[str | None, ir.Value], later: Set[ir.Node]
+    layer: LinearLayer, target: FitTarget, sums: Mapping[str | None, ir.Value], later: Set[ir.Node]
 ) -> FitTarget:
     """The target of a layer whose output alone goes into a sum: the sum, less its other side.
 
@@ -90,7 +90,7 @@ def sum_target(
     return FitTarget(original, target.kept, other)
 
 
-def clip_behind(layer: Layer, target: FitTarget) -> Clip:
+def clip_behind(layer: LinearLayer, target: FitTarget) -> Clip:
     """What the activation lets through that alone reads a layer's output, or its sum."""
     value = layer.output
     if target.addend is not None:
@@ -128,7 +128,7 @@ def _needs(value: ir.Value, nodes: Set[ir.Node]) -> bool:
     return not seen.isdisjoint(nodes)
 
 
-def _mismatch(layer: Layer, target: FitTarget) -> str | None:
+def _mismatch(layer: LinearLayer, target: FitTarget) -> str | None:
     have, wanted = layer.output.shape, target.value.shape
     if have is None or wanted is None:
         return None

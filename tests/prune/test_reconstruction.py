@@ -8,6 +8,7 @@ import pytest
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.model import load
+from onnxlite.ops.linear_layer import find_layers
 from onnxlite.prune import prune_channels
 from onnxlite.prune.reconstruction import (
     consumer_of,
@@ -16,7 +17,6 @@ from onnxlite.prune.reconstruction import (
     reconstruction_curve,
     units_read,
 )
-from onnxlite.repair.layers import find_layers
 from tests.odd_models import parse
 from tests.topologies.oracle import mapped
 from tests.topologies.rule_nets import NETS

@@ -18,12 +18,12 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.graph import const_tensor
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
+from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import PAIR_LIMIT
 from onnxlite.records import Declined, Progress
 from onnxlite.repair.engine import Options
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.layers import Layer, find_layers
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples
@@ -87,13 +87,13 @@ def round_with_gptq(
     return rounded
 
 
-def _write_nearest(layer: Layer, grid: Grid) -> None:
+def _write_nearest(layer: LinearLayer, grid: Grid) -> None:
     matrix = layer.matrix
     scale = grid.full_scale(matrix)
     layer.write(grid.nearest(matrix, scale) * scale[:, None], layer.bias)
 
 
-def _grid(layer: Layer, target: Target) -> Grid:
+def _grid(layer: LinearLayer, target: Target) -> Grid:
     partner = _partners(layer) if target.avoid_saturation else None
     return Grid(
         high=target.weight_type(layer.node).qmax,
@@ -103,7 +103,7 @@ def _grid(layer: Layer, target: Target) -> Grid:
     )
 
 
-def _partners(layer: Layer) -> NDArray[np.intp] | None:
+def _partners(layer: LinearLayer) -> NDArray[np.intp] | None:
     """For each feature of a layer the one next to it in the kernel's order of addition."""
     rule = spec_of(layer.node).quant
     assert rule is not None

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.model import clone
+from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.packing import WeightType
 from onnxlite.quantize.weight_only.codes import Blocks, Coding, coding
 from onnxlite.records import Declined, Progress
 from onnxlite.repair.engine import Options
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.layers import Layer, find_layers
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples
@@ -82,7 +82,7 @@ def fit_weights(
     grids: dict[str, Grid] = {}
     for name, (kind, blocks) in forms.items():
         layer = layers.get(name)
-        if layer is not None and layer.weight_free and _fits(layer, blocks):
+        if layer is not None and layer.owns_weight and _fits(layer, blocks):
             grids[layer.node.name or ""] = _grid(kind, blocks)
         else:
             _put(simulated, name, nearest[name])
@@ -127,7 +127,7 @@ def _grid(kind: WeightType, blocks: Blocks) -> Grid:
     return Grid(high=kind.levels // 2 - 1, uneven=True, block=block)
 
 
-def _fits(layer: Layer, blocks: Blocks) -> bool:
+def _fits(layer: LinearLayer, blocks: Blocks) -> bool:
     """Whether the layer's outputs, and blocks of features, have the scales of `blocks`."""
     groups, features, outputs = layer.matrix_shape
     scales = int(np.prod(blocks.scale_shape))
@@ -143,7 +143,7 @@ def _put(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> None:
 
 
 def _fitted(
-    layer: Layer, found: RoundedLayer, grid: Grid, kind: WeightType, blocks: Blocks
+    layer: LinearLayer, found: RoundedLayer, grid: Grid, kind: WeightType, blocks: Blocks
 ) -> Fitted:
     features = layer.matrix_shape[1]
     spread = np.broadcast_to(grid.spread(found.scale), found.matrix.shape)

@@ -8,7 +8,7 @@ import pytest
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.normalize import normalize
-from onnxlite.repair.layers import find_layers
+from onnxlite.ops.linear_layer import find_layers
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 

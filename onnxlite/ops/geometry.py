@@ -1,15 +1,15 @@
-"""How a layer multiplies: from sampled output positions back to the inputs that made them.
+"""Geometry of linear layers: from output positions to the inputs that make them.
 
-Every layer is g independent products `Y[n, g, M] = X[n, g, K] W[g, K, M]`, one row per
-output position. A geometry turns the layer's weight into W and back, and picks the rows of
-X for some positions out of the layer's input, without unfolding all of it.
+Every layer is g independent products `Y[n, g, M] = X[n, g, K] W[g, K, M]`, one row per output
+position. A geometry turns the stored weight into W and back, and picks the rows of X for some
+positions out of the layer's input without unfolding all of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -22,41 +22,77 @@ Array = NDArray[Any]
 Positions = tuple[NDArray[np.intp], ...]
 
 
+class GemmForm(NamedTuple):
+    """Attributes of a Gemm node: `alpha * data @ weight + beta * bias`.
+
+    Attributes:
+        data_transposed: `transA`.
+        weight_transposed: `transB`; the weight is stored `[outputs, inputs]`.
+        alpha: factor of the product.
+        beta: factor of the bias.
+    """
+
+    data_transposed: bool
+    weight_transposed: bool
+    alpha: float
+    beta: float
+
+    @classmethod
+    def of(cls, node: ir.Node) -> GemmForm:
+        """Read the attributes of a node."""
+        return cls(
+            bool(attribute(node, "transA", 0)),
+            bool(attribute(node, "transB", 0)),
+            float(attribute(node, "alpha", 1.0)),
+            float(attribute(node, "beta", 1.0)),
+        )
+
+    @property
+    def plain(self) -> bool:
+        """True if rows of data are multiplied, and nothing is scaled."""
+        return not self.data_transposed and self.alpha == self.beta == 1.0
+
+    @property
+    def output_axis(self) -> int:
+        """Axis of the stored weight that the outputs lie along."""
+        return 0 if self.weight_transposed else 1
+
+
 class Geometry(Protocol):
-    """What the fit needs to know of a layer's shape."""
+    """Shape of a layer: how its weight, its input and its output belong together."""
 
     @property
     def channel_axis(self) -> int:
-        """The axis of the layer's output that its channels lie along."""
+        """Axis of the layer's output that its channels lie along."""
         ...
 
     def matrix(self, weight: Array) -> Array:
-        """The layer's weight as `[g, K, M]`."""
+        """Return the stored weight as `[g, K, M]`, factors included."""
         ...
 
     def arranged(self, weight: Array) -> Array:
-        """Anything shaped like the weight, moved to `[g, K, M]` and not multiplied."""
-        ...
-
-    def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
-        """The positions of the output: its shape without the channel axis."""
+        """Move anything shaped like the stored weight to `[g, K, M]`, without factors."""
         ...
 
     def tensor(self, matrix: Array) -> Array:
-        """The inverse of `matrix`."""
+        """Return the stored form of a matrix, the inverse of `matrix`."""
+        ...
+
+    def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the output's shape without the channel axis, for data of a shape."""
         ...
 
     def features(self, data: Array, positions: Positions) -> Array:
-        """The inputs `[n, g, K]` that make the output at `positions`."""
+        """Return the inputs `[n, g, K]` that make the output at `positions`."""
         ...
 
     def reaches(self, data: tuple[int, ...], grid: tuple[int, ...]) -> bool:
-        """Whether data of this shape can make an output of these positions."""
+        """Tell whether data of this shape can make an output of these positions."""
         ...
 
 
 @dataclass(frozen=True)
-class Convolution:
+class ConvGeometry:
     """Conv and ConvTranspose in any number of dimensions; features are (channel, tap).
 
     Output position o meets the input at `o * stride - pad + tap * dilation`; transposed, at
@@ -88,11 +124,11 @@ class Convolution:
         return self.weight_shape[2:]
 
     def matrix(self, weight: Array) -> Array:
-        """The weight as `[g, K, M]`."""
+        """Return the weight as `[g, K, M]`."""
         return self.arranged(weight)
 
     def arranged(self, weight: Array) -> Array:
-        """The same for anything of the weight's shape."""
+        """Move anything shaped like the weight to `[g, K, M]`."""
         first, second = self.weight_shape[0] // self.groups, self.weight_shape[1]
         split = weight.reshape(self.groups, first, second, prod(self.kernel))
         order = (0, 1, 3, 2) if self.transposed else (0, 2, 3, 1)
@@ -100,20 +136,20 @@ class Convolution:
         return split.transpose(order).reshape(self.groups, -1, outputs)
 
     def tensor(self, matrix: Array) -> Array:
-        """The inverse of `matrix`."""
+        """Return the stored form of a matrix."""
         taps, outputs = prod(self.kernel), matrix.shape[2]
         split = matrix.reshape(self.groups, -1, taps, outputs)
         order = (0, 1, 3, 2) if self.transposed else (0, 3, 1, 2)
         return split.transpose(order).reshape(self.weight_shape)
 
     def features(self, data: Array, positions: Positions) -> Array:
-        """The inputs `[n, g, K]` under the kernel at `positions`, zero in the padding."""
+        """Return the inputs `[n, g, K]` under the kernel, zero in the padding."""
         sample, *spatial = positions
         taps = np.indices(self.kernel).reshape(len(self.kernel), -1)
         valid = np.ones((len(sample), taps.shape[1]), bool)
         index: list[Any] = [sample[:, None], slice(None)]
         for axis, (place, tap, size) in enumerate(zip(spatial, taps, data.shape[2:], strict=True)):
-            at, whole = self._meets(place[:, None], tap[None], axis, size)
+            at, whole = self._input_index(place[:, None], tap[None], axis, size)
             valid &= whole & (at >= 0) & (at < size)
             index.append(np.clip(at, 0, size - 1))
         rows: Array = data[tuple(index)]
@@ -122,26 +158,30 @@ class Convolution:
         return split.transpose(0, 2, 3, 1).reshape(len(sample), self.groups, -1)
 
     def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
-        """Samples and the sizes that follow from stride, padding and kernel."""
-        return data[0], *(self._size(axis, size) for axis, size in enumerate(data[2:]))
+        """Return samples and the sizes that follow from stride, padding and kernel."""
+        return data[0], *(self._output_size(axis, size) for axis, size in enumerate(data[2:]))
 
-    def _size(self, axis: int, size: int) -> int:
-        stride = self.strides[axis]
-        reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+    def reaches(self, data: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+        """Compare samples and number of axes; sizes follow from attributes."""
+        return len(grid) == len(data) - 1 == len(self.kernel) + 1 and grid[0] == data[0]
+
+    def _extent(self, axis: int) -> int:
+        """Inputs from the first tap to the last one."""
+        return (self.kernel[axis] - 1) * self.dilations[axis] + 1
+
+    def _output_size(self, axis: int, size: int) -> int:
+        stride, extent = self.strides[axis], self._extent(axis)
         if self.pads is None:
             return -(-size // stride)
         pads = self.pads[axis] + self.end_pads[axis]
         if self.transposed:
-            return stride * (size - 1) + reach - pads
-        return (size + pads - reach) // stride + 1
+            return stride * (size - 1) + extent - pads
+        return (size + pads - extent) // stride + 1
 
-    def reaches(self, data: tuple[int, ...], grid: tuple[int, ...]) -> bool:
-        """Samples and number of axes must agree; sizes follow from attributes."""
-        return len(grid) == len(data) - 1 == len(self.kernel) + 1 and grid[0] == data[0]
-
-    def _meets(
+    def _input_index(
         self, place: NDArray[np.intp], tap: NDArray[np.intp], axis: int, size: int
     ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Index of the input under a tap, and whether there is one between strides."""
         stride, dilation = self.strides[axis], self.dilations[axis]
         pad = self._pad(axis, size)
         if not self.transposed:
@@ -154,13 +194,12 @@ class Convolution:
         if self.pads is not None:
             return self.pads[axis]
         stride = self.strides[axis]
-        reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1
-        total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+        total = max((-(-size // stride) - 1) * stride + self._extent(axis) - size, 0)
         return total // 2 if self.auto_pad == "SAME_UPPER" else total - total // 2
 
 
 @dataclass(frozen=True)
-class Product:
+class MatrixGeometry:
     """MatMul and Gemm with a constant matrix on either side.
 
     Attributes:
@@ -180,59 +219,62 @@ class Product:
         """Channels come last, or last but one."""
         return -2 if self.constant_left else -1
 
+    @property
+    def features_before_rows(self) -> bool:
+        """The data's last axis counts rows, and the one before it features."""
+        return self.data_transposed or self.constant_left
+
     def matrix(self, weight: Array) -> Array:
-        """The weight as `[1, K, M]`."""
+        """Return the weight as `[1, K, M]`, times the factor."""
         matrix: Array = self.factor * self.arranged(weight)
         return matrix
 
     def arranged(self, weight: Array) -> Array:
-        """The same without the factor, for anything of the weight's shape."""
+        """Move anything shaped like the weight to `[1, K, M]`, without the factor."""
         matrix: Array = (weight.T if self.weight_transposed else weight)[None]
         return matrix
 
-    def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
-        """Every axis but the features'."""
-        swap = self.data_transposed or self.constant_left
-        return (*data[:-2], data[-1]) if swap else data[:-1]
-
     def tensor(self, matrix: Array) -> Array:
-        """The inverse of `matrix`."""
+        """Return the stored form of a matrix."""
         weight: Array = matrix[0].T if self.weight_transposed else matrix[0]
         return weight / self.factor
 
+    def grid(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        """Return every axis but that of features."""
+        return (*data[:-2], data[-1]) if self.features_before_rows else data[:-1]
+
     def features(self, data: Array, positions: Positions) -> Array:
-        """The rows `[n, 1, K]` of the data."""
-        swap = self.data_transposed or self.constant_left
-        rows: Array = (np.swapaxes(data, -1, -2) if swap else data)[positions]
-        return rows[:, None]
+        """Return the rows `[n, 1, K]` of the data."""
+        rows: Array = np.swapaxes(data, -1, -2) if self.features_before_rows else data
+        return rows[positions][:, None]
 
     def reaches(self, data: tuple[int, ...], grid: tuple[int, ...]) -> bool:
-        """Every axis but the features' is one of positions."""
+        """Compare every axis but that of features."""
         return len(data) > 1 and grid == self.grid(data)
 
 
 def geometry_of(node: ir.Node, weight_shape: tuple[int, ...]) -> Geometry | str:
-    """The geometry of a node that multiplies by a constant, or why it has none."""
+    """Return the geometry of a node that multiplies by a constant, or why it has none."""
     if is_op(node, "Conv", "ConvTranspose"):
-        return _convolution(node, weight_shape)
+        return _conv_geometry(node, weight_shape)
     if len(weight_shape) != 2:
         return f"its weight has {len(weight_shape)} axes, not two"
     if is_op(node, "MatMul"):
         left = const_tensor(node.inputs[0]) is not None
-        return Product(constant_left=left, weight_transposed=left)
+        return MatrixGeometry(constant_left=left, weight_transposed=left)
     if is_op(node, "Gemm"):
-        alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
-        if not alpha or not beta:
+        form = GemmForm.of(node)
+        if not form.alpha or not form.beta:
             return "its alpha or beta is zero"
-        return Product(
-            weight_transposed=bool(attribute(node, "transB", 0)),
-            data_transposed=bool(attribute(node, "transA", 0)),
-            factor=float(alpha),
+        return MatrixGeometry(
+            weight_transposed=form.weight_transposed,
+            data_transposed=form.data_transposed,
+            factor=form.alpha,
         )
     return f"{node.op_type} is no convolution and no matrix product"
 
 
-def _convolution(node: ir.Node, weight_shape: tuple[int, ...]) -> Convolution | str:
+def _conv_geometry(node: ir.Node, weight_shape: tuple[int, ...]) -> ConvGeometry | str:
     axes = len(weight_shape) - 2
     if axes < 1:
         return f"its weight has {len(weight_shape)} axes"
@@ -247,7 +289,7 @@ def _convolution(node: ir.Node, weight_shape: tuple[int, ...]) -> Convolution | 
     if transposed:
         more = attribute(node, "output_padding", zeros)
         end = [pad - extra for pad, extra in zip(end, more, strict=True)]
-    return Convolution(
+    return ConvGeometry(
         weight_shape=weight_shape,
         groups=int(attribute(node, "group", 1)),
         strides=tuple(attribute(node, "strides", ones)),
