@@ -32,7 +32,7 @@ from onnxlite.evaluate.peak_memory import high_water_bytes
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import ObserverChoice, Rounding, StaticOptions, quantize_static
-from onnxlite.quantize.core.activation_bits import ActivationBits
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.static.ranges import calibrate_ranges
@@ -109,9 +109,7 @@ def calibrate(model: ir.Model, samples: SamplesLike, observer: ObserverChoice) -
     row = target_named("cpu")
     feeds = Samples(samples, input_specs(model))
     options = StaticOptions(observer=observer, threads=1)
-    calibrate_ranges(
-        model, place(model, row), feeds, row, options, ActivationBits(), progress=silent
-    )
+    calibrate_ranges(QuantPlan(model, place(model, row), row), feeds, options, progress=silent)
 
 
 def ready(path: Path) -> ir.Model:

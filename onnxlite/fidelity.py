@@ -115,7 +115,9 @@ class OutputErrors:
 
     @property
     def noise_ratio(self) -> float:
-        """Noise over signal of all outputs together; 0 without any signal."""
+        """Noise over signal of all outputs together; 0 without any signal, infinite if broken."""
+        if any(error.broken for error in self.outputs.values()):
+            return math.inf
         signal = sum(error.signal for error in self.outputs.values())
         return sum(error.noise for error in self.outputs.values()) / signal if signal else 0.0
 

@@ -12,7 +12,6 @@ import msgspec
 
 from onnxlite.prune.eligibility import RoundTo
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
 from onnxlite.recipe.dynamic import QuantizeDynamic
 from onnxlite.recipe.half import ToFloat16
 from onnxlite.recipe.lowbits import QuantizeWeights
@@ -83,7 +82,7 @@ def formats(*, target: str) -> Iterator[Format]:
     """The number formats, float first, those of weights alone from few bits to many."""
     yield Format("float", ())
     yield Format(INT8, (QuantizeStatic(target=target),))
-    if target in DYNAMIC_TARGETS:
+    if TARGETS[target].ort_cpu is not None:
         yield Format("int8 dynamic", (QuantizeDynamic(target=target),))
     yield Format("4-bit weights", (QuantizeWeights(bits=4),), 4)
     yield Format("8-bit weights", (QuantizeWeights(bits=8),), 8)

@@ -21,8 +21,8 @@ from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.graph import add_initializer, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import QParams
-from onnxlite.quantize.core.selection import Placement
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 
@@ -30,8 +30,7 @@ Array64 = NDArray[np.float64]
 
 
 def consumer_errors(
-    model: ir.Model,
-    placement: Placement,
+    plan: QuantPlan,
     candidates: Mapping[str, Sequence[QParams]],
     feeds: Sequence[Feed],
     *,
@@ -40,8 +39,7 @@ def consumer_errors(
     """The relative squared error at the readers of each value, one number per candidate.
 
     Args:
-        model: the float model, with shapes.
-        placement: of `model`; readers that stay float do not count.
+        plan: readers that stay float do not count.
         candidates: 8-bit parameters to compare, by name of the value.
         feeds: of one sample each.
         threads: of ONNX Runtime.
@@ -53,8 +51,8 @@ def consumer_errors(
     Raises:
         ExecutionError: ONNX Runtime cannot run the model.
     """
-    probe = clone(model)
-    chosen = {node.name for node in placement.nodes}
+    probe = clone(plan.model)
+    chosen = {node.name for node in plan.placement.nodes}
     values = {value.name: value for value in probe.graph.inputs}
     values.update({value.name: value for node in probe.graph for value in node.outputs})
     batches = {str(v.shape[0]) for v in probe.graph.inputs if v.shape is not None and len(v.shape)}

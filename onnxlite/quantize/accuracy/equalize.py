@@ -15,7 +15,7 @@ the ranges of weights instead.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.calibrate import collect_ranges
 from onnxlite.calibrate.reductions import ChannelStats, collect_by_channel
+from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
 from onnxlite.model import clone
 from onnxlite.ops import spec_of, tracked_axes
@@ -35,11 +36,10 @@ from onnxlite.quantize.accuracy.channel_rescaling import (
     find_scalable_channels,
     rescale,
 )
-from onnxlite.quantize.core.activation_bits import ActivationBits
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import QType
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Declined
 from onnxlite.repair.fit import held_out_feeds
@@ -64,10 +64,8 @@ _TOLERANCE = 1e-3
 
 
 def equalize(
-    model: ir.Model,
-    placement: Placement,
+    plan: QuantPlan,
     samples: Samples,
-    target: Target,
     *,
     threads: int | None = None,
 ) -> int | Declined:
@@ -77,15 +75,15 @@ def equalize(
     closer to the float one than without them.
 
     Args:
-        model: normalised, with shapes; nodes and values stay, weights and biases change.
-        placement: what will be quantized, in `model`.
+        plan: what will be quantized; nodes and values of its model stay, weights and biases
+            change.
         samples: unlabelled inputs.
-        target: the integer types.
         threads: of ONNX Runtime.
 
     Returns:
         How many channels were scaled, or why none was.
     """
+    model, placement = plan.model, plan.placement
     feeds = list(islice(samples, _FEEDS))
     held_out = set(held_out_feeds(len(feeds)))
     seen = Samples(
@@ -103,10 +101,10 @@ def equalize(
     stats = collect_by_channel(model, axes, seen, threads=threads)
     checks = [feeds[i] for i in sorted(held_out)]
     plain = clone(model)
-    noise = _Noise(placement, seen, checks, plain, target, threads)
+    noise = _Noise(plan, seen, Reference(plain, checks, threads=threads), threads)
     best, least, problems = None, np.inf, []
     for margin in _MARGINS:
-        factor = _factors(placement, channels, free, stats, target, margin)
+        factor = _factors(plan, channels, free, stats, margin)
         if (factor == 1).all():
             continue
         undo = rescale(model, free.slots, factor)
@@ -134,29 +132,17 @@ def equalize(
 class _Noise:
     """Noise over signal of the outputs of a model quantized without any further care."""
 
-    placement: Placement
+    plan: QuantPlan
     seen: Samples
-    checks: Sequence[Feed]
-    reference: ir.Model
-    target: Target
+    reference: Reference
     threads: int | None
 
     def of(self, model: ir.Model) -> float:
         """On the feeds held out, of a copy of the reference with other weights."""
-        own = self.placement.on(model)
-        names = [value.name for value in own.values if value.name]
-        ranges = collect_ranges(model, names, self.seen, threads=self.threads)
-        params = activation_params(own, ranges, self.target, ActivationBits())
-        want = Session(self.reference, threads=self.threads)
-        got = Session(quick_qdq(model, own, params, self.target), threads=self.threads)
-        noise = power = 0.0
-        for feed in self.checks:
-            approximate = got.run(feed)
-            for name, exact in want.run(feed).items():
-                if exact.dtype.kind == "f":
-                    noise += float(((exact - approximate[name]).astype(np.float64) ** 2).sum())
-                    power += float((exact.astype(np.float64) ** 2).sum())
-        return noise / power if power else 0.0
+        own = self.plan.on(model)
+        ranges = collect_ranges(model, own.placement.value_names, self.seen, threads=self.threads)
+        errors = self.reference.errors(quick_qdq(own, activation_params(own, ranges)))
+        return errors.noise_ratio
 
 
 def _db(share: float) -> float:
@@ -169,19 +155,18 @@ def _has_free(value: ir.Value, channels: ChannelMap, free: ScalableChannels) -> 
 
 
 def _factors(
-    placement: Placement,
+    plan: QuantPlan,
     channels: ChannelMap,
     free: ScalableChannels,
     stats: dict[str, ChannelStats],
-    target: Target,
     margin: float,
 ) -> Array64:
     """The factor of every unit, 1 for those that stay."""
     size = len(channels.root)
     room = np.full(size, _MOST)
     activation, weight = np.zeros(size), np.zeros(size)
-    chosen = set(placement.nodes)
-    for value in placement.values:
+    chosen, target = set(plan.placement.nodes), plan.target
+    for value in plan.placement.values:
         if value.name not in stats:
             continue
         seen = stats[value.name]

@@ -14,50 +14,36 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate import Range
 from onnxlite.model import clone
-from onnxlite.quantize.core.activation_bits import ActivationBits, assign_activation_bits
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import QParams, params_for_range
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import Placement
-from onnxlite.quantize.core.targets import Target
 from onnxlite.samples import Feed
 
 
 def fake_quantized(
-    model: ir.Model,
-    placement: Placement,
-    choices: Sequence[Mapping[str, Range]],
-    target: Target,
-    options: StaticOptions,
+    plan: QuantPlan, choices: Sequence[Mapping[str, Range]]
 ) -> tuple[ir.Model, list[Feed]]:
     """A copy with Q and DQ nodes, and for each choice of ranges what to feed besides samples.
 
     Args:
-        model: the float model, with shapes.
-        placement: of `model`.
-        choices: of a range for every value of `placement`, by name; at least one.
-        target: the integers of activations.
-        options: which layers have 16 bits.
+        plan: of the float model, which is not changed.
+        choices: a range for every value of the plan, by name; at least one choice.
     """
-    copy = clone(model)
-    twin = placement.on(copy)
-    widths = assign_activation_bits(twin, options.int16)[0]
-    params = [activation_params(twin, ranges, target, widths) for ranges in choices]
-    emitter = _ParametricEmitter(copy, twin, target, widths)
+    copied = plan.on(clone(plan.model))
+    params = [activation_params(copied, ranges) for ranges in choices]
+    emitter = _ParametricEmitter(copied)
     feeds: list[Feed] = [{} for _ in choices]
     for value in params[0]:
         emitter.alternatives(value, [chosen[value] for chosen in params], feeds)
-    return copy, feeds
+    return copied.model, feeds
 
 
 class _ParametricEmitter(QDQEmitter):
     """Writes scales and zero points as inputs of the graph."""
 
-    def __init__(
-        self, model: ir.Model, placement: Placement, target: Target, widths: ActivationBits
-    ) -> None:
-        super().__init__(model, placement, target, widths)
+    def __init__(self, plan: QuantPlan) -> None:
+        super().__init__(plan)
         self._choices: Sequence[QParams] = ()
         self._feeds: Sequence[Feed] = ()
 

@@ -7,7 +7,6 @@ compensation (GPTQ), and given a scale and bias per output channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,19 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.fidelity import Reference
 from onnxlite.graph import const_tensor
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import PAIR_LIMIT
 from onnxlite.records import Declined, Progress
 from onnxlite.repair.engine import Options
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
-from onnxlite.repair.verify import verify
+from onnxlite.runtime import Session
 from onnxlite.samples import Samples
 
 #: Values of both models that are held between layers.
@@ -33,23 +34,19 @@ _CACHE_BYTES = 3 << 25
 
 
 def round_with_gptq(
-    model: ir.Model,
+    plan: QuantPlan,
     reference: ir.Model,
-    nodes: Sequence[ir.Node],
     samples: Samples,
-    target: Target,
     *,
     threads: int | None,
     progress: Progress,
 ) -> dict[str, RoundedLayer] | Declined:
-    """Round the weights of `nodes`, and write them with their biases into `model`.
+    """Round the weights of a plan's layers, and write them with their biases into its model.
 
     Args:
-        model: has Q and DQ nodes at its activations, and float weights.
+        plan: its model has Q and DQ nodes at the activations, and float weights, which change.
         reference: the float model, with the same names.
-        nodes: the layers of `model` to be quantized.
         samples: unlabelled inputs.
-        target: decides the grid.
         threads: of ONNX Runtime.
         progress: called as layers are done.
 
@@ -57,11 +54,11 @@ def round_with_gptq(
         What was rounded, by node name, or why the nearest numbers are kept: they are better
         on the samples that no layer was fitted to.
     """
-    simulated = clone(model)
+    simulated = clone(plan.model)
     infer_shapes(simulated)
-    wanted = {node.name or "" for node in nodes}
+    wanted = {node.name or "" for node in plan.layers}
     found = [layer for layer in find_layers(simulated)[0] if layer.node.name in wanted]
-    grids = {layer.node.name or "": _grid(layer, target) for layer in found}
+    grids = {layer.node.name or "": _grid(layer, plan.target) for layer in found}
     options = Options(cache_bytes=_CACHE_BYTES, threads=threads)
     nearest = clone(simulated)
     for layer in find_layers(nearest)[0]:
@@ -72,15 +69,20 @@ def round_with_gptq(
     )
     if not rounded:
         return Declined("compensate", "all layers", "no layer could be fitted to the samples")
-    verdict = verify(reference, nearest, simulated, held_out, threads=threads, fuse_qdq=False)
-    if verdict.worse:
+    original = Reference(reference, held_out, threads=threads)
+    # As the nodes say: ONNX Runtime would fuse Q and DQ around float weights.
+    before_db, after_db = (
+        original.sqnr_db(Session(each, threads=threads, fuse_qdq=False).run)
+        for each in (nearest, simulated)
+    )
+    if after_db < before_db:
         return Declined(
             "compensate",
             "all layers",
             f"on {len(held_out)} feeds held out weights fitted to the samples give "
-            f"{verdict.after_db:.1f} dB and the nearest ones {verdict.before_db:.1f} dB",
+            f"{after_db:.1f} dB and the nearest ones {before_db:.1f} dB",
         )
-    for layer in find_layers(model)[0]:
+    for layer in find_layers(plan.model)[0]:
         if layer.node.name in rounded:
             new = rounded[layer.node.name]
             layer.write(new.matrix, new.bias)

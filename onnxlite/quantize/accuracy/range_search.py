@@ -14,18 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxlite.calibrate import OBSERVERS, Levels, ObserverName, Range, ValueStatistics
+from onnxlite.fidelity import Reference
 from onnxlite.quantize.accuracy.consumer_error import Array64, consumer_errors
 from onnxlite.quantize.accuracy.fake_quant import fake_quantized
-from onnxlite.quantize.core.activation_bits import ActivationBits
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.scales import integer_levels, params_for_activation
-from onnxlite.quantize.core.selection import Placement
-from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Declined
-from onnxlite.repair.verify import ratings
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size
 
@@ -54,15 +50,19 @@ class RangeChoice:
 
 
 def search_ranges(
-    model: ir.Model,
-    placement: Placement,
+    plan: QuantPlan,
     seen: Mapping[str, ValueStatistics],
     samples: Samples,
-    target: Target,
-    options: StaticOptions,
-    widths: ActivationBits,
+    *,
+    threads: int | None,
 ) -> RangeChoice:
     """Choose a range for every value that was seen; min/max where nothing is better.
+
+    Args:
+        plan: what is quantized; its model is not changed.
+        seen: statistics over all samples, by name of the value.
+        samples: unlabelled inputs; a few of them are run.
+        threads: of ONNX Runtime.
 
     Raises:
         ExecutionError: ONNX Runtime cannot run the model with measuring nodes or Q and DQ.
@@ -71,18 +71,18 @@ def search_ranges(
     measured, held_out = _few(samples)
     if not held_out:
         return RangeChoice(whole, (_declined("there are too few samples to hold some out"),))
-    wide = {value.name for value in widths.values}
+    wide = {value.name for value in plan.activation_bits.values}
     candidates = {
-        name: _candidates(statistics, integer_levels(target, statistics.range))
+        name: _candidates(statistics, integer_levels(plan.target, statistics.range))
         for name, statistics in seen.items()
         if name not in wide
     }
     candidates = {name: found for name, found in candidates.items() if len(found[0]) > 1}
     params = {
-        name: [params_for_activation(one, target) for one in ranges]
+        name: [params_for_activation(one, plan.target) for one in ranges]
         for name, (ranges, _) in candidates.items()
     }
-    harm = consumer_errors(model, placement, params, measured, threads=options.threads)
+    harm = consumer_errors(plan, params, measured, threads=threads)
     by_harm = {n: _least(ranges, harm.get(n, error)) for n, (ranges, error) in candidates.items()}
     by_square = {n: _nearest(ranges, error) for n, (ranges, error) in candidates.items()}
     choices = [whole]
@@ -91,10 +91,13 @@ def search_ranges(
             choices.append(choice)
     if len(choices) == 1:
         return RangeChoice(whole)
-    twin, scales = fake_quantized(model, placement, choices, target, options)
-    integers = Session(twin, threads=options.threads, fuse_qdq=False)
-    sides = (lambda feed, given=given: integers.run(feed | given) for given in scales)
-    before, *after = ratings(Session(model, threads=options.threads).run, sides, held_out)
+    twin, scales = fake_quantized(plan, choices)
+    integers = Session(twin, threads=threads, fuse_qdq=False)
+    reference = Reference(plan.model, held_out, threads=threads)
+    before, *after = (
+        reference.sqnr_db(lambda feed, given=given: integers.run(feed | given))  # type: ignore[misc]
+        for given in scales
+    )
     if not max(after) >= before + _GAIN_DB:
         return RangeChoice(whole, (_declined(_comparison(before, max(after), len(held_out))),))
     return RangeChoice(choices[1 + after.index(max(after))])

@@ -9,29 +9,16 @@ value converted. What only moves values has the width of what it moves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.selection import Placement, reads_integers
+from onnxlite.quantize.core.plan import ActivationBits, Placement, reads_integers
 from onnxlite.records import Declined
 
 #: The standard QuantizeLinear has 16-bit types since this opset.
 OPSET = 21
-
-
-@dataclass(frozen=True)
-class ActivationBits:
-    """The nodes that compute on 16-bit activations, and the values that have 16 bits."""
-
-    nodes: frozenset[ir.Node] = frozenset()
-    values: frozenset[ir.Value] = frozenset()
-
-    def differ(self, value: ir.Value, reader: ir.Node) -> bool:
-        """Whether `reader` needs the integers of `value` in another width than it has."""
-        return (value in self.values) != (reader in self.nodes)
 
 
 def assign_activation_bits(

@@ -10,6 +10,7 @@ copy; the float one disappears with its last use.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,8 @@ from numpy.typing import NDArray
 
 from onnxlite.graph import add_initializer, const_array, node_names, value_names
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.activation_bits import ActivationBits
+from onnxlite.quantize.core.plan import QuantPlan, reads_integers
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range, positive_scale, quantize
-from onnxlite.quantize.core.selection import Placement, reads_integers
-from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import layer_weight
 
 #: Steps of a bias without weights: as exact as float32.
@@ -36,18 +35,21 @@ class QDQEmitter:
     follow it.
     """
 
-    def __init__(
-        self, model: ir.Model, placement: Placement, target: Target, widths: ActivationBits
-    ) -> None:
-        self._graph = model.graph
-        self._target = target
-        self._widths = widths
-        self._fused = set(placement.absorbed)
-        self._absorbed = self._fused if target.absorbs else set()
-        self._chosen = set(placement.nodes)
-        self._names = value_names(model)
+    def __init__(self, plan: QuantPlan) -> None:
+        self._graph = plan.model.graph
+        self._target = plan.target
+        self._activation_bits = plan.activation_bits
+        self._fused = set(plan.placement.absorbed)
+        self._absorbed = self._fused if plan.target.absorbs else set()
+        self._chosen = set(plan.placement.nodes)
+        self._names = value_names(plan.model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-        self._node_names = node_names(model)
+        self._node_names = node_names(plan.model)
+
+    def activations(self, params: Mapping[ir.Value, QParams]) -> None:
+        """Give every value of the plan its integer form."""
+        for value, value_params in params.items():
+            self.activation(value, value_params)
 
     def activation(self, value: ir.Value, params: QParams) -> None:
         """Give `value` its integer form and send its readers there."""
@@ -88,11 +90,11 @@ class QDQEmitter:
             use
             for use in dq.outputs[0].uses()
             if reads_integers(use.node, use.idx, self._chosen)
-            and self._widths.differ(value, use.node)
+            and self._activation_bits.differ(value, use.node)
         ]
         if not readers or self._target.wide is None:
             return
-        wide = value in self._widths.values
+        wide = value in self._activation_bits.values
         qtype = self._target.activation if wide else self._target.wide
         other = params_for_range(qtype, params.represented)
         source = dq.outputs[0] if made else value
@@ -105,17 +107,15 @@ class QDQEmitter:
     def layer(
         self,
         node: ir.Node,
-        target: Target,
         scale: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], QParams]:
         """Quantize the weight and bias of a layer; returns the weight's integers and parameters.
 
         Args:
             node: the layer; its activations may be rewired already.
-            target: decides the weight's type, and whether it has a scale per channel.
             scale: of a weight that lies on its grid already; None to choose one.
         """
-        rule = spec_of(node).quant
+        rule, target = spec_of(node).quant, self._target
         assert rule is not None
         assert rule.weight is not None
         weight_value = node.inputs[rule.weight]

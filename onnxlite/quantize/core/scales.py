@@ -18,18 +18,16 @@ import onnx_ir as ir
 from onnxlite.calibrate import Levels, Range
 from onnxlite.graph import sole_consumer
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.activation_bits import ActivationBits
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range
-from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.core.targets import Target
 
 _ANY = Range(-math.inf, math.inf)
 
 
-def activation_params(
-    placement: Placement, ranges: Mapping[str, Range], target: Target, widths: ActivationBits
-) -> dict[ir.Value, QParams]:
-    """Scale and zero point of every value of `placement`, from the calibrated ranges."""
+def activation_params(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Value, QParams]:
+    """Scale and zero point of every value of the plan, from the calibrated ranges by name."""
+    placement, target, wide_values = plan.placement, plan.target, plan.activation_bits.values
     seen = {value: _own_range(value, ranges) for value in placement.values}
     absorbed = placement.absorbed if target.absorbs else ()
     bounds = {node.outputs[0]: _clip_bounds(node) for node in absorbed}
@@ -41,13 +39,13 @@ def activation_params(
         for output in node.outputs:
             for port in rule.ports(node):
                 value = node.inputs[port]
-                wide = output in widths.values, value in widths.values
+                wide = output in wide_values, value in wide_values
                 if value in seen and output in seen and wide[0] == wide[1]:
                     moved = rule.kind == "layout"
                     groups.tie(value, output, required=moved or sole_consumer(value) is node)
     return {
         value: _wide_params(value, groups.range_of(value), target.wide)
-        if target.wide is not None and value in widths.values
+        if target.wide is not None and value in wide_values
         else params_for_activation(groups.range_of(value), target)
         for value in seen
     }

@@ -8,7 +8,6 @@ taken away until the rest is consistent (a greatest fixed point).
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
@@ -16,40 +15,11 @@ import onnx_ir as ir
 
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes, sole_consumer
 from onnxlite.ops import spec_of
+from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Declined
 
 _WHAT = "quantize"
-
-
-@dataclass(frozen=True)
-class Placement:
-    """The decision.
-
-    Attributes:
-        nodes: what runs on integers, in topological order.
-        absorbed: Relu and Clip nodes whose work the quantized range of their output does, where
-            the target's types can; elsewhere they stay, and nothing is quantized before them.
-        values: what gets a scale and zero point, in topological order.
-        declined: layers that stay float, and why.
-    """
-
-    nodes: tuple[ir.Node, ...]
-    absorbed: tuple[ir.Node, ...]
-    values: tuple[ir.Value, ...]
-    declined: tuple[Declined, ...]
-
-    def on(self, copy: ir.Model) -> Placement:
-        """The same decision for a copy of the model, found by names."""
-        nodes = {node.name: node for node in copy.graph}
-        values = {value.name: value for node in copy.graph for value in node.outputs}
-        values.update({value.name: value for value in copy.graph.inputs})
-        return Placement(
-            tuple(nodes[node.name] for node in self.nodes),
-            tuple(nodes[node.name] for node in self.absorbed),
-            tuple(values[value.name] for value in self.values),
-            self.declined,
-        )
 
 
 def place(
@@ -58,7 +28,7 @@ def place(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    floats: Mapping[str, str] = MappingProxyType({}),
+    keep_float: Mapping[str, str] = MappingProxyType({}),
 ) -> Placement:
     """Decide what is quantized.
 
@@ -67,7 +37,7 @@ def place(
         target: what the result runs on.
         include: patterns of names of layers; empty means all.
         exclude: patterns of names of nodes that stay float.
-        floats: names of nodes that stay float, each with the reason.
+        keep_float: names of nodes that stay float, each with the reason.
     """
     declined: list[Declined] = []
     chosen: dict[ir.Node, None] = {}
@@ -79,7 +49,7 @@ def place(
             continue
         if rule.kind == "compute":
             reason = (
-                _refusal(node) or by_name(node, include, exclude) or floats.get(node.name or "")
+                _refusal(node) or by_name(node, include, exclude) or keep_float.get(node.name or "")
             )
             if reason:
                 declined.append(Declined(_WHAT, describe(node), reason))
@@ -88,7 +58,7 @@ def place(
             not _is_float(node)
             or by_name(node, (), exclude)
             or node.op_type in target.refuses
-            or node.name in floats
+            or node.name in keep_float
             or (rule.refuses and rule.refuses(node))
         ):
             continue
@@ -280,9 +250,3 @@ def _quantized_values(
         if made or any(reads_integers(use.node, use.idx, chosen) for use in value.uses()):
             result.append(value)
     return result
-
-
-def reads_integers(node: ir.Node, port: int, chosen: Container[ir.Node]) -> bool:
-    """Whether `node` runs on integers and takes an activation at `port`."""
-    rule = spec_of(node).quant
-    return node in chosen and rule is not None and port in rule.ports(node)

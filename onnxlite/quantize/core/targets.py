@@ -58,6 +58,8 @@ class Target:
         channels_last: it is the ONNX Runtime of this machine, whose integer convolutions take
             channels last (`quantize/static/nhwc_boundary.py`).
         wide: the type of 16-bit activations, None where there are none that are fast.
+        ort_cpu: it is ONNX Runtime on a CPU of this architecture. Only such a target can be timed,
+            has kernels whose scales are found at run time, and looks rows of 8 bits up.
     """
 
     name: str
@@ -77,6 +79,12 @@ class Target:
     channels_last: bool = False
     wide: QType | None = None
     narrow: QType | None = None
+    ort_cpu: Literal["x86", "arm"] | None = None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the target is ONNX Runtime on this machine, so that it can be timed."""
+        return self.ort_cpu is not None and (self.ort_cpu == "arm") == machine().is_arm
 
     @property
     def absorbs(self) -> bool:
@@ -161,15 +169,21 @@ _CPU = Target(
     forms=("qdq", "qoperator"),
     implied_zeros=True,
     channels_last=True,
+    ort_cpu="x86",
 )
 _CPU_AVX2 = dataclasses.replace(_CPU, name="cpu-avx2", avoid_saturation=True)
 #: ONNX Runtime on 64-bit ARM multiplies int8 by int8 (SDOT, SMMLA).
 _CPU_ARM = dataclasses.replace(
-    _CPU, name="cpu-arm", activation=INT8, one_sided=True, channels_last=False
+    _CPU, name="cpu-arm", activation=INT8, one_sided=True, channels_last=False, ort_cpu="arm"
 )
 #: oneDNN's kernels; those of AVX-512 without VNNI saturate as ONNX Runtime's do.
 _OPENVINO = dataclasses.replace(
-    _CPU_AVX2, name="openvino", forms=("qdq",), pads_channels=True, channels_last=False
+    _CPU_AVX2,
+    name="openvino",
+    forms=("qdq",),
+    pads_channels=True,
+    channels_last=False,
+    ort_cpu=None,
 )
 #: Zero points other than 0 are refused by the parser; pointwise operators on integers gain
 #: nothing, because TensorRT fuses them with what is before them.
@@ -200,6 +214,7 @@ _GENERIC = dataclasses.replace(
     forms=("qdq",),
     implied_zeros=False,
     channels_last=False,
+    ort_cpu=None,
     wide=UINT16,
 )
 

@@ -10,12 +10,15 @@ each channel is the one with the least squared error under that bound.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.fidelity import array_sqnr_db
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_weight, quantize
 from onnxlite.quantize.core.targets import Target
@@ -82,6 +85,16 @@ def layer_weight(
         reduction_axes=rule.reduction_axes(node),
         avoid_saturation=target.avoid_saturation,
     )
+
+
+def weight_sqnr_db(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float | None:
+    """SQNR of a layer's weights in dB, for a report; None where there is no noise or no signal.
+
+    Args:
+        pairs: each weight, and the real numbers that its integers stand for.
+    """
+    decibels = array_sqnr_db(*pairs)
+    return round(decibels, 2) if math.isfinite(decibels) else None
 
 
 def bound_pairs(weight: NDArray[Any], params: QParams, axes: tuple[int, ...]) -> NDArray[Any]:

@@ -18,7 +18,6 @@ from onnxlite.quantize.core.options import StaticOptions
 from onnxlite.quantize.core.qtypes import INT8, dequantize, params_for_weight, quantize
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
-from onnxlite.quantize.dynamic.kernels import DYNAMIC_TARGETS
 from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
 from onnxlite.records import LayerRow
 
@@ -79,7 +78,7 @@ def write_embedding(writer: Writer, node: ir.Node) -> LayerRow:
 
 def write_embeddings(model: ir.Model, target: Target, options: StaticOptions) -> list[LayerRow]:
     """Replace every look-up in place, if the options and the target want it."""
-    if not options.embeddings or target.name not in DYNAMIC_TARGETS:
+    if not options.embeddings or target.ort_cpu is None:
         return []
     writer = Writer(model)
     found = embeddings_of(model, include=options.include, exclude=options.exclude)

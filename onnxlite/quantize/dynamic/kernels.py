@@ -25,7 +25,7 @@ from onnxlite.errors import OptionError
 from onnxlite.graph import attribute, const_array, const_tensor, rank
 from onnxlite.ops.product import Product, find_product
 from onnxlite.quantize.core.qtypes import INT8, dequantize
-from onnxlite.quantize.core.targets import Target, target_named
+from onnxlite.quantize.core.targets import TARGETS, Target, target_named
 from onnxlite.quantize.core.weights import quantize_weight
 from onnxlite.quantize.dynamic.writer import MICROSOFT, Writer
 
@@ -99,15 +99,13 @@ _BLOCKS = (128, 64, 32)
 _INT8_ACTIVATIONS = 4
 
 
-#: Rows of `TARGETS` that stand for ONNX Runtime on a processor, whose kernels these are.
-DYNAMIC_TARGETS = ("cpu", "cpu-avx2", "cpu-arm")
-
-
 def dynamic_target(name: str) -> Target:
     """The row of a target that has these kernels; raises `OptionError` that lists the names."""
-    if name not in DYNAMIC_TARGETS:
-        known = ", ".join(DYNAMIC_TARGETS)
-        raise OptionError(f"no target {name!r} for scales found at run time: choose one of {known}")
+    known = [row.name for row in TARGETS.values() if row.ort_cpu is not None]
+    if name not in known:
+        raise OptionError(
+            f"no target {name!r} for scales found at run time: choose one of {', '.join(known)}"
+        )
     return target_named(name)
 
 

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
-from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.activation_bits import ActivationBits
-from onnxlite.quantize.core.emit_qdq import QDQEmitter
-from onnxlite.quantize.core.ort_workarounds import guard_float_layers
+from onnxlite.quantize.core.plan import Placement, QuantPlan
 from onnxlite.quantize.core.prepare import already_quantized, pool_means, prepare
+from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import Placement, place
+from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.error_propagation import ErrorModel, Source
 from onnxlite.records import Declined, Progress, silent
@@ -60,7 +58,8 @@ class Baseline:
 
     def errors(self, *, threads: int | None) -> ErrorModel:
         """The float model with every rounding error, to be switched on."""
-        params = activation_params(self.placement, self._ranges, self.target, ActivationBits())
+        plan = QuantPlan(self.model, self.placement, self.target)
+        params = activation_params(plan, self._ranges)
         return ErrorModel(self.model, self.placement, params, self.target, threads=threads)
 
     def sources(self, layers: Sequence[str]) -> frozenset[Source]:
@@ -79,17 +78,8 @@ class Baseline:
 
     def quantized(self, layers: Sequence[str]) -> ir.Model:
         """The model in QDQ form with only these layers, and what lies between, quantized."""
-        model = clone(self.model)
-        placement = self._place(model, layers)
-        params = activation_params(placement, self._ranges, self.target, ActivationBits())
-        emitter = QDQEmitter(model, placement, self.target, ActivationBits())
-        for value, value_params in params.items():
-            emitter.activation(value, value_params)
-        for node in placement.nodes:
-            if _has_weight(node):
-                emitter.layer(node, self.target)
-        guard_float_layers(model)
-        return model
+        plan = QuantPlan(self.model, self._place(self.model, layers), self.target)
+        return quick_qdq(plan, activation_params(plan, self._ranges), bound_pairs=True)
 
     def _place(self, model: ir.Model, layers: Sequence[str]) -> Placement:
         out = set(self._names).difference(layers)

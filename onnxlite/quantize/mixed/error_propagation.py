@@ -28,8 +28,8 @@ from onnxlite.errors import SamplesError
 from onnxlite.graph import add_initializer, const_array, node_names, rank, value_names
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
+from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.qtypes import QParams, dequantize
-from onnxlite.quantize.core.selection import Placement, reads_integers
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import layer_weight
 from onnxlite.records import Progress, silent

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from onnxlite.graph import add_initializer, is_op
 from onnxlite.ops import ShapeOf, spec_of
+from onnxlite.quantize.core.plan import Placement, QuantPlan
 from onnxlite.quantize.core.qtypes import QType
-from onnxlite.quantize.core.selection import Placement
 from onnxlite.quantize.placement.partition import Conversion, Costs
 from onnxlite.samples import Feed
 from onnxlite.timing.layer_times import LayerTimes
@@ -20,28 +20,25 @@ from onnxlite.timing.profiler import Kernels, profile
 
 
 def measured_costs(
-    model: ir.Model,
+    plan: QuantPlan,
     quantized: ir.Model,
-    placement: Placement,
     feed: Feed,
     shape_of: ShapeOf,
-    qtype: QType,
     *,
     threads: int | None,
     budget_s: float,
 ) -> Costs:
-    """Run both forms in turn and read off what each node of `placement` takes.
+    """Run both forms in turn and read off what each node of the plan takes.
 
     Args:
-        model: the float form.
-        quantized: the same with all of `placement` on integers; nodes keep their names.
-        placement: of the nodes of `model`.
+        plan: of the float form.
+        quantized: the same with the whole plan on integers; nodes keep their names.
         feed: of both.
-        shape_of: of the values of `model` on that feed.
-        qtype: of activations.
+        shape_of: of the values of the float form on that feed.
         threads: of ONNX Runtime.
         budget_s: seconds for the runs.
     """
+    model, placement, qtype = plan.model, plan.placement, plan.target.activation
     in_float, on_integers = profile([model, quantized], feed, threads=threads, budget_s=budget_s)
     return Costs(
         _float_seconds(model, placement, in_float, shape_of, threads),

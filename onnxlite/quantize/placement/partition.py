@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.selection import Placement, read_by_layer, reads_integers, source
+from onnxlite.quantize.core.plan import Placement, reads_integers
+from onnxlite.quantize.core.selection import read_by_layer, source
 
 
 @dataclass(frozen=True)

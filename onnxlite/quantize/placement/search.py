@@ -14,25 +14,22 @@ kept for the next time, by graph, shapes and machine.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import cache_folder, keep_numbers, read_numbers
-from onnxlite.machine import is_busy, machine
+from onnxlite.fidelity import Reference
+from onnxlite.machine import is_busy
 from onnxlite.model import size_bytes
-from onnxlite.ops import spec_of
 from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.plan import Placement, QuantPlan
 from onnxlite.quantize.core.qtypes import QParams
 from onnxlite.quantize.core.quick_qdq import quick_qdq
-from onnxlite.quantize.core.selection import Placement, place
-from onnxlite.quantize.core.targets import Target
-from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
+from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.placement.costs import measured_costs
 from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.quantize.placement.partition import Costs, min_cost_partition
@@ -40,14 +37,9 @@ from onnxlite.records import Progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size, trim
 
-#: Targets whose kernels are ONNX Runtime's own, by whether the machine must be an ARM: only
-#: these can be timed.
-MEASURABLE: Mapping[str, bool] = MappingProxyType(
-    {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
-)
 _THREADS = 1
 #: Several forms of a model are in memory at once while they are timed.
-_LARGEST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 _MANY = 8
 _WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _PROFILE_S, _RACE_S = 1.5, 2.5
@@ -76,52 +68,46 @@ class MeasuredPlacement:
 
 def fastest_placement(
     source: ir.Model,
-    model: ir.Model,
-    everything: Placement,
+    everything: QuantPlan,
     params: Mapping[ir.Value, QParams],
     feeds: Samples,
-    target: Target,
     options: StaticOptions,
     progress: Progress,
 ) -> MeasuredPlacement:
-    """The part of a placement that is faster on integers.
+    """Find the part of a placement that is faster on integers.
 
     Args:
         source: the float model as it was given, which the result must not be slower than.
-        model: the same, prepared.
-        everything: the largest placement in `model`.
+        everything: the largest placement, in the prepared model.
         params: of its values.
         feeds: the first one is timed.
-        target: of the quantized model.
         options: what the caller asked for.
         progress: called as placements are timed.
     """
-    if options.placement == "everything" or MEASURABLE.get(target.name) != machine().is_arm:
-        return MeasuredPlacement(everything)
-    if size_bytes(source) > _LARGEST_BYTES:
-        return MeasuredPlacement(
-            everything, f", not timed because {_LARGEST_BYTES >> 20} MiB are exceeded"
-        )
+    if options.placement == "everything" or not everything.target.runs_here:
+        return MeasuredPlacement(everything.placement)
+    if size_bytes(source) > _MAX_BYTES:
+        note = f", not timed because {_MAX_BYTES >> 20} MiB are exceeded"
+        return MeasuredPlacement(everything.placement, note)
+    model, target = everything.model, everything.target
     sizes = _timed_feeds(feeds)
     nodes = {node.name: index for index, node in enumerate(model.graph)}
-    chosen = sorted(nodes[node.name] for node in everything.nodes)
+    chosen = sorted(nodes[node.name] for node in everything.placement.nodes)
     key = fingerprint(model, list(sizes.values()), (target.name, str(_THREADS), repr(chosen)))
     path = cache_folder() / f"placement-{key}.json"
     kept, busy = read_numbers(path), False
     if not kept:
         busy = is_busy()
-        kept = _numbers(
-            _decide(source, model, everything, params, sizes, target, options, progress), nodes
-        )
+        kept = _numbers(_decide(source, everything, params, sizes, options, progress), nodes)
         # What misled once must not do so for ever.
         if not busy:
             keep_numbers(path, kept)
-    found = _read(kept, model, target, options)
+    found = _read(kept, everything, options)
     return MeasuredPlacement(found.placement, f"{found.note}{_BUSY}") if busy else found
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class _Decision:
     """What was found: times by node, the nodes that stay float, and ratios to float by size."""
 
     costs: Costs
@@ -143,35 +129,26 @@ def _timed_feeds(feeds: Samples) -> dict[int, Feed]:
 
 def _decide(
     source: ir.Model,
-    model: ir.Model,
-    everything: Placement,
+    everything: QuantPlan,
     params: Mapping[ir.Value, QParams],
     sizes: Mapping[int, Feed],
-    target: Target,
     options: StaticOptions,
     progress: Progress,
-) -> _Verdict:
+) -> _Decision:
     one = next(iter(sizes.values()))
-    whole = quick_qdq(model, everything, params, target)
-    costs = measured_costs(
-        model,
-        whole,
-        everything,
-        one,
-        concrete_shapes(model, [one]),
-        target.activation,
-        threads=_THREADS,
-        budget_s=_PROFILE_S,
-    )
-    entrants = {frozenset(everything.nodes): (everything, whole)}
+    whole = quick_qdq(everything, params)
+    shape_of = concrete_shapes(everything.model, [one])
+    costs = measured_costs(everything, whole, one, shape_of, threads=_THREADS, budget_s=_PROFILE_S)
+    nodes = everything.placement.nodes
+    candidates = {frozenset(nodes): (everything.placement, whole)}
     for weight in _WEIGHTS:
-        labelled = min_cost_partition(everything, costs, conversion_weight=weight)
-        floats = {n.name or "": _FASTER for n in everything.nodes if n not in labelled}
-        smaller = _placed(model, target, options, floats)
-        if _layers(smaller) and frozenset(smaller.nodes) not in entrants:
-            twin = quick_qdq(model, smaller, params, target)
-            entrants[frozenset(smaller.nodes)] = (smaller, twin)
-    placements, models = zip(*entrants.values(), strict=True)
+        labelled = min_cost_partition(everything.placement, costs, conversion_weight=weight)
+        keep_float = {node.name or "": _FASTER for node in nodes if node not in labelled}
+        smaller = _placed(everything, options, keep_float)
+        if smaller.layers and frozenset(smaller.nodes) not in candidates:
+            quantized = quick_qdq(replace(everything, placement=smaller), params)
+            candidates[frozenset(smaller.nodes)] = (smaller, quantized)
+    placements, models = zip(*candidates.values(), strict=True)
     sessions = [Session(each, threads=_THREADS) for each in (source, *models)]
     ratios = {
         count: race(sessions, feed, budget_s=_RACE_S, progress=progress)
@@ -179,14 +156,18 @@ def _decide(
     }
     equal, pays = _fastest(list(ratios.values()))
     best = _most_accurate(equal, source, models, one)
-    stay = [node for node in everything.nodes if node not in set(placements[best].nodes)]
-    return _Verdict(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
+    stay = [node for node in nodes if node not in set(placements[best].nodes)]
+    return _Decision(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
 
 
-def _placed(
-    model: ir.Model, target: Target, options: StaticOptions, floats: Mapping[str, str]
-) -> Placement:
-    return place(model, target, include=options.include, exclude=options.exclude, floats=floats)
+def _placed(plan: QuantPlan, options: StaticOptions, keep_float: Mapping[str, str]) -> Placement:
+    return place(
+        plan.model,
+        plan.target,
+        include=options.include,
+        exclude=options.exclude,
+        keep_float=keep_float,
+    )
 
 
 def _fastest(rows: Sequence[Sequence[float]]) -> tuple[list[int], bool]:
@@ -215,43 +196,32 @@ def _most_accurate(
     small = [i for i in among if size_bytes(models[i]) <= smallest * (1 + _HARDLY)]
     if len(small) == 1:
         return small[0]
-
-    def sqnr_db(i: int) -> float:
-        found = worst_sqnr_db(source, models[i], [feed], threads=_THREADS)
-        return math.inf if found is None else found
-
-    return max(small, key=sqnr_db)
+    reference = Reference(source, [feed], threads=_THREADS)
+    return max(small, key=lambda i: reference.sqnr_db(models[i]))
 
 
-def _layers(placement: Placement) -> list[ir.Node]:
-    rules = ((node, spec_of(node).quant) for node in placement.nodes)
-    return [node for node, rule in rules if rule is not None and rule.weight is not None]
-
-
-def _numbers(verdict: _Verdict, nodes: Mapping[str | None, int]) -> dict[str, float]:
-    """A verdict as numbers to be kept: nodes by their position in the graph."""
-    kept = {"pays": float(verdict.pays)}
-    kept |= {f"ratio {count}": ratio for count, ratio in verdict.ratios.items()}
-    for node in verdict.in_float if verdict.pays else verdict.costs.in_float:
+def _numbers(decision: _Decision, nodes: Mapping[str | None, int]) -> dict[str, float]:
+    """A decision as numbers to be kept: nodes by their position in the graph."""
+    kept = {"pays": float(decision.pays)}
+    kept |= {f"ratio {count}": ratio for count, ratio in decision.ratios.items()}
+    for node in decision.in_float if decision.pays else decision.costs.in_float:
         index = nodes[node.name]
-        kept[f"float {index}"] = verdict.costs.in_float[node]
-        kept[f"integers {index}"] = verdict.costs.on_integers[node]
+        kept[f"float {index}"] = decision.costs.in_float[node]
+        kept[f"integers {index}"] = decision.costs.on_integers[node]
     return kept
 
 
-def _read(
-    kept: Mapping[str, float], model: ir.Model, target: Target, options: StaticOptions
-) -> MeasuredPlacement:
+def _read(kept: Mapping[str, float], plan: QuantPlan, options: StaticOptions) -> MeasuredPlacement:
     ratios = {key.split()[1]: ratio for key, ratio in kept.items() if key.startswith("ratio ")}
     speed = " and ".join(
         f"{ratio:.2f} on {count} sample{'' if count == '1' else 's'}"
         for count, ratio in ratios.items()
     )
-    floats = {}
-    for index, node in enumerate(model.graph):
+    keep_float = {}
+    for index, node in enumerate(plan.model.graph):
         if f"float {index}" in kept:
-            floats[node.name or ""] = _reason(kept[f"float {index}"], kept[f"integers {index}"])
-    placement = _placed(model, target, options, floats)
+            keep_float[node.name or ""] = _reason(kept[f"float {index}"], kept[f"integers {index}"])
+    placement = _placed(plan, options, keep_float)
     if kept["pays"]:
         return MeasuredPlacement(placement, f", time {speed} of float")
     return MeasuredPlacement(

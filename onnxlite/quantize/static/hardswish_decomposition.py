@@ -16,12 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import is_op, sole_consumer
-from onnxlite.machine import machine
 from onnxlite.model import clone
 from onnxlite.quantize.core.qtypes import UINT8
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.writer import Writer
-from onnxlite.quantize.placement import search as measured
 from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import Declined, Progress
 from onnxlite.runtime import Session
@@ -51,8 +49,7 @@ def decompose_hardswish(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     found = sum(_is_between_integers(node) for node in model.graph)
-    measurable = measured.MEASURABLE.get(target.name) == machine().is_arm
-    if not found or target.activation != UINT8 or not measurable:
+    if not found or target.activation != UINT8 or not target.runs_here:
         return model, 0, []
     rewritten = clone(model)
     for node in [node for node in rewritten.graph if _is_between_integers(node)]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-
 from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_sharded, collect_statistics
 from onnxlite.quantize.accuracy.range_search import RangeChoice, search_ranges
-from onnxlite.quantize.core.activation_bits import ActivationBits
 from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.scales import integer_levels
-from onnxlite.quantize.core.selection import Placement
-from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Progress
 from onnxlite.samples import Samples
 from onnxlite.workers import Workers
@@ -20,22 +16,15 @@ _SHARDS = 16
 
 
 def calibrate_ranges(
-    model: ir.Model,
-    placement: Placement,
-    samples: Samples,
-    target: Target,
-    options: StaticOptions,
-    widths: ActivationBits,
-    *,
-    progress: Progress,
+    plan: QuantPlan, samples: Samples, options: StaticOptions, *, progress: Progress
 ) -> RangeChoice:
-    """The range of every value of `placement`, by name.
+    """Find the range of every value of the plan, by name, with the observer asked for.
 
     Raises:
         SamplesError: a value is NaN or infinite on some sample.
         ExecutionError: ONNX Runtime cannot run the model.
     """
-    names = [value.name for value in placement.values if value.name]
+    model, names = plan.model, plan.placement.value_names
     threads = options.threads
     if options.observer == "minmax" and options.executor is None:
         # Nothing but two numbers per value and feed is needed.
@@ -48,13 +37,15 @@ def calibrate_ranges(
         workers = Workers(options.executor)
         seen = collect_sharded(model, names, samples, workers, shards=_SHARDS, progress=progress)
     if options.observer == "auto":
-        return search_ranges(model, placement, seen, samples, target, options, widths)
+        return search_ranges(plan, seen, samples, threads=threads)
     observer = OBSERVERS[options.observer]
     # 65,536 steps need no outlier cut off.
-    wide = {value.name for value in widths.values}
+    wide = {value.name for value in plan.activation_bits.values}
     return RangeChoice(
         {
-            name: one.range if name in wide else observer(one, integer_levels(target, one.range))
+            name: one.range
+            if name in wide
+            else observer(one, integer_levels(plan.target, one.range))
             for name, one in seen.items()
         }
     )

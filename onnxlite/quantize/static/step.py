@@ -1,25 +1,26 @@
-"""Static quantization: float model and samples in, QDQ model out.
+"""Static quantization: float model and samples in, model with integer weights and activations out.
 
-place (which nodes) -> calibrate (ranges) -> scales -> emit (Q and DQ nodes) -> verify.
+prepare -> place -> calibrate -> keep the faster part -> equalize -> emit -> finish
+
+Each phase reads and writes one `_Quantization`, and says why nothing can be quantized if that is
+what it finds.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.errors import VerificationError
+from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
 from onnxlite.model import clone, size_bytes
-from onnxlite.ops import spec_of
 from onnxlite.quantize.accuracy.equalize import equalize
 from onnxlite.quantize.accuracy.gptq import round_with_gptq
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
@@ -28,12 +29,14 @@ from onnxlite.quantize.core.activation_bits import assign_activation_bits
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
 from onnxlite.quantize.core.options import StaticOptions
 from onnxlite.quantize.core.ort_workarounds import guard_float_layers
+from onnxlite.quantize.core.plan import NOTHING_PLACED, Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.prepare import OPSET, already_quantized, pool_means, prepare
-from onnxlite.quantize.core.qtypes import dequantize
+from onnxlite.quantize.core.qtypes import QParams, dequantize
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import Placement, place
+from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.strip import strip_metadata
-from onnxlite.quantize.core.targets import Target, target_named
+from onnxlite.quantize.core.targets import target_named
+from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import write_embeddings
 from onnxlite.quantize.placement.search import fastest_placement
 from onnxlite.quantize.static.emit_qoperator import to_qoperator
@@ -41,12 +44,59 @@ from onnxlite.quantize.static.hardswish_decomposition import decompose_hardswish
 from onnxlite.quantize.static.nhwc_boundary import add_nhwc_boundaries
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import calibrate_ranges
-from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent, unchanged
+from onnxlite.records import Cell, Declined, LayerRow, Progress, StepReport, silent, unchanged
 from onnxlite.repair.layerwise_rounding import RoundedLayer
-from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
 _STEP = "quantize-static"
+#: Kinds of changes in the report.
+_CHANGES = (
+    "layers-quantized",
+    "activations-absorbed",
+    "values-quantized",
+    "means-pooled",
+    "values-smoothed",
+    "hardswish-in-pieces",
+    "borders-channels-last",
+    "channels-equalized",
+    "tables-quantized",
+    "weights-packed",
+)
+
+
+@dataclass
+class _Quantization:
+    """One quantization under way, passed from phase to phase.
+
+    Attributes:
+        source: the float model as it was given; never changed.
+        options: what the caller asked for.
+        feeds: the calibration samples.
+        progress: called as the work goes on.
+        plan: the model, and what becomes integers in it; the model is float up to `_emit`.
+        params: scale and zero point of every value of the plan.
+        float_model: the model just before integers came in.
+        result: the model with integers.
+        note: how fast the placement was measured to be, for the summary.
+        skipped: what was not done, and why.
+        changes: how often each kind of change was made.
+        layers: rows of the report.
+        resolved: options that name what was decided by measuring times.
+    """
+
+    source: ir.Model
+    options: StaticOptions
+    feeds: Samples
+    progress: Progress
+    plan: QuantPlan
+    float_model: ir.Model
+    result: ir.Model
+    params: dict[ir.Value, QParams] = field(default_factory=dict)
+    note: str = ""
+    skipped: list[Declined] = field(default_factory=list)
+    changes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CHANGES, 0))
+    layers: list[LayerRow] = field(default_factory=list)
+    resolved: dict[str, Any] = field(default_factory=dict)
 
 
 def quantize_static_ir(
@@ -56,190 +106,190 @@ def quantize_static_ir(
     *,
     progress: Progress = silent,
 ) -> tuple[ir.Model, StepReport]:
-    """Quantize a private copy of a model; see `onnxlite.quantize_static`."""
+    """Quantize a copy of a model; see `onnxlite.quantize_static`."""
     start = time.perf_counter()
     options = options or StaticOptions()
-    row = target_named(options.target).offering(options.form, options.int16)
-    row = row.with_weight_bits(options.weight_bits)
-    source = clone(model)
-    feeds = Samples(samples, input_specs(source), limit=options.limit)
-    if reason := already_quantized(model):
-        return source, unchanged(_STEP, reason, (), start)
-    ready, declined = prepare(model, OPSET_16 if options.int16 else OPSET)
+    target = target_named(options.target).offering(options.form, options.int16)
+    plan = QuantPlan(clone(model), NOTHING_PLACED, target.with_weight_bits(options.weight_bits))
+    feeds = Samples(samples, input_specs(model), limit=options.limit)
+    work = _Quantization(model, options, feeds, progress, plan, float_model=model, result=model)
+    for phase in (_prepare, _place, _calibrate, _keep_faster, _equalize, _emit, _finish):
+        if reason := phase(work):
+            return clone(model), unchanged(_STEP, reason, work.skipped, start)
+    return work.result, _report(work, start)
+
+
+def _prepare(work: _Quantization) -> str | None:
+    """Bring the model into the form that integers need, and smooth outliers."""
+    if reason := already_quantized(work.source):
+        return reason
+    options = work.options
+    ready, skipped = prepare(work.plan.model, OPSET_16 if options.int16 else OPSET)
+    work.skipped += skipped
     if isinstance(ready, Declined):
-        return source, unchanged(_STEP, ready.reason, declined, start)
-    model = ready
-    pooled = pool_means(model)
-    infer_shapes(model)
-    smoothed = apply_smoothquant(model, feeds, options, integers_before=True, progress=progress)
-    placement = place(model, row, include=options.include, exclude=options.exclude)
-    if not any(_weight_port(node) is not None for node in placement.nodes):
-        declined += placement.declined
-        return source, unchanged(_STEP, "no layer can be quantized", declined, start)
-    widths, unused = assign_activation_bits(placement, options.int16)
-    declined += unused
-    choice = calibrate_ranges(model, placement, feeds, row, options, widths, progress=progress)
-    declined += choice.declined
-    params = activation_params(placement, choice.ranges, row, widths)
-    found = fastest_placement(source, model, placement, params, feeds, row, options, progress)
-    settled = _settled(placement, found.placement, options)
-    placement, params = found.placement, {v: params[v] for v in found.placement.values}
-    declined += placement.declined
-    layers = [node for node in placement.nodes if _weight_port(node) is not None]
-    if not layers:
-        return source, unchanged(_STEP, found.note, declined, start)
-    scaled = _equalized(model, placement, feeds, row, options)
-    if isinstance(scaled, Declined):
-        declined.append(scaled)
-    elif scaled:
-        # Equalized channels fill their tensor's range: what "auto" would cut off is no outlier.
-        asked = replace(options, observer="minmax") if options.observer == "auto" else options
-        choice = calibrate_ranges(model, placement, feeds, row, asked, widths, progress=progress)
-        params = activation_params(placement, choice.ranges, row, widths)
-    float_model = clone(model)
-    emitter = QDQEmitter(model, placement, row, widths)
-    for value, value_params in params.items():
-        emitter.activation(value, value_params)
-    fitted = _fitted(model, float_model, layers, feeds, row, options, progress)
-    if isinstance(fitted, Declined):
-        declined.append(fitted)
-        fitted = {}
-    rows = _emit(emitter, layers, row, fitted)
-    guard_float_layers(model)
-    model, pieces, none = decompose_hardswish(model, next(iter(feeds)), row, progress=progress)
-    declined += none
-    model, borders, none = add_nhwc_boundaries(model, row)
-    declined += none
-    if options.form == "qoperator":
-        to_qoperator(model, next(iter(feeds)))
-    tables = write_embeddings(model, row, options)
-    narrow = 0 if options.weight_bits == 8 else pack_weights(model, options.weight_bits)
-    strip_metadata(model, row)
-    sqnr = _verify(float_model, model, feeds)
-    return model, StepReport(
-        step=_STEP,
-        changed=True,
-        summary=(
-            f"{len(layers)} layers on integers, {_stay_float(placement)} stay float{found.note}; "
-            f"weights {size_bytes(source):,} -> {size_bytes(model):,} bytes; "
-            f"{'exact' if sqnr is None else f'{sqnr:.1f} dB'} on the first calibration batch"
-        ),
-        changes={
-            "layers-quantized": len(layers),
-            "activations-absorbed": len(placement.absorbed) if row.absorbs else 0,
-            "values-quantized": len(placement.values),
-            "means-pooled": pooled,
-            "values-smoothed": len(smoothed),
-            "hardswish-in-pieces": pieces,
-            "borders-channels-last": borders,
-            "channels-equalized": 0 if isinstance(scaled, Declined) else scaled,
-            "tables-quantized": len(tables),
-            "weights-packed": narrow,
-        },
-        declined=tuple(declined),
-        layers=(*rows, *tables, *smoothed),
-        settled=settled,
-        seconds=time.perf_counter() - start,
+        return ready.reason
+    work.changes["means-pooled"] = pool_means(ready)
+    infer_shapes(ready)
+    rows = apply_smoothquant(
+        ready, work.feeds, options, integers_before=True, progress=work.progress
     )
+    work.changes["values-smoothed"] = len(rows)
+    work.layers += rows
+    work.plan = replace(work.plan, model=ready)
+    return None
 
 
-def _settled(everything: Placement, found: Placement, options: StaticOptions) -> dict[str, Any]:
+def _place(work: _Quantization) -> str | None:
+    """Find all nodes that can run on integers, and the width of their activations."""
+    options, plan = work.options, work.plan
+    placement = place(plan.model, plan.target, include=options.include, exclude=options.exclude)
+    if not placement.layers:
+        work.skipped += placement.declined
+        return "no layer can be quantized"
+    activation_bits, unused = assign_activation_bits(placement, options.int16)
+    work.skipped += unused
+    work.plan = replace(plan, placement=placement, activation_bits=activation_bits)
+    return None
+
+
+def _calibrate(work: _Quantization) -> None:
+    """Find the ranges of all activations, and their scales and zero points."""
+    chosen = calibrate_ranges(work.plan, work.feeds, work.options, progress=work.progress)
+    work.skipped += chosen.declined
+    work.params = activation_params(work.plan, chosen.ranges)
+
+
+def _keep_faster(work: _Quantization) -> str | None:
+    """Leave in float what is measured to be slower on integers."""
+    everything = work.plan.placement
+    found = fastest_placement(
+        work.source, work.plan, work.params, work.feeds, work.options, work.progress
+    )
+    work.skipped += found.placement.declined
+    work.note = found.note
+    if not found.placement.layers:
+        return found.note
+    work.resolved = _resolved_options(everything, found.placement, work.options)
+    work.plan = replace(work.plan, placement=found.placement)
+    work.params = {value: work.params[value] for value in found.placement.values}
+    return None
+
+
+def _resolved_options(
+    everything: Placement, found: Placement, options: StaticOptions
+) -> dict[str, Any]:
     """The options that name a placement which was measured."""
     if options.placement == "everything":
         return {}
-    floats = [node.name or "" for node in everything.nodes if node not in set(found.nodes)]
-    return {"placement": "everything", "exclude": (*options.exclude, *map(escape, floats))}
+    chosen = set(found.nodes)
+    keep_float = [node.name or "" for node in everything.nodes if node not in chosen]
+    return {"placement": "everything", "exclude": (*options.exclude, *map(escape, keep_float))}
 
 
-def _equalized(
-    model: ir.Model,
-    placement: Placement,
-    feeds: Samples,
-    row: Target,
-    options: StaticOptions,
-) -> int | Declined:
-    """Channels scaled up in place, if that pays."""
+def _equalize(work: _Quantization) -> None:
+    """Scale channels up that use little of their tensor's range, and calibrate again."""
+    options = work.options
     if not options.equalize:
-        return 0
-    return equalize(model, placement, feeds, row, threads=options.threads)
+        return
+    count = equalize(work.plan, work.feeds, threads=options.threads)
+    if isinstance(count, Declined):
+        work.skipped.append(count)
+        return
+    work.changes["channels-equalized"] = count
+    if count:
+        # Equalized channels fill their tensor's range: what "auto" would cut off is no outlier.
+        asked = replace(options, observer="minmax") if options.observer == "auto" else options
+        chosen = calibrate_ranges(work.plan, work.feeds, asked, progress=work.progress)
+        work.params = activation_params(work.plan, chosen.ranges)
 
 
-def _fitted(
-    model: ir.Model,
-    float_model: ir.Model,
-    layers: Sequence[ir.Node],
-    feeds: Samples,
-    row: Target,
-    options: StaticOptions,
-    progress: Progress,
-) -> dict[str, RoundedLayer] | Declined:
-    """Weights on their grid, by layer; none where the nearest integers are asked for."""
-    if options.rounding == "nearest":
-        return {}
-    return round_with_gptq(
-        model, float_model, layers, feeds, row, threads=options.threads, progress=progress
-    )
-
-
-def _weight_port(node: ir.Node) -> int | None:
-    rule = spec_of(node).quant
-    return rule.weight if rule is not None else None
-
-
-def _stay_float(placement: Placement) -> int:
-    return len({d.where for d in placement.declined})
-
-
-def _emit(
-    emitter: QDQEmitter,
-    layers: Sequence[ir.Node],
-    target: Target,
-    fitted: Mapping[str, RoundedLayer],
-) -> list[LayerRow]:
-    weights = {node: const_array(node.inputs[_weight_port(node) or 0]) for node in layers}
+def _emit(work: _Quantization) -> None:
+    """Write Q and DQ nodes, and the weights as integers."""
+    plan, options = work.plan, work.options
+    work.float_model = clone(plan.model)
+    emitter = QDQEmitter(plan)
+    emitter.activations(work.params)
+    rounded: dict[str, RoundedLayer] = {}
+    if options.rounding != "nearest":
+        # Weights are fitted on the integer activations, which are in the model by now.
+        found = round_with_gptq(
+            plan, work.float_model, work.feeds, threads=options.threads, progress=work.progress
+        )
+        if isinstance(found, Declined):
+            work.skipped.append(found)
+        else:
+            rounded = found
+    weights = {node: const_array(node.inputs[weight_port(node) or 0]) for node in plan.layers}
     rows = []
     for node, weight in weights.items():
         assert weight is not None
-        new = fitted.get(node.name or "")
-        scale = None if new is None else new.scale
-        integers, weight_params = emitter.layer(node, target, scale)
-        values: dict[str, str | int | float | bool | None] = {
-            "weights": weight.size,
-            "channels": weight_params.scale.size,
-            "weight_sqnr_db": _sqnr_db(weight, dequantize(integers, weight_params)),
-        }
-        if new is not None:
-            values |= {"error_nearest": new.error_before, "error": new.error}
-        rows.append(LayerRow(node.name or "", node.op_type, values))
-    return rows
+        rows.append(_emit_layer(emitter, node, weight, rounded.get(node.name or "")))
+    work.layers = [*rows, *work.layers]
+    work.changes["layers-quantized"] = len(plan.layers)
+    work.changes["values-quantized"] = len(plan.placement.values)
+    absorbed = plan.placement.absorbed if plan.target.absorbs else ()
+    work.changes["activations-absorbed"] = len(absorbed)
+    work.result = plan.model
 
 
-def _sqnr_db(reference: NDArray[Any], approximation: NDArray[Any]) -> float | None:
-    """Signal to quantization noise ratio in dB; None where there is no noise or no signal."""
-    signal = reference.astype(np.float64)
-    noise = float(((signal - approximation) ** 2).sum())
-    power = float((signal**2).sum())
-    return round(10 * float(np.log10(power / noise)), 2) if noise and power else None
+def _emit_layer(
+    emitter: QDQEmitter, node: ir.Node, weight: NDArray[Any], rounded: RoundedLayer | None
+) -> LayerRow:
+    integers, params = emitter.layer(node, None if rounded is None else rounded.scale)
+    values: dict[str, Cell] = {
+        "weights": weight.size,
+        "channels": params.scale.size,
+        "weight_sqnr_db": weight_sqnr_db([(weight, dequantize(integers, params))]),
+    }
+    if rounded is not None:
+        values |= {"error_nearest": rounded.error_before, "error": rounded.error}
+    return LayerRow(node.name or "", node.op_type, values)
 
 
-def _verify(reference: ir.Model, quantized: ir.Model, feeds: Samples) -> float | None:
-    """Run both on the first feed; the worst output's SQNR in dB.
+def _finish(work: _Quantization) -> None:
+    """Rewrite the QDQ model for its runtime, form and size."""
+    model, target, options = work.result, work.plan.target, work.options
+    first = next(iter(work.feeds))
+    guard_float_layers(model)
+    model, count, skipped = decompose_hardswish(model, first, target, progress=work.progress)
+    work.changes["hardswish-in-pieces"] = count
+    work.skipped += skipped
+    model, count, skipped = add_nhwc_boundaries(model, target)
+    work.changes["borders-channels-last"] = count
+    work.skipped += skipped
+    if options.form == "qoperator":
+        to_qoperator(model, first)
+    tables = write_embeddings(model, target, options)
+    work.layers += tables
+    work.changes["tables-quantized"] = len(tables)
+    packed = 0 if options.weight_bits == 8 else pack_weights(model, options.weight_bits)
+    work.changes["weights-packed"] = packed
+    strip_metadata(model, target)
+    work.result = model
+
+
+def _report(work: _Quantization, start: float) -> StepReport:
+    """Check the result on the first feed and describe it.
 
     Raises:
         VerificationError: an output is not finite where the original's is.
         ExecutionError: ONNX Runtime refuses the quantized model.
     """
-    feed = next(iter(feeds))
-    expected, got = Session(reference).run(feed), Session(quantized).run(feed)
-    worst: list[float] = []
-    for name, want in expected.items():
-        if want.dtype.kind != "f":
-            continue
-        if np.isfinite(want).all() and not np.isfinite(got[name]).all():
-            raise VerificationError(
-                f"output {name!r} of the quantized model is NaN or infinite on the first "
-                "calibration batch: exclude the layers before it and report this"
-            )
-        sqnr = _sqnr_db(want, got[name])
-        worst += [] if sqnr is None else [sqnr]
-    return min(worst, default=None)
+    errors = Reference(work.float_model, [next(iter(work.feeds))]).errors(work.result)
+    errors.check_finite("the quantized model", "exclude the layers before it and report this")
+    fidelity = "exact" if math.isinf(errors.worst_db) else f"{errors.worst_db:.1f} dB"
+    in_float = {skipped.where for skipped in work.plan.placement.declined}
+    return StepReport(
+        step=_STEP,
+        changed=True,
+        summary=(
+            f"{len(work.plan.layers)} layers on integers, {len(in_float)} stay float{work.note}; "
+            f"weights {size_bytes(work.source):,} -> {size_bytes(work.result):,} bytes; "
+            f"{fidelity} on the first calibration batch"
+        ),
+        changes=work.changes,
+        declined=tuple(work.skipped),
+        layers=tuple(work.layers),
+        settled=work.resolved,
+        seconds=time.perf_counter() - start,
+    )

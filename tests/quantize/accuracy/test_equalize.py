@@ -13,6 +13,7 @@ from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.accuracy import equalize as equalization
 from onnxlite.quantize.accuracy.equalize import equalize
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.records import Declined, StepReport
@@ -48,6 +49,10 @@ def uneven() -> ir.Model:
     return model
 
 
+def cpu_plan(model: ir.Model) -> QuantPlan:
+    return QuantPlan(model, place(model, CPU), CPU)
+
+
 def images(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (count, 3, 8, 8)).astype(np.float32)
 
@@ -61,7 +66,7 @@ def noise(model: ir.Model, data: np.ndarray) -> float:
 def test_weak_channels_are_scaled_and_the_function_stays():
     model, before = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
-    count = equalize(model, place(model, CPU), samples, CPU)
+    count = equalize(cpu_plan(model), samples)
     assert isinstance(count, int)
     assert count >= 4
     data = images(16, 1)
@@ -99,7 +104,7 @@ def test_a_channel_that_reaches_the_bound_of_its_activation_is_left():
     bias.const_value = ir.tensor(strong, name="b")
     before = clone(model)
     samples = Samples(images(64, 0), input_specs(model))
-    assert isinstance(equalize(model, place(model, CPU), samples, CPU), int)
+    assert isinstance(equalize(cpu_plan(model), samples), int)
     data = images(16, 1)
     want, got = (Session(m).run({"x": data})["y"] for m in (before, model))
     np.testing.assert_allclose(got, want, atol=1e-5 * float(np.abs(want).max()))
@@ -115,10 +120,10 @@ def test_a_range_is_filled_as_far_as_does_best_on_samples_held_out(monkeypatch, 
     monkeypatch.setattr(equalization._Noise, "of", lambda *_: next(waiting))
     model, expected = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
-    assert isinstance(equalize(model, place(model, CPU), samples, CPU), int)
+    assert isinstance(equalize(cpu_plan(model), samples), int)
     monkeypatch.undo()
     monkeypatch.setattr(equalization, "_MARGINS", (taken,))
-    equalize(expected, place(expected, CPU), samples, CPU)
+    equalize(cpu_plan(expected), samples)
     weights = [
         [const_array(node.inputs[1]) for node in each.graph if node.op_type == "Conv"]
         for each in (model, expected)
@@ -131,7 +136,7 @@ def test_it_is_undone_where_it_does_not_help(monkeypatch):
     monkeypatch.setattr(equalization, "_LEAST_GAIN", 1.0)
     model, before = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
-    outcome = equalize(model, place(model, CPU), samples, CPU)
+    outcome = equalize(cpu_plan(model), samples)
     assert isinstance(outcome, Declined)
     assert "held out" in outcome.reason
     assert set(model.graph.initializers) == set(before.graph.initializers)
@@ -147,6 +152,6 @@ def test_nothing_to_scale_is_said():
     normalize(model)
     infer_shapes(model)
     data = np.random.default_rng(0).standard_normal((16, 3)).astype(np.float32)
-    outcome = equalize(model, place(model, CPU), Samples(data, input_specs(model)), CPU)
+    outcome = equalize(cpu_plan(model), Samples(data, input_specs(model)))
     assert isinstance(outcome, Declined)
     assert "no channel" in outcome.reason

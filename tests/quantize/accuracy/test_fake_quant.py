@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ from onnxlite.quantize.accuracy.fake_quant import fake_quantized
 from onnxlite.quantize.core.activation_bits import OPSET as OPSET_16
 from onnxlite.quantize.core.activation_bits import assign_activation_bits
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.prepare import OPSET, prepare
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import place
@@ -35,21 +33,17 @@ def test_one_session_tries_several_ranges(int16: tuple[str, ...]) -> None:
     model, _ = prepare(load(parse(NET)), OPSET_16 if int16 else OPSET)
     assert not isinstance(model, Declined)
     placement = place(model, row)
-    names = [value.name or "" for value in placement.values]
+    plan = QuantPlan(model, placement, row, assign_activation_bits(placement, int16)[0])
+    names = placement.value_names
     choices = [dict.fromkeys(names, Range(-2.0 * s, 3.0 * s)) for s in (1.0, 0.4)]
-    options = replace(StaticOptions(), int16=int16)
-    twin, scales = fake_quantized(model, placement, choices, row, options)
+    twin, scales = fake_quantized(plan, choices)
     session = Session(twin, fuse_qdq=False)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)}
     results = []
     for ranges, given in zip(choices, scales, strict=True):
-        copy = clone(model)
-        there = placement.on(copy)
-        widths = assign_activation_bits(there, int16)[0]
-        emitter = QDQEmitter(copy, there, row, widths)
-        for value, params in activation_params(there, ranges, row, widths).items():
-            emitter.activation(value, params)
-        want = Session(copy, fuse_qdq=False).run(feed)["y"]
+        copied = plan.on(clone(model))
+        QDQEmitter(copied).activations(activation_params(copied, ranges))
+        want = Session(copied.model, fuse_qdq=False).run(feed)["y"]
         results.append(session.run(feed | given)["y"])
         np.testing.assert_allclose(results[-1], want, rtol=1e-5, atol=1e-5)
     assert np.abs(results[0] - results[1]).max() > 0.01

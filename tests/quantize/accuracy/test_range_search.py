@@ -9,11 +9,12 @@ import pytest
 
 from onnxlite.calibrate import OBSERVERS, Range
 from onnxlite.calibrate.taps import tap_summaries
+from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.accuracy import range_search as narrow
 from onnxlite.quantize.accuracy.consumer_error import consumer_errors
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.prepare import prepare
 from onnxlite.quantize.core.qtypes import dequantize, quantize
 from onnxlite.quantize.core.scales import params_for_activation
@@ -116,11 +117,11 @@ def test_harm_is_measured_at_the_reader() -> None:
     model, data = load(deaf()), loud(4)
     prepare(model)
     row = target_named("cpu")
-    placement = place(model, row)
+    plan = QuantPlan(model, place(model, row), row)
     candidates = [Range(0, 1.3), Range(0, 1.0), Range(0, 0.5)]
     params = {"x": [params_for_activation(one, row) for one in candidates]}
     feeds = [{"x": image[None]} for image in data]
-    got = consumer_errors(model, placement, params, feeds, threads=1)["x"]
+    got = consumer_errors(plan, params, feeds, threads=1)["x"]
     want = []
     session = Session(load(deaf()))
     signal = session.run({"x": data})["y"]
@@ -180,7 +181,8 @@ def test_auto_with_open_shapes_and_fixed_batches() -> None:
 
 def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[StepReport] = []
-    monkeypatch.setattr(narrow, "ratings", lambda *_, **__: [30.0, 28.0, 29.0])
+    rated = iter([30.0, 28.0, 29.0])
+    monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
     options = {"rounding": "nearest", "placement": "everything"}
     auto = quantize_static(
         parse(DEAF), tailed(), observer="auto", on_report=reports.append, **options
@@ -195,7 +197,8 @@ def test_auto_takes_what_holds_at_the_outputs(
     monkeypatch: pytest.MonkeyPatch, decibels: list[float], best: str | None
 ) -> None:
     """Of the choice by harm and that by squared error, if either is clearly better."""
-    monkeypatch.setattr(narrow, "ratings", lambda *_, **__: decibels)
+    rated = iter(decibels)
+    monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
     options = {"rounding": "nearest", "placement": "everything"}
     auto = quantize_static(parse(DEAF), tailed(), observer="auto", **options)
     other = quantize_static(parse(DEAF), tailed(), observer=best or "minmax", **options)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from onnxlite.model import load
 from onnxlite.ops import spec_of
+from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.prepare import prepare
-from onnxlite.quantize.core.selection import Placement, place, read_by_layer, reads_integers, source
+from onnxlite.quantize.core.selection import place, read_by_layer, source
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.placement.partition import Conversion, Costs, min_cost_partition
 from tests.odd_models import parse

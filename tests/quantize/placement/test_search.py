@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ import pytest
 from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.model import load, to_proto
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import UINT8
-from onnxlite.quantize.core.selection import Placement
+from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.placement import search as module
 from onnxlite.quantize.placement.costs import conversions
 from onnxlite.quantize.placement.interleaved_timer import race
@@ -33,10 +34,8 @@ DATA = np.random.default_rng(0).standard_normal((16, 8, 8, 8)).astype(np.float32
 
 
 @pytest.fixture(autouse=True)
-def own_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measurable_targets: Mapping[str, bool]
-) -> Path:
-    monkeypatch.setattr(module, "MEASURABLE", measurable_targets)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed_target: property) -> Path:
+    monkeypatch.setattr(Target, "runs_here", timed_target)
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     return tmp_path / "cache"
@@ -63,7 +62,8 @@ def pretend(
     Returns a list that is filled with the batch sizes that were timed.
     """
 
-    def costs(model: object, whole: object, everything: Placement, *_: object, **__: object):
+    def costs(plan: QuantPlan, *_: object, **__: object):
+        everything = plan.placement
         layers = [node for node in everything.nodes if node.op_type == "Conv"]
         seconds = dict(zip(layers, in_float, strict=True))
         return Costs(
@@ -75,9 +75,9 @@ def pretend(
     placements: list[int] = []
     timed: list[int] = []
 
-    def made(model: ir.Model, placement: Placement, *_: object) -> ir.Model:
-        placements.append(sum(node.op_type == "Conv" for node in placement.nodes))
-        return model
+    def made(plan: QuantPlan, _: object) -> ir.Model:
+        placements.append(len(plan.layers))
+        return plan.model
 
     def raced(sessions: Sequence[Session], feed: dict[str, np.ndarray], **_: object):
         assert len(sessions) == len(placements) + 1
@@ -88,7 +88,7 @@ def pretend(
         return found
 
     monkeypatch.setattr(module, "measured_costs", costs)
-    monkeypatch.setattr(module, "trial", made)
+    monkeypatch.setattr(module, "quick_qdq", made)
     monkeypatch.setattr(module, "race", raced)
     return timed
 
@@ -196,7 +196,7 @@ def test_other_targets_are_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_large_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.6, 2: 0.5}, 8: {3: 0.6, 2: 0.5}})
-    monkeypatch.setattr(module, "_LARGEST_BYTES", 1000)
+    monkeypatch.setattr(module, "_MAX_BYTES", 1000)
     _, report = quantized(parse(NET))
     assert report.changes["layers-quantized"] == 3
     assert "not timed" in report.summary

@@ -12,8 +12,8 @@ import pytest
 
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
-from onnxlite.quantize.placement import search as measured
 from onnxlite.quantize.static import hardswish_decomposition as pieces
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
@@ -26,12 +26,11 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 
 
 @pytest.fixture
-def race_says(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def race_says(monkeypatch: pytest.MonkeyPatch, timed_target: property):  # type: ignore[no-untyped-def]
     """Sets what the race between both models comes to; placement stays without a clock."""
 
     def say(ratio: float) -> None:
-        machines = {"cpu": False, "cpu-avx2": False, "cpu-arm": True}
-        monkeypatch.setattr(measured, "MEASURABLE", machines)
+        monkeypatch.setattr(Target, "runs_here", timed_target)
         monkeypatch.setattr(pieces, "race", lambda *_, **__: [ratio])
 
     return say
