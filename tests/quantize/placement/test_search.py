@@ -126,7 +126,7 @@ def test_between_equally_fast_placements_noise_decides(
     noises: list[float], layers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.5, 2: 0.5}, 8: {3: 0.5, 2: 0.505}})
-    monkeypatch.setattr(module, "worst_sqnr_db", lambda *_, **__: noises.pop(0))
+    monkeypatch.setattr(module.Reference, "sqnr_db", lambda *_: noises.pop(0))
     _, report = quantized(parse(NET))
     assert report.changes["layers-quantized"] == layers
 
