@@ -127,7 +127,7 @@ def test_between_equally_fast_placements_noise_decides(
 ) -> None:
     pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.5, 2: 0.5}, 8: {3: 0.5, 2: 0.505}})
     monkeypatch.setattr(module.Reference, "sqnr_db", lambda *_: noises.pop(0))
-    _, report = quantized(parse(NET))
+    _, report = quantized(parse(NET), observer="minmax", rounding="nearest")
     assert report.changes["layers-quantized"] == layers
 
 
