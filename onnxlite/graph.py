@@ -108,19 +108,22 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
 def values_read(node: ir.Node) -> tuple[ir.Value, ...]:
     """The computed values that a node or its bodies take from the node's graph, each once."""
     values = dict.fromkeys(value for value in node.inputs if value is not None)
-    for attr in node.attributes.values():
-        for graph in _bodies(attr):
-            for inner in graph.all_nodes():
-                values.update((v, None) for v in inner.inputs if v and v.graph is node.graph)
-            values.update((v, None) for v in graph.outputs if v.graph is node.graph)
+    for graph in subgraphs_of(node):
+        for inner in graph.all_nodes():
+            values.update((v, None) for v in inner.inputs if v and v.graph is node.graph)
+        values.update((v, None) for v in graph.outputs if v.graph is node.graph)
     return tuple(value for value in values if const_tensor(value) is None)
 
 
-def _bodies(attr: ir.Attr) -> Iterator[ir.Graph]:
-    if attr.type == ir.AttributeType.GRAPH:
-        yield attr.as_graph()
-    elif attr.type == ir.AttributeType.GRAPHS:
-        yield from attr.as_graphs()
+def subgraphs_of(node: ir.Node) -> list[ir.Graph]:
+    """The bodies of a control-flow node; none for other nodes."""
+    graphs: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            graphs.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            graphs += attr.as_graphs()
+    return graphs
 
 
 def rank(value: ir.Value | None) -> int | None:

@@ -20,6 +20,7 @@ from onnxlite.graph import (
     is_op,
     iter_graphs,
     iter_nodes,
+    subgraphs_of,
 )
 from onnxlite.model import unmapped
 from onnxlite.ops import ShapeOf, spec_of
@@ -182,7 +183,7 @@ def _graph_macs(graph: ir.Graph, shape_of: ShapeOf, notes: list[str]) -> int | N
     total: int | None = 0
     for node in graph:
         own = _own_macs(node, shape_of, notes)
-        bodies = _bodies(node)
+        bodies = subgraphs_of(node)
         if bodies and is_op(node, "If"):
             inner = _branch_macs(node, bodies, shape_of, notes)
         else:
@@ -191,16 +192,6 @@ def _graph_macs(graph: ir.Graph, shape_of: ShapeOf, notes: list[str]) -> int | N
                 notes.append(f"the body of {describe(node)} is counted once, however often it runs")
         total = _sum([total, own, inner])
     return total
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    bodies: list[ir.Graph] = []
-    for attr in node.attributes.values():
-        if attr.type == ir.AttributeType.GRAPH:
-            bodies.append(attr.as_graph())
-        elif attr.type == ir.AttributeType.GRAPHS:
-            bodies.extend(attr.as_graphs())
-    return bodies
 
 
 def _own_macs(node: ir.Node, shape_of: ShapeOf, notes: list[str]) -> int | None:

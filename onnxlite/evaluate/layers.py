@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.analysis.counterparts import Counterpart, counterparts
 from onnxlite.analysis.shapes import concrete_shapes, infer_shapes
+from onnxlite.analysis.value_matching import MatchedValue, match_values
 from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.evaluate.channel_scales import ChannelScales
 from onnxlite.evaluate.metrics import Meter
@@ -84,7 +84,7 @@ class _Row:
         fits: whether the output has the original's shape, less the channels that are gone.
     """
 
-    pair: Counterpart
+    pair: MatchedValue
     reads: tuple[int, ...]
     inputs: tuple[str, ...]
     whole: Meter
@@ -123,7 +123,7 @@ def compare_layers(
     for side in (reference, candidate):
         side.graph.sort()
         infer_shapes(side)
-    pairs = counterparts(reference, candidate, inputs)
+    pairs = match_values(reference, candidate, inputs)
     notes: list[str] = []
     rows: list[_Row] = []
     for _ in range(_ROUNDS):
@@ -154,7 +154,7 @@ def compare_layers(
     return _results(rows), notes
 
 
-def _rows(pairs: Sequence[Counterpart]) -> list[_Row]:
+def _rows(pairs: Sequence[MatchedValue]) -> list[_Row]:
     """The comparisons; each layer reads from the nearest values that are compared as well."""
     # What two layers of the original have become one value for is the first one's.
     unique = {pair.candidate: pair for pair in reversed(pairs)}
@@ -274,12 +274,12 @@ def _run_portion(
             row.own.update(np.maximum(target, floor), np.maximum(made_alone, floor))
 
 
-def _multiplied(rows: Sequence[_Row]) -> dict[ir.Value, Counterpart]:
+def _multiplied(rows: Sequence[_Row]) -> dict[ir.Value, MatchedValue]:
     """Pairs with the factors of channels that have some, by the candidate's value.
 
     Layers come first, and what only passes factors on after them, one round later.
     """
-    found: dict[ir.Value, Counterpart] = {}
+    found: dict[ir.Value, MatchedValue] = {}
     for row in rows:
         known = row.pair.gain is not None or row.pair.candidate.is_graph_output()
         known = known or row.pair.reference.is_graph_output() or not row.fits
@@ -306,7 +306,7 @@ def _names(values: Iterable[ir.Value]) -> list[str]:
     return [value.name or "" for value in values]
 
 
-def _decoded(pair: Counterpart, array: NDArray[Any]) -> NDArray[Any]:
+def _decoded(pair: MatchedValue, array: NDArray[Any]) -> NDArray[Any]:
     return array if pair.code is None else pair.code.decode(array)
 
 

@@ -15,8 +15,16 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.builder import drop_unused_initializers
-from onnxlite.graph import STANDARD_DOMAINS, Names, describe, node_names, value_names
+from onnxlite.graph import (
+    STANDARD_DOMAINS,
+    Names,
+    describe,
+    node_names,
+    subgraphs_of,
+    value_names,
+)
 from onnxlite.records import Declined
+from onnxlite.simplify.graph_cleanup import remove_dead
 from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
 
 logger = logging.getLogger(__name__)
@@ -162,19 +170,9 @@ def _owners(graph: ir.Graph, owner: ir.Node | None = None) -> list[tuple[ir.Grap
     """Every graph with the node it belongs to, outer before inner."""
     result: list[tuple[ir.Graph, ir.Node | None]] = [(graph, owner)]
     for node in graph:
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs_of(node):
             result += _owners(subgraph, node)
     return result
-
-
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    graphs: list[ir.Graph] = []
-    for attr in node.attributes.values():
-        if attr.type == ir.AttributeType.GRAPH:
-            graphs.append(attr.as_graph())
-        elif attr.type == ir.AttributeType.GRAPHS:
-            graphs += attr.as_graphs()
-    return graphs
 
 
 def _growth(root: ir.Node, replacement: Replacement) -> float:
@@ -259,37 +257,3 @@ def _substitute(
     # The declared shape is part of the model's interface, whatever is known beyond it.
     new.shape = old.shape
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-
-
-def remove_dead(node: ir.Node) -> None:
-    """Remove `node` if nothing reads its outputs, then the same for what it read."""
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        graph = current.graph
-        if graph is None or any(o.uses() or o.is_graph_output() for o in current.outputs):
-            continue
-        stack += [p for v in current.inputs if v is not None and (p := v.producer()) is not None]
-        stack += _detach_subgraphs(current)
-        graph.remove(current, safe=True)
-
-
-def _detach_subgraphs(node: ir.Node) -> list[ir.Node]:
-    """Let go of the outer values that a dead node's subgraphs read; returns their makers."""
-    makers: list[ir.Node] = []
-    for graph in _subgraphs(node):
-        for inner in ir.traversal.RecursiveGraphIterator(graph):
-            for index, value in enumerate(inner.inputs):
-                if value is not None and (maker := value.producer()) is not None:
-                    makers.append(maker)
-                inner.replace_input_with(index, None)
-    return makers
-
-
-def remove_all_dead(model: ir.Model) -> int:
-    """Remove every node whose outputs nothing reads; returns how many went."""
-    before = sum(1 for graph in model.graphs() for _ in graph)
-    for graph in list(model.graphs()):
-        for node in reversed(graph):
-            remove_dead(node)
-    return before - sum(1 for graph in model.graphs() for _ in graph)

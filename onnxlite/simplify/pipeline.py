@@ -15,9 +15,9 @@ from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.records import Declined, Progress, StepReport, silent
 from onnxlite.samples import SamplesLike
-from onnxlite.simplify.driver import Firing, remove_all_dead, rewrite_to_fixed_point
+from onnxlite.simplify.driver import Firing, rewrite_to_fixed_point
 from onnxlite.simplify.driver import Outcome as Run
-from onnxlite.simplify.initializers import merge_duplicate_initializers
+from onnxlite.simplify.graph_cleanup import merge_duplicate_initializers, remove_all_dead
 from onnxlite.simplify.onnxsim import run_onnxsim
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxlite.analysis.counterparts import counterparts
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.analysis.value_matching import match_values
 from onnxlite.errors import OptionError
 from onnxlite.graph import is_op
 from onnxlite.model import clone
@@ -142,7 +142,7 @@ def _inner_pairs(reference: ir.Model, student: ir.Model) -> _Pairs:
     inputs = {v.name or "": v.name or "" for v in reference.graph.inputs}
     outputs = {v.name for v in reference.graph.outputs}
     found: _Pairs = {}
-    for row in counterparts(reference, shaped, inputs):
+    for row in match_values(reference, shaped, inputs):
         value = row.candidate
         if row.op_type == "input" or row.reference.name in outputs:
             continue

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from models import data
 from onnxlite import compare, prune_channels, quantize_static
-from onnxlite.analysis.counterparts import Code, counterparts
+from onnxlite.analysis.value_matching import Code, match_values
 from onnxlite.cli import app
 from onnxlite.evaluate import Fidelity, LayerFidelity, layers
 from onnxlite.model import load
@@ -249,6 +249,6 @@ def test_codes_go_there_and_back(seed: int, signed: bool, channels: bool) -> Non
 def test_counterparts_of_a_model_with_itself() -> None:
     model = load(net())
     assert isinstance(model, ir.Model)
-    rows = counterparts(model, load(net()), {"x": "x"})
+    rows = match_values(model, load(net()), {"x": "x"})
     assert [row.node for row in rows] == [n for n in NAMES if n != "flat"]
     assert all(row.reference.name == row.candidate.name for row in rows)

@@ -8,15 +8,20 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, constant, scalar
-from onnxlite.simplify.patterns import (
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Refused,
+    Replacement,
     const_operand,
     made_by,
     near,
     other_input,
     owned_by,
+    replace_with,
+    rule,
     small_const,
 )
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, replace_with, rule
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float] | None:

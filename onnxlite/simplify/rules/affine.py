@@ -15,8 +15,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.graph import attribute, constant, is_op, rank
-from onnxlite.simplify.patterns import const_operand, is_float, owned_by, small_const
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, replace_with, rule
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Refused,
+    const_operand,
+    is_float,
+    owned_by,
+    replace_with,
+    rule,
+    small_const,
+)
 
 AFFINE_OPS = ("BatchNormalization", "Mul", "Div", "Add", "Sub")
 

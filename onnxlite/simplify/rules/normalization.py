@@ -6,8 +6,19 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, constant, rank, static_dim
-from onnxlite.simplify.patterns import axes_of, const_operand, made_by, near, owned_by, small_const
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, replace_with, rule
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Refused,
+    axes_of,
+    const_operand,
+    made_by,
+    near,
+    owned_by,
+    replace_with,
+    rule,
+    small_const,
+)
 
 
 def _mean_axes(node: ir.Node, dims: int) -> list[int] | None:

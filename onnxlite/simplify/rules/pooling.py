@@ -5,8 +5,16 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, rank, scalar, static_dim
-from onnxlite.simplify.patterns import axes_of, const_ints, owned_by
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, replace_with, rule
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Refused,
+    axes_of,
+    const_ints,
+    owned_by,
+    replace_with,
+    rule,
+)
 
 
 @rule("mean-to-pool", "ReduceMean")

@@ -6,9 +6,18 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, constant, is_op, rank, static_dim
-from onnxlite.simplify.patterns import axes_of, const_ints, owned_by
-from onnxlite.simplify.rewrite import Context, Outcome, Replacement, ints, replace_with, rule
-from onnxlite.simplify.rules.cleanup import slice_bounds
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Replacement,
+    axes_of,
+    const_ints,
+    ints,
+    owned_by,
+    replace_with,
+    rule,
+)
+from onnxlite.simplify.rules.no_ops import slice_bounds
 
 
 @rule("slice-squeeze-to-gather", "Squeeze")

@@ -61,7 +61,7 @@ class Code:
 
 
 @dataclass(frozen=True, eq=False)
-class Counterpart:
+class MatchedValue:
     """A value of the original and what has become of it.
 
     Attributes:
@@ -95,9 +95,9 @@ class Counterpart:
         return multiplied
 
 
-def counterparts(
+def match_values(
     reference: ir.Model, candidate: ir.Model, inputs: Mapping[str, str]
-) -> list[Counterpart]:
+) -> list[MatchedValue]:
     """Line up two models, in the topological order of the reference.
 
     Args:
@@ -122,11 +122,11 @@ class _Pairing:
         #: Channels that are left of a value of the reference, and the axis they lie along.
         self._kept: dict[ir.Value, tuple[tuple[int, ...], int]] = {}
 
-    def rows(self, inputs: Mapping[str, str]) -> Iterator[Counterpart]:
+    def rows(self, inputs: Mapping[str, str]) -> Iterator[MatchedValue]:
         for value in self._reference.graph.inputs:
             found = self._inputs.get(inputs.get(value.name or "", ""))
             if found is not None and (coded := _quantized(found)) is not None:
-                yield Counterpart(value.name or "", "input", value, *coded)
+                yield MatchedValue(value.name or "", "input", value, *coded)
         absorbed: set[ir.Node] = set()
         for node in self._reference.graph:
             if node in absorbed or not _is_compared(node):
@@ -154,12 +154,12 @@ class _Pairing:
             return None, origin  # it computes what was another node's output
         return twin.outputs[0], origin
 
-    def _row(self, node: ir.Node, value: ir.Value, activation: ir.Node | None) -> Counterpart:
+    def _row(self, node: ir.Node, value: ir.Value, activation: ir.Node | None) -> MatchedValue:
         source = (activation or node).outputs[0]
         coded = _quantized(value) or (value, None)
         kept = self._kept.get(source, (None, 1))
         op_type = node.op_type if activation is None else f"{node.op_type}+{activation.op_type}"
-        return Counterpart(node.name or source.name or "", op_type, source, *coded, *kept)
+        return MatchedValue(node.name or source.name or "", op_type, source, *coded, *kept)
 
     def _absorbed(self, node: ir.Node, value: ir.Value) -> ir.Node | None:
         """The activation behind a node of the reference that is part of its integers."""

@@ -13,11 +13,9 @@ from operator import mul
 
 import onnx_ir as ir
 
-from onnxlite.simplify.patterns import owned_by
-from onnxlite.simplify.rewrite import Context, Outcome, ints, replace_with, rule
-from onnxlite.simplify.rules.dims import Dim, Entry, shape_entries
-from onnxlite.simplify.rules.layout import perm_of
-from onnxlite.simplify.rules.shapes import RESHAPES, cannot_fail
+from onnxlite.simplify.rewrite import Context, Outcome, ints, owned_by, replace_with, rule
+from onnxlite.simplify.rules.shapes import RESHAPES, Dim, Entry, cannot_fail, shape_entries
+from onnxlite.simplify.rules.transpose import perm_of
 
 #: Far above any real axis, so that none of them divides a known size.
 _PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081)

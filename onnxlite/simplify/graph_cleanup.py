@@ -1,4 +1,4 @@
-"""Duplicate constants: found by hashing, streamed from disk, and merged."""
+"""Dead nodes and duplicate constants: changes that need no pattern."""
 
 from __future__ import annotations
 
@@ -8,7 +8,43 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from onnxlite.graph import subgraphs_of
+
 _CHUNK_BYTES = 1 << 20
+
+
+def remove_dead(node: ir.Node) -> None:
+    """Remove `node` if nothing reads its outputs, then the same for what it read."""
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        graph = current.graph
+        if graph is None or any(o.uses() or o.is_graph_output() for o in current.outputs):
+            continue
+        stack += [p for v in current.inputs if v is not None and (p := v.producer()) is not None]
+        stack += _detach_subgraphs(current)
+        graph.remove(current, safe=True)
+
+
+def _detach_subgraphs(node: ir.Node) -> list[ir.Node]:
+    """Let go of the outer values that a dead node's subgraphs read; returns their makers."""
+    makers: list[ir.Node] = []
+    for graph in subgraphs_of(node):
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            for index, value in enumerate(inner.inputs):
+                if value is not None and (maker := value.producer()) is not None:
+                    makers.append(maker)
+                inner.replace_input_with(index, None)
+    return makers
+
+
+def remove_all_dead(model: ir.Model) -> int:
+    """Remove every node whose outputs nothing reads; returns how many went."""
+    before = sum(1 for graph in model.graphs() for _ in graph)
+    for graph in list(model.graphs()):
+        for node in reversed(graph):
+            remove_dead(node)
+    return before - sum(1 for graph in model.graphs() for _ in graph)
 
 
 def merge_duplicate_initializers(model: ir.Model) -> int:

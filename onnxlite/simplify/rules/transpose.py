@@ -11,20 +11,18 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, constant, rank, static_dim
-from onnxlite.simplify.patterns import (
-    axes_of,
-    const_ints,
-    made_by,
-    small_const,
-)
 from onnxlite.simplify.rewrite import (
     Context,
     Outcome,
     Replacement,
+    axes_of,
     bypass,
+    const_ints,
     ints,
+    made_by,
     replace_with,
     rule,
+    small_const,
 )
 
 _UNARY = (

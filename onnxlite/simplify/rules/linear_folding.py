@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 
 from onnxlite.graph import attribute, const_tensor, constant, rank
 from onnxlite.model import unmapped
-from onnxlite.simplify.patterns import const_operand, owned_by, small_const
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, replace_with, rule
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Refused,
+    const_operand,
+    owned_by,
+    replace_with,
+    rule,
+    small_const,
+)
 from onnxlite.simplify.rules.affine import AFFINE_OPS, Affine, affine_of
 
 Array: TypeAlias = NDArray[Any]

@@ -17,10 +17,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.graph import attribute, const_tensor, constant, is_op, rank, static_dim
-from onnxlite.simplify.patterns import const_ints, const_operand, is_float, made_by, owned_by
-from onnxlite.simplify.rewrite import Context, Outcome, Replacement, bypass, rule
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Replacement,
+    bypass,
+    const_ints,
+    const_operand,
+    is_float,
+    made_by,
+    owned_by,
+    rule,
+)
 from onnxlite.simplify.rules.affine import Affine, affine_of
-from onnxlite.simplify.rules.linear import linear_of, obstacle, rebuilt, scaled_columns
+from onnxlite.simplify.rules.linear_folding import linear_of, obstacle, rebuilt, scaled_columns
 
 Ids = NDArray[np.int64]
 

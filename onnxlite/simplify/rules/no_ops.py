@@ -6,18 +6,23 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, const_tensor, rank, scalar, static_dim
-from onnxlite.simplify.patterns import (
+from onnxlite.simplify.rewrite import (
+    Context,
+    Outcome,
+    Replacement,
     axes_of,
     broadcasts_into,
+    bypass,
     const_ints,
     const_operand,
     has_axes,
     made_by,
     positive,
+    replace_with,
+    rule,
     same_dim,
     same_value_shape,
 )
-from onnxlite.simplify.rewrite import Context, Outcome, Replacement, bypass, replace_with, rule
 
 _INT_MAX = np.iinfo(np.int32).max
 
