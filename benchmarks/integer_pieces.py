@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks._tables import publish
 from onnxlite.model import load
 from onnxlite.quantize.placement.interleaved_timer import race
-from onnxlite.records import silent
+from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 
 _HEAD = '<ir_version: 9, opset_import: ["": 20]>'
@@ -64,7 +64,7 @@ def attention(heads: int, rows: int, inner: int, columns: int) -> list[dict[str,
         "b": rng.standard_normal((1, heads, inner, columns)).astype(np.float32),
     }
     sessions = [_session(f"{text} {{ {body} }}", {}) for body in _PRODUCTS.values()]
-    ratios = [1.0, *race(sessions, feed, budget_s=_BUDGET_S, progress=silent)]
+    ratios = [1.0, *race(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)]
     shape = f"{heads} x [{rows},{inner}] [{inner},{columns}]"
     return [
         {"operator": "MatMul of activations", "shape": shape, "variant": name, "time": ratio}
@@ -91,7 +91,7 @@ def activations(channels: int, side: int) -> list[dict[str, Any]]:
     sessions = [
         _session(f"{declared} {{ {_PAIR % body} }}", constants) for body in _ACTIVATIONS.values()
     ]
-    times = [1.0, *race(sessions, feed, budget_s=_BUDGET_S, progress=silent)]
+    times = [1.0, *race(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)]
     found = dict(zip(_ACTIVATIONS, times, strict=True))
     return [
         {

@@ -36,7 +36,7 @@ from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.static.ranges import calibrate_ranges
-from onnxlite.records import silent
+from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import InputSpec, Samples, SamplesLike, input_specs
 from onnxlite.simplify import simplify
@@ -109,7 +109,7 @@ def calibrate(model: ir.Model, samples: SamplesLike, observer: ObserverChoice) -
     row = target_named("cpu")
     feeds = Samples(samples, input_specs(model))
     options = StaticOptions(observer=observer, threads=1)
-    calibrate_ranges(QuantPlan(model, place(model, row), row), feeds, options, progress=silent)
+    calibrate_ranges(QuantPlan(model, place(model, row), row), feeds, options, progress=no_progress)
 
 
 def ready(path: Path) -> ir.Model:

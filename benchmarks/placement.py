@@ -27,7 +27,7 @@ from models import data, light, tiny, zoo
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.placement.interleaved_timer import race
-from onnxlite.records import StepReport, silent
+from onnxlite.records import StepReport, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim
 from onnxlite.simplify import simplify
@@ -129,13 +129,13 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
     feeds = Samples(evaluation, input_specs(model))
     noise = [_sqnr_db(sessions[0], session, feeds) for session in sessions[1:]]
     report = reports[1]
-    reasons = [d.reason for d in report.declined if d.reason.startswith("measured")]
+    reasons = [d.message for d in report.skipped if d.message.startswith("measured")]
     first = next(iter(feeds))
     for batch in (1, 8):
         feed = trim(first, feeds.inputs, batch)
         if feed is None and batch > 1:
             continue
-        everything, measured = race(sessions, feed or first, budget_s=_RACE_S, progress=silent)
+        everything, measured = race(sessions, feed or first, budget_s=_RACE_S, progress=no_progress)
         yield {
             "model": name,
             "batch": batch,

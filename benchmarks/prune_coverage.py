@@ -72,8 +72,8 @@ def measure(name: str, source: ModelLike, samples: SamplesLike | None) -> dict[s
     row["strict"] = _is_strict(pruned)
     row["batch"] = _batch(simple) == _batch(pruned)
     row["latency"] = benchmark(simple, pruned, memory=False).ratio.median if report.changed else 1.0
-    short = [d for d in report.declined if "wanted" in d.where]
-    row["note"] = short[0].reason if short else "" if report.changed else report.summary
+    short = [d for d in report.skipped if d.code == "goal-not-reached"]
+    row["note"] = short[0].message if short else "" if report.changed else report.summary
     return row
 
 

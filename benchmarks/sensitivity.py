@@ -30,7 +30,7 @@ from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, plan
 from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
-from onnxlite.records import Declined, StepReport
+from onnxlite.records import Skipped, StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs
 from onnxlite.simplify import simplify
@@ -102,7 +102,7 @@ class Truth:
     def __init__(self, case: Case) -> None:
         target = target_named("cpu")
         planned = plan(clone(case.model), target, include=(), exclude=())
-        assert not isinstance(planned, Declined)
+        assert not isinstance(planned, Skipped)
         specs = input_specs(case.model)
         samples = Samples(case.calibration, specs)
         self._plain = Baseline(planned[0], planned[1], samples, target, threads=1)

@@ -59,7 +59,7 @@ from onnxlite.recipe import (
     load_recipe,
     run,
 )
-from onnxlite.records import Declined, LayerRow, StepReport
+from onnxlite.records import LayerRow, Skipped, StepReport
 from onnxlite.repair import repair
 from onnxlite.report import load_report, save_report
 from onnxlite.samples import Samples, SamplesLike
@@ -86,7 +86,6 @@ __all__ = [
     "Budget",
     "ChannelReport",
     "Check",
-    "Declined",
     "ExecutionError",
     "Fidelity",
     "InvalidModelError",
@@ -119,6 +118,7 @@ __all__ = [
     "SearchRecord",
     "Sensitivity",
     "Simplify",
+    "Skipped",
     "SparseStorage",
     "Step",
     "StepReport",

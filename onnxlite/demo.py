@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import LoadError, SaveError
 from onnxlite.recipe import PruneWeights, QuantizeStatic, Recipe, RunReport, Simplify, run
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.report import to_json
 from onnxlite.save import save
 
@@ -31,7 +31,7 @@ RECIPE = Recipe(
 _MEAN, _STD = 0.2860, 0.3530
 
 
-def demo(output: Path | None = None, *, progress: Progress = silent) -> RunReport:
+def demo(output: Path | None = None, *, progress: Progress = no_progress) -> RunReport:
     """Compress the embedded model and measure what became of it.
 
     The report's fidelity holds the accuracy of both models on the labelled test images.

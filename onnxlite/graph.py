@@ -32,14 +32,18 @@ def iter_nodes(model: ir.Model) -> Iterator[ir.Node]:
     return iter(ir.traversal.RecursiveGraphIterator(model.graph))
 
 
+def node_name(node: ir.Node) -> str:
+    """The name of a node, of its first output where it has none, or `"?"`."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or "?"
+
+
 def describe(node: ir.Node) -> str:
     """How messages name a node: operator, name, and the shapes of its inputs.
 
     >>> # "Conv node 'conv1' (1x3x8x8, 4x3x3x3)"
     """
     shapes = ", ".join(_shape_text(value) for value in node.inputs if value is not None)
-    name = node.name or (node.outputs[0].name if node.outputs else None) or "?"
-    return f"{node.op_type} node {name!r}" + (f" ({shapes})" if shapes else "")
+    return f"{node.op_type} node {node_name(node)!r}" + (f" ({shapes})" if shapes else "")
 
 
 def _shape_text(value: ir.Value) -> str:

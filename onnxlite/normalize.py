@@ -11,28 +11,28 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxlite.graph import Names, value_names
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 
 
-def normalize(model: ir.Model) -> tuple[Declined, ...]:
+def normalize(model: ir.Model) -> tuple[Skipped, ...]:
     """Bring `model` (in place) into the form described above; idempotent.
 
     Returns:
         What could not be normalised, and why.
     """
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     if model.functions:
         try:
             common.InlinePass()(model)
         # Recursion and attribute references that onnx_ir cannot resolve: calls stay calls,
         # which every later step treats as an unknown operator.
         except Exception as error:
-            declined.append(Declined("inline-functions", "the model", str(error)))
+            skipped.append(Skipped("inline-functions", "", "not-possible", str(error)))
     common.RemoveInitializersFromInputsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _name_everything(model)
     model.ir_version = max(model.ir_version, 4)
-    return tuple(declined)
+    return tuple(skipped)
 
 
 def _name_everything(model: ir.Model) -> None:

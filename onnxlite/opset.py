@@ -8,7 +8,7 @@ from onnx import version_converter
 
 from onnxlite.graph import STANDARD_DOMAINS
 from onnxlite.model import clone
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 
 #: The converter reads small constants (scales, axes, bounds); weights it only carries.
 _CARRIED_ABOVE_BYTES = 1024
@@ -20,7 +20,7 @@ def opset_version(model: ir.Model) -> int:
     return max(versions, default=1)
 
 
-def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Declined:
+def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Skipped:
     """Convert `model` to at least opset `version`, with ONNX's own version converter.
 
     Weights are not copied: the converter sees them as inputs, and they return afterwards.
@@ -40,9 +40,10 @@ def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Declined:
     # The converter throws RuntimeError, ConvertError and checker errors of many kinds.
     except Exception as error:
         text = str(error).strip().splitlines()
-        return Declined(
+        return Skipped(
             "upgrade-opset",
-            "the model",
+            "",
+            "not-possible",
             f"it is at opset {have}, {version} is needed, and ONNX's converter cannot upgrade "
             f"it ({text[0] if text else type(error).__name__}): export it again at opset "
             f"{version} or newer",

@@ -1,6 +1,6 @@
 """What a step says about itself: the records that every later report is made of.
 
-A step collects one `StepReport`. `changes` counts what it did, `declined` says
+A step collects one `StepReport`. `changes` counts what it did, `skipped` says
 what it did not do and why, and `layers` holds one row per layer it touched. A
 step that changed nothing has `changed == False` and a `reason`.
 """
@@ -18,18 +18,36 @@ import msgspec
 Cell = str | int | float | bool | None
 
 
-class Declined(msgspec.Struct, frozen=True):
+class Reason(msgspec.Struct, frozen=True):
+    """Why something is not done.
+
+    Attributes:
+        code: for programs, short and lower case, for example `"excluded-by-name"`.
+        message: for people, in words that they can act on.
+    """
+
+    code: str
+    message: str
+
+
+#: A pattern of the user's `exclude` names it.
+EXCLUDED = Reason("excluded-by-name", "excluded by name")
+
+
+class Skipped(msgspec.Struct, frozen=True):
     """Something a step could have done and did not, with the reason.
 
     Attributes:
         what: the rewrite or operation, for example `"fold-batchnorm"`.
-        where: the node or tensor, for example `"Conv node 'conv1'"`.
-        reason: why not, in words a user can act on.
+        node: name of the node or tensor, for example `"conv1"`; empty for the whole model.
+        code: why not, for programs, as of `Reason`. Control flow asks this, never the message.
+        message: why not, for people.
     """
 
     what: str
-    where: str
-    reason: str
+    node: str
+    code: str
+    message: str
 
 
 class HoldOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +85,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
         changed: whether the returned model differs from the input.
         summary: one sentence; for an unchanged model, why nothing was done.
         changes: how often each kind of change was made.
-        declined: what was not done, and why.
+        skipped: what was not done, and why.
         layers: one row per layer touched.
         settled: options, by name, that name what the step decided by measuring times; with
             them it does the same again, on any machine.
@@ -79,9 +97,9 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     changed: bool
     summary: str
     changes: dict[str, int] = {}
-    declined: tuple[Declined, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     layers: tuple[LayerRow, ...] = ()
-    settled: dict[str, Cell | tuple[str, ...] | dict[str, int]] = {}
+    resolved_options: dict[str, Cell | tuple[str, ...] | dict[str, int]] = {}
     hold_out: HoldOut | None = None
     seconds: float = 0.0
 
@@ -90,13 +108,13 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 ReportSink = Callable[[StepReport], None]
 
 
-def unchanged(step: str, reason: str, declined: Iterable[Declined], start: float) -> StepReport:
+def unchanged(step: str, reason: str, skipped: Iterable[Skipped], start: float) -> StepReport:
     """The report of a step that did nothing, begun at `start` of `time.perf_counter`."""
     return StepReport(
         step=step,
         changed=False,
         summary=reason,
-        declined=tuple(declined),
+        skipped=tuple(skipped),
         seconds=time.perf_counter() - start,
     )
 
@@ -118,5 +136,5 @@ class Progress(Protocol):
         ...
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def no_progress(stage: str, done: int, total: int) -> None:
     """Progress that shows nothing: the default everywhere."""

@@ -28,7 +28,7 @@ from onnxlite.model import (
     size_bytes,
     to_bytes,
 )
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 
 #: Above this many tensor bytes `external_data="auto"` writes a separate data file.
 EXTERNAL_ABOVE_BYTES = 1_500_000_000
@@ -41,7 +41,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     external_data: ExternalData = "auto",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write a model atomically; an error or an interrupt leaves the target as it was.
 

@@ -28,7 +28,7 @@ from msgspec import Meta
 from onnxlite.errors import OptionError
 from onnxlite.model import ModelLike, give_back, load
 from onnxlite.options import Field, Options, check_names, fields_of
-from onnxlite.records import StepReport, silent
+from onnxlite.records import StepReport, no_progress
 from onnxlite.samples import SamplesLike
 from onnxlite.save import save
 
@@ -73,7 +73,7 @@ class StepContext(Options, frozen=True, kw_only=True):
             description="Called as the work goes on, with the stage, units done and units in "
             "all; an exception that it raises ends the work."
         ),
-    ] = silent
+    ] = no_progress
 
 
 def _tag(name: str) -> str:

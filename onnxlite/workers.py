@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from typing import Generic, TypeVar
 
 from onnxlite.errors import ExecutionError
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Workers:
         pieces: Sequence[PieceT],
         *,
         stage: str = "work",
-        progress: Progress = silent,
+        progress: Progress = no_progress,
     ) -> Iterator[tuple[int, ResultT | Lost]]:
         """Do every piece; gives index and result, in the order in which they are done.
 

@@ -20,7 +20,7 @@ from onnxlite.errors import ExecutionError
 from onnxlite.graph import iter_graphs, iter_nodes, static_shape
 from onnxlite.model import clone
 from onnxlite.ops import ShapeOf
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.runtime import Session, probe_feeds, symbolic_shapes
 from onnxlite.samples import Feed, InputSpec, generate, input_specs
 
@@ -36,7 +36,7 @@ def infer_shapes(
     refresh: bool = False,
     symbolic: bool = True,
     feeds: Sequence[Feed] | None = None,
-) -> tuple[Declined, ...]:
+) -> tuple[Skipped, ...]:
     """Write every shape that holds for all inputs into `model`, in place.
 
     Unusable dimensions (named `?`, or not positive) become unknown first. The declared
@@ -53,17 +53,19 @@ def infer_shapes(
     Returns:
         Which engine failed, and how many values have no known rank, with the reason.
     """
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     _sanitise(model)
     if refresh:
         _forget(model)
-    declined += _infer(model, symbolic=symbolic)
+    skipped += _infer(model, symbolic=symbolic)
     if feeds and any(value.shape is None for value in _open_values(model)):
-        declined += _ranks_from(model, feeds)
+        skipped += _ranks_from(model, feeds)
     if unknown := [value.name or "?" for value in _open_values(model) if value.shape is None]:
         names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        declined.append(Declined("infer-shapes", names, f"rank of {len(unknown)} values unknown"))
-    return tuple(declined)
+        skipped.append(
+            Skipped("infer-shapes", names, "unknown-rank", f"rank of {len(unknown)} values unknown")
+        )
+    return tuple(skipped)
 
 
 def probe_shapes(model: ir.Model, feed: Feed) -> dict[ir.Value, tuple[int, ...]]:
@@ -177,11 +179,11 @@ def _write_probed(model: ir.Model, feed: Feed) -> None:
     _infer(model, symbolic=False)
 
 
-def _ranks_from(model: ir.Model, feeds: Sequence[Feed]) -> list[Declined]:
+def _ranks_from(model: ir.Model, feeds: Sequence[Feed]) -> list[Skipped]:
     try:
         runs = [probe_shapes(model, feed) for feed in feeds]
     except ExecutionError as error:
-        return [Declined("probe-shapes", "the model", str(error))]
+        return [Skipped("probe-shapes", "", "not-runnable", str(error))]
     for value in _open_values(model):
         ranks = {len(run[value]) for run in runs if value in run}
         if value.shape is None and len(ranks) == 1:
@@ -189,22 +191,22 @@ def _ranks_from(model: ir.Model, feeds: Sequence[Feed]) -> list[Declined]:
     return []
 
 
-def _infer(model: ir.Model, *, symbolic: bool) -> list[Declined]:
+def _infer(model: ir.Model, *, symbolic: bool) -> list[Skipped]:
     """Run the engines that hold for every input and merge what they found."""
-    declined = []
+    skipped = []
     proto = _without_weights(model)
     try:
         _merge(model, onnx.shape_inference.infer_shapes(proto, data_prop=True))
     # The engines raise many types on graphs they cannot follow; the next one may.
     except Exception as error:
-        declined.append(Declined("onnx-shape-inference", "the model", str(error)))
+        skipped.append(Skipped("onnx-shape-inference", "", "failed", str(error)))
     if symbolic and any(_has_gap(value) for value in _open_values(model)):
         try:
             _merge(model, symbolic_shapes(_without_weights(model)))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            declined.append(Declined("symbolic-shape-inference", "the model", reason))
-    return declined
+            skipped.append(Skipped("symbolic-shape-inference", "", "failed", reason))
+    return skipped
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:

@@ -108,7 +108,7 @@ def inspect(
     nbytes = size_bytes(source)
     operators = Counter(_operator(node) for node in iter_nodes(source))
     plain = load(source)
-    declined = normalize(plain)
+    skipped = normalize(plain)
     if sparsity is None:
         sparsity = nbytes < _COUNT_ZEROS_BELOW_BYTES
     counted = cost(plain, feeds=feeds, batch=batch, sparsity=sparsity)
@@ -130,7 +130,7 @@ def inspect(
         bytes_by_type=_bytes_by_type(plain),
         file_bytes=on_disk,
         layers=counted.layers,
-        notes=(*(f"{d.what}: {d.reason}" for d in declined), *counted.notes),
+        notes=(*(f"{d.what}: {d.message}" for d in skipped), *counted.notes),
     )
 
 

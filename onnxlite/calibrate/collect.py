@@ -20,7 +20,7 @@ from onnxlite.calibrate.histogram import Histogram
 from onnxlite.calibrate.statistics import AverageRange, Range, ValueStatistics
 from onnxlite.calibrate.stream import FeedSummary, check_seen, stream
 from onnxlite.model import size_bytes
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.samples import Samples
 
 #: Samples that are enough for a histogram.
@@ -36,7 +36,7 @@ def collect_ranges(
     samples: Samples,
     *,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Range]:
     """Run all samples once and return the range of each named value.
 
@@ -70,7 +70,7 @@ def collect_statistics(
     samples: Samples,
     *,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, ValueStatistics]:
     """Run all samples once and return the statistics of each named value.
 
@@ -123,7 +123,7 @@ def collect_part(
     share: float,
     first: int = 0,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, ValueStatistics]:
     """The statistics of some of the feeds; a histogram is empty where none gave elements.
 

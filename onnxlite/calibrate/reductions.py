@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.graph import Names, add_initializer, rank, value_names
 from onnxlite.model import clone
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples
 
@@ -116,7 +116,7 @@ def collect_magnitudes(
     samples: Samples,
     *,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, float]:
     """Run all samples once and return `max |v|` of each named value; it may be inf or NaN.
 
@@ -154,7 +154,7 @@ def collect_magnitudes(
     copy.graph.outputs.extend(outputs)
     session = Session(copy, threads=threads)
     found = dict.fromkeys(taps, 0.0)
-    total = samples.count() if progress is not silent else 0
+    total = samples.count() if progress is not no_progress else 0
     for index, feed in enumerate(samples):
         result = session.run(feed)
         for name, tap in taps.items():

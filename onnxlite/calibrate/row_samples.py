@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Feed
 
@@ -46,7 +46,7 @@ def collect_row_samples(
     *,
     per_feed: int = 128,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, RowSample]:
     """Run the feeds and keep rows of the named values.
 

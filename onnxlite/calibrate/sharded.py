@@ -18,7 +18,7 @@ from onnxlite.calibrate.collect import collect_part, share_sampled, with_element
 from onnxlite.calibrate.statistics import ValueStatistics, merge_statistics
 from onnxlite.errors import OnnxliteError
 from onnxlite.model import load, to_bytes
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.samples import Feed, Samples, input_specs
 from onnxlite.workers import Workers
 
@@ -43,7 +43,7 @@ def collect_sharded(
     *,
     shards: int,
     threads: int | None = 1,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, ValueStatistics]:
     """The statistics of `collect_statistics`, from workers that see a shard each.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.errors import SamplesError
 from onnxlite.graph import describe
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples
 
@@ -60,7 +60,7 @@ def stream(
     """
     wanted = list(names)
     probes: dict[bool, _Probe] = {}
-    total = samples.count() if progress is not silent else 0
+    total = samples.count() if progress is not no_progress else 0
     for index, feed in enumerate(samples):
         detailed = sampled(index)
         if detailed not in probes:

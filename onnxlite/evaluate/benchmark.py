@@ -25,7 +25,7 @@ from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
 from onnxlite.model import ModelLike, load
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
@@ -117,7 +117,7 @@ def benchmark(
     time_budget_s: float = 10.0,
     memory: bool = True,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Latency:
     """Measure how long a run of `candidate` takes, relative to `reference`.
 

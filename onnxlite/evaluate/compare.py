@@ -17,7 +17,7 @@ from onnxlite.errors import OptionError, SamplesError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
 from onnxlite.model import ModelLike, load
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
 
@@ -89,7 +89,7 @@ def compare(
     layers: bool = False,
     limit: int | None = None,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Fidelity:
     """Run both models on the same samples and measure how far the outputs are apart.
 

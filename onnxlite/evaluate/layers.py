@@ -25,7 +25,7 @@ from onnxlite.evaluate.channel_scales import ChannelScales
 from onnxlite.evaluate.metrics import Meter
 from onnxlite.graph import const_tensor
 from onnxlite.model import clone
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Feed
 
@@ -101,7 +101,7 @@ def compare_layers(
     inputs: Mapping[str, str],
     *,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[tuple[LayerFidelity, ...], list[str]]:
     """Compare all values that both models have.
 

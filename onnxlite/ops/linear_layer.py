@@ -22,8 +22,8 @@ from onnxlite.graph import (
     add_initializer,
     const_array,
     const_tensor,
-    describe,
     is_op,
+    node_name,
     rank,
     sole_consumer,
     value_names,
@@ -31,7 +31,7 @@ from onnxlite.graph import (
 from onnxlite.ops.geometry import GemmForm, Geometry, geometry_of
 from onnxlite.ops.parameters import Parameter, iter_parameters
 from onnxlite.ops.table import spec_of
-from onnxlite.records import Declined
+from onnxlite.records import EXCLUDED, Reason, Skipped
 
 _OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -147,7 +147,7 @@ class LinearLayer:
 
 def find_layers(
     model: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> tuple[list[LinearLayer], list[Declined]]:
+) -> tuple[list[LinearLayer], list[Skipped]]:
     """Find the linear layers of a normalized model's main graph, in topological order.
 
     Args:
@@ -162,7 +162,7 @@ def find_layers(
         OptionError: a pattern matches no layer.
     """
     layers: list[LinearLayer] = []
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     matched: set[str] = set()
     position = {node: index for index, node in enumerate(model.graph)}
     taken = value_names(model)
@@ -175,13 +175,14 @@ def find_layers(
         if include and not _matches(names, include):
             continue
         if _matches(names, exclude):
-            found: LinearLayer | str = "excluded by name"
+            found: LinearLayer | Reason = EXCLUDED
         elif node not in position:
-            found = "inside the body of a control-flow node"
+            found = Reason("in-body", "inside the body of a control-flow node")
         else:
-            found = _layer_of(parameter, taken)
-        if isinstance(found, str):
-            declined.append(Declined("repair", describe(node), found))
+            layer = _layer_of(parameter, taken)
+            found = Reason("unsupported", layer) if isinstance(layer, str) else layer
+        if isinstance(found, Reason):
+            skipped.append(Skipped("repair", node_name(node), found.code, found.message))
         else:
             layers.append(found)
     if unused := sorted({*include, *exclude} - matched):
@@ -189,7 +190,7 @@ def find_layers(
             f"no layer with weights matches {', '.join(map(repr, unused))}: patterns are compared "
             "with the names of nodes and of weight tensors"
         )
-    return sorted(layers, key=lambda layer: position[layer.node]), declined
+    return sorted(layers, key=lambda layer: position[layer.node]), skipped
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

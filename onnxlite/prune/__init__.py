@@ -13,7 +13,7 @@ from onnxlite.prune.eligibility import RoundTo
 from onnxlite.prune.importance import Importance, ImportanceFunction
 from onnxlite.prune.report import ChannelReport, GroupRow, explain_channels
 from onnxlite.prune.weight_step import Scope, SparseMethod, prune_weights_ir
-from onnxlite.records import Progress, ReportSink, announce, silent
+from onnxlite.records import Progress, ReportSink, announce, no_progress
 from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def prune_weights(
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Set weights to zero, in every layer that multiplies by weights and in embeddings.
 
@@ -69,7 +69,7 @@ def prune_weights(
         limit: use at most this many samples.
         threads: of ONNX Runtime; None takes all cores.
         on_report: called with the `StepReport`: the achieved sparsity of every layer, and
-            what was declined and why.
+            what was skipped and why.
         progress: called as layers are done.
 
     Returns:
@@ -120,12 +120,12 @@ def prune_channels(
     seed: int = 0,
     threads: int | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Remove the least important channels: every layer they touch becomes smaller.
 
     What goes together (through residual sums, concatenations, reshapes, attention heads) is
-    derived from the graph; what must stay is declined with the reason. `explain_channels`
+    derived from the graph; what must stay is skipped with the reason. `explain_channels`
     shows both beforehand. Give exactly one of `macs`, `params`, `latency`, `ratio` and
     `widths`. The first three are reached by taking units where they do least damage for what
     they save; channels that do nothing go first. With samples the layers that remain are

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from onnxlite.prune.cost_model import CostModel
 from onnxlite.prune.importance import DamageCurve
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 
 #: How many steps ahead a group is judged by: a step may save nothing until the next is made.
 _AHEAD = 4
@@ -25,7 +25,7 @@ def allocate(
     counts: Sequence[Sequence[int]],
     price: CostModel,
     target: float,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> bool:
     """Remove units in `price` until its total is at most `target`.
 

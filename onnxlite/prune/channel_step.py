@@ -46,7 +46,7 @@ from onnxlite.prune.report import (
 )
 from onnxlite.prune.scoring import GroupScores, distance, output_curves, run_feeds, score
 from onnxlite.prune.target_search import Goal, Removed, Selection, TargetSearch
-from onnxlite.records import Declined, Progress, StepReport, silent
+from onnxlite.records import Progress, Skipped, StepReport, no_progress
 from onnxlite.repair import repair_ir
 from onnxlite.runtime import check_loads, run_all
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
@@ -82,7 +82,7 @@ def prune_channels_ir(
     repair: Repair = "auto",
     seed: int = 0,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Remove units from `model` in place; see `onnxlite.prune_channels`."""
     start = time.perf_counter()
@@ -137,10 +137,10 @@ def prune_channels_ir(
     }
     before = weight_shapes(model)
     units = np.concatenate([*chosen.values(), np.zeros(0, np.int64)])
-    declined = [*scored.declined, *pinned(channels)]
+    skipped = [*scored.skipped, *pinned(channels)]
     if len(units):
         remove_units(model, channels, units.tolist())
-        declined += _verify(model, reference, units, stream)
+        skipped += _verify(model, reference, units, stream)
     rows = layer_rows(before, weight_shapes(model))
     fit = None
     if stream is not None and len(units) and repair:
@@ -148,7 +148,7 @@ def prune_channels_ir(
             model, reference, stream, seed=seed, threads=threads, progress=progress
         )
     if reached is not None and not reached.complete:
-        declined.insert(0, short_of(goal, reached, channels, free))
+        skipped.insert(0, short_of(goal, reached, channels, free))
     return model, StepReport(
         step=STEP,
         changed=len(units) > 0,
@@ -165,14 +165,14 @@ def prune_channels_ir(
             if chosen
             else {}
         ),
-        declined=(*declined, *(fit.declined if fit else ())),
+        skipped=(*skipped, *(fit.skipped if fit else ())),
         layers=rows,
-        settled={} if latency is None else _settled(channels, removed),
+        resolved_options={} if latency is None else _resolved_options(channels, removed),
         seconds=time.perf_counter() - start,
     )
 
 
-def _settled(channels: ChannelMap, removed: Removed) -> dict[str, Any]:
+def _resolved_options(channels: ChannelMap, removed: Removed) -> dict[str, Any]:
     """The options that choose as many units of every group, without measuring times."""
     pairs = zip(channels.groups, removed, strict=True)
     return {"latency": None, "widths": {g.name: len(g.units) - n for g, n in pairs if n}}
@@ -316,7 +316,7 @@ def _reach(
 
 def _verify(
     model: ir.Model, reference: ir.Model, units: Ids, samples: Samples | None
-) -> list[Declined]:
+) -> list[Skipped]:
     """Compare with the reference, the same units silenced in place, on one feed.
 
     Raises:
@@ -328,7 +328,7 @@ def _verify(
     try:
         feed = generated_feed(zeroed) if samples is None else _one(zeroed, samples)
     except ExecutionError as error:
-        return [Declined("verify", "the model", f"no input is known to run it on: {error}")]
+        return [Skipped("verify", "", "not-runnable", f"no input is known to run it on: {error}")]
     (original,) = run_all(zeroed, [feed])
     zero_mask_units(zeroed, channel_map(zeroed, feeds=[feed]), units.tolist())
     (expected,), (got,) = run_all(zeroed, [feed]), run_all(model, [feed])

@@ -18,7 +18,7 @@ from onnxlite.analysis.pruned_shapes import PrunedShapes
 from onnxlite.errors import OptionError
 from onnxlite.machine import machine
 from onnxlite.ops import Ids, spec_of
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 from onnxlite.timing.interleaved import paired_times
@@ -202,7 +202,7 @@ def latency_items(
     feed: Feed,
     *,
     threads: int | None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[CostItem]:
     """The time of every layer, and of all other nodes by the size of what they make.
 

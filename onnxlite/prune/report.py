@@ -17,7 +17,7 @@ from onnxlite.model import ModelLike, load
 from onnxlite.normalize import normalize
 from onnxlite.ops import Ids, iter_parameters, spec_of
 from onnxlite.prune.target_search import Goal, Removed, Selection
-from onnxlite.records import Declined, LayerRow
+from onnxlite.records import LayerRow, Skipped
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,10 +119,10 @@ def _parameters(channels: ChannelMap, group: UnitGroup) -> int:
 STEP = "prune-channels"
 
 
-def pinned(channels: ChannelMap) -> tuple[Declined, ...]:
+def pinned(channels: ChannelMap) -> tuple[Skipped, ...]:
     """Groups that must stay, each with the reason."""
     return tuple(
-        Declined(STEP, group.name, f"{group.pin.reason} ({group.pin.where})")
+        Skipped(STEP, group.name, "pinned", f"{group.pin.reason} ({group.pin.where})")
         for group in channels.groups
         if group.pin is not None
     )
@@ -171,20 +171,18 @@ def share_left(goal: Goal, reached: Selection) -> str:
     return f"{reached.share:.1%} of the {name} is left (wanted {share:.1%})"
 
 
-def short_of(
-    goal: Goal, reached: Selection, channels: ChannelMap, free: frozenset[str]
-) -> Declined:
+def short_of(goal: Goal, reached: Selection, channels: ChannelMap, free: frozenset[str]) -> Skipped:
     """Why a goal was not reached: what stays."""
     staying = [group for group in channels.groups if group.name not in free]
     names = ", ".join(f"{group.name!r} ({len(group.units)} units)" for group in staying[:5])
     more = f" and {len(staying) - 5} more" if len(staying) > 5 else ""
     if not channels.groups:
         reason = "no layer of the main graph has channels (bodies of If, Loop and Scan stay)"
-        return Declined(STEP, share_left(goal, reached), reason)
+        return Skipped(STEP, "", "goal-not-reached", f"{share_left(goal, reached)}: {reason}")
     reason = "every group that may lose units keeps the least it is allowed to"
     if staying:
         reason += f"; these groups must stay, for the reasons given for each: {names}{more}"
-    return Declined(STEP, share_left(goal, reached), reason)
+    return Skipped(STEP, "", "goal-not-reached", f"{share_left(goal, reached)}: {reason}")
 
 
 def summary(
@@ -197,7 +195,7 @@ def summary(
     """What went, in one sentence; or why nothing did."""
     free = [group for group in channels.groups if group.name in free_names]
     if not free:
-        return "no layer has channels that may be removed: see the declined groups"
+        return "no layer has channels that may be removed: see the skipped groups"
     if not chosen:
         return "nothing to remove at this ratio, rounding and protection"
     old, new = (sum(int(np.prod(s)) for s in shapes.values()) for shapes in (before, after))

@@ -33,7 +33,7 @@ from onnxlite.prune.reconstruction import (
     units_read,
 )
 from onnxlite.prune.removal import remove_units
-from onnxlite.records import Declined, Progress, silent
+from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.repair import repair_ir
 from onnxlite.repair.input_moments import input_moments
 from onnxlite.runtime import Outputs, Session
@@ -50,12 +50,12 @@ class GroupScores:
         curves: of every group of the channel map; empty for groups that stay.
         readers: of every group the layers that read it, where samples were looked at; as
             those samples show them that no probe sees.
-        declined: groups that could not be scored as asked, and stay.
+        skipped: groups that could not be scored as asked, and stay.
     """
 
     curves: list[DamageCurve]
     readers: list[list[Consumer]]
-    declined: tuple[Declined, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def score(
@@ -83,7 +83,7 @@ def score(
     rng = np.random.default_rng(seed)
     curves: list[DamageCurve] = []
     own_readers: list[list[Consumer]] = []
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     for index, group in enumerate(channels.groups):
         progress("score units", index, len(channels.groups))
         own, own_seen = (
@@ -95,7 +95,7 @@ def score(
         curve = _curve(channels, group, own, importance, rng) if group.name in free else ""
         if isinstance(curve, str):
             if curve:
-                declined.append(Declined(_WHAT, group.name, curve))
+                skipped.append(Skipped(_WHAT, group.name, "no-score", curve))
             curve = DamageCurve(group.units[:0], np.zeros(1))
         elif importance == "reconstruction" and own_seen:
             damage = curve.damage * overconfidence(group.units, own_seen)
@@ -103,7 +103,7 @@ def score(
         curves.append(curve)
         own_readers.append(own_seen)
     progress("score units", len(channels.groups), len(channels.groups))
-    return GroupScores(curves, own_readers, tuple(declined))
+    return GroupScores(curves, own_readers, tuple(skipped))
 
 
 def _curve(
@@ -173,7 +173,7 @@ def output_curves(
     share: float,
     ends: Set[int] = frozenset(),
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[DamageCurve]:
     """The curves with their damage as a share of the outputs' variance.
 

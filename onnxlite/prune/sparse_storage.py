@@ -27,7 +27,15 @@ from onnxlite.model import (
     unmapped,
 )
 from onnxlite.normalize import normalize
-from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, announce, silent
+from onnxlite.records import (
+    LayerRow,
+    Progress,
+    ReportSink,
+    Skipped,
+    StepReport,
+    announce,
+    no_progress,
+)
 from onnxlite.runtime import check_loads
 
 logger = logging.getLogger(__name__)
@@ -44,7 +52,7 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
 @in_kind
 def sparse_storage(
-    model: ModelLike, *, on_report: ReportSink | None = None, progress: Progress = silent
+    model: ModelLike, *, on_report: ReportSink | None = None, progress: Progress = no_progress
 ) -> ir.Model:
     """Store weights that are mostly zeros as sparse initializers, where that is smaller.
 
@@ -69,16 +77,16 @@ def sparse_storage(
 
 
 def sparse_storage_ir(
-    model: ir.Model, *, progress: Progress = silent
+    model: ir.Model, *, progress: Progress = no_progress
 ) -> tuple[ir.Model, StepReport]:
     """Mark the weights of a private copy of a model; see `sparse_storage`."""
     start = time.perf_counter()
     source = clone(model)
 
-    def unchanged(reason: str, *declined: Declined) -> tuple[ir.Model, StepReport]:
+    def unchanged(reason: str, *skipped: Skipped) -> tuple[ir.Model, StepReport]:
         seconds = time.perf_counter() - start
         return source, StepReport(
-            step=STEP, changed=False, summary=reason, declined=declined, seconds=seconds
+            step=STEP, changed=False, summary=reason, skipped=skipped, seconds=seconds
         )
 
     if size_bytes(model) > _MAX_BYTES:
@@ -107,7 +115,7 @@ def sparse_storage_ir(
     except ExecutionError as error:
         return unchanged(
             "ONNX Runtime does not take the result",
-            Declined(STEP, "the model", f"{error}: it stays dense"),
+            Skipped(STEP, "", "not-loadable", f"{error}: it stays dense"),
         )
     after = to_bytes(model)
     return model, StepReport(

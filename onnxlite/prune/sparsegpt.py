@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.graph import const_tensor, iter_nodes, value_names
+from onnxlite.graph import const_tensor, iter_nodes, node_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import Parameter
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
@@ -31,7 +31,7 @@ from onnxlite.prune.sparsity_allocation import (
     probed,
     schedule,
 )
-from onnxlite.records import Declined, Progress
+from onnxlite.records import Progress, Skipped
 from onnxlite.repair.engine import Engine, Options, pair_up
 from onnxlite.repair.fit import MAX_FEATURES, RegressionRows
 from onnxlite.repair.layerwise_rounding import round_layers
@@ -65,7 +65,7 @@ def prune_sparsegpt(
     samples: Samples,
     options: SparsityOptions,
     progress: Progress,
-) -> list[Declined]:
+) -> list[Skipped]:
     """Give `parameters` of `model` their zeros, in place; what could not be fitted comes back.
 
     Args:
@@ -79,13 +79,13 @@ def prune_sparsegpt(
     shapeless = [value for value in _computed(model) if value.shape is None]
     infer_shapes(model)
     _distinguish(model, parameters)
-    declined = _with_zeros(model, parameters, samples, options, progress)
+    skipped = _with_zeros(model, parameters, samples, options, progress)
     # What was inferred here is not for the file.
     for value in shapeless:
         value.shape = None
     for value in untyped:
         value.type = None
-    return declined
+    return skipped
 
 
 def _computed(model: ir.Model) -> Iterator[ir.Value]:
@@ -100,7 +100,7 @@ def _with_zeros(
     samples: Samples,
     options: SparsityOptions,
     progress: Progress,
-) -> list[Declined]:
+) -> list[Skipped]:
     reference = clone(model)
     named = {parameter.value.name or "": parameter for parameter in parameters}
     fitted = {
@@ -131,13 +131,13 @@ def _with_zeros(
         done = {name for name, layer in fitted.items() if (layer.node.name or "") in rounded}
     missing = {name: named[name] for name in fitted if name not in done}
     _prune_rest(model, missing, shares, options.pattern)
-    declined = [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
+    skipped = [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
     if held_out:
         verdict = verify(reference, plain, model, held_out, threads=options.threads)
         if verdict.worse:
             _take_over(model, plain)
-            declined.append(_undone(verdict.before_db, verdict.after_db))
-    return declined
+            skipped.append(_undone(verdict.before_db, verdict.after_db))
+    return skipped
 
 
 def _distinguish(model: ir.Model, parameters: Sequence[Parameter]) -> None:
@@ -150,24 +150,24 @@ def _distinguish(model: ir.Model, parameters: Sequence[Parameter]) -> None:
         seen.add(value.name or "")
 
 
-def _undone(plain_db: float, fitted_db: float) -> Declined:
-    return Declined(
+def _undone(plain_db: float, fitted_db: float) -> Skipped:
+    return Skipped(
         "compensate",
-        "all layers",
+        "",
+        "no-gain",
         f"on samples held out the smallest weights zero give {plain_db:.1f} dB and corrected "
         f"ones {fitted_db:.1f} dB: give more samples",
     )
 
 
-def _unfitted(parameter: Parameter) -> Declined:
-    where = f"{parameter.node.op_type} node {parameter.node.name!r}"
-    return Declined("compensate", where, "no fit reaches it: its smallest weights became zero")
+def _unfitted(parameter: Parameter) -> Skipped:
+    message = "no fit reaches it: its smallest weights became zero"
+    return Skipped("compensate", node_name(parameter.node), "not-fitted", message)
 
 
-def _unseen(parameter: Parameter) -> Declined:
-    where = f"{parameter.node.op_type} node {parameter.node.name!r}"
+def _unseen(parameter: Parameter) -> Skipped:
     reason = "no sample shows what its zeros do: it gets the share that was asked for"
-    return Declined("probe", where, reason)
+    return Skipped("probe", node_name(parameter.node), "not-reached", reason)
 
 
 def _take_over(model: ir.Model, other: ir.Model) -> None:
@@ -201,7 +201,7 @@ def _shares(
     samples: Samples,
     options: SparsityOptions,
     progress: Progress,
-) -> tuple[dict[str, float], list[Declined]]:
+) -> tuple[dict[str, float], list[Skipped]]:
     """The share of zeros of every weight, by name, and of which no sample tells anything."""
     if options.scope == "global":
         arrays = {name: parameter.tensor.numpy() for name, parameter in named.items()}

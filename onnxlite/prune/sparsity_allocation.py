@@ -79,10 +79,10 @@ def allocate_sparsity(curves: Mapping[str, LayerCurve], share: float) -> dict[st
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if reached(chosen(math.exp(middle))) < share else (low, middle)
-    return _settled(chosen(math.exp(high)), curves, share * total)
+    return _resolved_options(chosen(math.exp(high)), curves, share * total)
 
 
-def _settled(
+def _resolved_options(
     shares: dict[str, float], curves: Mapping[str, LayerCurve], zeros: float
 ) -> dict[str, float]:
     """The last step of the bisection overshoots: the largest layers give that back."""

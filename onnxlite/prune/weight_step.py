@@ -17,13 +17,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError, UnsupportedError
-from onnxlite.graph import const_tensor, describe
+from onnxlite.graph import const_tensor, describe, node_name
 from onnxlite.model import unmapped
 from onnxlite.normalize import normalize
 from onnxlite.ops import Parameter, iter_parameters, spec_of
 from onnxlite.prune.magnitude import Pattern, kth_magnitude, magnitudes, summed_axis, zeroed
 from onnxlite.prune.sparsegpt import SparsityOptions, prune_sparsegpt
-from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.records import EXCLUDED, LayerRow, Progress, Reason, Skipped, StepReport, no_progress
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
 #: How many zeros each layer gets: equally many, by one threshold, or by what they do to the
@@ -50,7 +50,7 @@ def prune_weights_ir(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Give the weights of `model` zeros, in place; see `onnxlite.prune_weights`."""
     start = time.perf_counter()
@@ -65,7 +65,7 @@ def prune_weights_ir(
     feeds = None if samples is None else Samples(samples, input_specs(model), limit=limit)
     if method != "magnitude":
         normalize(model)
-    layers, declined = _prunable(model, include, exclude, blocks)
+    layers, skipped = _prunable(model, include, exclude, blocks)
     if method == "magnitude" or not layers or feeds is None:
         rows = _smallest_zero(model, layers, sparsity, threshold, blocks, scope, progress)
     else:
@@ -78,7 +78,7 @@ def prune_weights_ir(
             steps=steps,
             threads=threads,
         )
-        declined += prune_sparsegpt(model, layers, feeds, options, progress)
+        skipped += prune_sparsegpt(model, layers, feeds, options, progress)
         rows = [_row(parameter, zeros, _zeros(parameter)) for parameter, zeros in before]
     changed = sum(int(row.values["zeroed"] or 0) for row in rows)
     total = sum(parameter.tensor.size for parameter in layers)
@@ -88,7 +88,7 @@ def prune_weights_ir(
         changed=changed > 0,
         summary=_summary(changed, zeros, total, len(layers), method),
         changes={"weights-zeroed": changed} if changed else {},
-        declined=tuple(declined),
+        skipped=tuple(skipped),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,
     )
@@ -173,10 +173,10 @@ def _prunable(
     include: Sequence[str],
     exclude: Sequence[str],
     pattern: Pattern | None,
-) -> tuple[list[Parameter], list[Declined]]:
+) -> tuple[list[Parameter], list[Skipped]]:
     """One parameter per weight tensor that may be pruned; shared tensors come once."""
     chosen: dict[ir.Value, Parameter] = {}
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     matched: set[str] = set()
     for parameter in iter_parameters(model):
         if parameter.value in chosen:
@@ -185,11 +185,14 @@ def _prunable(
         matched.update(p for p in (*include, *exclude) if any(fnmatchcase(n, p) for n in names))
         if include and not _matches(names, include):
             continue
-        reason = _refusal(parameter) or ("excluded by name" if _matches(names, exclude) else None)
-        if reason is None and pattern is not None:
-            reason = pattern.refusal(parameter)
-        if reason:
-            declined.append(Declined(_STEP, describe(parameter.node), reason))
+        refusal = _refusal(parameter)
+        excluded = refusal is None and _matches(names, exclude)
+        if refusal is None and not excluded and pattern is not None:
+            refusal = pattern.refusal(parameter)
+        if excluded or refusal:
+            reason = EXCLUDED if excluded else Reason("unsupported", refusal or "")
+            node = node_name(parameter.node)
+            skipped.append(Skipped(_STEP, node, reason.code, reason.message))
         else:
             chosen[parameter.value] = parameter
     if unused := sorted({*include, *exclude} - matched):
@@ -197,7 +200,7 @@ def _prunable(
             f"no layer with weights matches {', '.join(map(repr, unused))}: patterns are compared "
             "with the names of nodes and of weight tensors"
         )
-    return list(chosen.values()), declined
+    return list(chosen.values()), skipped
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ from onnxlite.quantize.core.options import (
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.mixed.mixed_precision import quantize_mixed_ir
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import Progress, ReportSink, announce, silent
+from onnxlite.records import Progress, ReportSink, announce, no_progress
 from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def quantize_static(
     threads: int | None = None,
     executor: Executor | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
 

@@ -24,7 +24,7 @@ from onnxlite.recipe.proof import check_target, prove
 from onnxlite.recipe.split import SampleUse, split
 from onnxlite.recipe.steps import SamplesOptional, Step, changes_io, step_name, uses_samples
 from onnxlite.recipe.verify import Reference
-from onnxlite.records import Progress, StepReport, silent
+from onnxlite.records import Progress, StepReport, no_progress
 from onnxlite.runtime import probe_feeds
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
@@ -43,7 +43,7 @@ def run(
     metric: Metric | None = None,
     benchmark: bool = True,
     command: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Outcome[onnx.ModelProto]: ...
 @overload
 def run(
@@ -57,7 +57,7 @@ def run(
     metric: Metric | None = None,
     benchmark: bool = True,
     command: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Outcome[ir.Model]: ...
 def run(
     model: ModelLike,
@@ -70,7 +70,7 @@ def run(
     metric: Metric | None = None,
     benchmark: bool = True,
     command: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Outcome[onnx.ModelProto] | Outcome[ir.Model]:
     """Apply a recipe to a model, prove the result, and save it.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, in_kind, load
-from onnxlite.records import Progress, ReportSink, announce, silent
+from onnxlite.records import Progress, ReportSink, announce, no_progress
 from onnxlite.repair.fit import Method
 from onnxlite.repair.step import repair_ir
 from onnxlite.samples import SamplesLike
@@ -30,7 +30,7 @@ def repair(
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Give the layers of a pruned or rounded model the weights that best restore the original.
 

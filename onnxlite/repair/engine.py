@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import describe, is_op
+from onnxlite.graph import is_op, node_name
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.repair.fit import Fit, Method, RegressionRows, rows_wanted, split
 from onnxlite.repair.grid import Grid
@@ -122,19 +122,19 @@ def pair_up(
     reference: ir.Model,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-) -> tuple[list[tuple[LinearLayer, FitTarget]], list[Declined]]:
+) -> tuple[list[tuple[LinearLayer, FitTarget]], list[Skipped]]:
     """The layers of a model that can be fitted, with their targets, and why others cannot."""
-    layers, declined = find_layers(model, include=include, exclude=exclude)
+    layers, skipped = find_layers(model, include=include, exclude=exclude)
     originals, _ = find_layers(reference)
     pairs = []
     for layer, target in zip(
         layers, match_targets(model, layers, reference, originals), strict=True
     ):
         if isinstance(target, str):
-            declined.append(Declined(STEP, describe(layer.node), target))
+            skipped.append(Skipped(STEP, node_name(layer.node), "no-target", target))
         elif not layer.owns_weight and layer.bias_node is None:
             reason = f"its weight {layer.weight.name!r} is shared, and it has no bias"
-            declined.append(Declined(STEP, describe(layer.node), reason))
+            skipped.append(Skipped(STEP, node_name(layer.node), "shared-weight", reason))
         else:
             pairs.append((layer, target))
     nodes = [layer.node for layer, _ in pairs]
@@ -142,7 +142,7 @@ def pair_up(
     return [
         (layer, sum_target(layer, target, sums, set(nodes[index + 1 :])))
         for index, (layer, target) in enumerate(pairs)
-    ], declined
+    ], skipped
 
 
 def _reads(layer: LinearLayer, target: FitTarget) -> list[ir.Value]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.ops.linear_layer import LinearLayer
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.repair.fit import rows_wanted
 from onnxlite.samples import Samples
@@ -30,7 +30,7 @@ def input_moments(
     cache_bytes: int = 1 << 29,
     seed: int = 0,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Iterator[Moments | None]:
     """Run the model once and yield for every layer the moments of its features.
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.repair.engine import Engine, Options, pair_up
 from onnxlite.repair.fit import held_out_feeds
 from onnxlite.repair.grid import Grid
@@ -48,7 +48,7 @@ def round_layers(
     grids: Mapping[str, Grid | Mask],
     options: Options,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[dict[str, RoundedLayer], list[Feed]]:
     """Round the layers named in `grids`, in place.
 

@@ -16,11 +16,11 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.errors import OptionError
-from onnxlite.graph import describe
+from onnxlite.graph import node_name
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops.linear_layer import LinearLayer
-from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent
+from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress
 from onnxlite.repair.engine import STEP, Engine, Options, pair_up
 from onnxlite.repair.fit import METHODS, Fit, Method, held_out_feeds
 from onnxlite.repair.targets import FitTarget
@@ -43,7 +43,7 @@ def repair_ir(
     passes: int = 1,
     seed: int = 0,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Repair a private copy of a model; see `onnxlite.repair`.
 
@@ -62,19 +62,19 @@ def repair_ir(
     for side in (model, reference):
         normalize(side)
         infer_shapes(side)
-    pairs, declined = pair_up(model, reference, include, exclude)
+    pairs, skipped = pair_up(model, reference, include, exclude)
     if not pairs:
-        return source, _report("no layer can be repaired", 0, declined, (), start)
+        return source, _report("no layer can be repaired", 0, skipped, (), start)
     options = Options(method, ridge, max_rows, cache_bytes, passes, seed, threads)
     engine = Engine(model, reference, pairs, feeds, options)
     if not engine.complete:
         reason = f"only the first {len(engine.feeds)} feeds are used, to bound memory and time"
-        declined.append(Declined(STEP, "the samples", reason))
+        skipped.append(Skipped(STEP, "", "fewer-samples", reason))
     rows: list[LayerRow] = []
     for index, ((layer, target), (fit, count)) in enumerate(zip(pairs, engine.fits(), strict=True)):
         progress(STEP, index, len(pairs))
         if isinstance(fit, str):
-            declined.append(Declined(STEP, describe(layer.node), fit))
+            skipped.append(Skipped(STEP, node_name(layer.node), "not-fitted", fit))
             continue
         if fit.method != "none":
             layer.write(fit.weight, fit.bias)
@@ -82,16 +82,16 @@ def repair_ir(
     progress(STEP, len(pairs), len(pairs))
     repaired = sum(row.values["method"] != "none" for row in rows)
     if not repaired:
-        return source, _report("no layer's error falls", 0, declined, rows, start)
+        return source, _report("no layer's error falls", 0, skipped, rows, start)
     checked = [engine.feeds[index] for index in held_out_feeds(len(engine.feeds))]
     verdict = verify(reference, source, model, checked, threads=threads)
     change = (
         f"{verdict.before_db:.1f} -> {verdict.after_db:.1f} dB on {len(checked)} feeds held out"
     )
     if verdict.worse:
-        return source, _report(f"the repair was undone: {change}", 0, declined, rows, start)
+        return source, _report(f"the repair was undone: {change}", 0, skipped, rows, start)
     summary = f"{repaired} of {len(rows)} layers repaired, {change}"
-    return model, _report(summary, repaired, declined, rows, start)
+    return model, _report(summary, repaired, skipped, rows, start)
 
 
 def _row(layer: LinearLayer, target: FitTarget, fit: Fit, count: int) -> LayerRow:
@@ -112,7 +112,7 @@ def _row(layer: LinearLayer, target: FitTarget, fit: Fit, count: int) -> LayerRo
 def _report(
     summary: str,
     repaired: int,
-    declined: Sequence[Declined],
+    skipped: Sequence[Skipped],
     rows: Sequence[LayerRow],
     start: float,
 ) -> StepReport:
@@ -121,7 +121,7 @@ def _report(
         changed=repaired > 0,
         summary=summary,
         changes={"layers-repaired": repaired} if repaired else {},
-        declined=tuple(declined),
+        skipped=tuple(skipped),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,
     )

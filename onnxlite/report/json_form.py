@@ -18,6 +18,9 @@ from onnxlite.errors import OptionError
 #: Raised when a reader of older documents would misread a new one.
 SCHEMA = 1
 
+#: Fields of version 0.1 that have another name today.
+_RENAMED = {"declined": "skipped", "settled": "resolved_options"}
+
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
@@ -43,9 +46,25 @@ def from_json(text: str | bytes, kind: str, record_type: type[RecordT]) -> Recor
             f"{document.get('kind')!r}; expected were {SCHEMA} and {kind!r}"
         )
     try:
-        return msgspec.convert(document.get("record"), record_type, strict=False)
+        return msgspec.convert(_upgraded(document.get("record")), record_type, strict=False)
     except msgspec.ValidationError as error:
         raise OptionError(f"the {kind!r} document is damaged: {error}") from error
+
+
+def _upgraded(value: Any) -> Any:
+    """A record of version 0.1 under the names of today; others are as they are."""
+    if isinstance(value, list):
+        return [_upgraded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"what", "where", "reason"}:
+        return {
+            "what": value["what"],
+            "node": value["where"],
+            "code": "",
+            "message": value["reason"],
+        }
+    return {_RENAMED.get(key, key): _upgraded(item) for key, item in value.items()}
 
 
 def _finite(value: Any) -> Any:

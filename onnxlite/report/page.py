@@ -9,7 +9,7 @@ from onnxlite.report.layer_bars import layers_section
 from onnxlite.report.markup import Markup, element, html_table, joined
 from onnxlite.report.page_style import STYLE
 from onnxlite.report.pareto_plot import pareto_plot
-from onnxlite.report.run_view import grouped_declined
+from onnxlite.report.run_view import grouped_skipped
 from onnxlite.report.search_view import FIGURES, trial_cells, trial_columns, verdict_text
 from onnxlite.report.text import count_text, ratio_text, size_text
 from onnxlite.search import OptimizeReport, SearchRecord
@@ -28,7 +28,7 @@ def html_page(report: RunReport) -> str:
             element("p", _bars_note(report, bool(sensitivity)), {"class": "note"}),
             layers_section(report.layers, sensitivity),
         ]
-    parts += [*_fidelity(report), *_steps(report), *_declined(report), *_how(report)]
+    parts += [*_fidelity(report), *_steps(report), *_skipped(report), *_how(report)]
     body = element("body", element("main", parts))
     head = element(
         "head",
@@ -223,8 +223,8 @@ def _steps(report: RunReport) -> Iterator[Markup]:
     yield html_table(("step", "seconds", "result", "changes"), rows, numbers=(1,))
 
 
-def _declined(report: RunReport) -> Iterator[Markup]:
-    rows = [(step.step, *row) for step in report.steps for row in grouped_declined(step.declined)]
+def _skipped(report: RunReport) -> Iterator[Markup]:
+    rows = [(step.step, *row) for step in report.steps for row in grouped_skipped(step.skipped)]
     if rows:
         yield element("h2", "Not done, and why")
         yield html_table(("step", "what", "why", "where"), rows)

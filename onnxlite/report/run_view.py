@@ -1,4 +1,4 @@
-"""A run's report as tables: before and after, the steps, what was declined, the layers."""
+"""A run's report as tables: before and after, the steps, what was skipped, the layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxlite.recipe import RunReport
-from onnxlite.records import Declined, StepReport
+from onnxlite.records import Skipped, StepReport
 from onnxlite.report.measure_view import fidelity_view, latency_note, latency_row
 from onnxlite.report.text import (
     cell_text,
@@ -33,8 +33,8 @@ def run_view(report: RunReport, *, layers: bool = False) -> RenderableType:
         parts += [Text(), fidelity_view(report.fidelity)]
     if report.samples.note not in report.warnings:
         parts.append(Text(report.samples.note))
-    if declined := declined_table(report.steps):
-        parts += [Text(), declined]
+    if skipped := skipped_table(report.steps):
+        parts += [Text(), skipped]
     if layers:
         for step in report.steps:
             if step.layers:
@@ -100,17 +100,17 @@ def steps_table(steps: tuple[StepReport, ...]) -> RenderableType:
     )
 
 
-def declined_table(steps: tuple[StepReport, ...]) -> RenderableType | None:
-    """What was not done and why; equal reasons share a row. None if nothing was declined."""
-    rows = [(step.step, *row) for step in steps for row in grouped_declined(step.declined)]
+def skipped_table(steps: tuple[StepReport, ...]) -> RenderableType | None:
+    """What was not done and why; equal reasons share a row. None if nothing was skipped."""
+    rows = [(step.step, *row) for step in steps for row in grouped_skipped(step.skipped)]
     return table("Not done", ("step", "what", "why", "where"), rows) if rows else None
 
 
-def grouped_declined(declined: tuple[Declined, ...]) -> Iterator[tuple[str, str, str]]:
+def grouped_skipped(skipped: tuple[Skipped, ...]) -> Iterator[tuple[str, str, str]]:
     """What, why and where; places with the same reason share a row."""
-    for what, reason in Counter((d.what, d.reason) for d in declined):
-        places = [d.where for d in declined if (d.what, d.reason) == (what, reason)]
-        shown = ", ".join(places[:_PLACES_SHOWN])
+    for what, reason in Counter((d.what, d.message) for d in skipped):
+        places = [d.node for d in skipped if (d.what, d.message) == (what, reason) and d.node]
+        shown = ", ".join(places[:_PLACES_SHOWN]) or "the model"
         more = len(places) - _PLACES_SHOWN
         yield what, reason, shown + (f" and {more} more" if more > 0 else "")
 

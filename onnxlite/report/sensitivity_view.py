@@ -35,7 +35,10 @@ def sensitivity_view(sensitivity: Sensitivity) -> RenderableType:
             f"on samples held out. Estimated on {sensitivity.samples:,} samples, weights "
             "rounded to the nearest integers."
         ),
-        *(Text(f"not quantized: {d.where}: {d.reason}") for d in sensitivity.declined),
+        *(
+            Text(f"not quantized: {d.node or 'the model'}: {d.message}")
+            for d in sensitivity.skipped
+        ),
     ]
     return Group(table(title, _COLUMNS, map(_row, sensitivity.ranked)), *notes)
 

@@ -19,7 +19,7 @@ from onnxlite.model import load, to_bytes
 from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
 from onnxlite.recipe.steps import PruneChannels, QuantizeStatic, Step, step_name
 from onnxlite.recipe.verify import Reference
-from onnxlite.records import Progress, StepReport, silent
+from onnxlite.records import Progress, StepReport, no_progress
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.workers import Lost, Workers, local_workers
 
@@ -64,7 +64,7 @@ class StepResult:
     lost: bool = False
 
 
-def do(work: StepTask, progress: Progress = silent) -> StepResult:
+def do(work: StepTask, progress: Progress = no_progress) -> StepResult:
     """Apply the step and verify the result in ONNX Runtime, like `onnxlite.run` does.
 
     An error that onnxlite raises on purpose is a result: the candidate failed. So is one

@@ -22,7 +22,7 @@ from onnxlite.quantize.core.targets import target_named
 from onnxlite.recipe import Outcome
 from onnxlite.recipe.outcome import ModelT
 from onnxlite.recipe.proof import check_target
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.samples import SamplesLike, input_specs
 from onnxlite.save import save
 from onnxlite.search.budget import Budget
@@ -63,7 +63,7 @@ def optimize(
     seed: int = 0,
     command: str | None = None,
     on_trial: TrialSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> OptimizeOutcome[onnx.ModelProto]: ...
 @overload
 def optimize(
@@ -83,7 +83,7 @@ def optimize(
     seed: int = 0,
     command: str | None = None,
     on_trial: TrialSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> OptimizeOutcome[ir.Model]: ...
 def optimize(
     model: ModelLike,
@@ -102,7 +102,7 @@ def optimize(
     seed: int = 0,
     command: str | None = None,
     on_trial: TrialSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> OptimizeOutcome[onnx.ModelProto] | OptimizeOutcome[ir.Model]:
     """Find the smallest and fastest form of a model within a budget, and prove it.
 

@@ -291,7 +291,7 @@ class TrialRunner:
 
     def _trial(self, state: _TrialState, number: int) -> Trial:
         start = time.perf_counter()
-        recipe = Recipe(_settled(state), self._setting.calibration_count)
+        recipe = Recipe(_resolved_options(state), self._setting.calibration_count)
         trial = Trial(
             number=number,
             label=state.candidate.label,
@@ -339,13 +339,15 @@ class TrialRunner:
 _NOTHING_MEASURED = {name: Estimate(0.0) for name in ("latency", "latency_ms", "size", "bytes")}
 
 
-def _settled(state: _TrialState) -> tuple[Step, ...]:
+def _resolved_options(state: _TrialState) -> tuple[Step, ...]:
     """The steps, with what they decided by measuring written into their options."""
-    settled: list[Step] = list(state.candidate.steps)
+    resolved_options: list[Step] = list(state.candidate.steps)
     for index, report in enumerate(state.reports):
-        if report.settled:
-            settled[index] = msgspec.structs.replace(settled[index], **report.settled)
-    return tuple(settled)
+        if report.resolved_options:
+            resolved_options[index] = msgspec.structs.replace(
+                resolved_options[index], **report.resolved_options
+            )
+    return tuple(resolved_options)
 
 
 def figures_of(

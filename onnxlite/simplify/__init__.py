@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxlite.model import ModelLike, in_kind, load
-from onnxlite.records import Progress, ReportSink, announce, silent
+from onnxlite.records import Progress, ReportSink, announce, no_progress
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.opset import upgrade_opset
 from onnxlite.simplify.pipeline import simplify_ir
@@ -45,7 +45,7 @@ def simplify(
     onnxsim: bool = True,
     time_limit: float = 120.0,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Return an equivalent model with fewer nodes; the given one is not changed.
 

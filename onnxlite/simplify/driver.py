@@ -19,11 +19,12 @@ from onnxlite.graph import (
     STANDARD_DOMAINS,
     Names,
     describe,
+    node_name,
     node_names,
     subgraphs_of,
     value_names,
 )
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.simplify.graph_cleanup import remove_dead
 from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
 
@@ -46,7 +47,7 @@ class Outcome:
     """What a run of the driver did, in order, and what it refused in its last pass."""
 
     firings: list[Firing] = field(default_factory=list)
-    declined: list[Declined] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def changes(self) -> Counter[str]:
@@ -124,7 +125,7 @@ class _Run:
 
     def one_pass(self) -> bool:
         """Visit every node once; returns whether any rule fired."""
-        self.outcome.declined.clear()
+        self.outcome.skipped.clear()
         self._visited.clear()
         before = len(self.outcome.firings)
         owners = _owners(self._model.graph)
@@ -156,9 +157,12 @@ class _Run:
             # A rule that trips over an unusual graph must not take the whole step down.
             except Exception as error:
                 logger.warning("rule %s failed on %s", rule.name, describe(node), exc_info=True)
-                result = Refused(f"internal error: {type(error).__name__}: {error}")
+                result = Refused(
+                    f"internal error: {type(error).__name__}: {error}", "internal-error"
+                )
             if isinstance(result, Refused):
-                self.outcome.declined.append(Declined(rule.name, describe(node), result.reason))
+                name = node_name(node)
+                self.outcome.skipped.append(Skipped(rule.name, name, result.code, result.reason))
             elif result is not None:
                 self._growth -= _growth(node, result)
                 _splice(node, graph, result, self._names)

@@ -9,7 +9,7 @@ from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.model import clone
 from onnxlite.opset import opset_version
 from onnxlite.opset import upgrade_opset as converted
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.verify import same_interface, take_reference
 
@@ -36,8 +36,8 @@ def upgrade_opset(
     if current >= version:
         return clone(model)
     result = converted(model, version)
-    if isinstance(result, Declined):
-        raise UnsupportedError(result.reason)
+    if isinstance(result, Skipped):
+        raise UnsupportedError(result.message)
     if (difference := same_interface(model, result)) is None and verify:
         difference = take_reference(model, samples=samples).difference(result)
     if difference is not None:

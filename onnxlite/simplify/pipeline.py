@@ -13,7 +13,7 @@ from onnxlite.builder import drop_unused_initializers
 from onnxlite.graph import iter_graphs
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
-from onnxlite.records import Declined, Progress, StepReport, silent
+from onnxlite.records import Progress, Skipped, StepReport, no_progress
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.driver import Firing, rewrite_to_fixed_point
 from onnxlite.simplify.driver import Outcome as Run
@@ -34,7 +34,7 @@ _MAX_ROUNDS = 3
 @dataclass
 class _Log:
     changes: Counter[str] = field(default_factory=Counter)
-    declined: list[Declined] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 def simplify_ir(
@@ -45,7 +45,7 @@ def simplify_ir(
     rules: Sequence[Rewrite] | None = None,
     onnxsim: bool = True,
     time_limit: float = 120.0,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Simplify a private copy of a model; see `onnxlite.simplify.simplify`."""
     started = time.perf_counter()
@@ -78,15 +78,15 @@ def _cleaned(model: ir.Model, reference: Reference, log: _Log) -> ir.Model:
     changes: Counter[str] = Counter()
     before = _operators(model)
     functions = len(model.functions)
-    declined = normalize(model)
+    skipped = normalize(model)
     changes["lift-constants"] = before["Constant"] - _operators(model)["Constant"]
     changes["inline-functions"] = functions - len(model.functions)
     changes["remove-dead-nodes"] = remove_all_dead(model)
     changes["merge-duplicate-initializers"] = merge_duplicate_initializers(model)
     drop_unused_initializers(model)
-    log.declined += declined
+    log.skipped += skipped
     if (difference := reference.difference(model)) is not None:
-        log.declined.append(Declined("normalize", "the model", f"rolled back: {difference}"))
+        log.skipped.append(Skipped("normalize", "", "rolled-back", f"rolled back: {difference}"))
         return untouched
     log.changes += changes
     return model
@@ -103,7 +103,7 @@ def _rewritten(
     growth = max(GROWTH_BYTES, int(GROWTH_FRACTION * size_bytes(model)))
     trust = reference.skipped is None
     blocked: frozenset[Firing] = frozenset()
-    rolled_back: list[Declined] = []
+    rolled_back: list[Skipped] = []
     wrong: Counter[str] = Counter()
     while True:
         active = [rule for rule in rules if wrong[rule.name] < _MAX_WRONG_FIRINGS]
@@ -123,7 +123,7 @@ def _rewritten(
             log.changes += run.changes
             log.changes["merge-duplicate-initializers"] += merged
             log.changes += Counter()  # drops zeros
-            log.declined = [*log.declined, *run.declined, *rolled_back]
+            log.skipped = [*log.skipped, *run.skipped, *rolled_back]
             return candidate
         if trust:
             trust = False  # the declared shapes may be what is wrong
@@ -132,7 +132,7 @@ def _rewritten(
         wrong[culprit.rule] += 1
         blocked |= {culprit}
         rolled_back.append(
-            Declined(culprit.rule, f"node {culprit.node!r}", f"rolled back: {difference}")
+            Skipped(culprit.rule, culprit.node, "rolled-back", f"rolled back: {difference}")
         )
 
 
@@ -176,7 +176,7 @@ def _by_onnxsim(
             log.changes["onnxsim"] += before - after
             return result
         reason = f"rolled back: {difference}"
-    log.declined.append(Declined("onnxsim", "the model", reason))
+    log.skipped.append(Skipped("onnxsim", "", "failed", reason))
     return None
 
 
@@ -223,6 +223,6 @@ def _report(
         changed=changed,
         summary=summary,
         changes=dict(sorted(log.changes.items())),
-        declined=tuple(dict.fromkeys(log.declined)),
+        skipped=tuple(dict.fromkeys(log.skipped)),
         seconds=seconds,
     )

@@ -47,6 +47,7 @@ class Refused:
     """The pattern is there, but the rewrite would be wrong or wasteful."""
 
     reason: str
+    code: str = "refused"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 
@@ -34,7 +34,7 @@ def paired_times(
     rounds: int | None = None,
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> NDArray[np.float64]:
     """Seconds of one run, float64[rounds, 2]: the mean of a round's two slots per model.
 

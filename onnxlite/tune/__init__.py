@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import MissingPackageError
 from onnxlite.model import ModelLike, in_kind, load
-from onnxlite.records import Progress, ReportSink, StepReport, announce, silent
+from onnxlite.records import Progress, ReportSink, StepReport, announce, no_progress
 from onnxlite.samples import SamplesLike
 from onnxlite.tune.options import TuneOptions
 
@@ -43,7 +43,7 @@ def tune(
     threads: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Train a compressed model to compute what its original does (distillation, QAT).
 
@@ -120,7 +120,7 @@ def tune_ir(
     samples: SamplesLike,
     options: TuneOptions | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Tune a private copy of a model; see `tune`. Raises `MissingPackageError` without torch."""
     if importlib.util.find_spec("torch") is None:

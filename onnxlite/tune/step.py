@@ -16,7 +16,7 @@ from onnxlite.errors import OptionError
 from onnxlite.graph import is_op
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.records import Progress, StepReport, silent
+from onnxlite.records import Progress, StepReport, no_progress
 from onnxlite.samples import Samples, SamplesLike, feed_size, input_specs
 from onnxlite.tune.dataset import Dataset, Row, batches
 from onnxlite.tune.losses import Loss, class_outputs
@@ -33,7 +33,7 @@ def tune_ir(
     samples: SamplesLike,
     options: TuneOptions | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Tune a private copy of a model; see `onnxlite.tune`."""
     start = time.perf_counter()

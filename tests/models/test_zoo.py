@@ -106,9 +106,9 @@ def test_voice_activity_hears_the_synthetic_speech() -> None:
         ("sr", (), "int64"),
     ]
     speech = np.mean([model.run(["output"], feed)[0] for feed in calibration])
-    silent = dict(calibration[0], input=np.zeros((1, 576), np.float32))
+    no_progress = dict(calibration[0], input=np.zeros((1, 576), np.float32))
     assert speech > 0.6
-    assert model.run(["output"], silent)[0][0, 0] < 0.2
+    assert model.run(["output"], no_progress)[0][0, 0] < 0.2
     assert np.abs(calibration[30]["state"]).max() > 0.1
     again, other = zoo.voice_samples(2), zoo.voice_samples(2, split="evaluation")
     np.testing.assert_array_equal(again[1]["input"], calibration[1]["input"])

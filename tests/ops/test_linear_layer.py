@@ -48,8 +48,8 @@ def test_features_times_matrix(name: str) -> None:
     data, weight, node = CASES[name]
     model = load(parse(SIGNATURE % (data, _any(data, node), weight, "", node)))
     normalize(model)
-    ((layer,), declined) = find_layers(model)
-    assert declined == []
+    ((layer,), skipped) = find_layers(model)
+    assert skipped == []
     x = np.random.default_rng(1).standard_normal([int(d) for d in data.split(",")])
     x = x.astype(np.float32)
     y = Session(model).run({"x": x})["y"]

@@ -50,7 +50,7 @@ def test_ratio_of_every_group():
     (report,) = reports
     assert report.changes == {"units-removed": 8, "groups": 2}
     assert [row.values["after"] for row in report.layers] == ["9x3x1x1", "15x9x1x1", "15x5"]
-    assert "'y' is an output" in report.declined[0].reason
+    assert "'y' is an output" in report.skipped[0].message
     assert "removed 8 of 32 units in 2 of 2 groups" in report.summary
     assert shapes(proto)["w1"] == (12, 3, 1, 1)
 
@@ -124,8 +124,8 @@ def test_a_goal_out_of_reach_says_what_stays():
     reports = []
     result = prune_channels(parse(NET), macs=0.01, round_to=4, on_report=reports.append)
     assert {name: shape[0] for name, shape in shapes(result).items()}["b1"] == 4
-    assert "(wanted 1.0%)" in reports[0].declined[0].where
-    assert "'Gemm' (5 units)" in reports[0].declined[0].reason
+    assert "(wanted 1.0%)" in reports[0].skipped[0].message
+    assert "'Gemm' (5 units)" in reports[0].skipped[0].message
 
 
 def test_dead_channels_go_first():
@@ -178,7 +178,7 @@ def test_batch_norm_scales():
     )
     np.testing.assert_allclose(load(result).graph.initializers["s"].const_value.numpy(), [3, 2])
     assert shapes(result)["t"] == (6, 5, 1, 1)
-    assert any("no normalization" in declined.reason for declined in reports[0].declined)
+    assert any("no normalization" in skipped.message for skipped in reports[0].skipped)
 
 
 def test_energy_counts_what_samples_show():

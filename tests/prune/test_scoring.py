@@ -11,7 +11,7 @@ from onnxlite.normalize import normalize
 from onnxlite.prune import prune_channels, scoring
 from onnxlite.prune.eligibility import eligible_groups
 from onnxlite.prune.scoring import score
-from onnxlite.records import silent
+from onnxlite.records import no_progress
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
 
@@ -39,7 +39,7 @@ def test_a_group_that_does_not_reach_the_output_is_cheap(
     samples = Samples(x, input_specs(model))
     free = eligible_groups(channels, ())
     scored = score(
-        model, channels, free, "reconstruction", samples, seed=0, threads=1, progress=silent
+        model, channels, free, "reconstruction", samples, seed=0, threads=1, progress=no_progress
     )
     before = to_bytes(model)
     curves = scoring.output_curves(

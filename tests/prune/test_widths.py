@@ -25,18 +25,21 @@ def test_what_a_latency_chose_is_done_again_without_measuring():
     timed = prune_channels(net(), samples=X, latency=0.6, round_to=4, on_report=reports.append)
     (report,) = reports
     assert report.changed
-    assert report.settled["latency"] is None
+    assert report.resolved_options["latency"] is None
     step = PruneChannels(latency=0.6, round_to=4)
-    settled = PruneChannels(widths=report.settled["widths"], round_to=4)
-    assert Recipe.from_toml(Recipe((step, settled)).to_toml()).steps == (step, settled)
-    again = prune_channels(net(), samples=X, round_to=4, widths=report.settled["widths"])
+    resolved_options = PruneChannels(widths=report.resolved_options["widths"], round_to=4)
+    assert Recipe.from_toml(Recipe((step, resolved_options)).to_toml()).steps == (
+        step,
+        resolved_options,
+    )
+    again = prune_channels(net(), samples=X, round_to=4, widths=report.resolved_options["widths"])
     assert to_bytes(load(again)) == to_bytes(load(timed))
 
 
 def test_what_is_no_time_is_not_settled():
     reports = []
     prune_channels(net(), samples=X, macs=0.6, on_report=reports.append)
-    assert reports[0].settled == {}
+    assert reports[0].resolved_options == {}
 
 
 def test_a_branch_may_be_ended_and_other_groups_may_not():

@@ -105,14 +105,14 @@ def test_removed_channels_are_lined_up_by_the_lineage() -> None:
     x = images(128, 3, 8, 8)
     reports: list[StepReport] = []
     unknown = repair(small, reference, x, on_report=reports.append)
-    assert "6 channels" in reports[0].declined[0].reason or "kept" in reports[0].declined[0].reason
+    assert "6 channels" in reports[0].skipped[0].message or "kept" in reports[0].skipped[0].message
     node.name = "first"
     small.graph.sort()
     original = next(n for n in load(reference).graph if n.op_type == "Conv")
     record_renamed(small, original.name or "", "first")
     record_kept(small, "first", kept)
     result = repair(small, reference, x, on_report=reports.append)
-    assert not reports[1].declined
+    assert not reports[1].skipped
     fresh = images(64, 3, 8, 8, seed=1)
     assert noise(result, reference, fresh) < 0.7 * noise(small, reference, fresh)
     assert noise(unknown, reference, fresh) < noise(small, reference, fresh)
@@ -170,10 +170,10 @@ def test_shared_weights_keep_their_values() -> None:
     assert noise(result, reference, x) < noise(damaged, reference, x)
     bare = odd("shared weight")
     repair(noisy(bare), bare, images(32, 4), on_report=reports.append)
-    assert "shared" in reports[1].declined[0].reason
+    assert "shared" in reports[1].skipped[0].message
 
 
-def test_what_has_no_counterpart_is_declined() -> None:
+def test_what_has_no_counterpart_is_skipped() -> None:
     reference = parse(NET)
     other = parse(NET.replace("s = Conv", "zz = Conv").replace("Add(s", "Add(zz"))
     model = load(noisy(other))
@@ -181,7 +181,7 @@ def test_what_has_no_counterpart_is_declined() -> None:
         node.name = f"new{number}"
     reports: list[StepReport] = []
     result = repair(model, reference, images(32, 3, 8, 8), on_report=reports.append)
-    assert ["'zz'" in d.reason for d in reports[0].declined] == [True]
+    assert ["'zz'" in d.message for d in reports[0].skipped] == [True]
     assert len(reports[0].layers) == 2
     assert isinstance(result, ir.Model)
 
@@ -199,7 +199,7 @@ def test_odd_models_survive(name: str) -> None:
     assert not reports[0].changed
 
 
-def test_bodies_of_control_flow_are_declined_and_carried_along() -> None:
+def test_bodies_of_control_flow_are_skipped_and_carried_along() -> None:
     text = f"""{HEADER} g (bool flag, float[n,4] x) => (float[n,4] y)
         <float[4,4] w, float[4] b, float[4,4] v>
         {{ t = Gemm(x, w, b)
@@ -209,7 +209,7 @@ def test_bodies_of_control_flow_are_declined_and_carried_along() -> None:
     reports: list[StepReport] = []
     mixed = [{"flag": np.array(True), "x": images(8, 4, seed=i)} for i in range(16)]
     result = repair(noisy(reference), reference, mixed, ridge=1e-9, on_report=reports.append)
-    assert "control-flow" in reports[0].declined[0].reason
+    assert "control-flow" in reports[0].skipped[0].message
     np.testing.assert_allclose(weights(result)["w"], weights(reference)["w"], atol=1e-4)
 
 
@@ -233,7 +233,7 @@ def test_names_select_layers_and_the_report_has_their_errors() -> None:
     report = reports[0]
     assert report.step == "repair"
     assert report.changes == {"layers-repaired": 2}
-    assert [d.reason for d in report.declined] == ["excluded by name"]
+    assert [d.message for d in report.skipped] == ["excluded by name"]
     assert all(row.values["error"] < row.values["error_before"] for row in report.layers)
     assert np.array_equal(weights(result)["v"], weights(noisy(reference))["v"])
 
@@ -304,7 +304,7 @@ def test_few_samples_are_held_back_row_by_row() -> None:
     assert noise(result, reference, fresh) < noise(noisy(reference), reference, fresh)
 
 
-def test_infinite_values_are_declined() -> None:
+def test_infinite_values_are_skipped() -> None:
     reference = parse(
         f"""{HEADER} g (float[n,4] x) => (float[n,4] y) <float[4,4] w>
         {{ z = Sub(x, x)  i = Div(x, z)  t = MatMul(i, w)  m = IsInf(t)  k = Cast<to=1>(m)
@@ -312,7 +312,7 @@ def test_infinite_values_are_declined() -> None:
     )
     reports: list[StepReport] = []
     repair(noisy(reference), reference, images(16, 4), on_report=reports.append)
-    assert "NaN or infinite" in reports[0].declined[0].reason
+    assert "NaN or infinite" in reports[0].skipped[0].message
 
 
 def test_progress_is_told_and_can_stop_the_work() -> None:
@@ -332,7 +332,7 @@ def test_samples_that_do_not_fit_into_memory_are_left_out_and_counted() -> None:
     fewer, report = repair_ir(
         load(noisy(reference)), load(reference), images(400, 3, 8, 8), cache_bytes=1 << 18
     )
-    assert "only the first" in report.declined[0].reason
+    assert "only the first" in report.skipped[0].message
     assert report.layers[-1].values["rows"] < 400
     fresh = images(32, 3, 8, 8, seed=4)
     assert noise(fewer, reference, fresh) < noise(noisy(reference), reference, fresh)

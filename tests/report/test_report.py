@@ -14,7 +14,7 @@ from onnxlite import inspect
 from onnxlite.errors import OptionError
 from onnxlite.evaluate import Fidelity, Latency, OutputFidelity, PeakMemory, Ratio, Timing, machine
 from onnxlite.recipe import PruneWeights, QuantizeStatic, RunReport, run
-from onnxlite.records import Declined, LayerRow, StepReport
+from onnxlite.records import LayerRow, Skipped, StepReport
 from onnxlite.report import (
     fidelity_view,
     from_json,
@@ -113,8 +113,8 @@ def test_the_view_of_a_run(report, latency):
 
 
 def test_equal_reasons_share_a_row(report):
-    declined = tuple(Declined("fold", f"node {i}", "no constant") for i in range(5))
-    step = StepReport(step="simplify", changed=False, summary="nothing", declined=declined)
+    skipped = tuple(Skipped("fold", f"node {i}", "refused", "no constant") for i in range(5))
+    step = StepReport(step="simplify", changed=False, summary="nothing", skipped=skipped)
     text = shown(run_view(msgspec.structs.replace(report, steps=(step,))))
     assert "unchanged: nothing" in text
     assert text.count("no constant") == 1
@@ -189,3 +189,12 @@ def test_the_view_of_a_summary():
 )
 def test_numbers_as_text(text, expected):
     assert text == expected
+
+
+def test_a_report_of_version_0_1_is_read_under_the_names_of_today():
+    text = """{"schema": 1, "kind": "step", "record": {"step": "prune-channels", "changed": false,
+        "summary": "", "settled": {"widths": {"a": 4}},
+        "declined": [{"what": "fold", "where": "node 'a'", "reason": "no constant"}]}}"""
+    step = from_json(text, "step", StepReport)
+    assert step.skipped == (Skipped("fold", "node 'a'", "", "no constant"),)
+    assert step.resolved_options == {"widths": {"a": 4}}

@@ -48,9 +48,9 @@ def test_a_wrong_rewrite_is_rolled_back_alone():
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
     assert report.changes["fold-batchnorm"] == 1
     assert "wrong" not in report.changes
-    (declined,) = [d for d in report.declined if d.what == "wrong"]
-    assert "rolled back" in declined.reason
-    assert "relative difference" in declined.reason
+    (skipped,) = [d for d in report.skipped if d.what == "wrong"]
+    assert "rolled back" in skipped.message
+    assert "relative difference" in skipped.message
     assert difference(model, result) < 1e-5
 
 
@@ -62,7 +62,7 @@ def test_a_rule_that_is_always_wrong_is_given_up():
     rules = (Rule("wrong", frozenset({"Sin"}), wrong_sine),)
     result, report = simplify_ir(clone(model), rules=rules, onnxsim=False)
     assert operators(result) == operators(model)
-    assert len([d for d in report.declined if d.what == "wrong"]) == 3
+    assert len([d for d in report.skipped if d.what == "wrong"]) == 3
 
 
 def test_a_crashing_rule_is_reported(caplog):
@@ -70,7 +70,7 @@ def test_a_crashing_rule_is_reported(caplog):
     with caplog.at_level(logging.CRITICAL):
         result, report = simplify_ir(build(CONV_BN), rules=rules, onnxsim=False)
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
-    assert any("KeyError" in d.reason for d in report.declined)
+    assert any("KeyError" in d.message for d in report.skipped)
 
 
 def test_without_verification_nothing_is_rolled_back():
@@ -131,18 +131,18 @@ def test_metadata_and_layer_names_stay():
     assert result.graph.node(0).outputs[0].name == "d"
 
 
-def test_onnxsim_that_takes_too_long_is_declined():
+def test_onnxsim_that_takes_too_long_is_skipped():
     reason = run_onnxsim(build(CONV_BN), time_limit=0.01, fold_bytes=1024)
     assert reason == "it did not finish within 0.01 s"
 
 
-def test_onnxsim_that_crashes_is_declined(monkeypatch, tmp_path):
+def test_onnxsim_that_crashes_is_skipped(monkeypatch, tmp_path):
     worker = tmp_path / "worker.py"
     worker.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr(import_module("onnxlite.simplify.onnxsim"), "_WORKER", worker)
     result, report = simplify_ir(build(CONV_BN))
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
-    assert [d.reason for d in report.declined if d.what == "onnxsim"] == ["it crashed (SIGSEGV)"]
+    assert [d.message for d in report.skipped if d.what == "onnxsim"] == ["it crashed (SIGSEGV)"]
 
 
 def test_wrong_result_of_onnxsim_is_rolled_back(monkeypatch):
@@ -152,7 +152,7 @@ def test_wrong_result_of_onnxsim_is_rolled_back(monkeypatch):
     model = build("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) y = Exp(a) }")
     result, report = simplify_ir(model)
     assert dict(operators(result)) == {"Relu": 1, "Exp": 1}
-    assert "rolled back" in report.declined[0].reason
+    assert "rolled back" in report.skipped[0].message
 
 
 def test_custom_operator_gets_exact_rules_only():

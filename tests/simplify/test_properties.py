@@ -115,8 +115,8 @@ def test_simplify_keeps_outputs_and_is_idempotent(steps, seed):
         graph.add(kind, i, j)
     model = load(graph.model())
     once, report = simplify_ir(clone(model), onnxsim=False)
-    assert not [d for d in report.declined if "internal error" in d.reason]
-    assert not [d for d in report.declined if "rolled back" in d.reason]
+    assert not [d for d in report.skipped if "internal error" in d.message]
+    assert not [d for d in report.skipped if "rolled back" in d.message]
     assert difference(model, once) < 1e-4
     twice, _ = simplify_ir(clone(once), onnxsim=False)
     assert operators(twice) == operators(once)

@@ -41,7 +41,7 @@ from onnxlite.quantize.core.qtypes import QType
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.targets import Target
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.repair.fit import held_out_feeds
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs
@@ -68,7 +68,7 @@ def equalize(
     samples: Samples,
     *,
     threads: int | None = None,
-) -> int | Declined:
+) -> int | Skipped:
     """Scale channels of a float model up, in place, so that integers hold them better.
 
     Factors and ranges come from some of the samples; on the others the quantized model must be
@@ -97,7 +97,7 @@ def equalize(
         if value.name and value in channels.values and _has_free(value, channels, free)
     }
     if not axes:
-        return Declined(_WHAT, "all layers", "no channel may be multiplied by a number")
+        return Skipped(_WHAT, "", "no-channel", "no channel may be multiplied by a number")
     stats = collect_by_channel(model, axes, seen, threads=threads)
     checks = [feeds[i] for i in sorted(held_out)]
     plain = clone(model)
@@ -115,12 +115,13 @@ def equalize(
         undo()
     if best is None:
         reason = problems[0] if problems else "no channel would be held better"
-        return Declined(_WHAT, "all layers", reason)
+        return Skipped(_WHAT, "", "no-channel", reason)
     before = noise.of(plain)
     if not least < before * (1 - _LEAST_GAIN):
-        return Declined(
+        return Skipped(
             _WHAT,
-            "all layers",
+            "",
+            "no-gain",
             f"scaled channels give {_db(least):.1f} dB and the original ones {_db(before):.1f} dB "
             f"on {len(checks)} feeds held out",
         )

@@ -22,7 +22,7 @@ from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import PAIR_LIMIT
-from onnxlite.records import Declined, Progress
+from onnxlite.records import Progress, Skipped
 from onnxlite.repair.engine import Options
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
@@ -40,7 +40,7 @@ def round_with_gptq(
     *,
     threads: int | None,
     progress: Progress,
-) -> dict[str, RoundedLayer] | Declined:
+) -> dict[str, RoundedLayer] | Skipped:
     """Round the weights of a plan's layers, and write them with their biases into its model.
 
     Args:
@@ -68,7 +68,7 @@ def round_with_gptq(
         simulated, reference, samples, grids, options, progress=progress
     )
     if not rounded:
-        return Declined("compensate", "all layers", "no layer could be fitted to the samples")
+        return Skipped("compensate", "", "no-layer", "no layer could be fitted to the samples")
     original = Reference(reference, held_out, threads=threads)
     # As the nodes say: ONNX Runtime would fuse Q and DQ around float weights.
     before_db, after_db = (
@@ -76,9 +76,10 @@ def round_with_gptq(
         for each in (nearest, simulated)
     )
     if after_db < before_db:
-        return Declined(
+        return Skipped(
             "compensate",
-            "all layers",
+            "",
+            "no-gain",
             f"on {len(held_out)} feeds held out weights fitted to the samples give "
             f"{after_db:.1f} dB and the nearest ones {before_db:.1f} dB",
         )

@@ -21,7 +21,7 @@ from onnxlite.quantize.accuracy.consumer_error import Array64, consumer_errors
 from onnxlite.quantize.accuracy.fake_quant import fake_quantized
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.scales import integer_levels, params_for_activation
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size
 
@@ -46,7 +46,7 @@ class RangeChoice:
     """Ranges by name of the value, and what speaks against narrower ones, if anything."""
 
     ranges: dict[str, Range]
-    declined: tuple[Declined, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def search_ranges(
@@ -70,7 +70,7 @@ def search_ranges(
     whole = {name: statistics.range for name, statistics in seen.items()}
     measured, held_out = _few(samples)
     if not held_out:
-        return RangeChoice(whole, (_declined("there are too few samples to hold some out"),))
+        return RangeChoice(whole, (_skipped("there are too few samples to hold some out"),))
     wide = {value.name for value in plan.activation_bits.values}
     candidates = {
         name: _candidates(statistics, integer_levels(plan.target, statistics.range))
@@ -99,7 +99,7 @@ def search_ranges(
         for given in scales
     )
     if not max(after) >= before + _GAIN_DB:
-        return RangeChoice(whole, (_declined(_comparison(before, max(after), len(held_out))),))
+        return RangeChoice(whole, (_skipped(_comparison(before, max(after), len(held_out))),))
     return RangeChoice(choices[1 + after.index(max(after))])
 
 
@@ -176,5 +176,5 @@ def _comparison(before_db: float, after_db: float, count: int) -> str:
     )
 
 
-def _declined(reason: str) -> Declined:
-    return Declined("observer", "all activations", reason)
+def _skipped(reason: str) -> Skipped:
+    return Skipped("observer", "", "no-gain", reason)

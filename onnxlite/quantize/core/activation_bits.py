@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.plan import ActivationBits, Placement, reads_integers
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 
 #: The standard QuantizeLinear has 16-bit types since this opset.
 OPSET = 21
@@ -23,7 +23,7 @@ OPSET = 21
 
 def assign_activation_bits(
     placement: Placement, patterns: Sequence[str]
-) -> tuple[ActivationBits, list[Declined]]:
+) -> tuple[ActivationBits, list[Skipped]]:
     """Widths where the layers that match a pattern (`fnmatch`, of node names) have 16 bits.
 
     Returns:
@@ -32,12 +32,14 @@ def assign_activation_bits(
     if not patterns:
         return ActivationBits(), []
     nodes: set[ir.Node] = set()
-    unused: list[Declined] = []
+    unused: list[Skipped] = []
     for pattern in patterns:
         found = [node for node in placement.nodes if fnmatchcase(node.name or "", pattern)]
         nodes.update(node for node in found if not _moves(node))
         if not found:
-            unused.append(Declined("int16", pattern, "no node on integers has such a name"))
+            unused.append(
+                Skipped("int16", pattern, "no-match", "no node on integers has such a name")
+            )
     chosen = set(placement.nodes)
     absorbed = {node.inputs[0]: node.outputs[0] for node in placement.absorbed}
     made = {absorbed.get(output, output) for node in chosen for output in node.outputs}

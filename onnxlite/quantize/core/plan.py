@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.targets import Target
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Placement:
         absorbed: Relu and Clip nodes whose work the quantized range of their output does, where
             the target's types can; elsewhere they stay, and nothing is quantized before them.
         values: the values with a scale and zero point, in topological order.
-        declined: layers that stay float, and why.
+        skipped: layers that stay float, and why.
     """
 
     nodes: tuple[ir.Node, ...]
     absorbed: tuple[ir.Node, ...]
     values: tuple[ir.Value, ...]
-    declined: tuple[Declined, ...]
+    skipped: tuple[Skipped, ...]
 
     @property
     def layers(self) -> tuple[ir.Node, ...]:
@@ -47,7 +47,7 @@ class Placement:
             tuple(nodes[node.name] for node in self.nodes),
             tuple(nodes[node.name] for node in self.absorbed),
             tuple(values[value.name] for value in self.values),
-            self.declined,
+            self.skipped,
         )
 
 

@@ -17,7 +17,7 @@ from onnxlite.graph import (
 from onnxlite.normalize import normalize
 from onnxlite.ops.integer_forms import is_quantized
 from onnxlite.opset import upgrade_opset
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 
 #: Per-channel DequantizeLinear came with this opset.
 OPSET = 13
@@ -34,7 +34,7 @@ def already_quantized(model: ir.Model) -> str | None:
     return None
 
 
-def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Declined, list[Declined]]:
+def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Skipped, list[Skipped]]:
     """The model normalised, at an opset with per-channel integers, and with shapes.
 
     Args:
@@ -42,15 +42,15 @@ def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Declined, l
         opset: the least one that the integer form needs.
 
     Returns:
-        The model, or why it cannot be had; and what normalising declined.
+        The model, or why it cannot be had; and what normalising skipped.
     """
-    declined = list(normalize(model))
+    skipped = list(normalize(model))
     upgraded = upgrade_opset(model, opset)
-    if isinstance(upgraded, Declined):
-        return upgraded, [*declined, upgraded]
+    if isinstance(upgraded, Skipped):
+        return upgraded, [*skipped, upgraded]
     normalize(upgraded)  # the converter writes Constant nodes
     infer_shapes(upgraded)
-    return upgraded, declined
+    return upgraded, skipped
 
 
 def pool_means(model: ir.Model) -> int:

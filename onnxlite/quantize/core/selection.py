@@ -13,11 +13,17 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes, sole_consumer
+from onnxlite.graph import (
+    STANDARD_DOMAINS,
+    const_tensor,
+    iter_nodes,
+    node_name,
+    sole_consumer,
+)
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.targets import Target
-from onnxlite.records import Declined
+from onnxlite.records import EXCLUDED, Reason, Skipped
 
 _WHAT = "quantize"
 
@@ -28,7 +34,7 @@ def place(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    keep_float: Mapping[str, str] = MappingProxyType({}),
+    keep_float: Mapping[str, Reason] = MappingProxyType({}),
 ) -> Placement:
     """Decide what is quantized.
 
@@ -39,20 +45,22 @@ def place(
         exclude: patterns of names of nodes that stay float.
         keep_float: names of nodes that stay float, each with the reason.
     """
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     chosen: dict[ir.Node, None] = {}
     for node in model.graph:
         rule = spec_of(node).quant
         if rule is None:
             if _has_weights(node):
-                declined.append(Declined(_WHAT, describe(node), "it has no integer kernel"))
+                message = "it has no integer kernel"
+                skipped.append(Skipped(_WHAT, node_name(node), "no-kernel", message))
             continue
         if rule.kind == "compute":
             reason = (
                 _refusal(node) or by_name(node, include, exclude) or keep_float.get(node.name or "")
             )
             if reason:
-                declined.append(Declined(_WHAT, describe(node), reason))
+                name = node_name(node)
+                skipped.append(Skipped(_WHAT, name, reason.code, reason.message))
                 continue
         elif (
             not _is_float(node)
@@ -63,8 +71,8 @@ def place(
         ):
             continue
         chosen[node] = None
-    declined += [
-        Declined(_WHAT, describe(node), "inside the body of a control-flow node")
+    skipped += [
+        Skipped(_WHAT, node_name(node), "in-body", "inside the body of a control-flow node")
         for node in iter_nodes(model)
         if node.graph is not model.graph and _is_compute(node)
     ]
@@ -74,7 +82,7 @@ def place(
         tuple(chosen),
         tuple(absorbed),
         tuple(_quantized_values(model, chosen, set(absorbed), target)),
-        tuple(declined),
+        tuple(skipped),
     )
 
 
@@ -92,18 +100,23 @@ def _is_float(node: ir.Node) -> bool:
     )
 
 
-def by_name(node: ir.Node, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+def by_name(node: ir.Node, include: Sequence[str], exclude: Sequence[str]) -> Reason | None:
     """Why patterns of node names leave a node out, or None."""
     name = node.name or ""
     if include and not any(fnmatchcase(name, pattern) for pattern in include):
-        return "not among the included names"
+        return Reason("not-included", "not among the included names")
     if any(fnmatchcase(name, pattern) for pattern in exclude):
-        return "excluded by name"
+        return EXCLUDED
     return None
 
 
-def _refusal(node: ir.Node) -> str | None:
+def _refusal(node: ir.Node) -> Reason | None:
     """Why a layer with weights cannot run on integers, or None."""
+    message = _obstacle(node)
+    return None if message is None else Reason("unsupported", message)
+
+
+def _obstacle(node: ir.Node) -> str | None:
     rule = spec_of(node).quant
     assert rule is not None
     assert rule.weight is not None

@@ -25,7 +25,7 @@ from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.kernels import Kernel
 from onnxlite.quantize.dynamic.writer import Writer
 from onnxlite.quantize.placement.interleaved_timer import race
-from onnxlite.records import silent
+from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 from onnxlite.timing.layer_times import one_layer
@@ -108,5 +108,5 @@ class KernelTimes:
             for value in alone.graph.inputs
             if value.shape is not None
         }
-        ratios = race(sessions, feed, budget_s=_BUDGET_S, progress=silent)
+        ratios = race(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)
         return {kernel.name: ratio for kernel, ratio in zip(kernels, ratios, strict=True)}

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
-from onnxlite.graph import STANDARD_DOMAINS, const_tensor, describe, iter_nodes
+from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
 from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
@@ -31,13 +31,14 @@ from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
 from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.records import (
     Cell,
-    Declined,
     LayerRow,
     Progress,
+    Reason,
     ReportSink,
+    Skipped,
     StepReport,
     announce,
-    silent,
+    no_progress,
     unchanged,
 )
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
@@ -80,7 +81,7 @@ def quantize_dynamic(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Quantize weights to 8 bits, and activations with scales that each run finds anew.
 
@@ -136,7 +137,7 @@ def quantize_dynamic_ir(
     samples: SamplesLike | None = None,
     options: DynamicOptions | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a private copy of a model; see `quantize_dynamic`."""
     start = time.perf_counter()
@@ -146,24 +147,24 @@ def quantize_dynamic_ir(
     feed = first_feed(source, samples)
     if reason := already_quantized(model):
         return source, unchanged(_STEP, reason, [], start)
-    ready, declined = prepare(clone(model))
-    if isinstance(ready, Declined):
-        return source, unchanged(_STEP, ready.reason, declined, start)
+    ready, skipped = prepare(clone(model))
+    if isinstance(ready, Skipped):
+        return source, unchanged(_STEP, ready.message, skipped, start)
     smoothed: list[LayerRow] = []
     if samples is not None:
         feeds = Samples(samples, input_specs(source))
         smoothed = apply_smoothquant(
             ready, feeds, options, integers_before=False, progress=progress
         )
-    plan = _chosen(ready, feed, row, options, declined, progress)
+    plan = _chosen(ready, feed, row, options, skipped, progress)
     tables = (
         embeddings_of(ready, include=options.include, exclude=options.exclude)
         if options.embeddings
         else []
     )
     if not plan and not tables:
-        summary = "no layer is faster on integers" if declined else "no layer can be quantized"
-        return source, unchanged(_STEP, summary, declined, start)
+        summary = "no layer is faster on integers" if skipped else "no layer can be quantized"
+        return source, unchanged(_STEP, summary, skipped, start)
     rows = _written(ready, plan, tables, row)
     sqnr = worst_sqnr_db(source, ready, [] if feed is None else [feed])
     used = Counter(str(r.values["kernel"]) for r in rows)
@@ -171,7 +172,7 @@ def quantize_dynamic_ir(
         step=_STEP,
         changed=True,
         summary=(
-            f"{len(plan)} layers on integers ({_listed(used)}), {len(declined)} stay float; "
+            f"{len(plan)} layers on integers ({_listed(used)}), {len(skipped)} stay float; "
             f"weights {size_bytes(source):,} -> {size_bytes(ready):,} bytes; "
             f"{'exact' if sqnr is None else f'{sqnr:.1f} dB'} on the first sample"
         ),
@@ -180,7 +181,7 @@ def quantize_dynamic_ir(
             "tables-quantized": len(tables),
             "values-smoothed": len(smoothed),
         },
-        declined=tuple(declined),
+        skipped=tuple(skipped),
         layers=(*rows, *smoothed),
         seconds=time.perf_counter() - start,
     )
@@ -219,10 +220,10 @@ def _chosen(
     feed: Feed | None,
     target: Target,
     options: DynamicOptions,
-    declined: list[Declined],
+    skipped: list[Skipped],
     progress: Progress,
 ) -> dict[ir.Node, _Choice]:
-    """The kernel of every layer that leaves float; the others go to `declined`."""
+    """The kernel of every layer that leaves float; the others go to `skipped`."""
     plan: dict[ir.Node, _Choice] = {}
     layers = [node for node in iter_nodes(model) if _is_layer(node)]
     shape_of = concrete_shapes(model, None if feed is None else [feed]) if layers else None
@@ -230,15 +231,13 @@ def _chosen(
     unmeasured: list[tuple[ir.Node, str]] = []
     for number, node in enumerate(layers, 1):
         reason = by_name(node, options.include, options.exclude)
-        choice: _Choice | _Unmeasured | str
-        if reason is None and shape_of is not None:
-            choice = _choice(model, node, shape_of, times, target, options.kernel)
-        else:
-            choice = reason or ""
+        choice: _Choice | _Unmeasured | Reason
+        assert shape_of is not None
+        choice = reason or _choice(model, node, shape_of, times, target, options.kernel)
         if isinstance(choice, _Unmeasured):
             unmeasured.append((node, choice.reason))
-        elif isinstance(choice, str):
-            declined.append(Declined(_WHAT, describe(node), choice))
+        elif isinstance(choice, Reason):
+            skipped.append(Skipped(_WHAT, node_name(node), choice.code, choice.message))
         else:
             plan[node] = choice
         progress("choose kernels", number, len(layers))
@@ -247,7 +246,7 @@ def _chosen(
     for node, why in unmeasured:
         twin = next((other for other in plan if _form(other) == _form(node)), None)
         if twin is None:
-            declined.append(Declined(_WHAT, describe(node), why))
+            skipped.append(Skipped(_WHAT, node_name(node), "not-measured", why))
         else:
             plan[node] = plan[twin]
     return plan
@@ -280,18 +279,21 @@ def _choice(
     times: KernelTimes,
     target: Target,
     wanted: KernelChoice,
-) -> _Choice | _Unmeasured | str:
+) -> _Choice | _Unmeasured | Reason:
     """The kernel of one layer, or why it stays float."""
     kernels = KERNELS.get(node.op_type, ())
     if not kernels:
-        return f"{node.op_type} has no kernel in ONNX Runtime that finds scales at run time"
+        message = f"{node.op_type} has no kernel in ONNX Runtime that finds scales at run time"
+        return Reason("no-kernel", message)
     refusals = {kernel.name: kernel.refuses(node, target) for kernel in kernels}
     able = [kernel for kernel in kernels if refusals[kernel.name] is None]
     if not able:
-        return next(reason for reason in refusals.values() if reason is not None)
+        return Reason("unsupported", next(filter(None, refusals.values())))
     if wanted != "auto":
         forced = [kernel for kernel in able if kernel.name == wanted or kernel is LSTM]
-        return _Choice(forced[0], None) if forced else refusals[wanted] or "no such kernel"
+        if forced:
+            return _Choice(forced[0], None)
+        return Reason("unsupported", refusals[wanted] or "no such kernel")
     ratios = times.ratios(model, node, shape_of, able, target)
     if isinstance(ratios, str):
         return _Unmeasured(ratios)
@@ -301,7 +303,8 @@ def _choice(
             best = kernel
     if ratios[best.name] > _FASTER:
         found = _listed({name: f"{ratio:.2f}" for name, ratio in ratios.items()})
-        return f"integers are not faster here: time over float is {found}"
+        message = f"integers are not faster here: time over float is {found}"
+        return Reason("faster-in-float", message)
     return _Choice(best, round(ratios[best.name], 3))
 
 

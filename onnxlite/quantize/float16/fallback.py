@@ -16,7 +16,7 @@ from onnxlite.errors import VerificationError
 from onnxlite.quantize.float16.convert import Prepared, convert
 from onnxlite.quantize.float16.plan import HalfPlan
 from onnxlite.quantize.float16.verify import Float16Reference
-from onnxlite.records import Progress
+from onnxlite.records import Progress, Reason
 
 #: What the outputs should reach on the samples; others are then safely above 50 dB.
 TARGET_DB = 53.0
@@ -90,7 +90,8 @@ def _without(plan: HalfPlan, nodes: Sequence[ir.Node], exact: Sequence[ir.Node])
     other = plan.copy()
     other.exact.update(exact)
     for node in nodes:
-        other.keep(node, "16 bits cost most here, as trials on the samples show")
+        message = "16 bits cost most here, as trials on the samples show"
+        other.keep(node, Reason("costs-most", message))
     return other
 
 

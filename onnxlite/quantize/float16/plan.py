@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from onnxlite.errors import OptionError
-from onnxlite.graph import describe, iter_nodes
+from onnxlite.graph import iter_nodes, node_name
 from onnxlite.quantize.float16.dtype_limits import HalfRange, Rounding, half_range, rounding
 from onnxlite.quantize.float16.port_types import HalfPorts, HalfTypes
-from onnxlite.records import Declined, Progress
+from onnxlite.records import Progress, Reason, Skipped
 
 STEP = "to-float16"
 
@@ -37,7 +37,7 @@ class HalfPlan:
         #: Nodes whose constants stay float32 as well.
         self.exact: set[ir.Node] = set()
         #: What stays float32 and why.
-        self.declined: list[Declined] = []
+        self.skipped: list[Skipped] = []
         refused: set[ir.Node] = set()
         for node in iter_nodes(model):
             found = types.ports(node)
@@ -45,26 +45,27 @@ class HalfPlan:
                 self.ports[node] = found
             elif _has_floats(node):
                 refused.add(node)
-                self.declined.append(Declined(STEP, describe(node), found))
+                self.skipped.append(Skipped(STEP, node_name(node), "no-16-bit-form", found))
         for node in _counting(model, self.ports, refused):
-            self.keep(node, "it counts: its result becomes an integer or a float32 argument")
+            reason = "it counts: its result becomes an integer or a float32 argument"
+            self.keep(node, Reason("counts", reason))
 
     def copy(self) -> HalfPlan:
         """Another plan of the same content, to be changed by itself."""
         other = copy.copy(self)
         other.ports, other.exact = dict(self.ports), set(self.exact)
-        other.declined = list(self.declined)
+        other.skipped = list(self.skipped)
         return other
 
-    def keep(self, node: ir.Node, reason: str) -> None:
+    def keep(self, node: ir.Node, reason: Reason) -> None:
         """Let `node` compute in float32; one that never could is passed over."""
         if self.ports.pop(node, None) is not None:
-            self.declined.append(Declined(STEP, describe(node), reason))
+            self.skipped.append(Skipped(STEP, node_name(node), reason.code, reason.message))
 
     def only_store(self) -> None:
         """Let every node compute in float32."""
         self.ports.clear()
-        self.declined.clear()
+        self.skipped.clear()
 
     def keep_named(self, model: ir.Model, patterns: Sequence[str]) -> None:
         """Keep the nodes whose name or operator matches, with their constants.
@@ -79,7 +80,7 @@ class HalfPlan:
             if hits:
                 unused.difference_update(hits)
                 self.exact.add(node)
-                self.keep(node, "kept by name")
+                self.keep(node, Reason("kept-by-name", "kept by name"))
         if unused:
             raise OptionError(
                 f"keep: no node matches {', '.join(map(repr, sorted(unused)))}: patterns are "
@@ -96,9 +97,11 @@ class HalfPlan:
                 if found is None or found.faithful or found.lifted:
                     continue
                 if not found.clamped:
-                    self.keep(node, f"16 bits give its constant {found.sqnr_db:.0f} dB")
+                    message = f"16 bits give its constant {found.sqnr_db:.0f} dB"
+                    self.keep(node, Reason("inexact-constant", message))
                 elif not clamp:
-                    self.keep(node, f"{found.clamped} numbers of its constant are beyond the range")
+                    message = f"{found.clamped} numbers of its constant are beyond the range"
+                    self.keep(node, Reason("constant-out-of-range", message))
 
     def keep_out_of_range(
         self, model: ir.Model, magnitudes: Mapping[str, float], dtype: ir.DataType
@@ -114,7 +117,8 @@ class HalfPlan:
             for value in touched:
                 largest = magnitudes.get(value.name or "", 1.0)
                 if (reason := _range_fault(largest, limit)) is not None:
-                    self.keep(node, f"value {value.name!r} {reason} on the samples")
+                    message = f"value {value.name!r} {reason} on the samples"
+                    self.keep(node, Reason("value-out-of-range", message))
                     break
 
 

@@ -89,7 +89,7 @@ class HalfTypes:
                     free.add(index)
         attributes: dict[str, ir.Attr] = {}
         if free:
-            found = self._settled(node, schema, inputs, free)
+            found = self._resolved_options(node, schema, inputs, free)
             if found is None:
                 return "onnx cannot tell the type of its output"
             outputs |= found[0]
@@ -98,7 +98,7 @@ class HalfTypes:
             return refused or "it has no values of type float32"
         return HalfPorts(frozenset(inputs), frozenset(outputs), attributes)
 
-    def _settled(
+    def _resolved_options(
         self, node: ir.Node, schema: onnx.defs.OpSchema, inputs: set[int], free: set[int]
     ) -> tuple[set[int], dict[str, ir.Attr]] | None:
         """The outputs without a type variable that can follow, and the attributes for it."""

@@ -24,7 +24,15 @@ from onnxlite.quantize.float16.convert import IoType, Prepared, computed, conver
 from onnxlite.quantize.float16.fallback import fall_back
 from onnxlite.quantize.float16.plan import STEP, HalfPlan, constant_roundings
 from onnxlite.quantize.float16.verify import Float16Reference, float16_reference
-from onnxlite.records import Declined, Progress, ReportSink, StepReport, announce, silent, unchanged
+from onnxlite.records import (
+    Progress,
+    ReportSink,
+    Skipped,
+    StepReport,
+    announce,
+    no_progress,
+    unchanged,
+)
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
 logger = logging.getLogger(__name__)
@@ -77,7 +85,7 @@ def to_float16(
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Convert float32 weights and activations to 16 bits: half the size, not faster on CPU.
 
@@ -132,7 +140,7 @@ def to_float16_ir(
     samples: SamplesLike | None = None,
     options: HalfOptions | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Convert a private copy of a model; see `to_float16`."""
     start = time.perf_counter()
@@ -144,15 +152,15 @@ def to_float16_ir(
         feeds = Samples(samples, input_specs(source), limit=options.limit)
     if reason := already_quantized(model):
         return source, unchanged(STEP, reason, (), start)
-    declined = list(normalize(model))
+    skipped = list(normalize(model))
     if options.dtype == "bfloat16":
         upgraded = upgrade_opset(model, _BFLOAT16_OPSET)
-        if isinstance(upgraded, Declined):
-            return source, unchanged(STEP, upgraded.reason, [*declined, upgraded], start)
+        if isinstance(upgraded, Skipped):
+            return source, unchanged(STEP, upgraded.message, [*skipped, upgraded], start)
         model = upgraded
         normalize(model)
     untyped = [value for value in computed(model) if value.type is None]
-    declined += infer_shapes(model, symbolic=False)
+    skipped += infer_shapes(model, symbolic=False)
     roundings = constant_roundings(model, dtype, progress)
     ready = Prepared(model, dtype, options.io, roundings, untyped)
     check = float16_reference(source, feeds, threads=options.threads)
@@ -160,15 +168,14 @@ def to_float16_ir(
     if feeds is not None and plan.ports and isinstance(check, Float16Reference):
         correct_biases(ready, plan, feeds, check, threads=options.threads, progress=progress)
     result = convert(ready, plan)
-    declined += plan.declined
-    declined += [
-        Declined(STEP, f"constant {name!r}", _clamp_text(count))
-        for name, count in result.clamped.items()
+    skipped += plan.skipped
+    skipped += [
+        Skipped(STEP, name, "clamped", _clamp_text(count)) for name, count in result.clamped.items()
     ]
     if not result.constants and not plan.ports:
-        return source, unchanged(STEP, "it has no float32 values to convert", declined, start)
-    if isinstance(check, Declined):
-        declined.append(check)
+        return source, unchanged(STEP, "it has no float32 values to convert", skipped, start)
+    if isinstance(check, Skipped):
+        skipped.append(check)
         verdict = "not run"
     else:
         sqnr = check.sqnr_db(result.model, threads=options.threads)
@@ -188,7 +195,7 @@ def to_float16_ir(
             "constants-converted": result.constants,
             "casts-inserted": result.casts,
         },
-        declined=tuple(declined),
+        skipped=tuple(skipped),
         seconds=time.perf_counter() - start,
     )
 
@@ -197,7 +204,7 @@ def _plan(
     ready: Prepared,
     options: HalfOptions,
     feeds: Samples | None,
-    check: Float16Reference | Declined,
+    check: Float16Reference | Skipped,
     progress: Progress,
 ) -> HalfPlan:
     """Which nodes compute in 16 bits, by types and names and by what the samples show."""
@@ -207,7 +214,7 @@ def _plan(
         plan.only_store()
         return plan
     plan.keep_unfit_constants(ready.model, ready.roundings, clamp=feeds is None)
-    if feeds is None or isinstance(check, Declined):
+    if feeds is None or isinstance(check, Skipped):
         return plan
     found = collect_magnitudes(
         ready.model,

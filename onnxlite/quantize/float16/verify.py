@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import ExecutionError, UnsupportedError, VerificationError
 from onnxlite.model import size_bytes
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Feed, Samples, input_specs
 
@@ -73,7 +73,7 @@ class Float16Reference:
 
 def float16_reference(
     model: ir.Model, samples: Samples | None, *, threads: int | None = None
-) -> Float16Reference | Declined:
+) -> Float16Reference | Skipped:
     """Run the float32 model on the first samples, or on generated inputs; or say why not.
 
     Raises:
@@ -81,16 +81,17 @@ def float16_reference(
     """
     nbytes = size_bytes(model)
     if samples is None and nbytes > _MAX_UNASKED_BYTES:
-        return Declined(
+        return Skipped(
             "verify",
-            "the model",
+            "",
+            "too-large",
             f"it holds {nbytes / 2**30:.1f} GiB of weights: give samples to run it anyway",
         )
     if samples is None:
         try:
             feeds = probe_feeds(model)
         except (ExecutionError, UnsupportedError) as error:
-            return Declined("verify", "the model", str(error))
+            return Skipped("verify", "", "not-runnable", str(error))
     else:
         feeds = list(itertools.islice(samples, _FEEDS))
     session = Session(model, threads=threads)

@@ -20,7 +20,15 @@ from onnxlite.quantize.dynamic.kernels import dynamic_target
 from onnxlite.quantize.dynamic.step import DynamicOptions, quantize_dynamic_ir
 from onnxlite.quantize.mixed.candidate_metrics import CandidateMetrics, measure_candidate
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import Declined, LayerRow, Progress, ReportSink, StepReport, announce, silent
+from onnxlite.records import (
+    LayerRow,
+    Progress,
+    ReportSink,
+    Skipped,
+    StepReport,
+    announce,
+    no_progress,
+)
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 
 logger = logging.getLogger(__name__)
@@ -65,7 +73,7 @@ def quantize_auto(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Quantize to INT8 in the way that suits the model: `quantize_static` or `quantize_dynamic`.
 
@@ -123,7 +131,7 @@ def quantize_auto_ir(
     samples: SamplesLike,
     options: AutoOptions | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a private copy of a model; see `quantize_auto`."""
     start = time.perf_counter()
@@ -138,17 +146,17 @@ def quantize_auto_ir(
     if options.rounding != "nearest" and trial.fastest() == "static":
         trial.make("static", options.rounding)
     best = trial.best()
-    declined = [*trial.declined, *trial.losers(best)]
+    skipped = [*trial.skipped, *trial.losers(best)]
     if note:
-        declined.append(Declined(_STEP, "the samples", note))
+        skipped.append(Skipped(_STEP, "", "samples-shared", note))
     rows = [_row(way, candidate) for way, candidate in trial.candidates.items()]
     if best is None:
-        reasons = "; ".join(d.reason for d in declined if d.what in _NAMES.values())
+        reasons = "; ".join(d.message for d in skipped if d.what in _NAMES.values())
         return clone(model), StepReport(
             step=_STEP,
             changed=False,
             summary=f"float stays: {reasons}",
-            declined=tuple(declined),
+            skipped=tuple(skipped),
             layers=tuple(rows),
             seconds=time.perf_counter() - start,
         )
@@ -158,7 +166,7 @@ def quantize_auto_ir(
         changed=True,
         summary=f"{best}, {winner.verdict}: {winner.report.summary}",
         changes=winner.report.changes,
-        declined=(*declined, *winner.report.declined),
+        skipped=(*skipped, *winner.report.skipped),
         layers=(*rows, *winner.report.layers),
         seconds=time.perf_counter() - start,
     )
@@ -184,7 +192,7 @@ class _Trial:
         self._options = options
         self._progress = progress
         self.candidates: dict[Way, _Candidate] = {}
-        self.declined: list[Declined] = []
+        self.skipped: list[Skipped] = []
 
     def make(self, way: Way, rounding: Rounding) -> None:
         """Quantize in one way and judge the result."""
@@ -213,10 +221,10 @@ class _Trial:
         """The candidate that is taken, None for float."""
         return self._choice(self._options.min_sqnr_db)
 
-    def losers(self, best: Way | None) -> list[Declined]:
+    def losers(self, best: Way | None) -> list[Skipped]:
         """Why the other candidates are not taken."""
         return [
-            Declined(_NAMES[way], "the model", self._reason(candidate, best))
+            Skipped(_NAMES[way], "", "not-the-best", self._reason(candidate, best))
             for way, candidate in self.candidates.items()
             if way != best
         ]
@@ -243,7 +251,7 @@ class _Trial:
 
     def _decline(self, way: Way, reason: str) -> None:
         self.candidates.pop(way, None)
-        self.declined.append(Declined(_NAMES[way], "the model", reason))
+        self.skipped.append(Skipped(_NAMES[way], "", "not-possible", reason))
 
     def _quantized(self, way: Way, rounding: Rounding) -> tuple[ir.Model, StepReport]:
         options = self._options

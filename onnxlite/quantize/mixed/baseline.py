@@ -22,7 +22,7 @@ from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.error_propagation import ErrorModel, Source
-from onnxlite.records import Declined, Progress, silent
+from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.samples import Samples
 
 
@@ -43,7 +43,7 @@ class Baseline:
         target: Target,
         *,
         threads: int | None,
-        progress: Progress = silent,
+        progress: Progress = no_progress,
     ) -> None:
         self.model, self.placement, self.target = model, placement, target
         self.layers = tuple(node for node in placement.nodes if _has_weight(node))
@@ -89,24 +89,24 @@ class Baseline:
 
 def plan(
     model: ir.Model, target: Target, *, include: Sequence[str], exclude: Sequence[str]
-) -> tuple[ir.Model, Placement, list[Declined]] | Declined:
+) -> tuple[ir.Model, Placement, list[Skipped]] | Skipped:
     """Prepare a model, which is changed, and place everything that may be quantized.
 
     Returns:
-        The prepared model, its placement and what was declined; or why there is nothing to
+        The prepared model, its placement and what was skipped; or why there is nothing to
         quantize.
     """
     if reason := already_quantized(model):
-        return Declined("quantize", "the model", reason)
-    ready, declined = prepare(model)
-    if isinstance(ready, Declined):
+        return Skipped("quantize", "", "already-quantized", reason)
+    ready, skipped = prepare(model)
+    if isinstance(ready, Skipped):
         return ready
     pool_means(ready)
     infer_shapes(ready)
     placement = place(ready, target, include=include, exclude=exclude)
     if not any(_has_weight(node) for node in placement.nodes):
-        return Declined("quantize", "the model", "no layer can be quantized")
-    return ready, placement, [*declined, *placement.declined]
+        return Skipped("quantize", "", "no-layer", "no layer can be quantized")
+    return ready, placement, [*skipped, *placement.skipped]
 
 
 def mask(model: ErrorModel, sources: frozenset[Source]) -> NDArray[np.bool_]:

@@ -32,7 +32,7 @@ from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.qtypes import QParams, dequantize
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import layer_weight
-from onnxlite.records import Progress, silent
+from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples
 
@@ -121,7 +121,7 @@ def propagate(
     sets: Sequence[NDArray[np.bool_]],
     *,
     per_set: int = 8,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Noise:
     """Estimate the noise of each set of errors.
 

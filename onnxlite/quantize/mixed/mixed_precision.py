@@ -27,7 +27,7 @@ from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, plan
 from onnxlite.quantize.mixed.sensitivity import LayerNoise, layer_noise, measured_times
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import Declined, Progress, StepReport, silent
+from onnxlite.records import Progress, Skipped, StepReport, no_progress
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 
@@ -60,7 +60,7 @@ def quantize_mixed_ir(
     samples: SamplesLike,
     options: StaticOptions | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a private copy of a model, to `options.min_sqnr_db` if that is set.
 
@@ -123,7 +123,7 @@ def _order(
     target = target_named(options.target)
     layers = [escape(row.name) for row in first.report.layers]
     planned = plan(clone(model), target, include=layers, exclude=options.exclude)
-    assert not isinstance(planned, Declined)  # it was quantized already
+    assert not isinstance(planned, Skipped)  # it was quantized already
     ready, placement, _ = planned
     baseline = Baseline(ready, placement, samples, target, threads=options.threads)
     noise = layer_noise(
@@ -216,17 +216,16 @@ def _report(
     wide = target_named(options.target).wide is not None
     state = "gets 16-bit activations" if wide else "stays float"
     rows = [
-        Declined(
+        Skipped(
             "quantize",
-            f"layer {name!r}",
+            name,
+            "kept-for-sqnr",
             f"it {state} for the SQNR: its part in the noise is {noise[name]:.0%}",
         )
         for name in kept
     ]
     others = [
-        row
-        for row in best.report.declined
-        if row.reason != "excluded by name" or not any(repr(name) in row.where for name in kept)
+        row for row in best.report.skipped if row.code != "excluded-by-name" or row.node not in kept
     ]
     outcome = f"{best.sqnr_db:.1f} dB on {len(held_out)} feeds held out"
     if kept:
@@ -240,11 +239,11 @@ def _report(
             f"no choice of at most half of the layers reached {wanted:g} dB: exclude more by "
             "name, or ask for less"
         )
-        rows.append(Declined("min-sqnr", "the model", reason))
+        rows.append(Skipped("min-sqnr", "", "not-reached", reason))
         logger.warning("quantize_static: %s", outcome)
     return msgspec.structs.replace(
         best.report,
         summary=f"{outcome}; {best.report.summary}",
         changes={**best.report.changes, "layers-kept-for-sqnr": len(kept)},
-        declined=(*rows, *others),
+        skipped=(*rows, *others),
     )

@@ -25,7 +25,7 @@ from onnxlite.quantize.core.targets import Target, target_named
 from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
 from onnxlite.quantize.mixed.error_propagation import Noise, propagate
 from onnxlite.quantize.mixed.layer_times import layer_times
-from onnxlite.records import Declined, Progress, silent
+from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.repair.verify import verify
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 from onnxlite.timing.layer_times import LayerTimes
@@ -77,7 +77,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
         confirmed_db: of the model really quantized, on samples held out.
         layers: in topological order.
         seconds: wall-clock time of the whole.
-        declined: layers that cannot be quantized, and why.
+        skipped: layers that cannot be quantized, and why.
     """
 
     target: str
@@ -87,7 +87,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
     confirmed_db: float | None
     layers: tuple[LayerSensitivity, ...]
     seconds: float
-    declined: tuple[Declined, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def ranked(self) -> tuple[LayerSensitivity, ...]:
@@ -107,7 +107,7 @@ def sensitivity(
     times: bool = True,
     limit: int | None = None,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Sensitivity:
     """Tell which layer costs how much fidelity in INT8 and how much time it buys.
 
@@ -142,9 +142,9 @@ def sensitivity(
     source = clone(load(model))
     feeds = Samples(samples, input_specs(source), limit=limit)
     planned = plan(source, row, include=include, exclude=exclude)
-    if isinstance(planned, Declined):
-        raise UnsupportedError(f"no layer's sensitivity can be told: {planned.reason}")
-    ready, placement, declined = planned
+    if isinstance(planned, Skipped):
+        raise UnsupportedError(f"no layer's sensitivity can be told: {planned.message}")
+    ready, placement, skipped = planned
     fit, held_out = apart(feeds)
     baseline = Baseline(ready, placement, fit, row, threads=threads, progress=progress)
     noise = layer_noise(baseline, fit, per_layer=per_layer, threads=threads, progress=progress)
@@ -173,7 +173,7 @@ def sensitivity(
         confirmed_db=confirmed.get(""),
         layers=layers,
         seconds=time.perf_counter() - start,
-        declined=tuple(declined),
+        skipped=tuple(skipped),
     )
 
 
@@ -203,7 +203,7 @@ def layer_noise(
     *,
     per_layer: int,
     threads: int | None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> LayerNoise:
     """Estimate each layer's noise, alone and in company, in one pass over the samples."""
     names = [node.name or "" for node in baseline.layers]

@@ -33,7 +33,7 @@ from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.placement.costs import measured_costs
 from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.quantize.placement.partition import Costs, min_cost_partition
-from onnxlite.records import Progress
+from onnxlite.records import Progress, Reason
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size, trim
 
@@ -45,7 +45,7 @@ _WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _PROFILE_S, _RACE_S = 1.5, 2.5
 #: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
 _LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
-_FASTER = "faster in float"
+_FASTER = Reason("faster-in-float", "faster in float")
 #: Times of placements this close are equal, in proportion, and so are sizes.
 _EQUAL, _HARDLY = 0.02, 0.02
 
@@ -57,7 +57,7 @@ class MeasuredPlacement:
     """A placement that pays.
 
     Attributes:
-        placement: what runs on integers, nothing if nothing pays; its `declined` says what
+        placement: what runs on integers, nothing if nothing pays; its `skipped` says what
             does not, and why.
         note: how fast it was, for the report; empty if it was not timed.
     """
@@ -160,7 +160,7 @@ def _decide(
     return _Decision(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
 
 
-def _placed(plan: QuantPlan, options: StaticOptions, keep_float: Mapping[str, str]) -> Placement:
+def _placed(plan: QuantPlan, options: StaticOptions, keep_float: Mapping[str, Reason]) -> Placement:
     return place(
         plan.model,
         plan.target,
@@ -231,8 +231,8 @@ def _read(kept: Mapping[str, float], plan: QuantPlan, options: StaticOptions) ->
     )
 
 
-def _reason(in_float: float, on_integers: float) -> str:
+def _reason(in_float: float, on_integers: float) -> Reason:
     times = f"measured {in_float * 1e6:.0f} us in float and {on_integers * 1e6:.0f} us on integers"
-    if on_integers >= in_float:
-        return times
-    return f"{times}, which the conversions around it cost more than"
+    if on_integers < in_float:
+        times += ", which the conversions around it cost more than"
+    return Reason("faster-in-float", times)

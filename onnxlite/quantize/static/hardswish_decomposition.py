@@ -21,7 +21,7 @@ from onnxlite.quantize.core.qtypes import UINT8
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.writer import Writer
 from onnxlite.quantize.placement.interleaved_timer import race
-from onnxlite.records import Declined, Progress
+from onnxlite.records import Progress, Skipped
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 
@@ -33,7 +33,7 @@ _BUDGET_S = 1.5
 
 def decompose_hardswish(
     model: ir.Model, feed: Feed, target: Target, *, progress: Progress
-) -> tuple[ir.Model, int, list[Declined]]:
+) -> tuple[ir.Model, int, list[Skipped]]:
     """Rewrite every HardSwish between integers, if the model then runs faster here.
 
     Args:
@@ -57,8 +57,11 @@ def decompose_hardswish(
     sessions = [Session(model, threads=1), Session(rewritten, threads=1)]
     (ratio,) = race(sessions, feed, budget_s=_BUDGET_S, progress=progress)
     if ratio > _FASTER:
-        reason = f"in integer pieces the model takes {ratio:.2f} of the time: no gain"
-        return model, 0, [Declined(_WHAT, f"{found} HardSwish nodes", reason)]
+        reason = (
+            f"with {found} HardSwish nodes in integer pieces the model takes {ratio:.2f} of the "
+            "time: no gain"
+        )
+        return model, 0, [Skipped(_WHAT, "", "no-gain", reason)]
     return rewritten, found, []
 
 

@@ -23,7 +23,7 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.core.selection import source
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.writer import Writer
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.runtime import optimized_operators
 
 _WHAT = "borders-channels-last"
@@ -33,7 +33,7 @@ _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _LEAST_SPARED = 2
 
 
-def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int, list[Declined]]:
+def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int, list[Skipped]]:
     """Let the values that float layers hand to integers and to a sum be channels last.
 
     Args:
@@ -50,14 +50,14 @@ def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int,
         return model, 0, []
     rewritten = clone(model)
     found = [node for node in rewritten.graph if _is_border(node)]
-    names = ", ".join(repr(node.inputs[0].name) for node in found if node.inputs[0] is not None)
+    names = ", ".join(node.inputs[0].name or "" for node in found if node.inputs[0] is not None)
     writer = Writer(rewritten)
     for node in found:
         _rewrite(writer, node)
     before, after = (optimized_operators(each)["Transpose"] for each in (model, rewritten))
     if after > before - _LEAST_SPARED:
         reason = f"ONNX Runtime would run {after} Transposes, and runs {before} as it is: no gain"
-        return model, 0, [Declined(_WHAT, names, reason)]
+        return model, 0, [Skipped(_WHAT, names, "no-gain", reason)]
     return rewritten, len(found), []
 
 

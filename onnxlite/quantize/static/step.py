@@ -44,7 +44,7 @@ from onnxlite.quantize.static.hardswish_decomposition import decompose_hardswish
 from onnxlite.quantize.static.nhwc_boundary import add_nhwc_boundaries
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import calibrate_ranges
-from onnxlite.records import Cell, Declined, LayerRow, Progress, StepReport, silent, unchanged
+from onnxlite.records import Cell, LayerRow, Progress, Skipped, StepReport, no_progress, unchanged
 from onnxlite.repair.layerwise_rounding import RoundedLayer
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
@@ -93,7 +93,7 @@ class _Quantization:
     result: ir.Model
     params: dict[ir.Value, QParams] = field(default_factory=dict)
     note: str = ""
-    skipped: list[Declined] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     changes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CHANGES, 0))
     layers: list[LayerRow] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def quantize_static_ir(
     samples: SamplesLike,
     options: StaticOptions | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a copy of a model; see `onnxlite.quantize_static`."""
     start = time.perf_counter()
@@ -126,8 +126,8 @@ def _prepare(work: _Quantization) -> str | None:
     options = work.options
     ready, skipped = prepare(work.plan.model, OPSET_16 if options.int16 else OPSET)
     work.skipped += skipped
-    if isinstance(ready, Declined):
-        return ready.reason
+    if isinstance(ready, Skipped):
+        return ready.message
     work.changes["means-pooled"] = pool_means(ready)
     infer_shapes(ready)
     rows = apply_smoothquant(
@@ -144,7 +144,7 @@ def _place(work: _Quantization) -> str | None:
     options, plan = work.options, work.plan
     placement = place(plan.model, plan.target, include=options.include, exclude=options.exclude)
     if not placement.layers:
-        work.skipped += placement.declined
+        work.skipped += placement.skipped
         return "no layer can be quantized"
     activation_bits, unused = assign_activation_bits(placement, options.int16)
     work.skipped += unused
@@ -155,7 +155,7 @@ def _place(work: _Quantization) -> str | None:
 def _calibrate(work: _Quantization) -> None:
     """Find the ranges of all activations, and their scales and zero points."""
     chosen = calibrate_ranges(work.plan, work.feeds, work.options, progress=work.progress)
-    work.skipped += chosen.declined
+    work.skipped += chosen.skipped
     work.params = activation_params(work.plan, chosen.ranges)
 
 
@@ -165,7 +165,7 @@ def _keep_faster(work: _Quantization) -> str | None:
     found = fastest_placement(
         work.source, work.plan, work.params, work.feeds, work.options, work.progress
     )
-    work.skipped += found.placement.declined
+    work.skipped += found.placement.skipped
     work.note = found.note
     if not found.placement.layers:
         return found.note
@@ -192,7 +192,7 @@ def _equalize(work: _Quantization) -> None:
     if not options.equalize:
         return
     count = equalize(work.plan, work.feeds, threads=options.threads)
-    if isinstance(count, Declined):
+    if isinstance(count, Skipped):
         work.skipped.append(count)
         return
     work.changes["channels-equalized"] = count
@@ -215,7 +215,7 @@ def _emit(work: _Quantization) -> None:
         found = round_with_gptq(
             plan, work.float_model, work.feeds, threads=options.threads, progress=work.progress
         )
-        if isinstance(found, Declined):
+        if isinstance(found, Skipped):
             work.skipped.append(found)
         else:
             rounded = found
@@ -278,7 +278,7 @@ def _report(work: _Quantization, start: float) -> StepReport:
     errors = Reference(work.float_model, [next(iter(work.feeds))]).errors(work.result)
     errors.check_finite("the quantized model", "exclude the layers before it and report this")
     fidelity = "exact" if math.isinf(errors.worst_db) else f"{errors.worst_db:.1f} dB"
-    in_float = {skipped.where for skipped in work.plan.placement.declined}
+    in_float = {skipped.node for skipped in work.plan.placement.skipped}
     return StepReport(
         step=_STEP,
         changed=True,
@@ -288,8 +288,8 @@ def _report(work: _Quantization, start: float) -> StepReport:
             f"{fidelity} on the first calibration batch"
         ),
         changes=work.changes,
-        declined=tuple(work.skipped),
+        skipped=tuple(work.skipped),
         layers=tuple(work.layers),
-        settled=work.resolved,
+        resolved_options=work.resolved,
         seconds=time.perf_counter() - start,
     )

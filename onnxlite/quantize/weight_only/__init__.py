@@ -11,7 +11,7 @@ from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.packing import Bits
 from onnxlite.quantize.weight_only.options import Ends, WeightMethod, WeightMode, WeightOptions
 from onnxlite.quantize.weight_only.step import quantize_weights_ir
-from onnxlite.records import Progress, ReportSink, announce, silent
+from onnxlite.records import Progress, ReportSink, announce, no_progress
 from onnxlite.samples import SamplesLike
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def quantize_weights(
     limit: int | None = None,
     threads: int | None = None,
     on_report: ReportSink | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ir.Model:
     """Store weights in few bits; what the model computes with stays float.
 

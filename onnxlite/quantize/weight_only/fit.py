@@ -21,7 +21,7 @@ from onnxlite.model import clone
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.packing import WeightType
 from onnxlite.quantize.weight_only.codes import Blocks, Coding, coding
-from onnxlite.records import Declined, Progress
+from onnxlite.records import Progress, Skipped
 from onnxlite.repair.engine import Options
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
@@ -59,7 +59,7 @@ def fit_weights(
     *,
     threads: int | None,
     progress: Progress,
-) -> tuple[dict[str, Fitted], list[Declined]]:
+) -> tuple[dict[str, Fitted], list[Skipped]]:
     """Fit the layers of a model to its float original, and write the new biases into it.
 
     Args:
@@ -90,7 +90,7 @@ def fit_weights(
     for name, tensor in nearest.items():
         _put(rounded_model, name, tensor)
     if not grids:
-        return {}, [Declined("gptq", "all layers", "no layer can be fitted to samples")]
+        return {}, [Skipped("gptq", "", "no-layer", "no layer can be fitted to samples")]
     options = Options(cache_bytes=_CACHE_BYTES, threads=threads)
     rounded, held_out = round_layers(
         simulated, reference, samples, grids, options, progress=progress
@@ -99,14 +99,14 @@ def fit_weights(
     for name in unfitted & set(nearest):
         _put(simulated, name, nearest[name])
     if not rounded:
-        return {}, [Declined("gptq", "all layers", "no layer could be fitted to the samples")]
+        return {}, [Skipped("gptq", "", "no-layer", "no layer could be fitted to the samples")]
     verdict = verify(reference, rounded_model, simulated, held_out, threads=threads)
     if verdict.worse:
         reason = (
             f"on {len(held_out)} feeds held out weights fitted to the samples give "
             f"{verdict.after_db:.1f} dB and the nearest ones {verdict.before_db:.1f} dB"
         )
-        return {}, [Declined("gptq", "all layers", reason)]
+        return {}, [Skipped("gptq", "", "no-gain", reason)]
     fitted = {}
     for layer in find_layers(model)[0]:
         name = layer.weight.name or ""

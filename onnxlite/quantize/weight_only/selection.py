@@ -10,12 +10,12 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxlite.errors import OptionError
-from onnxlite.graph import const_tensor, describe
+from onnxlite.graph import const_tensor, node_name
 from onnxlite.ops import iter_parameters, spec_of
 from onnxlite.packing import Bits, weight_type
 from onnxlite.quantize.weight_only.codes import blocks_of
 from onnxlite.quantize.weight_only.options import WeightOptions
-from onnxlite.records import Declined
+from onnxlite.records import EXCLUDED, Reason, Skipped
 
 STEP = "quantize-weights"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -56,7 +56,7 @@ class Weight:
         return self.uses[0][0]
 
 
-def select(model: ir.Model, options: WeightOptions) -> tuple[list[Weight], list[Declined]]:
+def select(model: ir.Model, options: WeightOptions) -> tuple[list[Weight], list[Skipped]]:
     """The weights of a normalised model, in the order of the nodes that read them.
 
     Weights of operators in the table are taken; of all others only those that `include` names.
@@ -75,29 +75,31 @@ def select(model: ir.Model, options: WeightOptions) -> tuple[list[Weight], list[
                 found[value] = ()
     names: dict[ir.Value, tuple[str, ...]] = {}
     chosen: list[Weight] = []
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     for value, uses in found.items():
         everywhere = tuple((use.node, use.idx) for use in value.uses())
         uses = (*uses, *(use for use in everywhere if use not in uses))
         names[value] = (value.name or "", *(node.name or "" for node, _ in uses))
         if options.include and not _matches(names[value], options.include):
             continue
-        if _matches(names[value], options.exclude):
-            reason: str | None = "excluded by name"
-        else:
-            reason = _refusal(value)
+        reason: Reason | None = EXCLUDED
+        if not _matches(names[value], options.exclude):
+            refusal = _refusal(value)
+            reason = None if refusal is None else Reason("unsupported", refusal)
         bits = _bits(value, uses, options, ends)
         if reason is None and bits == "float":
-            reason = "the first and last layers stay float (ends)"
-        if reason is not None or bits == "float":
-            declined.append(Declined(STEP, describe(uses[0][0]), reason or ""))
+            reason = Reason("first-or-last", "the first and last layers stay float (ends)")
+        if reason is not None:
+            node = node_name(uses[0][0])
+            skipped.append(Skipped(STEP, node, reason.code, reason.message))
             continue
+        assert bits != "float"
         tensor, owner = const_tensor(value), value.graph
         assert tensor is not None
         assert isinstance(owner, ir.Graph)
         chosen.append(Weight(value, tensor, uses, owner, bits))
     _check_patterns(options, names.values())
-    return chosen, declined
+    return chosen, skipped
 
 
 def _refusal(value: ir.Value) -> str | None:

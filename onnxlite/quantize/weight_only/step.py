@@ -11,7 +11,7 @@ from itertools import islice
 import onnx_ir as ir
 
 from onnxlite.errors import OptionError
-from onnxlite.graph import describe, value_names
+from onnxlite.graph import node_name, value_names
 from onnxlite.model import clone, size_bytes, to_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
@@ -39,7 +39,7 @@ from onnxlite.quantize.weight_only.verify import (
     check_model,
     set_level,
 )
-from onnxlite.records import Declined, LayerRow, Progress, StepReport, silent, unchanged
+from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress, unchanged
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 
 #: Feeds of the samples on which the result is compared with the original.
@@ -57,7 +57,7 @@ def quantize_weights_ir(
     options: WeightOptions | None = None,
     samples: SamplesLike | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Give the weights of a private copy of a model few bits; see `onnxlite.quantize_weights`."""
     start = time.perf_counter()
@@ -67,10 +67,10 @@ def quantize_weights_ir(
     feeds = None
     if samples is not None:
         feeds = Samples(samples, input_specs(source), limit=options.limit)
-    declined = list(normalize(model))
+    skipped = list(normalize(model))
     upgraded = upgrade_opset(model, OPSET)
-    if isinstance(upgraded, Declined):
-        return source, unchanged(STEP, upgraded.reason, [*declined, upgraded], start)
+    if isinstance(upgraded, Skipped):
+        return source, unchanged(STEP, upgraded.message, [*skipped, upgraded], start)
     if upgraded is not model:
         model = upgraded
         normalize(model)  # the converter writes Constant nodes
@@ -80,9 +80,9 @@ def quantize_weights_ir(
         small = size_bytes(source) < WHOLE_BELOW_BYTES
         options = replace(options, method="hqq" if small else "rtn")
     weights, refused = select(model, options)
-    declined += refused
+    skipped += refused
     if not weights:
-        return source, unchanged(STEP, "no float weight is left to quantize", declined, start)
+        return source, unchanged(STEP, "no float weight is left to quantize", skipped, start)
     checked = [] if feeds is None else list(islice(feeds, _CHECKED_FEEDS))
     if options.size is not None:
         weights = budgeted(
@@ -93,22 +93,22 @@ def quantize_weights_ir(
         progress(STEP, index, len(weights))
         found = nearest(weight, options)
         if isinstance(found, str):
-            declined.append(Declined(STEP, describe(weight.node), found))
+            skipped.append(Skipped(STEP, node_name(weight.node), "no-smaller", found))
         else:
             chosen.append(found)
     progress(STEP, len(weights), len(weights))
     if not chosen:
-        return source, unchanged(STEP, "no weight would get smaller", declined, start)
+        return source, unchanged(STEP, "no weight would get smaller", skipped, start)
     if feeds is not None and options.method in ("auto", "gptq"):
         chosen, refused = _fitted(model, chosen, feeds, options, progress)
-        declined += refused
+        skipped += refused
     packed = [(one.weight, one.packed(options)) for one in chosen]
     names = [one.weight.value.name or "" for one in chosen]
     every = size_bytes(source) < WHOLE_BELOW_BYTES
     check_decoders([form for _, form in packed], names, every=every)
     rows = [one.row() for one in chosen]
     floats = {value for graph in model.graphs() for value in graph.initializers.values()}
-    declined += _write(model, packed, options)
+    skipped += _write(model, packed, options)
     heavy = _heavy([form for weight, form in packed if _decoded(weight, options)])
     halved = _halve(model, floats, options)
     sqnr, unchecked = (
@@ -121,7 +121,7 @@ def quantize_weights_ir(
         changed=True,
         summary=_summary(source, model, rows, sqnr),
         changes={"weights-packed": len(packed), "others-halved": halved},
-        declined=(*declined, *unchecked),
+        skipped=(*skipped, *unchecked),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,
     )
@@ -133,10 +133,10 @@ def _fitted(
     feeds: Samples,
     options: WeightOptions,
     progress: Progress,
-) -> tuple[list[Chosen], list[Declined]]:
+) -> tuple[list[Chosen], list[Skipped]]:
     """The same weights, fitted to the samples where the fit holds; biases are new as well."""
     names = [one.weight.value.name or "" for one in chosen]
-    fitted, declined = fit_weights(
+    fitted, skipped = fit_weights(
         model,
         clone(model),
         feeds,
@@ -159,15 +159,15 @@ def _fitted(
             errors = (new.error_nearest, new.error)
             one = replace(one, coded=coded, tensor=new.tensor, method="gptq", errors=errors)
         result.append(one)
-    return result, declined
+    return result, skipped
 
 
 def _write(
     model: ir.Model, packed: Sequence[tuple[Weight, Packed]], options: WeightOptions
-) -> list[Declined]:
+) -> list[Skipped]:
     """Put the packed forms in the place of the float weights; says what no kernel takes."""
     names = value_names(model)
-    declined: list[Declined] = []
+    skipped: list[Skipped] = []
     decoders: dict[ir.Graph, Decoder] = {}
     kernels: list[tuple[Packed, PackedRows]] = []
     for index, (weight, form) in enumerate(packed):
@@ -178,7 +178,8 @@ def _write(
                 kernels.append((form, rows))
                 KernelWriter(model, names, EXACT).write(weight, rows, f"w{index}")
                 continue
-            declined.append(Declined("kernel", describe(weight.node), f"decoded at load: {reason}"))
+            message = f"decoded at load: {reason}"
+            skipped.append(Skipped("kernel", node_name(weight.node), "no-kernel", message))
         value, graph = weight.value, weight.graph
         decoder = decoders.setdefault(graph, Decoder(graph, names))
         decoded = decoder.write(form, f"w{index}")
@@ -187,7 +188,7 @@ def _write(
         del graph.initializers[name]
         decoded.name = name
     check_kernels([rows for _, rows in kernels], [form for form, _ in kernels])
-    return declined
+    return skipped
 
 
 def _decoded(weight: Weight, options: WeightOptions) -> bool:
@@ -195,7 +196,7 @@ def _decoded(weight: Weight, options: WeightOptions) -> bool:
     return options.mode == "storage" or refusal(weight) is not None
 
 
-def _heavy(decoded: Sequence[Packed]) -> list[Declined]:
+def _heavy(decoded: Sequence[Packed]) -> list[Skipped]:
     """Why a model is not loaded here whose decoding takes much memory."""
     nbytes = sum(map(load_nbytes, decoded))
     if nbytes < _MUCH_MEMORY:
@@ -205,7 +206,7 @@ def _heavy(decoded: Sequence[Packed]) -> list[Declined]:
         "they were checked one by one: with mode='compute' kernels read them as they are, and "
         "8 bits take half of that"
     )
-    return [Declined("load", "memory while a session is made", reason)]
+    return [Skipped("load", "", "memory", reason)]
 
 
 def _halve(model: ir.Model, candidates: set[ir.Value], options: WeightOptions) -> int:

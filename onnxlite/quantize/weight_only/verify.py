@@ -13,7 +13,7 @@ from onnxlite.graph import iter_nodes
 from onnxlite.model import size_bytes
 from onnxlite.quantize.weight_only.decode_graph import OPSET, Packed, decoder_model, first_rows
 from onnxlite.quantize.weight_only.kernels import DOMAIN, PackedRows, product_model
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.runtime import Session, optimized_operators, probe_feeds
 from onnxlite.samples import Feed
 
@@ -89,7 +89,7 @@ def set_level(model: ir.Model, level: int) -> None:
 
 def check_model(
     original: ir.Model, model: ir.Model, feeds: Sequence[Feed], threads: int | None
-) -> tuple[float | None, list[Declined]]:
+) -> tuple[float | None, list[Skipped]]:
     """Load and run the packed model beside the original.
 
     Args:
@@ -108,12 +108,12 @@ def check_model(
     """
     if size_bytes(original) >= WHOLE_BELOW_BYTES:
         reason = "it is too large to be loaded here: layers were checked one by one"
-        return None, [Declined("verify", "the whole model", reason)]
+        return None, [Skipped("verify", "", "too-large", reason)]
     try:
         feeds = list(feeds) or probe_feeds(original, count=1)
         expected = [Session(original, threads=threads).run(feed) for feed in feeds]
     except ExecutionError as error:
-        return None, [Declined("verify", "the whole model", str(error))]
+        return None, [Skipped("verify", "", "not-runnable", str(error))]
     _check_folded(model)
     session = Session(model, threads=threads)
     signal: dict[str, float] = {}

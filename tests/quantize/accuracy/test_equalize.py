@@ -16,7 +16,7 @@ from onnxlite.quantize.accuracy.equalize import equalize
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.records import Declined, StepReport
+from onnxlite.records import Skipped, StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -137,8 +137,8 @@ def test_it_is_undone_where_it_does_not_help(monkeypatch):
     model, before = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
     outcome = equalize(cpu_plan(model), samples)
-    assert isinstance(outcome, Declined)
-    assert "held out" in outcome.reason
+    assert isinstance(outcome, Skipped)
+    assert "held out" in outcome.message
     assert set(model.graph.initializers) == set(before.graph.initializers)
     for name, value in before.graph.initializers.items():
         kept = const_array(model.graph.initializers[name])
@@ -153,5 +153,5 @@ def test_nothing_to_scale_is_said():
     infer_shapes(model)
     data = np.random.default_rng(0).standard_normal((16, 3)).astype(np.float32)
     outcome = equalize(cpu_plan(model), Samples(data, input_specs(model)))
-    assert isinstance(outcome, Declined)
-    assert "no channel" in outcome.reason
+    assert isinstance(outcome, Skipped)
+    assert "no channel" in outcome.message

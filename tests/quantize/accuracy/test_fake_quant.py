@@ -16,7 +16,7 @@ from onnxlite.quantize.core.prepare import OPSET, prepare
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -31,7 +31,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 def test_one_session_tries_several_ranges(int16: tuple[str, ...]) -> None:
     row = target_named("generic" if int16 else "cpu").offering("qdq", int16)
     model, _ = prepare(load(parse(NET)), OPSET_16 if int16 else OPSET)
-    assert not isinstance(model, Declined)
+    assert not isinstance(model, Skipped)
     placement = place(model, row)
     plan = QuantPlan(model, placement, row, assign_activation_bits(placement, int16)[0])
     names = placement.value_names

@@ -123,7 +123,7 @@ def test_the_nearest_integers_are_kept_where_fitting_makes_it_worse(monkeypatch)
     original = compensation.round_layers
     monkeypatch.setattr(compensation, "round_layers", spoiled)
     model, report = quantized(NET, data)
-    reasons = [d.reason for d in report.declined if d.what == "compensate"]
+    reasons = [d.message for d in report.skipped if d.what == "compensate"]
     assert len(reasons) == 1
     assert "held out" in reasons[0]
     for kept, nearest in zip(weights_of(model), weights_of(near), strict=True):

@@ -153,7 +153,7 @@ def test_auto_takes_the_range_that_does_least_harm() -> None:
         float(const_array(quantizers(load(model))["x"].inputs[1])) for model in result.values()
     )
     assert 0.6 * whole < chosen < 0.95 * whole
-    assert not [row for row in reports[1].declined if row.what == "observer"]
+    assert not [row for row in reports[1].skipped if row.what == "observer"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
@@ -162,7 +162,7 @@ def test_auto_takes_any_number_of_samples(count: int) -> None:
     quantize_static(
         parse(CLIP), images(count), observer="auto", rounding="nearest", on_report=reports.append
     )
-    said = [row.reason for row in reports[0].declined if row.what == "observer"]
+    said = [row.message for row in reports[0].skipped if row.what == "observer"]
     assert (count == 1) == any("too few samples" in reason for reason in said)
 
 
@@ -189,7 +189,7 @@ def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyP
     )
     plain = quantize_static(parse(DEAF), tailed(), observer="minmax", **options)
     assert auto.SerializeToString() == plain.SerializeToString()
-    assert any("29.0 dB and the whole ones 30.0 dB" in row.reason for row in reports[0].declined)
+    assert any("29.0 dB and the whole ones 30.0 dB" in row.message for row in reports[0].skipped)
 
 
 @pytest.mark.parametrize(("decibels", "best"), [([30.0, 28.0, 31.0], "mse"), ([9, 9.2, 9.1], None)])

@@ -16,7 +16,7 @@ from onnxlite.quantize import StaticOptions, quantize_static
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.dynamic.step import quantize_dynamic
 from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
-from onnxlite.records import LayerRow, StepReport, silent
+from onnxlite.records import LayerRow, StepReport, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -65,7 +65,7 @@ def smoothed(
         feeds,
         StaticOptions(**options),
         integers_before=integers_before,
-        progress=silent,
+        progress=no_progress,
     )
     return result, rows
 

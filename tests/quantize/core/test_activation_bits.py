@@ -128,7 +128,7 @@ def test_compensated_weights_fit_16_bit_activations() -> None:
 
 def test_a_pattern_without_a_layer_is_reported() -> None:
     _, report = quantized("nowhere")
-    assert ("int16", "nowhere") in [(d.what, d.where) for d in report.declined]
+    assert ("int16", "nowhere") in [(d.what, d.node) for d in report.skipped]
 
 
 def test_targets_without_16_bits_say_so() -> None:

@@ -102,14 +102,14 @@ def test_blocks_kernel_computes_the_product(kind: str) -> None:
 def test_blocks_kernel_refuses_what_it_cannot_take(kind: str) -> None:
     model, report = quantized(f"{HEAD} g {PRODUCTS[kind]}", kernel="blocks")
     assert not report.changed
-    assert "MatMulNBits" in report.declined[0].reason
+    assert "MatMulNBits" in report.skipped[0].message
     assert [node.op_type for node in model.graph] == ["MatMul"]
 
 
 def test_blocks_refuse_where_pairs_saturate() -> None:
     text = f"{HEAD} g {PRODUCTS['right']}"
     _, report = quantized(text, kernel="blocks", target="cpu-avx2")
-    assert "saturate" in report.declined[0].reason
+    assert "saturate" in report.skipped[0].message
     model, _ = quantized(text, kernel="integer", target="cpu-avx2")
     (weight,) = [const_array(v) for v in model.graph.initializers.values() if v.shape == (32, 16)]
     pairs = weight.astype(int).reshape(16, 2, 16)
@@ -165,7 +165,7 @@ def test_recurrent_layers_without_a_kernel_are_named() -> None:
         <float[1,72,16] w, float[1,72,24] r> {{ , h = GRU<hidden_size=24>(x, w, r) }}"""
     _, report = quantized(text)
     assert not report.changed
-    assert "GRU has no kernel" in report.declined[0].reason
+    assert "GRU has no kernel" in report.skipped[0].message
 
 
 BRANCHES = f"""{HEAD} g (bool flag, float[n,32] x) => (float[n,32] y) <float[32,32] w>
@@ -243,7 +243,7 @@ def test_small_tables_stay_float() -> None:
 def test_what_stays_float_says_why(body: str, reason: str) -> None:
     _, report = quantized(f"{HEAD} g {body}")
     assert not report.changed
-    assert reason in report.declined[0].reason
+    assert reason in report.skipped[0].message
 
 
 def test_a_quantized_model_is_not_quantized_again() -> None:
@@ -292,7 +292,7 @@ def test_the_faster_kernel_is_taken(
     _, report = quantized(f"{HEAD} g {PRODUCTS['right']}")
     assert report.changed == (kernel is not None)
     if kernel is None:
-        assert "integer 1.20, blocks 0.99" in report.declined[0].reason
+        assert "integer 1.20, blocks 0.99" in report.skipped[0].message
     else:
         assert report.layers[0].values["kernel"] == kernel
 

@@ -135,7 +135,7 @@ def test_what_counts_stays_float32() -> None:
     model, report = converted(text)
     got = Session(model).run({"x": normal(4097)})["y"]
     assert got.shape == (2049,)
-    assert any("it counts" in d.reason for d in report.declined)
+    assert any("it counts" in d.message for d in report.skipped)
 
 
 BRANCHES = """<ir_version: 8, opset_import: ["": 17]>
@@ -189,7 +189,7 @@ MASK = """<ir_version: 8, opset_import: ["": 17]>
 
 def test_constants_beyond_the_range_are_clamped_and_named() -> None:
     model, report = converted(MASK)
-    texts = {d.where: d.reason for d in report.declined}
+    texts = {d.node: d.message for d in report.skipped}
     assert "clamped" in texts["constant 'low'"]
     assert "smallest number above it" in texts["constant 'eps'"]
     feed = {"x": normal(1, 4), "m": np.float32([[1, 1, 0, 1]])}
@@ -200,7 +200,7 @@ def test_samples_find_overflow_and_keep_it_in_float32() -> None:
     data = {"x": 4 + 4 * normal(16, 4) ** 2, "m": (normal(16, 4) > -1).astype(np.float32)}
     data = {name: array[:, None] for name, array in data.items()}
     model, report = converted(MASK, data)
-    reasons = " ".join(d.reason for d in report.declined)
+    reasons = " ".join(d.message for d in report.skipped)
     assert "'h2' reaches" in reasons
     for index in range(16):
         feed = {name: array[index] for name, array in data.items()}
@@ -211,7 +211,7 @@ def test_kept_nodes_keep_their_weights() -> None:
     model, report = converted(NET, keep=["Mat*"])
     assert model.graph.initializers["v"].dtype == F32
     assert model.graph.initializers["w"].dtype == F16
-    assert any("kept by name" in d.reason for d in report.declined)
+    assert any("kept by name" in d.message for d in report.skipped)
     with pytest.raises(OptionError, match="no node matches 'nothing'"):
         to_float16(parse(NET), keep=["nothing"])
 

@@ -89,7 +89,7 @@ def test_choice(
     assert report.changed == (taken != "float")
     assert [row.name for row in report.layers[:2]] == ["dynamic", "static"]
     losers = {"quantize-static", "quantize-dynamic"} - {f"quantize-{taken}"}
-    assert {d.what for d in report.declined if d.where == "the model"} == losers
+    assert {d.what for d in report.skipped if not d.node} == losers
 
 
 def test_reasons_are_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_one_way_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) ->
     reports: list[StepReport] = []
     quantize_auto(parse(text), rows(16), on_report=reports.append)
     assert not reports[0].changed
-    assert {d.what for d in reports[0].declined} == {"quantize-static", "quantize-dynamic"}
+    assert {d.what for d in reports[0].skipped} == {"quantize-static", "quantize-dynamic"}
 
 
 def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert not seen["calibrated"] & seen["judged"]
     reports: list[StepReport] = []
     quantize_auto(parse(TEXT), rows(8), rounding="nearest", on_report=reports.append)
-    assert "one batch" in reports[0].declined[-1].reason
+    assert "one batch" in reports[0].skipped[-1].message
 
 
 def test_judge_measures() -> None:

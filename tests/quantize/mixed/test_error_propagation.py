@@ -10,7 +10,7 @@ from onnxlite.model import load
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
 from onnxlite.quantize.mixed.error_propagation import Source, propagate
-from onnxlite.records import Declined
+from onnxlite.records import Skipped
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -36,7 +36,7 @@ def plain_of(text: str, count: int = 24) -> tuple[Baseline, Samples]:
     data = np.random.default_rng(0).standard_normal((count, *shape[1:])).astype(np.float32)
     samples = Samples(data, input_specs(model))
     planned = plan(model, TARGET, include=(), exclude=())
-    assert not isinstance(planned, Declined)
+    assert not isinstance(planned, Skipped)
     ready, placement, _ = planned
     return Baseline(ready, placement, samples, TARGET, threads=1), samples
 
@@ -118,7 +118,7 @@ def test_outputs_of_zeros_are_refused() -> None:
     )
     samples = Samples(np.ones((4, 4), np.float32), input_specs(model))
     planned = plan(model, TARGET, include=(), exclude=())
-    assert not isinstance(planned, Declined)
+    assert not isinstance(planned, Skipped)
     baseline = Baseline(planned[0], planned[1], samples, TARGET, threads=1)
     errors = baseline.errors(threads=1)
     with pytest.raises(SamplesError, match="zero"):

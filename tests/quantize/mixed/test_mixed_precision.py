@@ -76,12 +76,12 @@ def test_only_what_breaks_it_stays_float() -> None:
     result, report = quantized(before + 10)
     after = compare(proto, result, fresh).sqnr_db
     assert after > before + 9
-    kept = [row for row in report.declined if "for the SQNR" in row.reason]
+    kept = [row for row in report.skipped if "for the SQNR" in row.message]
     assert 1 <= len(kept) <= 2
-    assert {row.where for row in kept} <= {"layer 'spread'", "layer 'gather'"}
+    assert {row.node for row in kept} <= {"spread", "gather"}
     assert report.changes["layers-kept-for-sqnr"] == len(kept)
     assert len(report.layers) == 5 - len(kept)
-    assert not [row for row in report.declined if row.reason == "excluded by name"]
+    assert not [row for row in report.skipped if row.code == "excluded-by-name"]
     assert f"{len(kept)} layers kept float" in report.summary
 
 
@@ -90,7 +90,7 @@ def test_where_it_is_reached_already_nothing_is_kept() -> None:
     assert report.changes["layers-kept-for-sqnr"] == 0
     assert len(report.layers) == 5
     assert "held out" in report.summary
-    assert not [row for row in report.declined if "SQNR" in row.reason]
+    assert not [row for row in report.skipped if "SQNR" in row.message]
 
 
 def test_what_cannot_be_reached_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -98,7 +98,7 @@ def test_what_cannot_be_reached_is_said(caplog: pytest.LogCaptureFixture) -> Non
         result, report = quantized(150.0)
     assert "the wanted 150 dB were not reached" in report.summary
     assert "not reached" in caplog.text
-    assert any(row.what == "min-sqnr" for row in report.declined)
+    assert any(row.what == "min-sqnr" for row in report.skipped)
     assert len(report.layers) >= 3
     onnx.checker.check_model(result)
 
@@ -127,7 +127,7 @@ def test_sixteen_bits_where_the_target_has_them() -> None:
     assert compare(proto, result, images).sqnr_db > before + 5
     assert len(report.layers) == 5
     assert "16 bits" in report.summary
-    assert any("gets 16-bit activations" in row.reason for row in report.declined)
+    assert any("gets 16-bit activations" in row.message for row in report.skipped)
 
 
 def test_a_name_may_hold_the_characters_of_patterns() -> None:
@@ -150,8 +150,8 @@ def test_a_name_may_hold_the_characters_of_patterns() -> None:
 
 def test_excluded_layers_are_no_candidates() -> None:
     _, report = quantized(20.0, exclude=["last"])
-    assert not any("'last'" in row.where and "SQNR" in row.reason for row in report.declined)
-    assert any(row.reason == "excluded by name" for row in report.declined)
+    assert not any(row.node == "last" and row.code == "kept-for-sqnr" for row in report.skipped)
+    assert any(row.code == "excluded-by-name" for row in report.skipped)
 
 
 def test_no_number_of_decibels() -> None:

@@ -20,7 +20,7 @@ from onnxlite.quantize.placement import search as module
 from onnxlite.quantize.placement.costs import conversions
 from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.quantize.placement.partition import Conversion, Costs
-from onnxlite.records import StepReport, silent
+from onnxlite.records import StepReport, no_progress
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -49,7 +49,7 @@ def quantized(model: object, data: object = DATA, **options: object) -> tuple[ir
 
 def timed_reasons(report: StepReport) -> list[str]:
     """Why layers stay float that could run on integers."""
-    return [d.reason for d in report.declined if d.reason.startswith("measured")]
+    return [d.message for d in report.skipped if d.message.startswith("measured")]
 
 
 def pretend(
@@ -223,7 +223,7 @@ def test_a_wide_net_is_quantized_and_faster() -> None:
     model, report = quantized(proto, data, rounding="nearest")
     assert report.changed
     sessions = [Session(load(proto), threads=1), Session(model, threads=1)]
-    assert race(sessions, {"x": data[:1]}, budget_s=0.1, progress=silent)[0] < 1.0
+    assert race(sessions, {"x": data[:1]}, budget_s=0.1, progress=no_progress)[0] < 1.0
     assert to_proto(model).ByteSize() < 0.4 * proto.ByteSize()
 
 

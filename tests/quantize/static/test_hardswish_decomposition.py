@@ -79,7 +79,7 @@ def test_slower_pieces_are_not(race_says, tmp_path: Path) -> None:
     race_says(0.99)
     model, report = quantized()
     assert report.changes["hardswish-in-pieces"] == 0
-    assert "0.99 of the time" in report.declined[-1].reason
+    assert "0.99 of the time" in report.skipped[-1].message
     assert sum(node.op_type == "HardSwish" for node in model.graph) == 1
 
 

@@ -1,4 +1,4 @@
-"""Models and samples of every awkward kind: quantized, or declined with the reason."""
+"""Models and samples of every awkward kind: quantized, or skipped with the reason."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def quantized(model: object, samples: object, **options: object) -> tuple[ir.Mod
     options = {"rounding": "nearest", **options}
     result = quantize_static(model, samples, on_report=reports.append, **options)
     return load(result), reports[0]
+
+
+def operator(node: str) -> str:
+    return node.rstrip("_0123456789")
 
 
 def noise(*shape: int, dtype: type = np.float32) -> np.ndarray:
@@ -153,16 +157,16 @@ def test_a_weight_that_a_float_node_reads_too_is_kept_for_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["If", "Loop", "Scan"])
-def test_layers_in_bodies_are_declined(name: str) -> None:
+def test_layers_in_bodies_are_skipped(name: str) -> None:
     _, report = quantized(odd(name), feeds(name))
     assert not report.changed
-    assert report.declined
-    assert all("body of a control-flow node" in d.reason for d in report.declined)
+    assert report.skipped
+    assert all("body of a control-flow node" in d.message for d in report.skipped)
 
 
 def stays_float(report: StepReport) -> list[str]:
     """The operators of the layers that were not placed on integers."""
-    return [d.where.split()[0] for d in report.declined if d.what == "quantize"]
+    return [operator(d.node) for d in report.skipped if d.what == "quantize"]
 
 
 def test_layers_around_an_if_are_quantized_and_its_bodies_stay() -> None:
@@ -176,7 +180,7 @@ def test_layers_around_an_if_are_quantized_and_its_bodies_stay() -> None:
     data = {"x": noise(16, 8), "flag": np.array(True)}
     model, report = quantized(proto, data, observer="minmax", smooth=False)
     assert report.changes["layers-quantized"] == 2
-    assert [d.where.split()[0] for d in report.declined if d.what == "quantize"] == [
+    assert [operator(d.node) for d in report.skipped if d.what == "quantize"] == [
         "MatMul",
         "MatMul",
     ]
@@ -187,11 +191,11 @@ def test_layers_around_an_if_are_quantized_and_its_bodies_stay() -> None:
 
 
 @pytest.mark.parametrize("name", ["optional outputs left out", "recurrent state"])
-def test_recurrent_layers_are_declined_by_name(name: str) -> None:
+def test_recurrent_layers_are_skipped_by_name(name: str) -> None:
     _, report = quantized(odd(name), feeds(name))
     assert not report.changed
-    assert [d.where.split()[0] for d in report.declined] in (["LSTM"], ["GRU"])
-    assert report.declined[0].reason == "it has no integer kernel"
+    assert [operator(d.node) for d in report.skipped] in (["LSTM"], ["GRU"])
+    assert report.skipped[0].message == "it has no integer kernel"
 
 
 def test_layers_around_a_recurrent_one_are_quantized() -> None:
@@ -207,15 +211,13 @@ def test_layers_around_a_recurrent_one_are_quantized() -> None:
     assert sqnr_db(proto, model, {"x": data}) > 25
 
 
-def test_a_transposed_convolution_is_declined_by_name() -> None:
+def test_a_transposed_convolution_is_skipped_by_name() -> None:
     proto = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4,4,4] x) => (float[n,4,8,8] y) <float[4,4,1,1] w, float[4,4,2,2] v>
         { t = Conv(x, w) y = ConvTranspose<strides=[2,2]>(t, v) }""")
     _, report = quantized(proto, noise(4, 4, 4, 4))
     assert report.changes["layers-quantized"] == 1
-    assert [d.where.split()[0] for d in report.declined if d.what == "quantize"] == [
-        "ConvTranspose"
-    ]
+    assert [operator(d.node) for d in report.skipped if d.what == "quantize"] == ["ConvTranspose"]
 
 
 # Samples.
@@ -268,11 +270,11 @@ def test_nothing_to_quantize_is_said(name: str, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float16", "FLOAT16"), ("double", "DOUBLE")])
-def test_other_precisions_are_declined_with_the_remedy(name: str, dtype: str) -> None:
+def test_other_precisions_are_skipped_with_the_remedy(name: str, dtype: str) -> None:
     _, report = quantized(odd(name), feeds(name))
     assert not report.changed
-    assert dtype in report.declined[0].reason
-    assert "quantize the float32 model" in report.declined[0].reason
+    assert dtype in report.skipped[0].message
+    assert "quantize the float32 model" in report.skipped[0].message
 
 
 def test_float32_layers_of_a_mixed_model_are_quantized() -> None:
@@ -281,13 +283,13 @@ def test_float32_layers_of_a_mixed_model_are_quantized() -> None:
         { t = MatMul(x, w) h = Cast<to=10>(t) u = MatMul(h, v) y = Cast<to=1>(u) }""")
     _, report = quantized(proto, noise(16, 4))
     assert report.changes["layers-quantized"] == 1
-    assert "FLOAT16" in report.declined[0].reason
+    assert "FLOAT16" in report.skipped[0].message
 
 
 @pytest.mark.parametrize("name", ["weight behind Identity", "weight behind Transpose and Cast"])
 def test_weights_that_can_be_folded_ask_for_simplification(name: str) -> None:
     _, report = quantized(odd(name), feeds(name))
-    assert "simplify the model first" in report.declined[0].reason
+    assert "simplify the model first" in report.skipped[0].message
 
 
 # External data.

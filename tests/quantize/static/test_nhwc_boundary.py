@@ -62,9 +62,9 @@ def test_the_same_numbers_with_fewer_transposes(monkeypatch, tmp_path, form, bat
     monkeypatch.setattr(borders, "_LEAST_SPARED", 99)
     old, report = quantized(form=form)
     assert report.changes["borders-channels-last"] == 0
-    (row,) = [row for row in report.declined if row.what == "borders-channels-last"]
-    assert "'s'" in row.where
-    assert "Transposes" in row.reason
+    (row,) = [row for row in report.skipped if row.what == "borders-channels-last"]
+    assert "'s'" in row.node
+    assert "Transposes" in row.message
     assert transposes(new, tmp_path) <= transposes(old, tmp_path) - 2
     feed = {"x": images(batch, 1)}
     want, got = (Session(model, threads=1).run(feed)["y"] for model in (old, new))

@@ -91,7 +91,7 @@ def test_where_fitting_is_worse_the_nearest_stay() -> None:
     quantize_weights(proto, x, bits=4, ends="same", on_report=reports.append)
     rows = reports[0].layers
     assert all(row.values["method"] == "rtn" for row in rows) == any(
-        d.what == "gptq" for d in reports[0].declined
+        d.what == "gptq" for d in reports[0].skipped
     )
 
 

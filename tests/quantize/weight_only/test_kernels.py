@@ -76,7 +76,7 @@ def test_what_no_kernel_takes_is_decoded_at_load() -> None:
         g (float[n,8,8,8] x) => (float[n,32,6,6] y) <float[32,8,3,3] w> { y = Conv(x, w) }"""
     model, report = packed(text, bits=4)
     assert report.changed
-    assert any(d.what == "kernel" and "two axes" in d.reason for d in report.declined)
+    assert any(d.what == "kernel" and "two axes" in d.message for d in report.skipped)
     assert "BitShift" in {node.op_type for node in model.graph}
     both = (
         HEAD % 64
@@ -84,7 +84,7 @@ def test_what_no_kernel_takes_is_decoded_at_load() -> None:
         { t = MatMul(x, w) e = Gather(w, i) y = Add(t, e) }"""
     )
     model, report = packed(both, bits=8)
-    assert any("rows" in d.reason for d in report.declined)
+    assert any("rows" in d.message for d in report.skipped)
     assert sqnr_db(both, model) > 30
 
 

@@ -48,11 +48,11 @@ def test_the_report_says_where_it_is_much(tmp_path: Path, monkeypatch: pytest.Mo
     reports: list[StepReport] = []
     for mode in ("storage", "compute"):
         quantize_weights(source, bits=4, mode=mode, method="rtn", on_report=reports.append)
-    assert not [d for report in reports for d in report.declined if d.what == "load"]
+    assert not [d for report in reports for d in report.skipped if d.what == "load"]
     step = importlib.import_module("onnxlite.quantize.weight_only.step")
     monkeypatch.setattr(step, "_MUCH_MEMORY", 1 << 16)
     for mode in ("storage", "compute"):
         quantize_weights(source, bits=4, mode=mode, method="rtn", on_report=reports.append)
-    said = [[d.reason for d in report.declined if d.what == "load"] for report in reports[2:]]
+    said = [[d.message for d in report.skipped if d.what == "load"] for report in reports[2:]]
     assert "compute" in said[0][0]
     assert not said[1]

@@ -224,7 +224,7 @@ def test_what_does_not_pay_is_left(text: str, reason: str) -> None:
     weight = "<float[4,4] w>" if "w" in text else ""
     _, report = packed(head + weight + text)
     assert not report.changed
-    assert reason in report.summary + " ".join(d.reason for d in report.declined)
+    assert reason in report.summary + " ".join(d.message for d in report.skipped)
 
 
 def test_empty_scalar_and_broken_weights_are_left() -> None:
@@ -239,7 +239,7 @@ def test_empty_scalar_and_broken_weights_are_left() -> None:
     broken.CopyFrom(onnx.numpy_helper.from_array(values, "v"))
     reports: list[StepReport] = []
     model = load(quantize_weights(proto, bits=8, on_report=reports.append))
-    reasons = " ".join(d.reason for d in reports[0].declined)
+    reasons = " ".join(d.message for d in reports[0].skipped)
     assert "NaN" in reasons
     assert "empty" in reasons
     assert model.graph.initializers["v"].dtype == ir.DataType.FLOAT
