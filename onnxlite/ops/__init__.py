@@ -4,18 +4,25 @@ A new operator is one more `OpSpec` in the file of its kind. An operator that is
 here is never quantized, never pruned and costs nothing; nothing else need be said.
 """
 
-from onnxlite.ops.channels_sizes import carry_sizes
-from onnxlite.ops.coded import CodedWeight, coded_weight
-from onnxlite.ops.constant_path import bind_behind
+from onnxlite.ops.coded_weight import CodedWeight, coded_weight
+from onnxlite.ops.computed import bind_behind, carry_sizes
 from onnxlite.ops.geometry import GemmForm, Geometry
-from onnxlite.ops.linear_layer import LinearLayer, find_layers
-from onnxlite.ops.parameters import Parameter, iter_parameters, trained_ports
-from onnxlite.ops.row_use import RowUse, row_use
-from onnxlite.ops.spec import OpSpec, QuantRule, ShapeOf
-from onnxlite.ops.table import OPS, spec_of
+from onnxlite.ops.linear_layer import LinearLayer, Product, find_layers, find_product
+from onnxlite.ops.spec import CONTRIB_DOMAIN, OpSpec, Quantized, QuantRule, RowUse, ShapeOf
+from onnxlite.ops.table import (
+    OPS,
+    Parameter,
+    holds_scores,
+    iter_parameters,
+    last_axis_affine,
+    row_use,
+    spec_of,
+    trained_ports,
+)
 from onnxlite.ops.tracker import ChannelRule, Ids, Sizes, Tracker, blank, tracked_axes
 
 __all__ = [
+    "CONTRIB_DOMAIN",
     "OPS",
     "ChannelRule",
     "CodedWeight",
@@ -25,7 +32,9 @@ __all__ = [
     "LinearLayer",
     "OpSpec",
     "Parameter",
+    "Product",
     "QuantRule",
+    "Quantized",
     "RowUse",
     "ShapeOf",
     "Sizes",
@@ -35,7 +44,10 @@ __all__ = [
     "carry_sizes",
     "coded_weight",
     "find_layers",
+    "find_product",
+    "holds_scores",
     "iter_parameters",
+    "last_axis_affine",
     "row_use",
     "spec_of",
     "tracked_axes",

@@ -253,28 +253,30 @@ class MatrixGeometry:
         return len(data) > 1 and grid == self.grid(data)
 
 
-def geometry_of(node: ir.Node, weight_shape: tuple[int, ...]) -> Geometry | str:
-    """Return the geometry of a node that multiplies by a constant, or why it has none."""
-    if is_op(node, "Conv", "ConvTranspose"):
-        return _conv_geometry(node, weight_shape)
+def matmul_geometry(node: ir.Node, weight_shape: tuple[int, ...]) -> MatrixGeometry | str:
+    """Return the geometry of a MatMul by a constant on either side, or why it has none."""
     if len(weight_shape) != 2:
         return f"its weight has {len(weight_shape)} axes, not two"
-    if is_op(node, "MatMul"):
-        left = const_tensor(node.inputs[0]) is not None
-        return MatrixGeometry(constant_left=left, weight_transposed=left)
-    if is_op(node, "Gemm"):
-        form = GemmForm.of(node)
-        if not form.alpha or not form.beta:
-            return "its alpha or beta is zero"
-        return MatrixGeometry(
-            weight_transposed=form.weight_transposed,
-            data_transposed=form.data_transposed,
-            factor=form.alpha,
-        )
-    return f"{node.op_type} is no convolution and no matrix product"
+    left = const_tensor(node.inputs[0]) is not None
+    return MatrixGeometry(constant_left=left, weight_transposed=left)
 
 
-def _conv_geometry(node: ir.Node, weight_shape: tuple[int, ...]) -> ConvGeometry | str:
+def gemm_geometry(node: ir.Node, weight_shape: tuple[int, ...]) -> MatrixGeometry | str:
+    """Return the geometry of a Gemm by a constant, or why it has none."""
+    if len(weight_shape) != 2:
+        return f"its weight has {len(weight_shape)} axes, not two"
+    form = GemmForm.of(node)
+    if not form.alpha or not form.beta:
+        return "its alpha or beta is zero"
+    return MatrixGeometry(
+        weight_transposed=form.weight_transposed,
+        data_transposed=form.data_transposed,
+        factor=form.alpha,
+    )
+
+
+def conv_geometry(node: ir.Node, weight_shape: tuple[int, ...]) -> ConvGeometry | str:
+    """Return the geometry of a Conv or ConvTranspose, or why it has none."""
     axes = len(weight_shape) - 2
     if axes < 1:
         return f"its weight has {len(weight_shape)} axes"

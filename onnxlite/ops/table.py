@@ -1,58 +1,137 @@
-"""The rows of every kind of operator, put together."""
+"""The operator table: every row, and what is read off it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import onnx_ir as ir
 
-from onnxlite.graph import STANDARD_DOMAINS
+from onnxlite.graph import STANDARD_DOMAINS, const_tensor, is_op, iter_nodes, rank
 from onnxlite.ops import (
-    channels_attention,
-    channels_conv,
-    channels_layout,
-    channels_normal,
-    channels_pointwise,
-    channels_product,
-    channels_recurrent,
-    channels_sizes,
+    attention,
+    computed,
+    conv,
+    layout,
+    matmul,
+    normalization,
+    pointwise,
+    quantized,
+    recurrent,
+    spatial,
 )
-from onnxlite.ops.layout import LAYOUT
-from onnxlite.ops.linear import LINEAR
-from onnxlite.ops.normal import NORMALIZATIONS
-from onnxlite.ops.pointwise import POINTWISE
-from onnxlite.ops.spec import OpSpec
-from onnxlite.ops.tracker import ChannelRule
+from onnxlite.ops.spec import OpSpec, RowUse
 
-_CHANNELS: Mapping[str, ChannelRule] = {
-    **channels_attention.RULES,
-    **channels_conv.RULES,
-    **channels_layout.RULES,
-    **channels_normal.RULES,
-    **channels_pointwise.RULES,
-    **channels_product.RULES,
-    **channels_recurrent.RULES,
-    **channels_sizes.RULES,
-}
+_ROWS: tuple[OpSpec, ...] = (
+    *conv.ROWS,
+    *matmul.ROWS,
+    *recurrent.ROWS,
+    *pointwise.ROWS,
+    *layout.ROWS,
+    *spatial.ROWS,
+    *normalization.ROWS,
+    *attention.ROWS,
+    *computed.ROWS,
+    *quantized.ROWS,
+)
 
+#: Every operator of the standard domain that onnxlite knows, by name.
+OPS: Mapping[str, OpSpec] = MappingProxyType({row.op_type: row for row in _ROWS if not row.domain})
 
-def _rows() -> Iterator[OpSpec]:
-    """Every row with its channel rule; operators that have no more than that rule, too."""
-    rows = {spec.op_type: spec for spec in (*LINEAR, *POINTWISE, *LAYOUT, *NORMALIZATIONS)}
-    for name in dict.fromkeys((*rows, *_CHANNELS)):
-        yield replace(rows.get(name, OpSpec(op_type=name)), channels=_CHANNELS.get(name))
-
-
-#: Every operator onnxlite knows, by name in the standard domain.
-OPS: Mapping[str, OpSpec] = MappingProxyType({spec.op_type: spec for spec in _rows()})
-
+_OTHERS = {(row.domain, row.op_type): row for row in _ROWS if row.domain}
 _UNKNOWN = OpSpec(op_type="")
 
 
 def spec_of(node: ir.Node) -> OpSpec:
     """The table's row for a node; an unknown or custom operator gets an empty one."""
-    if node.domain not in STANDARD_DOMAINS:
-        return _UNKNOWN
-    return OPS.get(node.op_type, _UNKNOWN)
+    if node.domain in STANDARD_DOMAINS:
+        return OPS.get(node.op_type, _UNKNOWN)
+    return _OTHERS.get((node.domain, node.op_type), _UNKNOWN)
+
+
+def row_use(node: ir.Node, port: int) -> RowUse | None:
+    """How `node` uses the rows of the matrix at `port`, None if it does not or only a part of it.
+
+    Products are those of rows of data: a single vector, transposed data and factors other than 1
+    are none.
+    """
+    rows = spec_of(node).rows
+    return None if rows is None else rows(node, port)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A constant that a node uses as weight: `node.inputs[port] is value`."""
+
+    node: ir.Node
+    port: int
+    value: ir.Value
+    tensor: ir.TensorProtocol
+
+
+def iter_parameters(model: ir.Model) -> Iterator[Parameter]:
+    """Every use of a constant on a weight port, subgraphs included.
+
+    A tensor that several nodes share comes once for each of them.
+    """
+    for node in iter_nodes(model):
+        for port in spec_of(node).weights:
+            if port >= len(node.inputs):
+                continue
+            value = node.inputs[port]
+            tensor = const_tensor(value)
+            if value is not None and tensor is not None:
+                yield Parameter(node, port, value, tensor)
+
+
+def trained_ports(node: ir.Node) -> tuple[int, ...]:
+    """Where a node may have a weight, a bias, or a normalisation's scale and shift."""
+    spec = spec_of(node)
+    ports = [*spec.weights, *spec.shifts]
+    if spec.quant is not None and spec.quant.bias is not None:
+        ports.append(spec.quant.bias)
+    if spec.gain is not None:
+        ports += [spec.gain, spec.gain + 1]
+    return tuple(ports)
+
+
+def holds_scores(output: ir.Value) -> bool:
+    """Whether a value `[n, classes]` comes from a softmax or straight from a layer's weights.
+
+    An embedding of the same shape comes from a pooling or a normalisation.
+    """
+    if rank(output) not in (2, None):
+        return False
+    node = output.producer()
+    while node is not None:
+        spec = spec_of(node)
+        if spec.scores == "makes":
+            return True
+        if spec.weights:
+            return any(
+                port < len(node.inputs) and const_tensor(node.inputs[port]) is not None
+                for port in spec.weights
+            )
+        if spec.scores != "keeps" or not node.inputs:
+            return False
+        moving = [v for v in node.inputs if v is not None and const_tensor(v) is None]
+        node = moving[0].producer() if moving else None
+    return False
+
+
+def last_axis_affine(node: ir.Node) -> tuple[int, ...] | None:
+    """Ports of the constants that scale (and shift) `node`'s output along its last axis.
+
+    Returns:
+        `(scale, shift)` or `(scale,)` if it has no shift; None if the node ends in no such
+        step, or its constants do not lie along the last axis alone.
+    """
+    if is_op(node, "Mul"):
+        ports: tuple[int, ...] = tuple(p for p in (0, 1) if const_tensor(node.inputs[p]))[:1]
+    else:
+        affine = spec_of(node).affine
+        ports = tuple(p for p in affine if p < len(node.inputs) and node.inputs[p] is not None)
+    tensors = [const_tensor(node.inputs[port]) for port in ports]
+    along_last = all(tensor is not None and len(tensor.shape) == 1 for tensor in tensors)
+    return ports if ports and along_last else None

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
-from onnxlite.ops.scores import holds_scores
+from onnxlite.ops import holds_scores
 
 #: Metrics that need no code: the share of samples whose top class stays that of the original,
 #: or is the label; mean cosine similarity; 1 - noise / signal; 1 - largest error / peak.

@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 from onnxlite.calibrate import Range
 from onnxlite.calibrate.row_samples import RowSample, collect_row_samples
 from onnxlite.graph import Names, add_initializer, const_array, const_tensor, value_names
-from onnxlite.ops import spec_of
-from onnxlite.ops.normal import last_axis_affine
-from onnxlite.ops.product import Product, find_product
+from onnxlite.ops import Product, find_product, last_axis_affine, spec_of
 from onnxlite.quantize.core.options import Smooth
 from onnxlite.quantize.core.qtypes import (
     INT8,

@@ -15,7 +15,7 @@ from onnxlite.graph import (
     value_names,
 )
 from onnxlite.normalize import normalize
-from onnxlite.ops.integer_forms import is_quantized
+from onnxlite.ops import spec_of
 from onnxlite.opset import upgrade_opset
 from onnxlite.records import Skipped
 
@@ -26,7 +26,7 @@ OPSET = 13
 def already_quantized(model: ir.Model) -> str | None:
     """Why a model cannot be quantized again, or None."""
     for node in iter_nodes(model):
-        if is_quantized(node):
+        if spec_of(node).quantized:
             return (
                 f"the model is quantized already: it has a {describe(node)}; "
                 "quantize the float model that it was made from"

@@ -13,7 +13,6 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.graph import const_array, is_op
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.ops.integer_forms import is_quantized
 from onnxlite.quantize.core.targets import Target
 
 
@@ -74,7 +73,7 @@ def _drop_known_types(model: ir.Model) -> None:
     for value, (kind, shape) in known.items():
         producer = value.producer()
         assert producer is not None
-        if found.get(value.name) != (kind, shape) and not is_quantized(producer):
+        if found.get(value.name) != (kind, shape) and not spec_of(producer).quantized:
             value.type, value.shape = kind, shape
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
 from onnxlite.graph import attribute, const_array, const_tensor, rank
-from onnxlite.ops.product import Product, find_product
+from onnxlite.ops import Product, find_product
 from onnxlite.quantize.core.qtypes import INT8, dequantize
 from onnxlite.quantize.core.targets import TARGETS, Target, target_named
 from onnxlite.quantize.core.weights import quantize_weight

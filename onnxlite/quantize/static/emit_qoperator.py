@@ -15,8 +15,7 @@ import onnx_ir as ir
 from onnxlite.errors import VerificationError
 from onnxlite.graph import const_array, is_op, sole_consumer
 from onnxlite.model import clone
-from onnxlite.ops import spec_of
-from onnxlite.ops.integer_forms import CONTRIB_DOMAIN, Quantized, integer_form
+from onnxlite.ops import CONTRIB_DOMAIN, Quantized, spec_of
 from onnxlite.opset import opset_version
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
@@ -61,7 +60,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
     if inputs is None:
         return False
     quantize = _quantizer(node.outputs[0])
-    form = integer_form(node, to_float=quantize is None)
+    form = rule.float_form if quantize is None else rule.integer_form
     if form is None:
         return False
     output = Quantized(None, None, None) if quantize is None else _output(quantize)

@@ -1,22 +1,13 @@
-"""Channel rule of the fused Attention operator: whole heads."""
+"""The fused Attention operator, whose units are whole heads."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import attribute
-from onnxlite.ops.tracker import (
-    ChannelRule,
-    Ids,
-    Tracker,
-    keep_axes,
-    spread,
-    tie_along,
-    tracked_axes,
-)
+from onnxlite.ops.spec import OpSpec
+from onnxlite.ops.tracker import Ids, Tracker, keep_axes, spread, tie_along, tracked_axes
 
 _QKV = ("q_num_heads", "kv_num_heads", "kv_num_heads")
 _MASK, _PAST = 3, (4, 5)
@@ -66,4 +57,4 @@ def _heads(node: ir.Node, t: Tracker, value: ir.Value, count: str, flat: bool) -
     return tie_along(t, ids.reshape(int(attribute(node, count)), -1), 1).reshape(-1)
 
 
-RULES: Mapping[str, ChannelRule] = {"Attention": attention}
+ROWS = (OpSpec(op_type="Attention", channels=attention),)

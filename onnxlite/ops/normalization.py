@@ -1,14 +1,14 @@
-"""Channel rules of normalisations, reductions and what else mixes the positions of an axis."""
+"""Normalizations, softmax, reductions: operators that mix the positions of an axis."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, const_array
+from onnxlite.ops.spec import OpSpec, QuantRule, contrib_form
 from onnxlite.ops.tracker import (
-    ChannelRule,
     Tracker,
     keep_axes,
     line_of,
@@ -167,18 +167,30 @@ def arg_reduce(node: ir.Node, t: Tracker) -> None:
     t.put(node.outputs[0], ids)
 
 
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Min", "Prod", "Sum", "SumSquare")
 
-RULES: Mapping[str, ChannelRule] = {
-    "BatchNormalization": batch_normalization,
-    "InstanceNormalization": instance_normalization,
-    "GroupNormalization": group_normalization,
-    "LayerNormalization": layer_normalization,
-    "RMSNormalization": layer_normalization,
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), softmax),
-    "LRN": lrn,
-    **dict.fromkeys(("LpNormalization", "CumSum"), along_axis),
-    "TopK": top_k,
-    **dict.fromkeys((f"Reduce{name}" for name in _REDUCTIONS), reduce),
-    **dict.fromkeys(("ArgMax", "ArgMin"), arg_reduce),
-}
+ROWS = (
+    OpSpec(op_type="BatchNormalization", gain=1, channels=batch_normalization),
+    OpSpec(op_type="GroupNormalization", gain=1, channels=group_normalization),
+    OpSpec(op_type="InstanceNormalization", gain=1, channels=instance_normalization),
+    OpSpec(op_type="LayerNormalization", gain=1, affine=(1, 2), channels=layer_normalization),
+    OpSpec(op_type="RMSNormalization", gain=1, affine=(1,), channels=layer_normalization),
+    OpSpec(
+        op_type="Softmax",
+        quant=QuantRule(
+            kind="integer",
+            fixed_range=(0.0, 1.0),
+            integer_form=contrib_form("QLinearSoftmax", records_opset=True),
+        ),
+        scores="makes",
+        channels=softmax,
+    ),
+    OpSpec(op_type="LogSoftmax", scores="makes", channels=softmax),
+    OpSpec(op_type="Hardmax", channels=softmax),
+    OpSpec(op_type="LRN", channels=lrn),
+    *(OpSpec(op_type=name, channels=along_axis) for name in ("LpNormalization", "CumSum")),
+    OpSpec(op_type="TopK", channels=top_k),
+    OpSpec(op_type="ReduceMean", scores="keeps", channels=reduce),
+    *(OpSpec(op_type=f"Reduce{name}", channels=reduce) for name in _REDUCTIONS),
+    *(OpSpec(op_type=name, channels=arg_reduce) for name in ("ArgMax", "ArgMin")),
+)

@@ -1,16 +1,31 @@
-"""Channel rules of recurrent cells: a hidden unit is its rows of every gate and direction."""
+"""Recurrent cells: LSTM, GRU, RNN; a hidden unit is its rows of every gate and direction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.ops.tracker import ChannelRule, Tracker, keep_axes, spread, tracked_axes
+from onnxlite.ops.spec import OpSpec, ShapeOf
+from onnxlite.ops.tracker import Tracker, keep_axes, spread, tracked_axes
 
 #: Ports of the initial states and of the peepholes.
 _STATES, _PEEPHOLE = (5, 6), 7
+
+
+def _recurrent_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    """Sequence length x batch x (input and recurrent weights), X is [seq, batch, input]."""
+    data = shape_of(node.inputs[0])
+    weights = [shape_of(node.inputs[1]), shape_of(node.inputs[2])]
+    if data is None or any(w is None for w in weights):
+        return None
+    return data[0] * data[1] * sum(prod(w) for w in weights if w is not None)
+
+
+def _recurrent_summed(_node: ir.Node, _port: int) -> tuple[int, ...]:
+    """Weights are [directions, gates x hidden, input]."""
+    return (2,)
 
 
 def _cell(node: ir.Node, t: Tracker, gates: int) -> None:
@@ -73,4 +88,27 @@ def rnn(node: ir.Node, t: Tracker) -> None:
     _cell(node, t, 1)
 
 
-RULES: Mapping[str, ChannelRule] = {"LSTM": lstm, "GRU": gru, "RNN": rnn}
+ROWS = (
+    OpSpec(
+        op_type="LSTM",
+        macs=_recurrent_macs,
+        weights=(1, 2),
+        summed_axes=_recurrent_summed,
+        dynamic_kernels=("lstm",),
+        channels=lstm,
+    ),
+    OpSpec(
+        op_type="GRU",
+        macs=_recurrent_macs,
+        weights=(1, 2),
+        summed_axes=_recurrent_summed,
+        channels=gru,
+    ),
+    OpSpec(
+        op_type="RNN",
+        macs=_recurrent_macs,
+        weights=(1, 2),
+        summed_axes=_recurrent_summed,
+        channels=rnn,
+    ),
+)

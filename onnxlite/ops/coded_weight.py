@@ -3,7 +3,7 @@
 stored: uint8[1, n] -> BitShift, Div, Mod, Reshape, Cast, ... -> codes: float32
     -> [Sub zero] -> Mul scale -> [Reshape] -> [Cast] -> weight
 
-    stored: uint8[1, n] -> ... -> Cast -> codes: int8 -> DequantizeLinear scale -> weight
+stored: uint8[1, n] -> ... -> Cast -> codes: int8 -> DequantizeLinear scale -> weight
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxlite.graph import const_tensor, is_op
+from onnxlite.ops.table import spec_of
 
-_MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
@@ -77,7 +77,7 @@ def _constant(value: ir.Value) -> ir.TensorProtocol | None:
 
 def _behind_moves(value: ir.Value) -> ir.Value:
     producer = value.producer()
-    while producer is not None and is_op(producer, *_MOVES) and producer.inputs[0] is not None:
+    while producer is not None and spec_of(producer).moves_only and producer.inputs[0] is not None:
         value = producer.inputs[0]
         producer = value.producer()
     return value
