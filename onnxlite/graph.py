@@ -111,12 +111,17 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
 
 def values_read(node: ir.Node) -> tuple[ir.Value, ...]:
     """The computed values that a node or its bodies take from the node's graph, each once."""
+    return tuple(value for value in inputs_and_captures(node) if const_tensor(value) is None)
+
+
+def inputs_and_captures(node: ir.Node) -> tuple[ir.Value, ...]:
+    """List what a node or its bodies take from the node's graph, constants too, each once."""
     values = dict.fromkeys(value for value in node.inputs if value is not None)
     for graph in subgraphs_of(node):
         for inner in graph.all_nodes():
             values.update((v, None) for v in inner.inputs if v and v.graph is node.graph)
         values.update((v, None) for v in graph.outputs if v.graph is node.graph)
-    return tuple(value for value in values if const_tensor(value) is None)
+    return tuple(values)
 
 
 def subgraphs_of(node: ir.Node) -> list[ir.Graph]:

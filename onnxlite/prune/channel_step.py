@@ -48,6 +48,7 @@ from onnxlite.prune.scoring import GroupScores, distance, output_curves, run_fee
 from onnxlite.prune.target_search import Goal, Removed, Selection, TargetSearch
 from onnxlite.records import Progress, Skipped, StepReport, no_progress
 from onnxlite.repair import repair_ir
+from onnxlite.repair.engine import FitOptions
 from onnxlite.runtime import check_loads, run_all
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 
@@ -145,7 +146,7 @@ def prune_channels_ir(
     fit = None
     if stream is not None and len(units) and repair:
         model, fit = repair_ir(
-            model, reference, stream, seed=seed, threads=threads, progress=progress
+            reference, model, stream, FitOptions(seed=seed, threads=threads), progress=progress
         )
     if reached is not None and not reached.complete:
         skipped.insert(0, short_of(goal, reached, channels, free))
@@ -304,7 +305,11 @@ def _reach(
 
         def trial(removed: Removed) -> float:
             candidate = repair_ir(
-                without(removed), model, seen, limit=_TRIED, threads=threads, progress=progress
+                model,
+                without(removed),
+                seen,
+                FitOptions(limit=_TRIED, threads=threads),
+                progress=progress,
             )[0]
             return distance(expected, run_feeds(candidate, checks, threads))
 

@@ -35,7 +35,7 @@ from onnxlite.prune.reconstruction import (
 from onnxlite.prune.removal import remove_units
 from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.repair import repair_ir
-from onnxlite.repair.input_moments import input_moments
+from onnxlite.repair.engine import FitOptions, input_moments
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, feed_size, input_specs
 
@@ -137,7 +137,9 @@ def _readers(
     reading = [(layer, units) for layer, units in found if units is not None]
     wanted = [layer for layer, _ in reading]
     parts = [
-        input_moments(model, wanted, part, seed=seed, threads=threads, progress=progress)
+        input_moments(
+            model, wanted, part, FitOptions(seed=seed, threads=threads), progress=progress
+        )
         for part in (samples, unseen)
         if part is not None
     ]
@@ -246,7 +248,7 @@ def _ending(curve: DamageCurve, damage: float) -> DamageCurve:
 def _repaired(model: ir.Model, units: Ids, samples: Samples, threads: int | None) -> ir.Model:
     smaller = clone(model)
     remove_units(smaller, channel_map(smaller, feeds=[next(iter(samples))]), units.tolist())
-    return repair_ir(smaller, model, samples, passes=0, threads=threads)[0]
+    return repair_ir(model, smaller, samples, FitOptions(passes=0, threads=threads))[0]
 
 
 def _probed_count(curve: DamageCurve, share: float) -> int:

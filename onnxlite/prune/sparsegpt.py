@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.fidelity import Reference
 from onnxlite.graph import const_tensor, iter_nodes, node_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import Parameter
@@ -32,11 +33,11 @@ from onnxlite.prune.sparsity_allocation import (
     schedule,
 )
 from onnxlite.records import Progress, Skipped
-from onnxlite.repair.engine import Engine, Options, pair_up
-from onnxlite.repair.fit import MAX_FEATURES, RegressionRows
+from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.layerwise_rounding import round_layers
 from onnxlite.repair.mask import Mask, Masker, MaskMethod
-from onnxlite.repair.verify import verify
+from onnxlite.repair.regression import MAX_FEATURES, RegressionRows
+from onnxlite.repair.targets import match_layers
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples
 
@@ -113,7 +114,7 @@ def _with_zeros(
     plain = clone(model)
     _prune_rest(plain, dict(named), shares, options.pattern)
     _prune_rest(model, {n: p for n, p in named.items() if n not in fitted}, shares, options.pattern)
-    fits = Options(cache_bytes=_CACHE_BYTES, threads=options.threads)
+    fits = FitOptions(cache_bytes=_CACHE_BYTES, threads=options.threads)
     if options.method == "wanda":
         done = _choose_only(model, reference, fitted, masks, samples, fits)
         missing = {name: named[name] for name in fitted if name not in done}
@@ -127,16 +128,17 @@ def _with_zeros(
             fitted[name].node.name or "": replace(mask, share=schedules[name][step])
             for name, mask in masks.items()
         }
-        rounded, held_out = round_layers(model, reference, samples, grids, fits, progress=progress)
+        rounded, held_out = round_layers(reference, model, samples, grids, fits, progress=progress)
         done = {name for name, layer in fitted.items() if (layer.node.name or "") in rounded}
     missing = {name: named[name] for name in fitted if name not in done}
     _prune_rest(model, missing, shares, options.pattern)
     skipped = [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
     if held_out:
-        verdict = verify(reference, plain, model, held_out, threads=options.threads)
-        if verdict.worse:
+        wanted = Reference(reference, held_out, threads=options.threads)
+        plain_db, fitted_db = (wanted.sqnr_db(side) for side in (plain, model))
+        if not fitted_db >= plain_db:
             _take_over(model, plain)
-            skipped.append(_undone(verdict.before_db, verdict.after_db))
+            skipped.append(_undone(plain_db, fitted_db))
     return skipped
 
 
@@ -245,10 +247,11 @@ def _local_curves(
     curves: dict[str, LayerCurve] = {}
     weights: dict[str, dict[int, Array]] = {}
     reference = clone(model)
-    pairs = [pair for pair in pair_up(model, reference)[0] if (pair[0].weight.name or "") in fitted]
-    fits = Options(cache_bytes=_CACHE_BYTES, threads=options.threads, passes=0)
-    collected = Engine(model, reference, pairs, samples, fits).collected() if pairs else ()
-    for (layer, _), rows in zip(pairs, collected, strict=True):
+    pairs = [p for p in match_layers(reference, model)[0] if (p.layer.weight.name or "") in fitted]
+    fits = FitOptions(cache_bytes=_CACHE_BYTES, threads=options.threads, passes=0)
+    collected = Engine(reference, model, pairs, samples, fits).collected() if pairs else ()
+    for pair, rows in zip(pairs, collected, strict=True):
+        layer = pair.layer
         name = layer.weight.name or ""
         found = _moment_curve(layer, rows)
         if found is not None:
@@ -285,14 +288,15 @@ def _choose_only(
     fitted: Mapping[str, LinearLayer],
     masks: Mapping[str, Mask],
     samples: Samples,
-    options: Options,
+    options: FitOptions,
 ) -> set[str]:
     """Wanda: zeros by magnitude times the norm of the feature, and nothing else changes."""
-    pairs = [pair for pair in pair_up(model, reference)[0] if (pair[0].weight.name or "") in fitted]
+    pairs = [p for p in match_layers(reference, model)[0] if (p.layer.weight.name or "") in fitted]
     fits = replace(options, passes=0)
-    collected = Engine(model, reference, pairs, samples, fits).collected() if pairs else ()
+    collected = Engine(reference, model, pairs, samples, fits).collected() if pairs else ()
     done = set()
-    for (layer, _), rows in zip(pairs, collected, strict=True):
+    for pair, rows in zip(pairs, collected, strict=True):
+        layer = pair.layer
         moments = None if isinstance(rows, str) else rows.moments()
         if moments is None or moments.gram.shape[-1] != layer.matrix_shape[1]:
             continue

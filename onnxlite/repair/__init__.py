@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxlite.model import ModelLike, in_kind, load
+from onnxlite.model import ModelLike, clone, in_kind, load
 from onnxlite.records import Progress, ReportSink, announce, no_progress
-from onnxlite.repair.fit import Method
+from onnxlite.repair.engine import FitOptions
+from onnxlite.repair.regression import Method
 from onnxlite.repair.step import repair_ir
 from onnxlite.samples import SamplesLike
 
@@ -67,16 +68,12 @@ def repair(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     result, report = repair_ir(
-        load(model),
         load(reference),
+        clone(load(model)),
         samples,
-        method=method,
-        ridge=ridge,
-        max_rows=max_rows,
+        FitOptions(method=method, ridge=ridge, max_rows=max_rows, limit=limit, threads=threads),
         include=include,
         exclude=exclude,
-        limit=limit,
-        threads=threads,
         progress=progress,
     )
     announce(report, on_report, logger)

@@ -1,8 +1,12 @@
-"""Fitting the layers of one model to another, one after the other, each model run once."""
+"""Layers of one model, with rows of what they read, from a single run of each model.
+
+`Engine` goes through the layers of a compressed model in topological order and regresses each
+on its target in the reference; `input_moments` looks at the inputs of one model's layers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -11,168 +15,248 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import is_op, node_name
-from onnxlite.ops.linear_layer import LinearLayer, find_layers
-from onnxlite.records import Skipped
+from onnxlite.calibrate.moments import Moments
+from onnxlite.ops import LinearLayer
+from onnxlite.records import HoldOut, Progress, no_progress
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
-from onnxlite.repair.fit import Fit, Method, RegressionRows, rows_wanted, split
+from onnxlite.repair.fit import Fit, fit_layer
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
-from onnxlite.repair.targets import FitTarget, clip_behind, match_targets, sum_target
+from onnxlite.repair.regression import (
+    BLOCK_ROWS,
+    HOLD_OUT,
+    LayerState,
+    Method,
+    RegressionRows,
+    rows_held_out,
+    rows_wanted,
+)
+from onnxlite.repair.targets import FitPair
 from onnxlite.samples import Feed, Samples
 
 Array = NDArray[Any]
 
-STEP = "repair"
-
 _NO_GRIDS: Mapping[str, Grid | Mask] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Options:
-    """How layers are fitted; see `onnxlite.repair` and `sequential.repair_ir`."""
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How layers are fitted.
+
+    Attributes:
+        method: solutions that are tried, see `regression.Method`.
+        ridge: pull towards the present weights, as a fraction of the mean second moment.
+        max_rows: output positions per layer, drawn at random.
+        cache_bytes: bytes of activations kept between layers; it bounds the number of samples.
+        passes: fits of a layer, after the first, with regard to the activation behind it.
+        limit: use at most this many samples; None takes all.
+        seed: of the positions.
+        threads: of ONNX Runtime; None takes all cores.
+    """
 
     method: Method = "auto"
     ridge: float = 1e-3
     max_rows: int = 12288
     cache_bytes: int = 1 << 29
     passes: int = 1
+    limit: int | None = None
     seed: int = 0
     threads: int | None = None
 
 
 class Engine:
-    """The layers of a model, their targets in a reference, and the samples to fit them on.
+    """The layers of a model, their targets in a reference, and the feeds to fit them on.
 
     Args:
-        model: with its shapes inferred; fitted layers may be written to between fits.
-        reference: the same.
-        pairs: of layers and targets, in topological order; see `pair_up`.
+        reference: with its shapes inferred.
+        candidate: the same; fitted layers may be written to between fits.
+        pairs: layers of the candidate and their targets; see `match_layers`.
         samples: as many of them are used as the memory allows.
+        options: of the fits.
         grids: of layers whose new weights must lie on one, by the node's name.
+
+    Attributes:
+        feeds: the feeds used.
+        complete: there are no more samples than these.
     """
 
     def __init__(
         self,
-        model: ir.Model,
         reference: ir.Model,
-        pairs: Sequence[tuple[LinearLayer, FitTarget]],
+        candidate: ir.Model,
+        pairs: Sequence[FitPair],
         samples: Samples,
-        options: Options,
+        options: FitOptions,
         grids: Mapping[str, Grid | Mask] = _NO_GRIDS,
     ) -> None:
         self.pairs, self._options, self._grids = pairs, options, grids
-        route = ExecutionPlan(model, [value for pair in pairs for value in _reads(*pair)])
-        wanted = ExecutionPlan(reference, [target.value for _, target in pairs])
-        chosen = plan_memory(samples, (route, wanted), options.cache_bytes)
-        self.feeds: Sequence[Feed] = chosen.feeds
-        self.complete = chosen.complete
-        self._have = ActivationStore(route, chosen.feeds, threads=options.threads), chosen.hold[0]
-        self._want = ActivationStore(wanted, chosen.feeds, threads=options.threads), chosen.hold[1]
+        inputs = ExecutionPlan(candidate, [value for pair in pairs for value in pair.reads])
+        outputs = ExecutionPlan(reference, [pair.target.value for pair in pairs])
+        memory = plan_memory(samples, (inputs, outputs), options.cache_bytes)
+        self.feeds: Sequence[Feed] = memory.feeds
+        self.complete = memory.complete
+        threads = options.threads
+        self._inputs = ActivationStore(inputs, memory.feeds, memory.keep[0], threads=threads)
+        self._outputs = ActivationStore(outputs, memory.feeds, memory.keep[1], threads=threads)
+
+    @property
+    def held_out(self) -> list[Feed]:
+        """The feeds that no fit sees; all of them where there are too few to hold one back."""
+        mask = HOLD_OUT.mask(len(self.feeds))
+        return [feed for feed, held in zip(self.feeds, mask, strict=True) if held or not mask.any()]
+
+    @property
+    def hold_out(self) -> HoldOut:
+        """The record of `held_out`."""
+        shared = not HOLD_OUT.enough(len(self.feeds))
+        return HoldOut(rule=str(HOLD_OUT), feeds=len(self.held_out), shared=shared)
 
     def fits(self) -> Iterator[tuple[Fit | str, int]]:
-        """The fit of every layer and its number of rows; the layers before it must be written."""
+        """Yield each layer's fit and number of rows; layers before it must have been written."""
         for rows in self.collected():
             if isinstance(rows, str):
                 yield rows, 0
             else:
-                yield rows.solve(self._options.ridge), rows.count
+                yield fit_layer(rows, self._options.ridge), rows.count
 
     def collected(self) -> Iterator[RegressionRows | str]:
-        """The rows of every layer, or why there are none."""
-        (have, hold), (want, hold_wanted) = self._have, self._want
-        feeds, stop = len(self.feeds), 0
-        for index, (layer, target) in enumerate(self.pairs):
-            rows = self._rows(layer, target)
-            wanted = rows_wanted(layer.matrix_shape[1], self._options.max_rows)
-            per_feed = -(-wanted // feeds)
-            addends: list[Array | None] = [None] * feeds
-            if target.addend is not None:
-                addends = list(have.visit(stop, hold=hold[stop]))
-                stop += 1
-            inputs = have.visit(stop, hold=hold[stop])
-            stop += 1
-            outputs = want.visit(index, hold=hold_wanted[index])
-            problem = ""
-            for feed, values in enumerate(zip(inputs, outputs, addends, strict=True)):
-                seed = (self._options.seed, index, feed)
-                drawn = _draw(layer, target, *values, per_feed, seed)
-                if isinstance(drawn, str):
-                    problem = drawn
-                elif not problem:
-                    rows.add(*drawn, held_out=split(len(drawn[0]), feed, feeds))
-            yield problem or rows
+        """Yield the rows of every layer, or why there are none."""
+        stop = 0
+        for index, pair in enumerate(self.pairs):
+            reads = [self._inputs.visit(stop + i) for i in range(len(pair.reads))]
+            stop += len(reads)
+            yield self._collect(index, reads)
 
-    def _rows(self, layer: LinearLayer, target: FitTarget) -> RegressionRows:
-        grid = self._grids.get(layer.node.name or "") if layer.owns_weight else None
-        return RegressionRows(
-            layer.matrix,
-            layer.bias,
+    def _collect(self, index: int, reads: Sequence[Iterator[Array]]) -> RegressionRows | str:
+        """Draw rows of one layer from its input, its target and the addend of every feed."""
+        pair, feeds = self.pairs[index], len(self.feeds)
+        rows = RegressionRows(self._state(pair))
+        wanted = rows_wanted(pair.layer.features, self._options.max_rows)
+        # The addend comes first and is computed for all feeds: the data may depend on it.
+        addends: Sequence[Array | None] = list(reads[0]) if len(reads) > 1 else [None] * feeds
+        values = zip(reads[-1], self._outputs.visit(index), addends, strict=True)
+        problem = ""
+        for feed, (data, output, addend) in enumerate(values):
+            positions = _Positions(-(-wanted // feeds), (self._options.seed, index, feed))
+            drawn = _draw(pair, data, output, addend, positions)
+            if isinstance(drawn, str):
+                problem = drawn
+            elif not problem:
+                rows.add(*drawn, held_out=rows_held_out(len(drawn[0]), feed, feeds))
+        return problem or rows
+
+    def _state(self, pair: FitPair) -> LayerState:
+        layer = pair.layer
+        return LayerState(
+            weight=layer.matrix,
+            bias=layer.bias,
             method=self._options.method,
-            fixed=not layer.owns_weight,
+            fixed_weight=not layer.owns_weight,
             has_bias=layer.bias_node is not None,
-            clip=clip_behind(layer, target),
+            clip=pair.clip,
             passes=self._options.passes,
-            grid=grid,
+            grid=self._grids.get(layer.name) if layer.owns_weight else None,
         )
 
 
-def pair_up(
-    model: ir.Model,
-    reference: ir.Model,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-) -> tuple[list[tuple[LinearLayer, FitTarget]], list[Skipped]]:
-    """The layers of a model that can be fitted, with their targets, and why others cannot."""
-    layers, skipped = find_layers(model, include=include, exclude=exclude)
-    originals, _ = find_layers(reference)
-    pairs = []
-    for layer, target in zip(
-        layers, match_targets(model, layers, reference, originals), strict=True
-    ):
-        if isinstance(target, str):
-            skipped.append(Skipped(STEP, node_name(layer.node), "no-target", target))
-        elif not layer.owns_weight and layer.bias_node is None:
-            reason = f"its weight {layer.weight.name!r} is shared, and it has no bias"
-            skipped.append(Skipped(STEP, node_name(layer.node), "shared-weight", reason))
-        else:
-            pairs.append((layer, target))
-    nodes = [layer.node for layer, _ in pairs]
-    sums = {n.outputs[0].name: n.outputs[0] for n in reference.graph if is_op(n, "Add")}
-    return [
-        (layer, sum_target(layer, target, sums, set(nodes[index + 1 :])))
-        for index, (layer, target) in enumerate(pairs)
-    ], skipped
+@dataclass(frozen=True)
+class _Positions:
+    """A random choice of output positions: at most `count`."""
 
+    count: int
+    seed: tuple[int, ...]
 
-def _reads(layer: LinearLayer, target: FitTarget) -> list[ir.Value]:
-    """What the fit of a layer needs of the compressed model."""
-    return [layer.data] if target.addend is None else [target.addend, layer.data]
+    def of(self, grid: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
+        """Draw positions of an output of shape `grid` without its channel axis."""
+        size = int(np.prod(grid))
+        rng = np.random.default_rng(self.seed)
+        chosen = rng.choice(size, min(self.count, size), replace=False)
+        return np.unravel_index(chosen, tuple(grid))
 
 
 def _draw(
-    layer: LinearLayer,
-    target: FitTarget,
-    data: Array,
-    output: Array,
-    addend: Array | None,
-    count: int,
-    seed: tuple[int, ...],
+    pair: FitPair, data: Array, output: Array, addend: Array | None, positions: _Positions
 ) -> tuple[Array, Array, Array | None] | str:
-    """Rows of a `fit.Block` at random output positions of one feed."""
+    """Draw rows of a `regression.Block` from one feed, or say why its shapes do not fit."""
+    layer, axis = pair.layer, pair.layer.geometry.channel_axis
     groups, _, channels = layer.matrix_shape
-    wanted = target.channels(output, layer.geometry.channel_axis)
+    wanted = pair.target.channels(output, axis)
     *grid, found = wanted.shape
     if found != groups * channels:
         return f"its target has {found} channels and it has {groups * channels}"
-    size = int(np.prod(grid))
-    chosen = np.random.default_rng(seed).choice(size, min(count, size), replace=False)
-    positions = np.unravel_index(chosen, grid)
     if not layer.geometry.reaches(data.shape, tuple(grid)):
         return f"its target has positions {grid}, and its data are {list(data.shape)}"
-    x, y = layer.geometry.features(data, positions), wanted[positions]
-    shape = (len(chosen), groups, channels)
+    chosen = positions.of(grid)
+    x, y = layer.geometry.features(data, chosen), wanted[chosen]
+    shape = (len(y), groups, channels)
     if addend is None:
         return x, y.reshape(shape), None
-    shift = np.moveaxis(addend, layer.geometry.channel_axis, -1)[positions]
+    shift = np.moveaxis(addend, axis, -1)[chosen]
     return x, (y - shift).reshape(shape), shift.reshape(shape)
+
+
+def input_moments(
+    model: ir.Model,
+    layers: Sequence[LinearLayer],
+    samples: Samples,
+    options: FitOptions,
+    *,
+    progress: Progress = no_progress,
+) -> Iterator[Moments | None]:
+    """Run the model once and yield for every layer the moments of its features.
+
+    They tell what the loss of a channel costs before it is lost.
+
+    Args:
+        model: normalized, its nodes in topological order.
+        layers: of the model, in that order.
+        samples: of which as many are used as the memory allows.
+        options: rows, memory, seed and threads.
+        progress: called as layers are done.
+
+    Yields:
+        Moments whose targets are zero; None for a layer whose values are not finite.
+    """
+    if not layers:
+        return
+    plan = ExecutionPlan(model, [layer.data for layer in layers])
+    memory = plan_memory(samples, (plan,), options.cache_bytes)
+    feeds = len(memory.feeds)
+    store = ActivationStore(plan, memory.feeds, memory.keep[0], threads=options.threads)
+    for index, layer in enumerate(layers):
+        progress("measure layers", index, len(layers))
+        per_feed = -(-rows_wanted(layer.features, options.max_rows) // feeds)
+        rows = (
+            _features(layer, data, _Positions(per_feed, (options.seed, index, feed)))
+            for feed, data in enumerate(store.visit(index))
+        )
+        yield _moments(rows)
+    progress("measure layers", len(layers), len(layers))
+
+
+def _features(layer: LinearLayer, data: Array, positions: _Positions) -> Array:
+    x = layer.geometry.features(data, positions.of(layer.geometry.grid(data.shape)))
+    return np.asarray(x, np.result_type(x.dtype, np.float32))
+
+
+def _moments(rows: Iterable[Array]) -> Moments | None:
+    """Moments of all rows, in blocks: a block costs a matrix of all features squared."""
+    total: Moments | None = None
+    finite = True
+    for block in _blocks(rows):
+        finite = finite and bool(np.isfinite(block).all())
+        if finite:
+            own = Moments.of(block, np.zeros((*block.shape[:2], 1), block.dtype))
+            total = own if total is None else total.merge(own)
+    return total if finite else None
+
+
+def _blocks(rows: Iterable[Array]) -> Iterator[Array]:
+    waiting: list[Array] = []
+    for block in rows:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= BLOCK_ROWS:
+            yield np.concatenate(waiting)
+            waiting.clear()
+    if waiting and sum(map(len, waiting)):
+        yield np.concatenate(waiting)

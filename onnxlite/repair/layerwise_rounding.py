@@ -1,8 +1,9 @@
-"""Rounding the weights of a whole model, layer after layer, each making up for those before.
+"""Layer-wise rounding: put the weights of a whole model on grids, one layer after the other.
 
 The model may already have what else will be lost: integer activations, removed channels.
 Every layer is fitted to the reference on the inputs that it really gets, and put on its grid
-with compensation; scale and bias per output come last, and cost nothing at run time.
+with compensation, so that it makes up for the layers before it; scale and bias per output come
+last, and cost nothing at run time.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import msgspec
 import onnx_ir as ir
 
 from onnxlite.records import Progress, no_progress
-from onnxlite.repair.engine import Engine, Options, pair_up
-from onnxlite.repair.fit import held_out_feeds
+from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
+from onnxlite.repair.targets import match_layers
 from onnxlite.samples import Feed, Samples
 
 
@@ -42,22 +43,23 @@ class RoundedLayer(msgspec.Struct, frozen=True):
 
 
 def round_layers(
-    model: ir.Model,
     reference: ir.Model,
+    candidate: ir.Model,
     samples: Samples,
     grids: Mapping[str, Grid | Mask],
-    options: Options,
+    options: FitOptions,
     *,
     progress: Progress = no_progress,
 ) -> tuple[dict[str, RoundedLayer], list[Feed]]:
-    """Round the layers named in `grids`, in place.
+    """Rewrite in place: round the layers of `candidate` that are named in `grids`.
 
     Args:
-        model: with shapes inferred; its weights are changed.
-        reference: what it was made from, with shapes inferred.
+        reference: what the candidate was made from, with shapes inferred.
+        candidate: with shapes inferred; its weights are changed.
         samples: unlabelled inputs.
         grids: by node name. Layers whose weight other nodes read as well are left alone.
         options: of the fits.
+        progress: called as layers are done.
 
     Returns:
         The layers that were rounded, by node name, and the feeds that no fit has seen.
@@ -65,22 +67,21 @@ def round_layers(
     Raises:
         ExecutionError: ONNX Runtime does not run one of the models.
     """
-    pairs, _ = pair_up(model, reference)
     pairs = [
-        (layer, target)
-        for layer, target in pairs
-        if layer.owns_weight and (layer.node.name or "") in grids
+        pair
+        for pair in match_layers(reference, candidate)[0]
+        if pair.layer.owns_weight and pair.layer.name in grids
     ]
     if not pairs:
         return {}, []
-    engine = Engine(model, reference, pairs, samples, options, grids)
+    engine = Engine(reference, candidate, pairs, samples, options, grids)
     rounded: dict[str, RoundedLayer] = {}
-    for index, ((layer, _), (fit, _)) in enumerate(zip(pairs, engine.fits(), strict=True)):
+    for index, (pair, (fit, _)) in enumerate(zip(pairs, engine.fits(), strict=True)):
         progress("round", index + 1, len(pairs))
         if isinstance(fit, str) or fit.scale is None:
             continue
-        layer.write(fit.weight, fit.bias)
-        rounded[layer.node.name or ""] = RoundedLayer(
+        pair.layer.write(fit.weight, fit.bias)
+        rounded[pair.layer.name] = RoundedLayer(
             fit.weight, fit.scale, fit.bias, fit.method, fit.error_before, fit.error
         )
-    return rounded, [engine.feeds[index] for index in held_out_feeds(len(engine.feeds))]
+    return rounded, engine.held_out

@@ -1,143 +1,182 @@
-"""Label-free repair: layer after layer is fitted to what the original model computes there.
+"""Label-free repair: fit layer after layer to what the original model computes there.
 
-In topological order each layer of the compressed model gets the weights that, applied to
-the input it has *now*, come closest to the original layer's output: so that a layer also
-makes up for what was lost before it. Sources: He et al. 2017 (channel pruning by
-reconstruction), Nagel et al. 2019 (bias correction).
+In topological order each layer of the compressed model gets the weights that, applied to the
+input it has *now*, come closest to the original layer's output: so that a layer also makes up
+for what was lost before it. Sources: He et al. 2017 (channel pruning by reconstruction), Nagel
+et al. 2019 (bias correction).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.errors import OptionError
+from onnxlite.fidelity import Reference
 from onnxlite.graph import node_name
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.ops.linear_layer import LinearLayer
-from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress
-from onnxlite.repair.engine import STEP, Engine, Options, pair_up
-from onnxlite.repair.fit import METHODS, Fit, Method, held_out_feeds
-from onnxlite.repair.targets import FitTarget
-from onnxlite.repair.verify import verify
+from onnxlite.records import HoldOut, LayerRow, Progress, Skipped, StepReport, no_progress
+from onnxlite.repair.engine import Engine, FitOptions
+from onnxlite.repair.fit import Fit
+from onnxlite.repair.regression import Method
+from onnxlite.repair.targets import STEP, FitPair, match_layers
 from onnxlite.samples import Samples, SamplesLike, input_specs
+
+_DEFAULTS = FitOptions()
 
 
 def repair_ir(
-    model: ir.Model,
     reference: ir.Model,
+    candidate: ir.Model,
     samples: SamplesLike,
+    options: FitOptions = _DEFAULTS,
     *,
-    method: Method = "auto",
-    ridge: float = 1e-3,
-    max_rows: int = 12288,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    limit: int | None = None,
-    cache_bytes: int = 1 << 29,
-    passes: int = 1,
-    seed: int = 0,
-    threads: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
-    """Repair a private copy of a model; see `onnxlite.repair`.
+    """Repair a compressed model, which is changed; see `onnxlite.repair`.
 
     Args:
-        cache_bytes: bytes of values held between layers; it bounds the number of samples.
-        passes: fits of a layer, after the first, that heed the activation behind it.
-        seed: of the choice of rows.
-        threads: of ONNX Runtime; None takes all cores.
-        limit: use at most this many samples.
+        reference: the model that it was made from; not changed.
+        candidate: the compressed model. Where nothing is gained a copy of it as it was comes
+            back.
+        samples: unlabelled inputs.
+        options: of the fits.
+        include: patterns of node or weight names; empty means all.
+        exclude: patterns of names to leave alone.
+        progress: called as layers are done.
+
+    Raises:
+        OptionError: an option out of range, a pattern that matches nothing, or a reference
+            with other inputs.
+        VerificationError: the reference has other outputs.
     """
-    start = time.perf_counter()
-    _check_options(method, ridge, max_rows)
-    source, reference = clone(model), clone(reference)
-    feeds = Samples(samples, input_specs(reference), limit=limit)
-    _check_inputs(model, reference)
-    for side in (model, reference):
+    _check_options(options)
+    _check_inputs(reference, candidate)
+    run = _Run(clone(reference), candidate, source=clone(candidate))
+    stream = Samples(samples, input_specs(run.reference), limit=options.limit)
+    for side in (run.reference, run.candidate):
         normalize(side)
         infer_shapes(side)
-    pairs, skipped = pair_up(model, reference, include, exclude)
+    pairs, run.skipped = match_layers(run.reference, run.candidate, include, exclude)
     if not pairs:
-        return source, _report("no layer can be repaired", 0, skipped, (), start)
-    options = Options(method, ridge, max_rows, cache_bytes, passes, seed, threads)
-    engine = Engine(model, reference, pairs, feeds, options)
+        return run.undone("no layer can be repaired")
+    engine = Engine(run.reference, run.candidate, pairs, stream, options)
     if not engine.complete:
         reason = f"only the first {len(engine.feeds)} feeds are used, to bound memory and time"
-        skipped.append(Skipped(STEP, "", "fewer-samples", reason))
-    rows: list[LayerRow] = []
-    for index, ((layer, target), (fit, count)) in enumerate(zip(pairs, engine.fits(), strict=True)):
+        run.skipped.append(Skipped(STEP, "", "fewer-samples", reason))
+    _fit_layers(run, engine, progress)
+    if not run.repaired:
+        return run.undone("no layer's error falls")
+    return _checked(run, engine, options.threads)
+
+
+@dataclass
+class _Run:
+    """State of one repair.
+
+    Attributes:
+        reference: normalized copy.
+        candidate: the model that is changed.
+        source: the candidate as it came in.
+        skipped: what could not be done.
+        layers: a row per layer that was fitted.
+        hold_out: what the result is checked on.
+    """
+
+    reference: ir.Model
+    candidate: ir.Model
+    source: ir.Model
+    skipped: list[Skipped] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
+    hold_out: HoldOut | None = None
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def repaired(self) -> int:
+        """Number of layers with new weights."""
+        return sum(row.values["method"] != "none" for row in self.layers)
+
+    def undone(self, summary: str) -> tuple[ir.Model, StepReport]:
+        """Return the model as it came in."""
+        return self.source, self._report(summary, 0)
+
+    def done(self, summary: str) -> tuple[ir.Model, StepReport]:
+        """Return the repaired model."""
+        return self.candidate, self._report(summary, self.repaired)
+
+    def _report(self, summary: str, repaired: int) -> StepReport:
+        return StepReport(
+            step=STEP,
+            changed=repaired > 0,
+            summary=summary,
+            changes={"layers-repaired": repaired} if repaired else {},
+            skipped=tuple(self.skipped),
+            layers=tuple(self.layers),
+            hold_out=self.hold_out,
+            seconds=time.perf_counter() - self.start,
+        )
+
+
+def _fit_layers(run: _Run, engine: Engine, progress: Progress) -> None:
+    """Rewrite in place: give each layer its best fit before the next one is fitted."""
+    pairs = engine.pairs
+    for index, (pair, (fit, count)) in enumerate(zip(pairs, engine.fits(), strict=True)):
         progress(STEP, index, len(pairs))
         if isinstance(fit, str):
-            skipped.append(Skipped(STEP, node_name(layer.node), "not-fitted", fit))
+            run.skipped.append(Skipped(STEP, node_name(pair.layer.node), "not-fitted", fit))
             continue
         if fit.method != "none":
-            layer.write(fit.weight, fit.bias)
-        rows.append(_row(layer, target, fit, count))
+            pair.layer.write(fit.weight, fit.bias)
+        run.layers.append(_row(pair, fit, count))
     progress(STEP, len(pairs), len(pairs))
-    repaired = sum(row.values["method"] != "none" for row in rows)
-    if not repaired:
-        return source, _report("no layer's error falls", 0, skipped, rows, start)
-    checked = [engine.feeds[index] for index in held_out_feeds(len(engine.feeds))]
-    verdict = verify(reference, source, model, checked, threads=threads)
-    change = (
-        f"{verdict.before_db:.1f} -> {verdict.after_db:.1f} dB on {len(checked)} feeds held out"
-    )
-    if verdict.worse:
-        return source, _report(f"the repair was undone: {change}", 0, skipped, rows, start)
-    summary = f"{repaired} of {len(rows)} layers repaired, {change}"
-    return model, _report(summary, repaired, skipped, rows, start)
 
 
-def _row(layer: LinearLayer, target: FitTarget, fit: Fit, count: int) -> LayerRow:
+def _checked(run: _Run, engine: Engine, threads: int | None) -> tuple[ir.Model, StepReport]:
+    """Keep the repair unless the outputs are further from the reference's on feeds held out."""
+    run.hold_out = engine.hold_out
+    wanted = Reference(run.reference, engine.held_out, threads=threads)
+    before, after = (wanted.sqnr_db(side) for side in (run.source, run.candidate))
+    change = f"{before:.1f} -> {after:.1f} dB on {run.hold_out}"
+    if not after >= before:
+        return run.undone(f"the repair was undone: {change}")
+    return run.done(f"{run.repaired} of {len(run.layers)} layers repaired, {change}")
+
+
+def _row(pair: FitPair, fit: Fit, count: int) -> LayerRow:
     return LayerRow(
-        layer.node.name or "",
-        layer.node.op_type,
+        pair.layer.name,
+        pair.layer.node.op_type,
         {
-            "target": target.value.name,
+            "target": pair.target.value.name,
             "method": fit.method,
             "rows": count,
-            "features": layer.matrix_shape[1],
+            "features": pair.layer.features,
             "error_before": fit.error_before,
             "error": fit.error,
         },
     )
 
 
-def _report(
-    summary: str,
-    repaired: int,
-    skipped: Sequence[Skipped],
-    rows: Sequence[LayerRow],
-    start: float,
-) -> StepReport:
-    return StepReport(
-        step=STEP,
-        changed=repaired > 0,
-        summary=summary,
-        changes={"layers-repaired": repaired} if repaired else {},
-        skipped=tuple(skipped),
-        layers=tuple(rows),
-        seconds=time.perf_counter() - start,
-    )
+def _check_options(options: FitOptions) -> None:
+    if options.method not in get_args(Method):
+        raise OptionError(f"method={options.method!r}: use one of {', '.join(get_args(Method))}")
+    if not (options.ridge >= 0 and np.isfinite(options.ridge)):
+        raise OptionError(f"ridge={options.ridge}: give a finite number from 0 on")
+    if options.max_rows < 1:
+        raise OptionError(f"max_rows={options.max_rows}: give a number of rows from 1 on")
 
 
-def _check_options(method: str, ridge: float, max_rows: int) -> None:
-    if method not in METHODS:
-        raise OptionError(f"method is one of {', '.join(METHODS)}, given was {method!r}")
-    if not (ridge >= 0 and np.isfinite(ridge)):
-        raise OptionError(f"ridge is a finite number from 0 on, given was {ridge}")
-    if max_rows < 1:
-        raise OptionError(f"max_rows counts rows per layer, from 1 on, given was {max_rows}")
-
-
-def _check_inputs(model: ir.Model, reference: ir.Model) -> None:
-    names = [{spec.name for spec in input_specs(side)} for side in (model, reference)]
+def _check_inputs(reference: ir.Model, candidate: ir.Model) -> None:
+    names = [{spec.name for spec in input_specs(side)} for side in (candidate, reference)]
     if names[0] != names[1]:
         raise OptionError(
             f"the model takes {sorted(names[0])} and the reference {sorted(names[1])}: repair "

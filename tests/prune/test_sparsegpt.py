@@ -103,15 +103,15 @@ def test_steps_take_a_share_each(monkeypatch: pytest.MonkeyPatch) -> None:
     fit, asked = module.round_layers, []
 
     def watched(
-        model: ir.Model,
         reference: ir.Model,
+        candidate: ir.Model,
         feeds: object,
         grids: dict,
         *rest: object,
         **more: object,
     ):
         asked.append({mask.share for mask in grids.values()})
-        return fit(model, reference, feeds, grids, *rest, **more)
+        return fit(reference, candidate, feeds, grids, *rest, **more)
 
     monkeypatch.setattr(module, "round_layers", watched)
     pruned(NET, samples(), sparsity=0.875, steps=3, scope="layer")

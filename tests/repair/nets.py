@@ -48,6 +48,11 @@ LAYERS = {
         "{ t = MatMul(x, w)  y = Add(b, t) }",
         (64, 7, 5),
     ),
+    "MatMul and Sum": (
+        "float[n,7,5] x) => (float[n,7,4] y) <float[5,4] w, float[4] b>"
+        "{ t = MatMul(x, w)  y = Sum(t, b) }",
+        (64, 7, 5),
+    ),
     "MatMul from the left": (
         "float[n,5,7] x) => (float[n,4,7] y) <float[4,5] w, float[4,1] b>"
         "{ t = MatMul(w, x)  y = Add(t, b) }",

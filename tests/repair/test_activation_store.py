@@ -1,4 +1,4 @@
-"""Running piece by piece: the same values as a whole run, and no more held than allowed."""
+"""Running piece by piece: the same values as a whole run, and no more kept than allowed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxlite.model import load
-from onnxlite.repair import activation_store as activation_store
+from onnxlite.repair import activation_store
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Samples, input_specs
@@ -31,19 +31,19 @@ def data():
     return np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
 
 
-def route_of(model) -> ExecutionPlan:
+def plan_of(model) -> ExecutionPlan:
     values = {value.name: value for node in model.graph for value in node.outputs}
     values.update({value.name: value for value in model.graph.inputs})
     return ExecutionPlan(model, [values[name] for name in STOPS])
 
 
-@pytest.mark.parametrize("hold", [[True] * 5, [False] * 5, [True, False, True, False, False]])
-def test_visits_see_what_a_whole_run_computes(model, data, hold):
+@pytest.mark.parametrize("keep", [[True] * 5, [False] * 5, [True, False, True, False, False]])
+def test_visits_see_what_a_whole_run_computes(model, data, keep):
     feeds = [{"x": data[:10]}, {"x": data[10:15]}]
     whole = [Session(tapped(model, STOPS)).run(feed) | feed for feed in feeds]
-    walk = ActivationStore(route_of(model), feeds, threads=1)
+    store = ActivationStore(plan_of(model), feeds, keep, threads=1)
     for index, name in enumerate(STOPS):
-        for seen, want in zip(walk.visit(index, hold=hold[index]), whole, strict=True):
+        for seen, want in zip(store.visit(index), whole, strict=True):
             np.testing.assert_allclose(seen, want[name], atol=1e-5)
 
 
@@ -60,25 +60,25 @@ def test_every_node_runs_once_per_feed(model, data, monkeypatch):
             return super().run(feed)
 
     monkeypatch.setattr(activation_store, "Session", Counting)
-    walk = ActivationStore(route_of(model), [{"x": data}, {"x": data}], threads=1)
+    store = ActivationStore(plan_of(model), [{"x": data}, {"x": data}], [True] * 5, threads=1)
     for index in range(len(STOPS)):
-        list(walk.visit(index, hold=True))
+        list(store.visit(index))
     assert ran == dict.fromkeys("abcdefg", 2)
 
 
-def test_only_what_is_still_needed_is_held(model, data):
-    walk = ActivationStore(route_of(model), [{"x": data}], threads=1)
-    held = []
+def test_only_what_is_still_needed_is_kept(model, data):
+    store = ActivationStore(plan_of(model), [{"x": data}], [True] * 5, threads=1)
+    kept = []
     for index in range(len(STOPS)):
-        list(walk.visit(index, hold=True))
-        held.append(sorted(value.name for value in walk._held[0]))
-    assert held == [["x"], ["b", "x"], ["c", "x"], ["c", "e"], ["g"]]
+        list(store.visit(index))
+        kept.append(sorted(value.name for value in store.kept[0]))
+    assert kept == [["x"], ["b", "x"], ["c", "x"], ["c", "e"], ["g"]]
 
 
-def test_held_bytes_are_known_beforehand(model):
-    route = route_of(model)
+def test_kept_bytes_are_known_beforehand(model):
+    plan = plan_of(model)
     sizes = {value: 10 ** (ord(value.name) - ord("a")) for n in model.graph for value in n.outputs}
-    assert route.held_bytes(sizes | {model.graph.inputs[0]: 7}) == [7, 17, 107, 10100, 1000000]
+    assert plan.kept_bytes(sizes | {model.graph.inputs[0]: 7}) == [7, 17, 107, 10100, 1000000]
 
 
 def test_samples_are_taken_as_memory_allows(model, data):
@@ -86,23 +86,23 @@ def test_samples_are_taken_as_memory_allows(model, data):
     many = Samples(np.tile(data, (50, 1)), specs)
     counts = {}
     for cache in (1 << 14, 1 << 16, 1 << 30):
-        chosen = plan_memory(many, [route_of(model), route_of(model)], cache)
+        chosen = plan_memory(many, [plan_of(model), plan_of(model)], cache)
         counts[cache] = len(chosen.feeds)
         assert chosen.complete == (counts[cache] == 250)
-        held = [
+        kept = [
             size * len(chosen.feeds)
-            for size, hold in zip(
-                route_of(model).held_bytes(memory_sizes(model)), chosen.hold[0], strict=True
+            for size, keep in zip(
+                plan_of(model).kept_bytes(memory_sizes(model)), chosen.keep[0], strict=True
             )
-            if hold
+            if keep
         ]
-        assert max(held) <= cache
+        assert max(kept) <= cache
     assert counts[1 << 14] < counts[1 << 16] < counts[1 << 30] == 250
 
 
-def test_more_samples_than_tell_anything_new_are_left_out(model, data):
+def test_samples_beyond_a_limit_are_left_out(model, data):
     many = Samples(np.tile(data, (100, 1)), input_specs(model))
-    chosen = plan_memory(many, [route_of(model)], 1 << 30)
+    chosen = plan_memory(many, [plan_of(model)], 1 << 30)
     assert sum(len(feed["x"]) for feed in chosen.feeds) == 2048
     assert not chosen.complete
 

@@ -13,7 +13,8 @@ from onnxlite.analysis.lineage import record_kept, record_renamed
 from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.model import load
 from onnxlite.records import StepReport
-from onnxlite.repair import fit, repair, repair_ir
+from onnxlite.repair import regression, repair, repair_ir
+from onnxlite.repair.engine import FitOptions
 from onnxlite.runtime import Session
 from tests.odd_models import ODD, feeds, odd, parse
 from tests.repair.nets import (
@@ -242,7 +243,7 @@ def test_same_seed_same_result() -> None:
     reference = parse(NET)
     x = images(64, 3, 8, 8)
     twice = [
-        repair_ir(load(noisy(reference)), load(reference), x, max_rows=300, seed=7)[0]
+        repair_ir(load(reference), load(noisy(reference)), x, FitOptions(max_rows=300, seed=7))[0]
         for _ in range(2)
     ]
     assert all(np.array_equal(weights(twice[0])[k], weights(twice[1])[k]) for k in "wvu")
@@ -287,7 +288,7 @@ def test_other_float_types(kind: str) -> None:
 
 
 def test_a_very_wide_layer_gets_a_factor_and_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "MAX_FEATURES", 20)
+    monkeypatch.setattr(regression, "MAX_FEATURES", 20)
     reference = parse(NET)
     damaged = changed(reference, lambda name, a: a * 1.4 if name in ("w", "v") else a)
     reports: list[StepReport] = []
@@ -330,7 +331,10 @@ def test_progress_is_told_and_can_stop_the_work() -> None:
 def test_samples_that_do_not_fit_into_memory_are_left_out_and_counted() -> None:
     reference = parse(NET)
     fewer, report = repair_ir(
-        load(noisy(reference)), load(reference), images(400, 3, 8, 8), cache_bytes=1 << 18
+        load(reference),
+        load(noisy(reference)),
+        images(400, 3, 8, 8),
+        FitOptions(cache_bytes=1 << 18),
     )
     assert "only the first" in report.skipped[0].message
     assert report.layers[-1].values["rows"] < 400

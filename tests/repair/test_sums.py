@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxlite.model import load
-from onnxlite.repair.fit import NO_CLIP, RegressionRows
+from onnxlite.repair.fit import fit_layer
+from onnxlite.repair.regression import NO_CLIP, LayerState, RegressionRows
 from onnxlite.repair.step import repair_ir
 from onnxlite.runtime import Session
 from tests.odd_models import parse
@@ -15,21 +16,21 @@ from tests.odd_models import parse
 SUM = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,6] x) => (float[n,6] y)
     <float[6,6] w, float[6] b, float[6,6] v, float[6] c>
-    { s = Gemm(x, w, b) t = Gemm(x, v, c) q = Add(%s) y = Relu(q) }"""
+    { s = Gemm(x, w, b) t = Gemm(x, v, c) q = %s y = Relu(q) }"""
 
 
 def halve(value: ir.Value) -> None:
     value.const_value = ir.tensor(value.const_value.numpy() * 0.5, name=value.name)
 
 
-@pytest.mark.parametrize("order", ["s, t", "t, s"])
+@pytest.mark.parametrize("order", ["Add(s, t)", "Add(t, s)", "Sum(s, t)", "Sum(t, s)"])
 def test_the_last_branch_makes_up_for_the_other(order: str) -> None:
     proto = parse(SUM % order)
     reference, model = load(proto), load(proto)
     halve(model.graph.initializers["w"])
     samples = np.random.default_rng(0).standard_normal((512, 6)).astype(np.float32)
     before = Session(load(proto)).run({"x": samples})["y"]
-    repaired, report = repair_ir(model, reference, samples, include=["v"])
+    repaired, report = repair_ir(reference, model, samples, include=["v"])
     (row,) = report.layers
     assert row.values["target"] == "q"
     assert row.values["error_before"] > 0.01
@@ -48,7 +49,7 @@ def test_a_branch_before_an_unrepaired_one_keeps_its_own_target() -> None:
     for name in ("w", "v"):
         halve(model.graph.initializers[name])
     samples = np.random.default_rng(0).standard_normal((512, 6)).astype(np.float32)
-    _, report = repair_ir(model, reference, samples)
+    _, report = repair_ir(reference, model, samples)
     assert [row.values["target"] for row in report.layers] == ["s", "y"]
 
 
@@ -59,17 +60,16 @@ def rows(passes: int, clip: tuple[float, float], addend: float = 0.0) -> float:
     weight = rng.standard_normal((1, 8, 5))
     shift = np.full((6000, 1, 5), addend, np.float32)
     y = np.einsum("ngk,gkm->ngm", full, weight).astype(np.float32) - 0.5 - shift
-    fit = RegressionRows(
-        weight[:, :4].copy(),
-        np.zeros((1, 5)),
+    state = LayerState(
+        weight=weight[:, :4].copy(),
+        bias=np.zeros((1, 5)),
         method="full",
-        fixed=False,
-        has_bias=True,
         clip=clip,
         passes=passes,
     )
-    fit.add(full[:, :, :4], y, shift, held_out=np.arange(6000) % 8 == 7)
-    solved = fit.solve(1e-3)
+    data = RegressionRows(state)
+    data.add(full[:, :, :4], y, shift, held_out=np.arange(6000) % 8 == 7)
+    solved = fit_layer(data, 1e-3)
     assert not isinstance(solved, str)
     return solved.error
 

@@ -42,7 +42,7 @@ from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Skipped
-from onnxlite.repair.fit import held_out_feeds
+from onnxlite.repair.regression import HOLD_OUT
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs
 
@@ -85,7 +85,7 @@ def equalize(
     """
     model, placement = plan.model, plan.placement
     feeds = list(islice(samples, _FEEDS))
-    held_out = set(held_out_feeds(len(feeds)))
+    held_out = set(np.flatnonzero(HOLD_OUT.mask(len(feeds))).tolist()) or set(range(len(feeds)))
     seen = Samples(
         [f for i, f in enumerate(feeds) if i not in held_out] or feeds, input_specs(model)
     )

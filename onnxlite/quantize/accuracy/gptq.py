@@ -23,7 +23,7 @@ from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import PAIR_LIMIT
 from onnxlite.records import Progress, Skipped
-from onnxlite.repair.engine import Options
+from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
 from onnxlite.runtime import Session
@@ -59,13 +59,13 @@ def round_with_gptq(
     wanted = {node.name or "" for node in plan.layers}
     found = [layer for layer in find_layers(simulated)[0] if layer.node.name in wanted]
     grids = {layer.node.name or "": _grid(layer, plan.target) for layer in found}
-    options = Options(cache_bytes=_CACHE_BYTES, threads=threads)
+    options = FitOptions(cache_bytes=_CACHE_BYTES, threads=threads)
     nearest = clone(simulated)
     for layer in find_layers(nearest)[0]:
         if layer.node.name in grids:
             _write_nearest(layer, grids[layer.node.name])
     rounded, held_out = round_layers(
-        simulated, reference, samples, grids, options, progress=progress
+        reference, simulated, samples, grids, options, progress=progress
     )
     if not rounded:
         return Skipped("compensate", "", "no-layer", "no layer could be fitted to the samples")

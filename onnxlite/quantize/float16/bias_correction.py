@@ -19,6 +19,7 @@ from onnxlite.quantize.float16.fallback import TARGET_DB
 from onnxlite.quantize.float16.plan import HalfPlan
 from onnxlite.quantize.float16.verify import Float16Reference
 from onnxlite.records import Progress
+from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.step import repair_ir
 from onnxlite.samples import Samples
 
@@ -54,12 +55,10 @@ def correct_biases(
         return False
     rounded = _rounded(prepared, plan)
     repaired, report = repair_ir(
-        clone(rounded),
         prepared.model,
+        clone(rounded),
         samples,
-        method="bias",
-        limit=_SAMPLES,
-        threads=threads,
+        FitOptions(method="bias", limit=_SAMPLES, threads=threads),
         progress=progress,
     )
     if not report.changed:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.errors import OptionError, UnsupportedError
+from onnxlite.fidelity import Reference
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.quantize.apart import apart
 from onnxlite.quantize.core.targets import Target, target_named
@@ -26,7 +27,6 @@ from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
 from onnxlite.quantize.mixed.error_propagation import Noise, propagate
 from onnxlite.quantize.mixed.layer_times import layer_times
 from onnxlite.records import Progress, Skipped, no_progress
-from onnxlite.repair.verify import verify
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 from onnxlite.timing.layer_times import LayerTimes
 
@@ -258,11 +258,11 @@ def _confirmed(
 ) -> dict[str, float]:
     """SQNR with everything quantized (under the empty name), and without each layer."""
     everything = [node.name or "" for node in baseline.layers]
+    wanted = Reference(baseline.model, held_out, threads=threads)
     result: dict[str, float] = {}
     for done, name in enumerate(["", *names], 1):
         model = baseline.quantized([other for other in everything if other != name])
-        verdict = verify(baseline.model, model, model, held_out, threads=threads)
-        result[name] = verdict.after_db
+        result[name] = wanted.sqnr_db(model)
         progress("confirm", done, len(names) + 1)
     return result
 

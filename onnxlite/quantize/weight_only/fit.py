@@ -17,15 +17,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.fidelity import Reference
 from onnxlite.model import clone
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.packing import WeightType
 from onnxlite.quantize.weight_only.codes import Blocks, Coding, coding
 from onnxlite.records import Progress, Skipped
-from onnxlite.repair.engine import Options
+from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
-from onnxlite.repair.verify import verify
 from onnxlite.samples import Samples
 
 #: Values of both models that are held between layers.
@@ -91,20 +91,21 @@ def fit_weights(
         _put(rounded_model, name, tensor)
     if not grids:
         return {}, [Skipped("gptq", "", "no-layer", "no layer can be fitted to samples")]
-    options = Options(cache_bytes=_CACHE_BYTES, threads=threads)
+    options = FitOptions(cache_bytes=_CACHE_BYTES, threads=threads)
     rounded, held_out = round_layers(
-        simulated, reference, samples, grids, options, progress=progress
+        reference, simulated, samples, grids, options, progress=progress
     )
     unfitted = {name for name, layer in layers.items() if layer.node.name not in rounded}
     for name in unfitted & set(nearest):
         _put(simulated, name, nearest[name])
     if not rounded:
         return {}, [Skipped("gptq", "", "no-layer", "no layer could be fitted to the samples")]
-    verdict = verify(reference, rounded_model, simulated, held_out, threads=threads)
-    if verdict.worse:
+    wanted = Reference(reference, held_out, threads=threads)
+    nearest_db, fitted_db = (wanted.sqnr_db(side) for side in (rounded_model, simulated))
+    if not fitted_db >= nearest_db:
         reason = (
             f"on {len(held_out)} feeds held out weights fitted to the samples give "
-            f"{verdict.after_db:.1f} dB and the nearest ones {verdict.before_db:.1f} dB"
+            f"{fitted_db:.1f} dB and the nearest ones {nearest_db:.1f} dB"
         )
         return {}, [Skipped("gptq", "", "no-gain", reason)]
     fitted = {}
