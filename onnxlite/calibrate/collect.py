@@ -1,8 +1,8 @@
-"""Statistics of a model's values, from one pass over the samples.
+"""Ranges and statistics of a model's values, from one pass over the samples.
 
 Extremes are exact. The histogram is of a sample: up to some thousand elements of a feed, and of
 many feeds not all, chosen by position, so that it does not depend on how the samples are split
-among passes.
+among passes. Memory does not grow with the number of samples.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ from onnxlite.model import size_bytes
 from onnxlite.records import Progress, no_progress
 from onnxlite.samples import Samples
 
+Array64 = NDArray[np.float64]
+
 #: Samples that are enough for a histogram.
-_ENOUGH = 128
+_ENOUGH_SAMPLES = 128
 #: Weights of a large model.
 _LARGE_BYTES = 1 << 26
-_GOLDEN = (math.sqrt(5) - 1) / 2
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+#: Elements of a value that are counted at once, and of all values.
+_BUFFERED_PER_VALUE, _MAX_BUFFERED = 1 << 16, 1 << 23
+#: Feeds whose limits are added up at once.
+_MAX_BUFFERED_FEEDS = 1 << 10
 
 
 def collect_ranges(
@@ -78,14 +84,16 @@ def collect_statistics(
     """
     wanted = list(dict.fromkeys(names))
 
-    def collect(share: float) -> dict[str, ValueStatistics]:
-        return collect_part(model, wanted, samples, share=share, threads=threads, progress=progress)
+    def collect(fraction: float) -> dict[str, ValueStatistics]:
+        return collect_part(
+            model, wanted, samples, fraction=fraction, threads=threads, progress=progress
+        )
 
-    return with_elements(collect, share_sampled(model, length_hint(samples)), wanted)
+    return with_elements(collect, sampled_fraction(model, length_hint(samples)), wanted)
 
 
-def share_sampled(model: ir.Model, count: int) -> float:
-    """The share of feeds from which elements are taken for the histograms.
+def sampled_fraction(model: ir.Model, count: int) -> float:
+    """Fraction of feeds from which elements are taken for the histograms.
 
     That costs a small network as much as half of its own time, so of many samples not all give
     some. A second session then holds the weights once more: large models, whose own work is more,
@@ -95,21 +103,21 @@ def share_sampled(model: ir.Model, count: int) -> float:
         model: to be calibrated.
         count: of all samples; 0 where that is not known.
     """
-    if count < 2 * _ENOUGH or size_bytes(model) > _LARGE_BYTES:
+    if count < 2 * _ENOUGH_SAMPLES or size_bytes(model) > _LARGE_BYTES:
         return 1.0
-    return _ENOUGH / count
+    return _ENOUGH_SAMPLES / count
 
 
 def with_elements(
-    collect: Callable[[float], dict[str, ValueStatistics]], share: float, names: Sequence[str]
+    collect: Callable[[float], dict[str, ValueStatistics]], fraction: float, names: Sequence[str]
 ) -> dict[str, ValueStatistics]:
-    """What is collected from a share of the feeds, or from all where a value needs that.
+    """Collect elements from a fraction of the feeds, or from all where a value needs that.
 
     Raises:
         SamplesError: a value is empty on all samples.
     """
-    found = collect(share)
-    if share < 1 and not all(len(seen.histogram.counts) for seen in found.values()):
+    found = collect(fraction)
+    if fraction < 1 and not all(len(seen.histogram.counts) for seen in found.values()):
         found = collect(1.0)
     check_seen(names, found)
     return found
@@ -120,44 +128,36 @@ def collect_part(
     names: Sequence[str],
     samples: Samples,
     *,
-    share: float,
+    fraction: float,
     first: int = 0,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, ValueStatistics]:
-    """The statistics of some of the feeds; a histogram is empty where none gave elements.
+    """Statistics of some of the feeds; a histogram is empty where none gave elements.
 
     Args:
         model: the float model.
         names: of distinct values.
         samples: these feeds.
-        share: see `share_sampled`.
+        fraction: see `sampled_fraction`.
         first: index of the first of these feeds among all.
         threads: of ONNX Runtime.
         progress: called after every feed.
     """
-    gatherer = Gatherer(len(names))
+    accumulator = _Accumulator(len(names))
 
     def sampled(index: int) -> bool:
         # Multiples of the golden ratio hit every part of 0 to 1 alike, whatever has a period.
-        return (first + index) * _GOLDEN % 1.0 < share
+        return (first + index) * _GOLDEN_RATIO % 1.0 < fraction
 
     for seen in stream(model, names, samples, sampled=sampled, threads=threads, progress=progress):
-        gatherer.add(seen)
-    found = zip(names, gatherer.statistics(), strict=True)
+        accumulator.add(seen)
+    found = zip(names, accumulator.statistics(), strict=True)
     return {name: statistics for name, statistics in found if statistics is not None}
 
 
-Array64 = NDArray[np.float64]
-
-#: Elements of a value that are counted at once, and of all values.
-_BUFFERED_PER_VALUE, _MAX_BUFFERED = 1 << 16, 1 << 23
-#: Limits of so many feeds are added up at once.
-_MAX_BUFFERED_FEEDS = 1 << 10
-
-
-class Gatherer:
-    """Takes one summary after the other; some wait, because much at once costs hardly more.
+class _Accumulator:
+    """Adds summaries of feeds up; some wait, because many at once cost hardly more.
 
     Elements are copied, so that ONNX Runtime writes the next ones into the same memory.
 
@@ -166,76 +166,73 @@ class Gatherer:
     """
 
     def __init__(self, count: int) -> None:
-        self._gathered = [_Gathered() for _ in range(count)]
+        self._values = [_ValueAccumulator() for _ in range(count)]
         self._limits: list[tuple[Array64, Array64]] = []
         self._elements = np.empty(min(_BUFFERED_PER_VALUE * count, _MAX_BUFFERED), np.float32)
         # Where each value's elements begin, and the last one's end: a row per feed.
-        self._borders: list[NDArray[np.int64]] = []
+        self._offsets: list[NDArray[np.int64]] = []
 
     def add(self, seen: FeedSummary) -> None:
-        """Take one feed's summary."""
         self._limits.append((seen.lows, seen.highs))
         if len(self._limits) >= _MAX_BUFFERED_FEEDS:
-            self._fold()
+            self._add_limits()
         if not seen.samples:
             return
         flat = [sample.reshape(-1) for sample in seen.samples]
-        borders = np.cumsum([0, *map(len, flat)])
-        start = int(self._borders[-1][-1]) if self._borders else 0
-        if start + borders[-1] > len(self._elements):
-            self._count()
+        offsets = np.cumsum([0, *map(len, flat)])
+        start = int(self._offsets[-1][-1]) if self._offsets else 0
+        if start + offsets[-1] > len(self._elements):
+            self._add_elements()
             start = 0
-            if borders[-1] > len(self._elements):
-                self._elements = np.empty(borders[-1], np.float32)
-        borders += start
-        np.concatenate(flat, out=self._elements[start : borders[-1]])
-        self._borders.append(borders)
+            if offsets[-1] > len(self._elements):
+                self._elements = np.empty(offsets[-1], np.float32)
+        offsets += start
+        np.concatenate(flat, out=self._elements[start : offsets[-1]])
+        self._offsets.append(offsets)
 
     def statistics(self) -> list[ValueStatistics | None]:
-        """Of every value; None of one without elements."""
-        self._fold()
-        self._count()
-        return [one.statistics() for one in self._gathered]
+        """Return the statistics of every value; None of one without elements."""
+        self._add_limits()
+        self._add_elements()
+        return [value.statistics() for value in self._values]
 
-    def _fold(self) -> None:
+    def _add_limits(self) -> None:
         if not self._limits:
             return
         lows, highs = (np.array(side) for side in zip(*self._limits, strict=True))
-        for one, low, high in zip(self._gathered, lows.T, highs.T, strict=True):
+        for value, low, high in zip(self._values, lows.T, highs.T, strict=True):
             some = high >= low
             if some.any():
-                one.limits(low[some], high[some])
+                value.add_limits(low[some], high[some])
         self._limits = []
 
-    def _count(self) -> None:
-        for index, one in enumerate(self._gathered):
-            parts = [self._elements[b[index] : b[index + 1]] for b in self._borders]
+    def _add_elements(self) -> None:
+        for index, value in enumerate(self._values):
+            parts = [self._elements[at[index] : at[index + 1]] for at in self._offsets]
             elements = np.concatenate(parts) if parts else self._elements[:0]
             if len(elements):
-                one.count(elements)
-        self._borders = []
+                value.add_elements(elements)
+        self._offsets = []
 
 
-class _Gathered:
-    """What was seen of one value so far."""
+class _ValueAccumulator:
+    """Statistics of one value so far."""
 
     def __init__(self) -> None:
         self._average: AverageRange | None = None
         self._range = Range(math.inf, -math.inf)
         self._histogram = Histogram.empty()
 
-    def limits(self, lows: Array64, highs: Array64) -> None:
-        """Take the smallest and largest number of some feeds, float64[feeds] both."""
+    def add_limits(self, lows: Array64, highs: Array64) -> None:
+        """Add the smallest and largest number of some feeds, float64[feeds] both."""
         new = AverageRange.over(lows, highs)
         self._average = new if self._average is None else self._average.merge(new)
         self._range = self._range.merge(Range(float(lows.min()), float(highs.max())))
 
-    def count(self, elements: NDArray[Any]) -> None:
-        """Take some elements, at least one."""
+    def add_elements(self, elements: NDArray[Any]) -> None:
         self._histogram = self._histogram.merge(Histogram.of(elements))
 
     def statistics(self) -> ValueStatistics | None:
-        """Of everything that was taken; None if nothing was."""
         if self._average is None:
             return None
         return ValueStatistics(self._range, self._average, self._histogram)

@@ -1,4 +1,4 @@
-"""What the one reader of a value can tell of it: before an activation behind a sum, not all.
+"""Effective range: the part of a value that its one reader lets through.
 
     x --+
         +-- Add -- Relu -- y            y - s  =  max(x, -s)
@@ -8,28 +8,30 @@ However far x lies below -s, y is 0. So the range of y - s is enough for x: clip
 leads to the same y. In residual networks, whose branches end in such sums, it is up to a third
 narrower than that of x. Both sides may be clipped at once: their lower limits are not positive,
 and so is the sum where both are reached. For upper bounds of an activation that does not hold,
-and so they count for nothing here.
+and so they are not used here.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxlite.graph import Names, const_tensor, sole_consumer
+from onnxlite.builder import Place
+from onnxlite.graph import const_tensor, sole_consumer
 from onnxlite.ops import spec_of
 
-_SIDES = 2
+_TERMS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class EffectiveRange:
-    """What gets through of a value.
+    """A value of which an activation behind a sum lets a part through.
 
     Attributes:
-        value: whose only reader is a sum, whose only reader is an activation from 0 on.
+        value: its only reader is a sum, whose only reader is an activation from 0 on.
         other: the sum's other side.
         output: of the activation; None where that has an upper bound.
         one_sided: `other` is never negative, and so `-other` never positive.
@@ -40,43 +42,33 @@ class EffectiveRange:
     output: ir.Value | None
     one_sided: bool
 
-    def write(self, graph: ir.Graph, taken: Names) -> ir.Value:
-        """Append a value of the same shape; `value` may be clipped to its range and 0.
-
-        Args:
-            graph: of `value`.
-            taken: names that new ones must differ from; new ones are added.
-        """
+    def write(self, place: Place) -> ir.Value:
+        """Insert a value of the same shape; `value` may be clipped to its range and 0."""
         if self.output is None:
-            below = self._append(graph, taken, "Neg", [self.other])
-            through = self._append(graph, taken, "Max", [self.value, below])
+            below = self._op(place, "Neg", [self.other])
+            through = self._op(place, "Max", [self.value, below])
         else:
             # ONNX Runtime can then go on to compute convolution, sum and activation as one.
-            through = self._append(graph, taken, "Sub", [self.output, self.other])
+            through = self._op(place, "Sub", [self.output, self.other])
         if self.one_sided:
             return through
         # Where the other side is far below zero nothing of `value` arrives, whatever it is.
-        positive = self._append(graph, taken, "Relu", [self.value])
-        return self._append(graph, taken, "Min", [through, positive])
+        positive = self._op(place, "Relu", [self.value])
+        return self._op(place, "Min", [through, positive])
 
-    def _append(
-        self, graph: ir.Graph, taken: Names, op_type: str, inputs: list[ir.Value]
-    ) -> ir.Value:
-        name = taken.fresh(f"{self.value.name}_effective")
-        node = ir.node(op_type, inputs, name=name)
-        output = node.outputs[0]
-        output.name, output.type, output.shape = name, self.value.type, self.value.shape
-        graph.append(node)
+    def _op(self, place: Place, op_type: str, inputs: Sequence[ir.Value]) -> ir.Value:
+        output = place.op(op_type, inputs, name=f"{self.value.name}_effective")
+        output.type, output.shape = self.value.type, self.value.shape
         return output
 
 
 def effective_range(value: ir.Value) -> EffectiveRange | None:
-    """What gets through of `value`, or None where that is all of it.
+    """Find the part of `value` that its reader lets through, None where that is all of it.
 
-    To be asked before anything is appended to the graph: a new reader hears everything.
+    To be asked before anything is appended to the graph: a new reader needs all of it.
     """
     add = sole_consumer(value)
-    two = add is not None and spec_of(add).sums and len(add.inputs) == _SIDES
+    two = add is not None and spec_of(add).sums and len(add.inputs) == _TERMS
     if add is None or not two or lower_bound(value) is not None:
         return None
     activation = sole_consumer(add.outputs[0])
@@ -93,7 +85,7 @@ def effective_range(value: ir.Value) -> EffectiveRange | None:
 
 
 def lower_bound(value: ir.Value) -> float | None:
-    """The finite lower bound that the producing activation guarantees, if any."""
+    """Return the finite lower bound that the producing activation guarantees, if any."""
     producer = value.producer()
     bounds = None if producer is None else _bounds(producer)
     return bounds[0] if bounds is not None and math.isfinite(bounds[0]) else None

@@ -19,7 +19,7 @@ Array64 = NDArray[np.float64]
 
 #: Most bins of a histogram: at least 8 to a step of an 8-bit type.
 BINS = 4096
-#: Bins are no finer than this share of the largest magnitude: 2^23 of them, as float32 has.
+#: Bins are no finer than this fraction of the largest magnitude: 2^23 of them, as float32 has.
 _MAGNITUDE_BITS = 23
 #: The smallest power of two whose inverse float32 holds.
 _FINEST_INVERTED = -126
@@ -29,7 +29,7 @@ _FINEST = -149
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How many elements lie where.
+    """Counts of elements in bins.
 
     Attributes:
         exponent: bins are `2**exponent` wide.
@@ -43,7 +43,7 @@ class Histogram:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Histogram:
-        """The histogram of float32 values of any shape, at least one and all finite."""
+        """Count float32 values of any shape, at least one and all finite."""
         flat = values.reshape(-1)
         low, high = float(flat.min()), float(flat.max())
         exponent = _smallest_exponent(low, high)
@@ -58,11 +58,11 @@ class Histogram:
 
     @classmethod
     def empty(cls) -> Histogram:
-        """Of no elements: merged with another one it changes nothing."""
+        """Return the histogram of no elements, the neutral element of `merge`."""
         return cls(_FINEST, 0, np.zeros(0, np.int64))
 
     def merge(self, other: Histogram) -> Histogram:
-        """The histogram of both sets of elements; exact, in any order."""
+        """Return the histogram of both sets of elements; exact, in any order."""
         if not len(self.counts) or not len(other.counts):
             return self if len(self.counts) else other
         exponent = max(self.exponent, other.exponent)
@@ -80,7 +80,7 @@ class Histogram:
         return Histogram(exponent, first, counts)
 
     def coarsened(self, exponent: int) -> Histogram:
-        """The same elements in bins of `2**exponent`, which is not finer than now."""
+        """Put the elements into bins of `2**exponent`, which is not finer than now."""
         # Indices have fewer bits than this, and a shift by 64 is not defined.
         shift = min(exponent - self.exponent, 2 * _MAGNITUDE_BITS)
         if shift <= 0:
@@ -91,7 +91,7 @@ class Histogram:
         return Histogram(exponent, first, np.add.reduceat(self.counts, starts))
 
     def at_most(self, bins: int) -> Histogram:
-        """The same elements in no more than `bins` bins, for searches that look at each."""
+        """Put the elements into no more than `bins` bins, for searches that look at each."""
         exponent = self.exponent
         while len(self.counts) >> (exponent - self.exponent) > bins:
             exponent += 1
@@ -103,7 +103,7 @@ class Histogram:
         return int(self.counts.sum())
 
     def occupied(self) -> tuple[Array64, Array64]:
-        """Middles and counts, float64 both, of the bins that are not empty.
+        """Return middles and counts, float64 both, of the bins that are not empty.
 
         The bin that begins at zero stands for zero: behind a Relu that is most of it.
         """

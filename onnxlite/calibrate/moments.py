@@ -1,4 +1,4 @@
-"""Second moments of a layer's input and of the output wanted from it: all a linear fit needs.
+"""Second moments of a layer's input and its target output, all that a linear fit needs.
 
 Streaming and mergeable: memory depends on the number of features, never on the number of
 rows. Moments are kept about the mean (Chan et al. 1983), because the difference of two large
@@ -40,7 +40,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
-        """The moments of one block of rows: `x: [n, g, K]`, `y: [n, g, M]`, n >= 1."""
+        """Compute the moments of rows: `x: [n, g, K]`, `y: [n, g, M]`, n >= 1."""
         mean_x: Array64 = x.mean(axis=0, dtype=np.float64)
         mean_y: Array64 = y.mean(axis=0, dtype=np.float64)
         # The products run in the data's own precision: that is the whole cost of a fit.
@@ -58,7 +58,7 @@ class Moments:
         )
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of rows together; exact, in any order."""
+        """Return the moments of both sets of rows together; exact, in any order."""
         rows = self.rows + other.rows
         dx, dy = other.mean_x - self.mean_x, other.mean_y - self.mean_y
         weight = self.rows * other.rows / rows
@@ -72,7 +72,7 @@ class Moments:
         )
 
     def about_zero(self) -> Moments:
-        """Raw moments, means taken as zero: for a fit that may not have an intercept."""
+        """Return raw moments, for a fit that may not have an intercept."""
         x, y = self.mean_x, self.mean_y
         return Moments(
             rows=self.rows,
@@ -84,19 +84,19 @@ class Moments:
         )
 
     def intercept(self, weight: Array) -> Array64:
-        """The best bias for a weight: `mean_y - mean_x W`, float64[g, M]."""
+        """Return the best bias for a weight: `mean_y - mean_x W`, float64[g, M]."""
         predicted = np.einsum("gk,gkm->gm", self.mean_x, weight)
         return np.asarray(self.mean_y - predicted, np.float64)
 
     def error(self, weight: Array) -> Array64:
-        """Squared error of a weight `[g, K, M]` with its best bias, summed over rows: [g, M]."""
+        """Return the squared error of a weight with its best bias, over all rows: [g, M]."""
         linear = np.einsum("gkm,gkm->gm", weight, self.cross)
         square = np.einsum("gkm,gkm->gm", weight, self.gram @ weight)
         return np.asarray(np.maximum(self.power - 2 * linear + square, 0.0), np.float64)
 
 
 def _centred(rows: Array, mean: Array64) -> Array:
-    """`[n, g, K]` less its mean, laid out as `[g, n, K]`, in one pass."""
+    """Subtract the mean of `[n, g, K]`, laid out as `[g, n, K]`, in one pass."""
     grouped = rows.transpose(1, 0, 2)
     centred: Array = np.subtract(grouped, mean[:, None].astype(rows.dtype), order="C")
     return centred

@@ -1,4 +1,7 @@
-"""Observers: from the statistics of a value to its quantization range."""
+"""Observers: from the statistics of a value to its quantization range.
+
+A new observer is one function and one entry in `OBSERVERS` and `ObserverName`.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,45 @@ from numpy.typing import NDArray
 from onnxlite.calibrate.histogram import Array64, Histogram
 from onnxlite.calibrate.statistics import Range, ValueStatistics
 
+#: Observers that decide for each value by itself.
+ObserverName = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
+
 #: Bins that a search looks at: 8 to a step of an 8-bit type.
-SEARCH_BINS = 2048
+_SEARCH_BINS = 2048
+#: Percent of the elements inside the range of the percentile observer.
+PERCENTILE = 99.999
+#: Fractions of the whole range that are tried; fine near 1, where the common answers lie.
+_MSE_FACTORS = np.concatenate([np.linspace(1.0, 0.9, 11), np.linspace(0.875, 0.3, 24)])
+_ENTROPY_FACTORS = np.linspace(1.0, 0.3, 29)
+
+#: Costs of ranges given by low and high limits `[k]`.
+Cost = Callable[[Array64, Array64], Array64]
+
+
+class Observer(Protocol):
+    """A rule for the range of one value; never wider than what was seen."""
+
+    def __call__(self, seen: ValueStatistics, levels: Levels, /) -> Range:
+        """Return the range that integers of `levels` shall cover."""
+        ...
 
 
 @dataclass(frozen=True)
 class Levels:
-    """A quantized type: `qmin` to `qmax`, and whether its zero lies in the middle."""
+    """A quantized type as observers see it: evenly spaced numbers.
+
+    Attributes:
+        qmin: the smallest integer.
+        qmax: the largest integer.
+        symmetric: whether zero lies in the middle.
+    """
 
     qmin: int
     qmax: int
     symmetric: bool
 
     def scale_zero(self, low: Array64, high: Array64) -> tuple[Array64, Array64]:
-        """Scale and zero point of ranges `[k]`, as `quantize` gives them; 0 is exact."""
+        """Return scale and zero point of ranges `[k]`, as `quantize` gives them; 0 is exact."""
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         if self.symmetric:
             bound = np.maximum(-low, high)
@@ -36,8 +64,8 @@ class Levels:
         return scale, np.clip(np.rint(self.qmin - low / scale), self.qmin, self.qmax)
 
     def errors(self, seen: Histogram, low: Array64, high: Array64) -> Array64:
-        """Mean squared error of the histogram's elements under each of k ranges: [k]."""
-        middles, counts = seen.at_most(SEARCH_BINS).occupied()
+        """Return the mean squared error of the elements under each of k ranges: [k]."""
+        middles, counts = seen.at_most(_SEARCH_BINS).occupied()
         scale, zero = self.scale_zero(low, high)
         scale, zero = scale[:, None], zero[:, None]
         # In place: these are the largest arrays of a search.
@@ -52,22 +80,20 @@ class Levels:
         return result
 
 
-def shrunk(
-    seen: Range, low: NDArray[Any] | float, high: NDArray[Any] | float
-) -> tuple[Array64, Array64]:
-    """Limits of `seen`, each multiplied by its factors; together as arrays of one length."""
-    lows, highs = np.broadcast_arrays(
-        np.float64(seen.low) * np.asarray(low), np.float64(seen.high) * np.asarray(high)
-    )
-    return np.atleast_1d(lows).astype(np.float64), np.atleast_1d(highs).astype(np.float64)
+def minmax_range(seen: ValueStatistics, levels: Levels) -> Range:
+    """Cover everything that was seen."""
+    del levels
+    return seen.range
 
 
-#: Percent of the elements inside the range.
-PERCENTILE = 99.999
+def average_range(seen: ValueStatistics, levels: Levels) -> Range:
+    """Average the limits of all feeds."""
+    del levels
+    return seen.average.range
 
 
 def percentile_range(seen: ValueStatistics, levels: Levels) -> Range:
-    """Leave out half of the rest at either end, to the width of a bin.
+    """Leave out a fixed fraction of the elements, half at either end, to the width of a bin.
 
     Where that is less than one of the sampled elements, the exact limit stays.
     """
@@ -83,38 +109,21 @@ def percentile_range(seen: ValueStatistics, levels: Levels) -> Range:
     return Range(max(seen.range.low, low * width), min(seen.range.high, (last + 1) * width))
 
 
-#: Shares of the whole range that are tried; fine near 1, where the common answers lie.
-_MSE_FACTORS = np.concatenate([np.linspace(1.0, 0.9, 11), np.linspace(0.875, 0.3, 24)])
-
-#: Costs of ranges given by low and high limits `[k]`.
-Cost = Callable[[Array64, Array64], Array64]
-
-
 def mse_range(seen: ValueStatistics, levels: Levels) -> Range:
-    """Search both limits, one after the other, for the least squared error."""
-    coarse = seen.histogram.at_most(SEARCH_BINS)
-    return search_range(seen.range, lambda low, high: levels.errors(coarse, low, high))
-
-
-def search_range(seen: Range, cost: Cost, *, factors: Array64 = _MSE_FACTORS) -> Range:
-    """The cheapest range within `seen`: limits in turn, twice; a limit of 0 stays."""
-    low = high = 1.0
-    # What the other limit was when this one was searched: the answer follows from it.
-    low_knows = high_knows = 0.0
-    for _ in range(2):
-        if seen.low < 0 and low_knows != high:
-            low, low_knows = float(factors[np.argmin(cost(*shrunk(seen, factors, high)))]), high
-        if seen.high > 0 and high_knows != low:
-            high, high_knows = float(factors[np.argmin(cost(*shrunk(seen, low, factors)))]), low
-    return Range(seen.low * low, seen.high * high)
-
-
-_ENTROPY_FACTORS = np.linspace(1.0, 0.3, 29)
+    """Minimize the mean squared error of the quantized elements."""
+    coarse = seen.histogram.at_most(_SEARCH_BINS)
+    return _search(seen.range, lambda low, high: levels.errors(coarse, low, high), _MSE_FACTORS)
 
 
 def entropy_range(seen: ValueStatistics, levels: Levels) -> Range:
-    """Search both limits, one after the other, for the least divergence."""
-    middles, counts = seen.histogram.at_most(SEARCH_BINS).occupied()
+    """Minimize the KL divergence of the quantized distribution from the real one.
+
+    Migacz 2017, "8-bit inference with TensorRT", for either limit in turn: what lies outside is
+    counted in the outermost bin of the reference, and each level's elements are spread evenly
+    over the bins that it stands for and that are not empty. Zero is exact in every range, so it
+    does not count: behind a Relu its bin would outweigh all others.
+    """
+    middles, counts = seen.histogram.at_most(_SEARCH_BINS).occupied()
     middles, counts = middles[middles != 0], counts[middles != 0]
     if not middles.size:
         return seen.range
@@ -124,51 +133,10 @@ def entropy_range(seen: ValueStatistics, levels: Levels) -> Range:
         pairs = zip(scale.tolist(), zero.tolist(), strict=True)
         return np.array([_divergence(middles, counts, levels, s, z) for s, z in pairs])
 
-    return search_range(seen.range, cost, factors=_ENTROPY_FACTORS)
+    return _search(seen.range, cost, _ENTROPY_FACTORS)
 
 
-def _divergence(
-    middles: Array64, counts: Array64, levels: Levels, scale: float, zero: float
-) -> float:
-    step = np.rint(middles / scale) + zero
-    inside = np.flatnonzero((step >= levels.qmin) & (step <= levels.qmax))
-    if not inside.size:
-        return float("inf")
-    kept = counts[inside]
-    reference = kept.copy()
-    reference[0] += counts[: inside[0]].sum()
-    reference[-1] += counts[inside[-1] + 1 :].sum()
-    level = (step[inside] - levels.qmin).astype(np.intp)
-    # The quantized distribution knows only what was inside.
-    spread = np.bincount(level, kept) / np.maximum(np.bincount(level), 1)
-    total, mass = reference.sum(), kept.sum()
-    return float((reference * np.log(reference * mass / (spread[level] * total))).sum() / total)
-
-
-#: Observers that decide for each value by itself.
-ObserverName = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
-
-
-class Observer(Protocol):
-    """A rule for the range of one value; never wider than what was seen."""
-
-    def __call__(self, seen: ValueStatistics, levels: Levels, /) -> Range:
-        """The range that integers of `levels` shall cover."""
-        ...
-
-
-def minmax_range(seen: ValueStatistics, levels: Levels) -> Range:
-    """All that was seen."""
-    del levels
-    return seen.range
-
-
-def average_range(seen: ValueStatistics, levels: Levels) -> Range:
-    """The limits of a feed, on average."""
-    del levels
-    return seen.average.range
-
-
+#: Every observer by its public name.
 OBSERVERS: Mapping[ObserverName, Observer] = MappingProxyType(
     {
         "minmax": minmax_range,
@@ -178,3 +146,45 @@ OBSERVERS: Mapping[ObserverName, Observer] = MappingProxyType(
         "mse": mse_range,
     }
 )
+
+
+def _search(seen: Range, cost: Cost, factors: Array64) -> Range:
+    """Return the cheapest range within `seen`: limits in turn, twice; a limit of 0 stays."""
+    low = high = 1.0
+    # The other limit when this one was searched: the answer follows from it.
+    high_then = low_then = 0.0
+    for _ in range(2):
+        if seen.low < 0 and high_then != high:
+            low, high_then = float(factors[np.argmin(cost(*_shrunk(seen, factors, high)))]), high
+        if seen.high > 0 and low_then != low:
+            high, low_then = float(factors[np.argmin(cost(*_shrunk(seen, low, factors)))]), low
+    return Range(seen.low * low, seen.high * high)
+
+
+def _shrunk(
+    seen: Range, low: NDArray[Any] | float, high: NDArray[Any] | float
+) -> tuple[Array64, Array64]:
+    """Multiply the limits of `seen` by factors; two arrays of one length."""
+    lows, highs = np.broadcast_arrays(
+        np.float64(seen.low) * np.asarray(low), np.float64(seen.high) * np.asarray(high)
+    )
+    return np.atleast_1d(lows).astype(np.float64), np.atleast_1d(highs).astype(np.float64)
+
+
+def _divergence(
+    middles: Array64, counts: Array64, levels: Levels, scale: float, zero: float
+) -> float:
+    """KL divergence of bins from what a scale and zero point make of them."""
+    step = np.rint(middles / scale) + zero
+    inside = np.flatnonzero((step >= levels.qmin) & (step <= levels.qmax))
+    if not inside.size:
+        return float("inf")
+    kept = counts[inside]
+    reference = kept.copy()
+    reference[0] += counts[: inside[0]].sum()
+    reference[-1] += counts[inside[-1] + 1 :].sum()
+    level = (step[inside] - levels.qmin).astype(np.intp)
+    # The quantized distribution has only what was inside.
+    spread = np.bincount(level, kept) / np.maximum(np.bincount(level), 1)
+    total, mass = reference.sum(), kept.sum()
+    return float((reference * np.log(reference * mass / (spread[level] * total))).sum() / total)

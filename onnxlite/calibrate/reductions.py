@@ -1,4 +1,4 @@
-"""Ranges per channel and largest magnitudes, reduced inside ONNX Runtime."""
+"""Statistics per channel and largest magnitudes, reduced inside ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.calibrate.effective_range import effective_range
-from onnxlite.graph import Names, add_initializer, rank, value_names
-from onnxlite.model import clone
+from onnxlite.calibrate.taps import TapModel
+from onnxlite.graph import rank
 from onnxlite.records import Progress, no_progress
-from onnxlite.runtime import Session
 from onnxlite.samples import Samples
 
-#: Since this opset the axes of reductions are an input.
-_AXES_ARE_INPUTS = 18
 _REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
 
 
-class ChannelStats(msgspec.Struct, frozen=True):
-    """Of one value, per channel.
+class ChannelStatistics(msgspec.Struct, frozen=True):
+    """Statistics of one value, per channel.
 
     Attributes:
         low: float64[channels], the smallest number seen.
@@ -36,9 +32,9 @@ class ChannelStats(msgspec.Struct, frozen=True):
     square: Any
     count: int
 
-    def merge(self, other: ChannelStats) -> ChannelStats:
-        """The statistics of both; shards may be merged."""
-        return ChannelStats(
+    def merge(self, other: ChannelStatistics) -> ChannelStatistics:
+        """Return the statistics over both sets of feeds."""
+        return ChannelStatistics(
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             self.square + other.square,
@@ -46,10 +42,10 @@ class ChannelStats(msgspec.Struct, frozen=True):
         )
 
 
-def collect_by_channel(
+def collect_channel_statistics(
     model: ir.Model, axes: Mapping[str, int], samples: Samples, *, threads: int | None = None
-) -> dict[str, ChannelStats]:
-    """Run the samples once.
+) -> dict[str, ChannelStatistics]:
+    """Run all samples once and return the statistics of each value's channels.
 
     Args:
         model: left as it is; its values' ranks are known.
@@ -60,54 +56,27 @@ def collect_by_channel(
     Raises:
         ExecutionError: ONNX Runtime cannot run the model.
     """
-    copy = clone(model)
-    values = {value.name: value for value in copy.graph.inputs}
-    values.update({value.name: value for node in copy.graph for value in node.outputs})
-    effective = {name: effective_range(values[name]) for name in axes}
-    taken = value_names(copy)
-    taps: dict[str, list[str]] = {}
-    outputs: list[ir.Value] = []
-    # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
-    for name, axis in reversed(list(axes.items())):
-        value, part = values[name], effective[name]
-        if part is not None:
-            value = part.write(copy.graph, taken)
-        reduced = [a for a in range(rank(value) or 0) if a != axis]
-        nodes = [_reduction(copy, op, value, reduced, taken) for op in _REDUCTIONS]
-        size = ir.node("Size", [value])
-        size.outputs[0].name = taken.fresh(f"{name}_size")
-        size.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-        nodes.append(size)
-        for node in nodes:
-            copy.graph.append(node)
-            outputs.append(node.outputs[0])
-        taps[name] = [node.outputs[0].name or "" for node in nodes]
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(outputs)
-    session = Session(copy, threads=threads)
-    stats: dict[str, ChannelStats] = {}
+    taps = TapModel(model, axes, effective=True)
+    outputs: dict[str, list[str]] = {}
+    for name, value in taps:
+        reduced = [axis for axis in range(rank(value) or 0) if axis != axes[name]]
+        measured = [
+            *(taps.reduce(op_type, value, reduced) for op_type in _REDUCTIONS),
+            taps.op("Size", [value], f"{name}_size"),
+        ]
+        outputs[name] = [taps.output(one) for one in measured]
+    session = taps.session(threads)
+    found: dict[str, ChannelStatistics] = {}
     for feed in samples:
-        got = session.run(feed)
+        made = session.run(feed)
         for name in axes:
-            tapped = taps[name]
-            low, high, square = (np.asarray(got[tap], np.float64) for tap in tapped[:3])
-            seen = ChannelStats(low, high, square, int(got[tapped[3]]) // max(1, low.size))
-            stats[name] = stats[name].merge(seen) if name in stats else seen
-    return stats
-
-
-def _reduction(
-    model: ir.Model, op_type: str, value: ir.Value, axes: list[int], taken: Names
-) -> ir.Node:
-    name = taken.fresh(f"{value.name}_{op_type}")
-    if model.opset_imports.get("", 1) >= _AXES_ARE_INPUTS:
-        given = add_initializer(model.graph, taken.fresh(f"{name}_axes"), np.array(axes, np.int64))
-        node = ir.node(op_type, [value, given], {"keepdims": 0})
-    else:
-        node = ir.node(op_type, [value], {"axes": axes, "keepdims": 0})
-    node.outputs[0].name = name
-    node.outputs[0].type = value.type
-    return node
+            low, high, square = (
+                np.asarray(made[output], np.float64) for output in outputs[name][:3]
+            )
+            count = int(made[outputs[name][3]]) // max(1, low.size)
+            seen = ChannelStatistics(low, high, square, count)
+            found[name] = found[name].merge(seen) if name in found else seen
+    return found
 
 
 def collect_magnitudes(
@@ -130,35 +99,22 @@ def collect_magnitudes(
     Raises:
         ExecutionError: ONNX Runtime cannot run the model.
     """
-    copy = clone(model)
-    taken = value_names(copy)
-    values = {value.name: value for value in copy.graph.inputs}
-    values.update({value.name: value for node in copy.graph for value in node.outputs})
-    taps: dict[str, str] = {}
-    outputs: list[ir.Value] = []
-    # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
-    for name in reversed(list(dict.fromkeys(names))):
-        value = values[name]
-        for op_type, attributes in (("Abs", {}), ("ReduceMax", {"keepdims": 0})):
-            node = ir.node(op_type, [value], attributes, name=f"{name}_{op_type}_tap")
-            node.outputs[0].name = taken.fresh(node.name or op_type)
-            node.outputs[0].type = value.type
-            copy.graph.append(node)
-            value = node.outputs[0]
-        value.shape = ir.Shape(())
-        outputs.append(value)
-        taps[name] = value.name or ""
+    taps = TapModel(model, names)
+    outputs = {
+        name: taps.output(
+            taps.reduce("ReduceMax", taps.op("Abs", [value], f"{name}_abs", like=value)), 0
+        )
+        for name, value in taps
+    }
     if not outputs:
         return {}
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(outputs)
-    session = Session(copy, threads=threads)
-    found = dict.fromkeys(taps, 0.0)
+    session = taps.session(threads)
+    found = dict.fromkeys(outputs, 0.0)
     total = samples.count() if progress is not no_progress else 0
     for index, feed in enumerate(samples):
-        result = session.run(feed)
-        for name, tap in taps.items():
-            now = float(result[tap])
+        made = session.run(feed)
+        for name, output in outputs.items():
+            now = float(made[output])
             # NaN, once seen, stays: it is greater than nothing and less than nothing.
             found[name] = now if not now <= found[name] else found[name]
         progress("magnitudes", index + 1, total)

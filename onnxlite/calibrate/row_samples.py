@@ -1,4 +1,4 @@
-"""Rows of inner values along their last axis: a sample of them, and every channel's range."""
+"""Rows of inner values along their last axis: a sample of them, and each channel's range."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RowSample:
     rows: NDArray[Any]
 
     def merge(self, other: RowSample) -> RowSample:
-        """What both have seen."""
+        """Return the statistics of both."""
         return RowSample(
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
@@ -78,5 +78,5 @@ def collect_row_samples(
             step = max(1, len(matrix) // per_feed)
             seen = RowSample(low, high, matrix[::step][:per_feed].copy())
             found[name] = found[name].merge(seen) if name in found else seen
-        progress("look at rows", index, index)
+        progress("sample rows", index, index)
     return found

@@ -14,7 +14,7 @@ from operator import length_hint
 import onnx
 import onnx_ir as ir
 
-from onnxlite.calibrate.collect import collect_part, share_sampled, with_elements
+from onnxlite.calibrate.collect import collect_part, sampled_fraction, with_elements
 from onnxlite.calibrate.statistics import ValueStatistics, merge_statistics
 from onnxlite.errors import OnnxliteError
 from onnxlite.model import load, to_bytes
@@ -25,13 +25,13 @@ from onnxlite.workers import Workers
 
 @dataclass(frozen=True)
 class _Shard:
-    """Some feeds, and what to look at in them."""
+    """Some feeds, and what to measure on them."""
 
     model: bytes
     names: tuple[str, ...]
     feeds: list[Feed]
     first: int
-    share: float
+    fraction: float
     threads: int | None
 
 
@@ -45,20 +45,20 @@ def collect_sharded(
     threads: int | None = 1,
     progress: Progress = no_progress,
 ) -> dict[str, ValueStatistics]:
-    """The statistics of `collect_statistics`, from workers that see a shard each.
+    """Collect the statistics of `collect_statistics` by workers that see a shard each.
 
     Args:
         model: the float model; values are named as in its main graph.
         names: of the values.
-        samples: cut into shards at the borders of feeds.
-        workers: who do it.
-        shards: how many; no more than there are feeds.
+        samples: cut into shards between feeds.
+        workers: run the shards.
+        shards: their number; no more than there are feeds.
         threads: of ONNX Runtime in each worker.
         progress: called as shards are done.
 
     Raises:
         SamplesError: a value is NaN or infinite on some sample, or empty on all of them.
-        Lost: workers died on a shard again and again.
+        Lost: workers died on one shard repeatedly.
         ExecutionError: ONNX Runtime cannot run the model.
     """
     feeds = list(samples)
@@ -66,9 +66,9 @@ def collect_sharded(
     content, wanted = to_bytes(model), tuple(dict.fromkeys(names))
     cuts = [len(feeds) * index // count for index in range(count + 1)]
 
-    def collect(share: float) -> dict[str, ValueStatistics]:
+    def collect(fraction: float) -> dict[str, ValueStatistics]:
         pieces = [
-            _Shard(content, wanted, feeds[start:stop], start, share, threads)
+            _Shard(content, wanted, feeds[start:stop], start, fraction, threads)
             for start, stop in itertools.pairwise(cuts)
         ]
         found: dict[int, dict[str, ValueStatistics]] = {}
@@ -78,11 +78,11 @@ def collect_sharded(
             found[index] = result
         return merge_statistics(found[index] for index in range(count))
 
-    return with_elements(collect, share_sampled(model, length_hint(samples)), wanted)
+    return with_elements(collect, sampled_fraction(model, length_hint(samples)), wanted)
 
 
 def _collect(shard: _Shard) -> dict[str, ValueStatistics] | OnnxliteError:
-    """What a worker does; an error of the data is a result, and not taken for its death."""
+    """Run one shard in a worker; an error of the data is a result, not the worker's death."""
     proto = onnx.ModelProto()
     proto.ParseFromString(shard.model)
     model = load(proto)
@@ -92,7 +92,7 @@ def _collect(shard: _Shard) -> dict[str, ValueStatistics] | OnnxliteError:
             model,
             shard.names,
             samples,
-            share=shard.share,
+            fraction=shard.fraction,
             first=shard.first,
             threads=shard.threads,
         )

@@ -12,25 +12,24 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate.histogram import Histogram
 
+#: Of float64.
+_MANTISSA_BITS = 53
+
 
 class Range(msgspec.Struct, frozen=True):
-    """Smallest and largest number seen, as float."""
+    """Smallest and largest number seen."""
 
     low: float
     high: float
 
     def merge(self, other: Range) -> Range:
-        """The range that covers both; merging is exact, so shards may be merged."""
+        """Return the range that covers both; merging is exact, so shards may be merged."""
         return Range(min(self.low, other.low), max(self.high, other.high))
-
-
-#: Of float64.
-_MANTISSA_BITS = 53
 
 
 @dataclass(frozen=True)
 class AverageRange:
-    """Sums over feeds of the smallest and the largest number of each.
+    """Average limits of feeds, as sums of the smallest and the largest number of each.
 
     Every feed has the same weight. An exponential average, which others use, depends on the
     order of the samples, so that shards of them could not be merged. The sums are fractions
@@ -43,26 +42,26 @@ class AverageRange:
 
     @classmethod
     def of(cls, seen: Range) -> AverageRange:
-        """The average of one feed."""
+        """Return the average of one feed."""
         return cls(1, Fraction(seen.low), Fraction(seen.high))
 
     @classmethod
     def over(cls, lows: NDArray[np.float64], highs: NDArray[np.float64]) -> AverageRange:
-        """The average of many feeds, from the limits of each: [feeds] both, at least one."""
+        """Return the average of many feeds, from the limits of each: [feeds] both, at least one."""
         return cls(len(lows), _exact_sum(lows), _exact_sum(highs))
 
     def merge(self, other: AverageRange) -> AverageRange:
-        """The average over both sets of feeds; exact, in any order."""
+        """Return the average over both sets of feeds; exact, in any order."""
         return AverageRange(self.feeds + other.feeds, self.low + other.low, self.high + other.high)
 
     @property
     def range(self) -> Range:
-        """The average limits."""
+        """Average limits."""
         return Range(float(self.low / self.feeds), float(self.high / self.feeds))
 
 
 def _exact_sum(values: NDArray[np.float64]) -> Fraction:
-    """The sum without rounding: whole numbers on the finest exponent there is."""
+    """Sum without rounding: whole numbers on the finest exponent there is."""
     mantissas, exponents = np.frexp(values)
     finest = int(exponents.min())
     whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64).tolist()
@@ -73,7 +72,7 @@ def _exact_sum(values: NDArray[np.float64]) -> Fraction:
 
 @dataclass(frozen=True, eq=False)
 class ValueStatistics:
-    """What was seen of one value.
+    """Statistics of one value.
 
     Attributes:
         range: over all elements of all samples.
@@ -86,7 +85,7 @@ class ValueStatistics:
     histogram: Histogram
 
     def merge(self, other: ValueStatistics) -> ValueStatistics:
-        """Of both sets of feeds together; exact, in any order."""
+        """Return the statistics of both sets of feeds together; exact, in any order."""
         return ValueStatistics(
             self.range.merge(other.range),
             self.average.merge(other.average),
@@ -97,7 +96,7 @@ class ValueStatistics:
 def merge_statistics(
     shards: Iterable[Mapping[str, ValueStatistics]],
 ) -> dict[str, ValueStatistics]:
-    """The statistics of all shards together, as one pass over all their feeds gives them.
+    """Merge the statistics of shards; one pass over all their feeds gives the same.
 
     Shards hold whole feeds: the moving average has one weight per feed.
     """

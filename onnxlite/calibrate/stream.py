@@ -1,4 +1,4 @@
-"""One pass over the samples: for every feed, a summary of every asked-for value."""
+"""One pass over the samples: for every feed, a summary of every named value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class FeedSummary:
-    """What one feed shows of all values, in the order of their names.
+    """Summary of all values on one feed, in the order of their names.
 
     Attributes:
         lows: float64[values], the smallest number of each; inf of a value without elements.
@@ -50,7 +50,7 @@ def stream(
         model: the float model.
         names: of its values.
         samples: the data.
-        sampled: of which feeds, by their index, elements are wanted.
+        sampled: tells by a feed's index whether elements are taken from it.
         threads: of ONNX Runtime.
         progress: called after every feed.
 
@@ -89,7 +89,7 @@ class _Probe:
         lows = self._known.copy()
         lows[self._measured] = [outputs[output].item() for output in self._lows]
         highs = np.array([outputs[output].item() for output in self._highs])
-        # What the reductions say of no elements at all.
+        # Reductions of no elements give these.
         empty = (highs == -np.inf) & (~self._measured | (lows == np.inf))
         lows[empty] = np.inf
         good = empty | (np.isfinite(lows) & np.isfinite(highs))
@@ -100,8 +100,10 @@ class _Probe:
                 f"value {name!r} ({_origin(self._model, name)}) is {highs[wrong]} on a "
                 "calibration sample: check the preprocessing, or the model overflows"
             )
-        taken = None if self._samples is None else [outputs[output] for output in self._samples]
-        return FeedSummary(lows, highs, taken)
+        elements = None
+        if self._samples is not None:
+            elements = [outputs[output] for output in self._samples]
+        return FeedSummary(lows, highs, elements)
 
 
 def check_seen(names: Iterable[str], seen: Container[str]) -> None:

@@ -1,4 +1,4 @@
-"""A model that outputs small summaries of its inner values instead of its own outputs.
+"""Taps: a model that outputs measurements of its inner values instead of its own outputs.
 
 Minimum and maximum are computed inside ONNX Runtime, by reduction nodes appended to the
 model, and so is a sample of bounded size, by Slice nodes: no intermediate tensor is copied
@@ -8,16 +8,18 @@ out. A bound that the producer guarantees (zero after a Relu) is not measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.builder import GraphBuilder
 from onnxlite.calibrate.effective_range import effective_range, lower_bound
-from onnxlite.graph import add_initializer, value_names
 from onnxlite.model import clone
+from onnxlite.runtime import Session
 
 #: Most elements taken from a value of one sample; all of a smaller one.
 _PER_SAMPLE = 512
@@ -27,14 +29,103 @@ _PER_FEED = 4096
 _IMAGE = 4
 #: Steps through rows and columns, odd so that they are not those of strides before; at least so
 #: many steps on each side, and so many times the elements that are taken.
-_STEPS, _LEAST_STEPS, _LEAST_CHOICE = (7, 5, 3), 4, 4
+_STEPS, _MIN_STEPS, _MIN_CHOICE = (7, 5, 3), 4, 4
 #: A prime above any number of elements taken, for positions that are spread evenly.
 _SPREAD = 2_654_435_761
+#: Since this opset the axes of reductions are an input.
+_AXES_ARE_INPUTS = 18
+
+
+class TapModel:
+    """A copy of a model to which measurements of its values are appended.
+
+    Args:
+        model: left as it is.
+        names: of values of its main graph.
+        effective: measure the effective range of a value where it has one.
+
+    Attributes:
+        values: the named values of the copy, in the order in which taps are to be appended:
+            ONNX Runtime takes the last nodes first, so each value is measured when it is made,
+            and need not be kept until all others are.
+    """
+
+    def __init__(self, model: ir.Model, names: Iterable[str], *, effective: bool = False) -> None:
+        self._model = clone(model)
+        self._place = GraphBuilder(self._model, naming="none").end()
+        graph = self._model.graph
+        known = {value.name: value for value in graph.inputs}
+        known.update({value.name: value for node in graph for value in node.outputs})
+        self.values = {name: known[name] for name in reversed(list(dict.fromkeys(names)))}
+        # Found before anything is appended: a new reader needs the whole range.
+        self._effective = {
+            name: effective_range(value) if effective else None
+            for name, value in self.values.items()
+        }
+        self._outputs: list[ir.Value] = []
+
+    def __iter__(self) -> Iterator[tuple[str, ir.Value]]:
+        """Yield names and what is to be measured of each value, appending its nodes."""
+        for name, value in self.values.items():
+            part = self._effective[name]
+            yield name, value if part is None else part.write(self._place)
+
+    @property
+    def batches(self) -> set[str]:
+        """Sizes of the first axes of inputs, which count samples."""
+        shapes = (value.shape for value in self._model.graph.inputs)
+        return {str(shape[0]) for shape in shapes if shape is not None and len(shape) > 0}
+
+    def op(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        like: ir.Value | None = None,
+    ) -> ir.Value:
+        """Append a node; its output has the type of `like`, or int64."""
+        value = self._place.op(op_type, inputs, attributes, name=name)
+        value.type = ir.TensorType(ir.DataType.INT64) if like is None else like.type
+        return value
+
+    def reduce(self, op_type: str, value: ir.Value, axes: Sequence[int] | None = None) -> ir.Value:
+        """Append a reduction over some axes, or to a scalar."""
+        inputs, attributes = [value], {"keepdims": 0}
+        if axes is not None and self._model.opset_imports.get("", 1) >= _AXES_ARE_INPUTS:
+            inputs.append(self.constant(list(axes)))
+        elif axes is not None:
+            attributes["axes"] = list(axes)  # type: ignore[assignment]
+        return self.op(op_type, inputs, f"{value.name}_{op_type}", attributes, like=value)
+
+    def constant(self, numbers: Sequence[int] | NDArray[np.int64]) -> ir.Value:
+        """Return a constant int64[n]; equal ones are shared."""
+        return self._place.constant("tap_constant", np.asarray(numbers, np.int64))
+
+    def output(self, value: ir.Value, rank: int | None = None) -> str:
+        """Make a value an output of the model and return its name."""
+        if rank is not None:
+            value.shape = ir.Shape([None] * rank)
+        self._outputs.append(value)
+        assert value.name is not None
+        return value.name
+
+    def finish(self) -> ir.Model:
+        """Return the model, whose outputs are the taps alone (its own if there are none)."""
+        if self._outputs:
+            self._model.graph.outputs.clear()
+            self._model.graph.outputs.extend(self._outputs)
+        return self._model
+
+    def session(self, threads: int | None) -> Session:
+        """Open a session that runs the model."""
+        return Session(self.finish(), threads=threads)
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Names of the outputs that tell of one value; None where nothing is measured.
+    """Names of the outputs that measure one value; None where nothing is measured.
 
     Attributes:
         low: the smallest number; None where `known_low` is guaranteed.
@@ -52,148 +143,88 @@ class Tap:
 def tap_summaries(
     model: ir.Model, names: Iterable[str], *, sample: bool
 ) -> tuple[ir.Model, dict[str, Tap]]:
-    """A copy of `model` whose outputs are the summaries of the named float32 values.
+    """Make a copy of `model` whose outputs are summaries of the named float32 values.
 
     Args:
         model: of opset 10 or newer where a `sample` is asked for, with shapes.
         names: of the values.
         sample: whether some elements are taken.
     """
-    copy = clone(model)
-    writer = _Writer(copy)
-    values = {value.name: value for value in copy.graph.inputs}
-    values.update({value.name: value for node in copy.graph for value in node.outputs})
-    effective = {name: effective_range(values[name]) for name in names}
-    taps: dict[str, Tap] = {}
-    # ONNX Runtime takes the last nodes first: so each value is measured when it is made, and need
-    # not be held until all others are.
-    for name in reversed(effective):
-        value, part = values[name], effective[name]
-        bound = lower_bound(value)
-        if part is not None:
-            value = part.write(copy.graph, writer.taken)
-        taps[name] = Tap(
-            low=writer.reduced(value, "ReduceMin") if bound is None else None,
-            high=writer.reduced(value, "ReduceMax", pooled=bound is not None),
-            sample=writer.sampled(value, pooled=bound is not None) if sample else None,
+    wanted = list(dict.fromkeys(names))
+    taps = TapModel(model, wanted, effective=True)
+    batches = taps.batches
+    found: dict[str, Tap] = {}
+    for name, value in taps:
+        bound = lower_bound(taps.values[name])
+        # Behind an activation nothing else needs an image in its plain layout.
+        pooled = bound is not None
+        found[name] = Tap(
+            low=None if pooled else taps.output(taps.reduce("ReduceMin", value), 0),
+            high=taps.output(_largest(taps, value, pooled=pooled), 0),
+            sample=_sampled(taps, value, batches, pooled=pooled) if sample else None,
             known_low=0.0 if bound is None else bound,
         )
-    if writer.outputs:
-        copy.graph.outputs.clear()
-        copy.graph.outputs.extend(writer.outputs)
-    return copy, {name: taps[name] for name in effective}
+    return taps.finish(), {name: found[name] for name in wanted}
 
 
-class _Writer:
-    """Appends nodes to one model; positions and shapes of equal value are shared."""
+def _largest(taps: TapModel, value: ir.Value, *, pooled: bool) -> ir.Value:
+    """Append the largest number of a value.
 
-    def __init__(self, model: ir.Model) -> None:
-        self._graph = model.graph
-        self.taken = value_names(model)
-        self._constants: dict[bytes, ir.Value] = {}
-        self._batches = {
-            str(value.shape[0])
-            for value in model.graph.inputs
-            if value.shape is not None and len(value.shape) > 0
-        }
-        self.outputs: list[ir.Value] = []
+    An image is `pooled` first: kernels for that exist in the layout of ONNX Runtime's
+    convolutions, and to bring the whole image out of it costs as much as a third of the model.
+    """
+    data = value
+    if pooled and value.shape is not None and len(value.shape) == _IMAGE:
+        data = taps.op("GlobalMaxPool", [value], f"{value.name}_peaks", like=value)
+    return taps.reduce("ReduceMax", data)
 
-    def reduced(self, value: ir.Value, op_type: str, *, pooled: bool = False) -> str:
-        """Append a reduction to one number; returns the output's name.
 
-        Where nothing else needs an image in its plain layout its largest numbers are `pooled`:
-        kernels for that exist in the layout of ONNX Runtime's convolutions, and to bring the
-        whole image out of it costs as much as a third of the model.
-        """
-        suffix = "min" if op_type == "ReduceMin" else "max"
-        name, data = self._name(value, suffix), value
-        if pooled and value.shape is not None and len(value.shape) == _IMAGE:
-            data = self._append("GlobalMaxPool", [value], self._name(value, "peaks"), value)
-        self._append(op_type, [data], name, value, {"keepdims": 0})
-        return self._output(name, value, 0)
+def _sampled(taps: TapModel, value: ir.Value, batches: set[str], *, pooled: bool) -> str:
+    """Append a choice of elements, spread evenly, and return the output's name.
 
-    def sampled(self, value: ir.Value, *, pooled: bool = False) -> str:
-        """Append a choice of elements, spread evenly; returns the output's name.
+    Of an image only every few rows and columns are looked at where it is `pooled`.
+    """
+    shape, name = _shape_of_a_sample(value, batches), f"{value.name}_sample"
+    if pooled and shape is not None and (stride := _lattice(shape)) is not None:
+        shape = shape[:1] + tuple(-(-side // stride) for side in shape[1:])
+        attributes = {"kernel_shape": [1, 1], "strides": [stride, stride]}
+        value = taps.op("MaxPool", [value], f"{value.name}_lattice", attributes, like=value)
+    if shape is None:
+        return taps.output(_spread(taps, value, name), 1)
+    size = math.prod(shape)
+    flat = taps.op("Reshape", [value, taps.constant([-1, size])], f"{value.name}_flat", like=value)
+    step = _step(size, shape[-1])
+    # From the middle of a step on: the first column is the edge of an image.
+    positions = (step // 2, size, 1, step)  # start, end, axis, step
+    inputs = [flat, *(taps.constant([one]) for one in positions)]
+    return taps.output(taps.op("Slice", inputs, name, like=value), 2)
 
-        Of an image only every few rows and columns are looked at where it is `pooled`.
-        """
-        shape = self._shape_of_a_sample(value)
-        name = self._name(value, "sample")
-        if pooled and shape is not None and (stride := _lattice(shape)) is not None:
-            shape = shape[:1] + tuple(-(-side // stride) for side in shape[1:])
-            strides: dict[str, int | list[int]] = {
-                "kernel_shape": [1, 1],
-                "strides": [stride, stride],
-            }
-            points = self._name(value, "lattice")
-            value = self._append("MaxPool", [value], points, value, strides)
-        if shape is not None:
-            size = math.prod(shape)
-            flat = self._flat(value, np.array([-1, size], np.int64))
-            step = _step(size, shape[-1])
-            # From the middle of a step on: the first column is the border of an image.
-            positions = (step // 2, size, 1, step)  # start, end, axis, step
-            constants = [self._constant(np.array([one], np.int64)) for one in positions]
-            self._append("Slice", [flat, *constants], name, value)
-            return self._output(name, value, 2)
-        flat = self._flat(value, np.array([-1], np.int64))
-        count = self._append("Shape", [flat], self._name(value, "size"), None)
-        spread = self._constant(np.arange(_PER_FEED, dtype=np.int64) * _SPREAD)
-        # Of no elements none are taken, of any others as many as ever; Mod refuses to divide by 0.
-        most = self._constant(np.array([_PER_FEED], np.int64))
-        end = self._append("Mul", [count, most], self._name(value, "end"), None)
-        start = self._constant(np.array([0], np.int64))
-        some = self._append("Slice", [spread, start, end], self._name(value, "some"), None)
-        divisor = self._append("Slice", [count, start, count], self._name(value, "divisor"), None)
-        index = self._append("Mod", [some, divisor], self._name(value, "index"), None)
-        self._append("Gather", [flat, index], name, value, {"axis": 0})
-        return self._output(name, value, 1)
 
-    def _flat(self, value: ir.Value, shape: NDArray[np.int64]) -> ir.Value:
-        inputs = [value, self._constant(shape)]
-        return self._append("Reshape", inputs, self._name(value, "flat"), value)
+def _spread(taps: TapModel, value: ir.Value, name: str) -> ir.Value:
+    """Append a choice of elements of a value whose shape is open."""
+    flat = taps.op("Reshape", [value, taps.constant([-1])], f"{value.name}_flat", like=value)
+    count = taps.op("Shape", [flat], f"{value.name}_size")
+    spread = taps.constant(np.arange(_PER_FEED, dtype=np.int64) * _SPREAD)
+    # Of no elements none are taken, of any others as many as ever; Mod refuses to divide by 0.
+    end = taps.op("Mul", [count, taps.constant([_PER_FEED])], f"{value.name}_end")
+    start = taps.constant([0])
+    some = taps.op("Slice", [spread, start, end], f"{value.name}_some")
+    divisor = taps.op("Slice", [count, start, count], f"{value.name}_divisor")
+    index = taps.op("Mod", [some, divisor], f"{value.name}_index")
+    return taps.op("Gather", [flat, index], name, {"axis": 0}, like=value)
 
-    def _shape_of_a_sample(self, value: ir.Value) -> tuple[int, ...] | None:
-        """Without the first axis, where that is known to count samples."""
-        shape = value.shape
-        if shape is None or len(shape) < 2 or str(shape[0]) not in self._batches:
-            return None
-        sizes = tuple(dim for dim in shape[1:] if isinstance(dim, int) and dim > 0)
-        return sizes if len(sizes) == len(shape) - 1 else None
 
-    def _append(
-        self,
-        op_type: str,
-        inputs: list[ir.Value],
-        name: str,
-        like: ir.Value | None,
-        attributes: dict[str, int | list[int]] | None = None,
-    ) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes or {}, name=name)
-        node.outputs[0].name = name
-        node.outputs[0].type = ir.TensorType(ir.DataType.INT64) if like is None else like.type
-        self._graph.append(node)
-        return node.outputs[0]
-
-    def _output(self, name: str, value: ir.Value, rank: int) -> str:
-        output = self._graph[-1].outputs[0]
-        output.shape = ir.Shape([None] * rank)
-        self.outputs.append(output)
-        return name
-
-    def _constant(self, array: NDArray[np.int64]) -> ir.Value:
-        key = array.tobytes()
-        if key not in self._constants:
-            name = self.taken.fresh("tap_constant")
-            self._constants[key] = add_initializer(self._graph, name, array)
-        return self._constants[key]
-
-    def _name(self, value: ir.Value, suffix: str) -> str:
-        return self.taken.fresh(f"{value.name}_{suffix}")
+def _shape_of_a_sample(value: ir.Value, batches: set[str]) -> tuple[int, ...] | None:
+    """Shape without the first axis, where that is known to count samples."""
+    shape = value.shape
+    if shape is None or len(shape) < 2 or str(shape[0]) not in batches:
+        return None
+    sizes = tuple(dim for dim in shape[1:] if isinstance(dim, int) and dim > 0)
+    return sizes if len(sizes) == len(shape) - 1 else None
 
 
 def _lattice(shape: tuple[int, ...]) -> int | None:
-    """A step through rows and columns of an image; its shape is of one sample.
+    """Choose a step through rows and columns of an image; its shape is of one sample.
 
     The widest that leaves some rows and columns, and several times what is taken; None where
     no step does.
@@ -203,13 +234,13 @@ def _lattice(shape: tuple[int, ...]) -> int | None:
     channels, *sides = shape
     for step in _STEPS:
         left = channels * math.prod(-(-side // step) for side in sides)
-        if min(sides) >= _LEAST_STEPS * step and left >= _LEAST_CHOICE * _PER_SAMPLE:
+        if min(sides) >= _MIN_STEPS * step and left >= _MIN_CHOICE * _PER_SAMPLE:
             return step
     return None
 
 
 def _step(size: int, row: int) -> int:
-    """Between the elements taken of `size`: prime to a `row`, so that no column is preferred.
+    """Choose a step between elements: prime to a `row`, so that no column is preferred.
 
     A Slice takes half the time of a Gather of as many elements.
     """

@@ -104,7 +104,8 @@ def solve_affine(gram: Array64, cross: Array64, weight: Array64, ridge: float) -
 
 
 def solve_bias(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> Array64:
-    """The weight stays; only the intercept that belongs to it is new."""
+    """Keep the weight; only the intercept that belongs to it is new."""
+    del gram, cross, ridge
     return weight
 
 

@@ -103,7 +103,8 @@ class Mask:
         return np.ones_like(scale * factor)
 
     def nearest(self, weight: Array64, scale: Array64) -> Array64:
-        """The weight with its smallest numbers zero."""
+        """Return the weight with its smallest numbers zero."""
+        del scale
         return np.where(self.kept(np.abs(weight)), weight, 0.0)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import Range, collect_ranges, collect_statistics
-from onnxlite.calibrate.reductions import collect_by_channel
+from onnxlite.calibrate.reductions import collect_channel_statistics
 from onnxlite.model import load
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs
@@ -90,7 +90,7 @@ def test_statistics_are_of_what_is_heard() -> None:
     middles, counts = seen.histogram.occupied()
     assert middles == pytest.approx([-1.0], abs=1e-3)
     assert counts.sum() == 32
-    by_channel = collect_by_channel(model, {"a": 1}, samples)["a"]
+    by_channel = collect_channel_statistics(model, {"a": 1}, samples)["a"]
     assert by_channel.low.tolist() == [-1.0] * 4
 
 

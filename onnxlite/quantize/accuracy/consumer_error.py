@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.builder import GraphBuilder
 from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.graph import add_initializer, value_names
 from onnxlite.model import clone
@@ -58,6 +59,7 @@ def consumer_errors(
     batches = {str(v.shape[0]) for v in probe.graph.inputs if v.shape is not None and len(v.shape)}
     effective = {name: effective_range(values[name]) for name in candidates}
     writer = _Writer(probe)
+    end = GraphBuilder(probe, names=writer.taken, naming="none").end()
     readings: dict[str, list[str]] = {}
     # In the order in which ONNX Runtime then measures each value when it is made, see `taps`.
     for name, params in reversed(list(candidates.items())):
@@ -68,7 +70,7 @@ def consumer_errors(
             continue
         uses = [use for use in value.uses() if use.node.name in chosen]
         if (part := effective[name]) is not None:
-            value = part.write(probe.graph, writer.taken)
+            value = part.write(end)
         readings[name] = writer.readings(value, params, [use.node for use in uses])
     if not readings:
         return {}

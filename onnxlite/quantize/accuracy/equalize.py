@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.calibrate import collect_ranges
-from onnxlite.calibrate.reductions import ChannelStats, collect_by_channel
+from onnxlite.calibrate.reductions import ChannelStatistics, collect_channel_statistics
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
 from onnxlite.model import clone
@@ -98,7 +98,7 @@ def equalize(
     }
     if not axes:
         return Skipped(_WHAT, "", "no-channel", "no channel may be multiplied by a number")
-    stats = collect_by_channel(model, axes, seen, threads=threads)
+    stats = collect_channel_statistics(model, axes, seen, threads=threads)
     checks = [feeds[i] for i in sorted(held_out)]
     plain = clone(model)
     noise = _Noise(plan, seen, Reference(plain, checks, threads=threads), threads)
@@ -159,7 +159,7 @@ def _factors(
     plan: QuantPlan,
     channels: ChannelMap,
     free: ScalableChannels,
-    stats: dict[str, ChannelStats],
+    stats: dict[str, ChannelStatistics],
     margin: float,
 ) -> Array64:
     """The factor of every unit, 1 for those that stay."""
@@ -198,14 +198,16 @@ def _producer(value: ir.Value) -> ir.Node:
     return producer
 
 
-def _narrow(room: Array64, line: NDArray[Any], seen: ChannelStats, low: float, high: float) -> None:
+def _narrow(
+    room: Array64, line: NDArray[Any], seen: ChannelStatistics, low: float, high: float
+) -> None:
     """What every unit may grow by, so that its channels stay within `low` and `high`."""
     for bound, extreme in ((low, np.minimum(seen.low, 0)), (high, np.maximum(seen.high, 0))):
         factor = np.divide(bound, extreme, out=np.full(extreme.shape, _MOST), where=extreme != 0)
         np.minimum.at(room, line, np.maximum(factor, 1.0))
 
 
-def _step(qtype: QType, seen: ChannelStats) -> float:
+def _step(qtype: QType, seen: ChannelStatistics) -> float:
     low, high = min(float(seen.low.min()), 0.0), max(float(seen.high.max()), 0.0)
     if qtype.symmetric:
         return max(-low, high) / qtype.qmax
