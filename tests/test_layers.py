@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
-    {"errors", "records", "cache", "files"},
+    {"errors", "records", "files"},
     {"graph", "packing", "proto", "workers", "options"},
     {"builder"},
     {"model"},
@@ -21,6 +21,7 @@ LEVELS = (
     {"ops", "opset"},
     {"runtime"},
     {"machine", "fidelity", "holdout"},
+    {"cache"},
     {"timing"},
     {"analysis", "calibrate"},
     {"repair"},

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from pathlib import Path
 
+import msgspec
 import onnx_ir as ir
 
 from onnxlite.analysis.fingerprint import fingerprint
-from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.cache import Cache, CacheKey
+from onnxlite.machine import is_busy
 from onnxlite.prune.importance import DamageCurve
 from onnxlite.prune.target_search import Selection
 from onnxlite.samples import Feed
 
-#: Raised whenever choices are made in another way.
-_VERSION = 1
+
+class _Kept(msgspec.Struct):
+    """A `Selection` in the cache."""
+
+    removed: tuple[int, ...]
+    fraction: float
+    complete: bool
 
 
 class DecisionCache:
@@ -45,22 +51,19 @@ class DecisionCache:
         seen = sha256()
         for curve, allowed in zip(curves, counts, strict=True):
             seen.update(curve.order.tobytes() + curve.damage.tobytes() + repr(allowed).encode())
-        key = fingerprint(model, [feed], (f"{_VERSION} {seen.hexdigest()}", *map(str, details)))
-        self._path: Path = cache_folder() / f"channels-{key}.json"
-        self._groups = len(curves)
+        question = fingerprint(model, [feed], (seen.hexdigest(), *map(str, details)))
+        self._cache = Cache()
+        self._key = CacheKey("channels", ("onnxlite.prune",), {"question": question})
+        self._busy = is_busy()
 
     def known(self) -> Selection | None:
         """What was chosen before, if anything."""
-        found = read_numbers(self._path)
-        try:
-            removed = tuple(int(found[str(index)]) for index in range(self._groups))
-            return Selection(removed, found["share"], complete=bool(found["complete"]))
-        except KeyError:
+        kept = self._cache.read(self._key, _Kept)
+        if kept is None:
             return None
+        return Selection(kept.removed, kept.fraction, complete=kept.complete)
 
     def keep(self, reached: Selection) -> None:
         """Remember a choice; where that cannot be, it is made again the next time."""
-        numbers = {str(index): float(count) for index, count in enumerate(reached.removed)}
-        keep_numbers(
-            self._path, {**numbers, "share": reached.share, "complete": float(reached.complete)}
-        )
+        kept = _Kept(tuple(map(int, reached.removed)), float(reached.share), bool(reached.complete))
+        self._cache.write(self._key, kept, busy=self._busy or is_busy())

@@ -14,13 +14,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.cache import Cache, CacheKey, NumberTable
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import const_tensor
 from onnxlite.machine import machine
@@ -40,17 +39,14 @@ class LayerTimes:
 
     Args:
         threads: of ONNX Runtime.
-        folder: where times are kept between processes; None takes the user's cache folder.
-            One that cannot be written costs only the time of measuring again.
+        cache: where times are kept between processes; None takes the user's.
     """
 
-    def __init__(self, *, threads: int | None = 1, folder: Path | None = None) -> None:
+    def __init__(self, *, threads: int | None = 1, cache: Cache | None = None) -> None:
         self._threads = threads
-        described = f"{machine()} {machine().cores} {threads}".encode()
-        name = f"latency-{sha256(described).hexdigest()[:16]}.json"
-        self._path = (cache_folder() if folder is None else folder) / name
-        self._times = read_numbers(self._path)
-        self._new = False
+        inputs = {"machine": str(machine()), "threads": str(threads)}
+        key = CacheKey("layer-times", (__name__,), inputs)
+        self._times = NumberTable(cache or Cache(), key)
 
     def time(
         self, model: ir.Model, node: ir.Node, shape_of: ShapeOf, counts: Mapping[str, int]
@@ -84,14 +80,11 @@ class LayerTimes:
             except ExecutionError as error:
                 logger.info("%s cannot be measured alone: %s", key, error)
                 return None
-            self._new = True
         return self._times[key]
 
     def keep(self) -> None:
         """Write what was measured to the cache."""
-        if self._new:
-            keep_numbers(self._path, self._times)
-            self._new = False
+        self._times.flush()
 
     def _measure(self, model: ir.Model, op_type: str) -> float:
         rng = np.random.default_rng(0)

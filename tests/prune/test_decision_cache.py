@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from onnxlite.model import load, to_bytes
 from onnxlite.prune import channel_step, prune_channels
 from tests.prune.test_block_removal import X, net
@@ -36,8 +38,31 @@ def test_the_same_question_is_measured_once(monkeypatch, tmp_path):
 def test_what_cannot_be_read_is_measured_again(monkeypatch, tmp_path):
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
     prune_channels(net(), samples=X, latency=0.6, round_to=4)
-    (path,) = tmp_path.glob("channels-*.json")
-    for damaged in ("", "{}", '{"0": 1}'):
-        path.write_text(damaged)
+    (path,) = tmp_path.glob("results/channels-*.record")
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1], b"{}"):
+        path.write_bytes(damaged)
         prune_channels(net(), samples=X, latency=0.6, round_to=4)
-        assert '"share"' in path.read_text()
+        assert len(path.read_bytes()) >= len(whole) - 16
+
+
+def test_what_was_measured_while_busy_is_measured_again_when_idle(monkeypatch, tmp_path):
+    monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
+    busy, idle = 100.0 * (os.cpu_count() or 1), 0.0
+    loads, measured = [busy], []
+    monkeypatch.setattr("os.getloadavg", lambda: (loads[0], 0.0, 0.0))
+
+    def ratio(*args, **options):
+        measured.append(len(measured))
+        return 0.3 + 0.1 * len(measured)
+
+    monkeypatch.setattr(channel_step, "latency_ratio", ratio)
+
+    def measures() -> bool:
+        before = len(measured)
+        prune_channels(net(), samples=X, latency=0.6, round_to=4)
+        return len(measured) > before
+
+    assert [measures(), measures()] == [True, False]
+    loads[0] = idle
+    assert [measures(), measures()] == [True, False]

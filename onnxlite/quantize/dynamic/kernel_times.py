@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.cache import Cache, CacheKey, NumberTable
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import const_tensor
 from onnxlite.machine import machine
@@ -32,8 +30,6 @@ from onnxlite.timing.layer_times import one_layer
 
 logger = logging.getLogger(__name__)
 
-#: Raise it when kernels are written into the graph in another way: old times do not hold.
-_VERSION = 2
 _BUDGET_S = 0.25
 
 
@@ -41,15 +37,13 @@ class KernelTimes:
     """Time of kernels relative to the float layer, from the cache or measured.
 
     Args:
-        folder: where ratios are kept between processes; None takes the user's cache folder.
+        cache: where ratios are kept between processes; None takes the user's.
     """
 
-    def __init__(self, *, folder: Path | None = None) -> None:
-        described = f"{machine()} {machine().cores} {_VERSION}".encode()
-        name = f"kernels-{sha256(described).hexdigest()[:16]}.json"
-        self._path = (cache_folder() if folder is None else folder) / name
-        self._ratios = read_numbers(self._path)
-        self._new = False
+    def __init__(self, *, cache: Cache | None = None) -> None:
+        modules = ("onnxlite.quantize.dynamic", "onnxlite.timing")
+        key = CacheKey("kernel-times", modules, {"machine": str(machine())})
+        self._ratios = NumberTable(cache or Cache(), key)
 
     def ratios(
         self,
@@ -85,15 +79,13 @@ class KernelTimes:
             except ExecutionError as error:
                 logger.info("%s cannot be measured alone: %s", node.name, error)
                 return f"it cannot be measured alone: {error}"
-            self._ratios.update({keys[name]: ratio for name, ratio in measured.items()})
-            self._new = True
+            for name, ratio in measured.items():
+                self._ratios[keys[name]] = ratio
         return {name: self._ratios[key] for name, key in keys.items()}
 
     def keep(self) -> None:
         """Write what was measured to the cache."""
-        if self._new:
-            keep_numbers(self._path, self._ratios)
-            self._new = False
+        self._ratios.flush()
 
     @staticmethod
     def _measure(alone: ir.Model, kernels: Sequence[Kernel], target: Target) -> dict[str, float]:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.analysis.shapes import concrete_shapes
-from onnxlite.cache import cache_folder, keep_numbers, read_numbers
+from onnxlite.cache import Cache, CacheKey
 from onnxlite.fidelity import Reference
 from onnxlite.machine import is_busy
 from onnxlite.model import size_bytes
@@ -49,6 +49,7 @@ _FASTER = Reason("faster-in-float", "faster in float")
 #: Times of placements this close are equal, in proportion, and so are sizes.
 _EQUAL, _HARDLY = 0.02, 0.02
 
+_WHILE_BUSY = "busy"
 _BUSY = ", while other work kept the machine busy: measure again when it is idle"
 
 
@@ -93,17 +94,19 @@ def fastest_placement(
     sizes = _timed_feeds(feeds)
     nodes = {node.name: index for index, node in enumerate(model.graph)}
     chosen = sorted(nodes[node.name] for node in everything.placement.nodes)
-    key = fingerprint(model, list(sizes.values()), (target.name, str(_THREADS), repr(chosen)))
-    path = cache_folder() / f"placement-{key}.json"
-    kept, busy = read_numbers(path), False
-    if not kept:
+    question = fingerprint(model, list(sizes.values()), (target.name, str(_THREADS), repr(chosen)))
+    key = CacheKey("placement", ("onnxlite.quantize", "onnxlite.timing"), {"question": question})
+    cache = Cache()
+    kept = cache.read(key, dict[str, float])
+    if kept is None:
         busy = is_busy()
         kept = _numbers(_decide(source, everything, params, sizes, options, progress), nodes)
-        # What misled once must not do so for ever.
-        if not busy:
-            keep_numbers(path, kept)
+        kept[_WHILE_BUSY] = float(busy)
+        cache.write(key, kept, busy=busy)
     found = _read(kept, everything, options)
-    return MeasuredPlacement(found.placement, f"{found.note}{_BUSY}") if busy else found
+    if kept[_WHILE_BUSY]:
+        return MeasuredPlacement(found.placement, f"{found.note}{_BUSY}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.cache import Cache
 from onnxlite.errors import OptionError
 from onnxlite.graph import const_array, iter_nodes
 from onnxlite.model import load
@@ -303,13 +304,13 @@ def test_times_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mo
     model = load(parse(text))
     node = next(iter(model.graph))
     target = TARGETS["cpu"]
-    first = KernelTimes(folder=tmp_path)
+    first = KernelTimes(cache=Cache(tmp_path))
     ratios = first.ratios(model, node, concrete_shapes(model), (INTEGER, BLOCKS), target)
     assert isinstance(ratios, dict)
     assert all(0.02 < ratio < 50 for ratio in ratios.values())
     first.keep()
     monkeypatch.delattr(KernelTimes, "_measure")
-    again = KernelTimes(folder=tmp_path)
+    again = KernelTimes(cache=Cache(tmp_path))
     assert again.ratios(model, node, concrete_shapes(model), (INTEGER, BLOCKS), target) == ratios
 
 
