@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from onnxlite.builder import Place
 from onnxlite.graph import const_tensor, sole_consumer
-from onnxlite.ops import spec_of
+from onnxlite.ops import output_bounds, spec_of
 
 _TERMS = 2
 
@@ -72,7 +72,7 @@ def effective_range(value: ir.Value) -> EffectiveRange | None:
     if add is None or not two or lower_bound(value) is not None:
         return None
     activation = sole_consumer(add.outputs[0])
-    low, high = (None if activation is None else _bounds(activation)) or (-math.inf, math.inf)
+    low, high = (None if activation is None else output_bounds(activation)) or (-math.inf, math.inf)
     other = add.inputs[1] if add.inputs[0] is value else add.inputs[0]
     if activation is None or low != 0 or other is None or const_tensor(other) is not None:
         return None
@@ -87,10 +87,5 @@ def effective_range(value: ir.Value) -> EffectiveRange | None:
 def lower_bound(value: ir.Value) -> float | None:
     """Return the finite lower bound that the producing activation guarantees, if any."""
     producer = value.producer()
-    bounds = None if producer is None else _bounds(producer)
+    bounds = None if producer is None else output_bounds(producer)
     return bounds[0] if bounds is not None and math.isfinite(bounds[0]) else None
-
-
-def _bounds(node: ir.Node) -> tuple[float, float] | None:
-    output_range = spec_of(node).output_range
-    return None if output_range is None else output_range(node)

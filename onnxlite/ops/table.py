@@ -50,6 +50,17 @@ def spec_of(node: ir.Node) -> OpSpec:
     return _OTHERS.get((node.domain, node.op_type), _UNKNOWN)
 
 
+def output_bounds(node: ir.Node) -> tuple[float, float] | None:
+    """The bounds that an activation clips its output to, infinite where it has none.
+
+    Returns:
+        `(low, high)`; None for operators that clip nothing, and for bounds that are computed at
+        run time.
+    """
+    bounds = spec_of(node).output_range
+    return None if bounds is None else bounds(node)
+
+
 def row_use(node: ir.Node, port: int) -> RowUse | None:
     """How `node` uses the rows of the matrix at `port`, None if it does not or only a part of it.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.graph import add_initializer, const_tensor, sole_consumer, value_names
-from onnxlite.ops import spec_of
+from onnxlite.ops import output_bounds
 from onnxlite.prune.target_search import Removed, Selection, TargetSearch
 
 #: Predicted damages may be wrong by so much; what is worse by more is not tried.
@@ -137,8 +137,7 @@ def _repeats(node: ir.Node, value: ir.Value) -> bool:
 
 
 def _range(node: ir.Node | None) -> tuple[float, float] | None:
-    rule = None if node is None else spec_of(node).output_range
-    return None if node is None or rule is None else rule(node)
+    return None if node is None else output_bounds(node)
 
 
 def _activated(value: ir.Value) -> ir.Value | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.units import Binding
 from onnxlite.graph import add_initializer, const_array, value_names
-from onnxlite.ops import Ids, spec_of, tracked_axes
+from onnxlite.ops import Ids, output_bounds, spec_of, tracked_axes
 
 Array64 = NDArray[np.float64]
 
@@ -82,8 +82,8 @@ def find_scalable_channels(model: ir.Model, channels: ChannelMap) -> ScalableCha
             free[touched] = False
             continue
         slots += found
-        output_range = spec_of(node).output_range
-        if output_range is not None and (limits := output_range(node)) and np.isfinite(limits[1]):
+        limits = output_bounds(node)
+        if limits is not None and np.isfinite(limits[1]):
             clips.append(node.outputs[0])
     return ScalableChannels(free, tuple(slots), tuple(clips))
 
@@ -105,7 +105,7 @@ def _slots(
         return _layer_slots(node, channels, bound)
     if spec.sums:
         return _sum_slots(node, channels, bound)
-    limits = spec.output_range(node) if spec.output_range is not None else None
+    limits = output_bounds(node)
     # What is clipped at zero passes a factor on; an upper bound is the caller's to heed.
     passes = limits is not None and limits[0] in (0.0, -np.inf)
     if not (passes or spec.linear) or any((node, p) in bound for p in range(len(node.inputs))):

@@ -30,7 +30,7 @@ from onnxlite.calibrate.reductions import ChannelStatistics, collect_channel_sta
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
 from onnxlite.model import clone
-from onnxlite.ops import spec_of, tracked_axes
+from onnxlite.ops import output_bounds, spec_of, tracked_axes
 from onnxlite.quantize.accuracy.channel_rescaling import (
     ScalableChannels,
     find_scalable_channels,
@@ -180,8 +180,7 @@ def _factors(
     for value in free.clips:
         if value.name in stats:
             line = channels.root[channels.values[value]].reshape(-1)
-            bounds = spec_of(_producer(value)).output_range
-            limits = None if bounds is None else bounds(_producer(value))
+            limits = output_bounds(_producer(value))
             assert limits is not None
             high = stats[value.name].high
             _narrow(room, line, stats[value.name], -np.inf, limits[1] * _MARGIN)

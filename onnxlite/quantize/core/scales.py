@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxlite.calibrate import Levels, Range
 from onnxlite.graph import sole_consumer
-from onnxlite.ops import spec_of
+from onnxlite.ops import output_bounds, spec_of
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range
 from onnxlite.quantize.core.targets import Target
@@ -93,8 +93,7 @@ def _own_range(value: ir.Value, ranges: Mapping[str, Range]) -> Range:
 
 
 def _clip_bounds(node: ir.Node) -> Range:
-    output_range = spec_of(node).output_range
-    bounds = output_range(node) if output_range is not None else None
+    bounds = output_bounds(node)
     return Range(*bounds) if bounds is not None else _ANY
 
 

@@ -14,13 +14,12 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from onnxlite.graph import (
-    STANDARD_DOMAINS,
     const_tensor,
     iter_nodes,
     node_name,
     sole_consumer,
 )
-from onnxlite.ops import spec_of
+from onnxlite.ops import output_bounds, spec_of
 from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.targets import Target
 from onnxlite.records import EXCLUDED, Reason, Skipped
@@ -234,8 +233,7 @@ def _leads_to(value: ir.Value, chosen: dict[ir.Node, None]) -> bool:
 
 def _is_absorbable(node: ir.Node, chosen: dict[ir.Node, None], target: Target) -> bool:
     """A Relu or Clip with constant bounds that alone reads the output of an integer node."""
-    output_range = spec_of(node).output_range
-    if output_range is None or node.domain not in STANDARD_DOMAINS or output_range(node) is None:
+    if output_bounds(node) is None:
         return False
     data = node.inputs[0]
     if data is None or data.producer() not in chosen or sole_consumer(data) is not node:
