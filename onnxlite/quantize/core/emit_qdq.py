@@ -1,4 +1,4 @@
-"""Write a decision into the graph as QuantizeLinear and DequantizeLinear nodes (QDQ form).
+"""Write a plan into the graph as QuantizeLinear and DequantizeLinear nodes (QDQ form).
 
     x -> Conv(w, b) -> Relu -> y     becomes
 
@@ -10,85 +10,88 @@ copy; the float one disappears with its last use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import add_initializer, const_array, node_names, value_names
+from onnxlite.builder import GraphBuilder, Place, drop_unused
+from onnxlite.graph import const_array
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.plan import QuantPlan, reads_integers
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range, positive_scale, quantize
 from onnxlite.quantize.core.weights import layer_weight
 
+#: Gives the values that hold the scale and zero point of an activation.
+Parameters: TypeAlias = Callable[[QParams], tuple[ir.Value, ir.Value]]
+
+_INT32 = QType(32, signed=True, symmetric=True)
 #: Steps of a bias without weights: as exact as float32.
 _BIAS_STEPS = 1 << 23
-_INT32_MAX = 2**31 - 1
 
 
 class QDQEmitter:
-    """Inserts Q and DQ nodes into one model; constants of equal value are shared.
+    """Inserts Q and DQ nodes into a plan's model; constants of equal value are shared.
 
     For a target whose ranges cannot do the work of a Relu or Clip none is removed: Q and DQ
     follow it.
+
+    Args:
+        plan: its model is changed.
+        parameters: makes scales and zero points of activations; None makes constants.
     """
 
-    def __init__(self, plan: QuantPlan) -> None:
+    def __init__(self, plan: QuantPlan, parameters: Parameters | None = None) -> None:
         self._graph = plan.model.graph
         self._target = plan.target
         self._activation_bits = plan.activation_bits
         self._fused = set(plan.placement.absorbed)
         self._absorbed = self._fused if plan.target.absorbs else set()
         self._chosen = set(plan.placement.nodes)
-        self._names = value_names(plan.model)
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-        self._node_names = node_names(plan.model)
+        self._builder = GraphBuilder(plan.model)
+        self._parameters = self._constants if parameters is None else parameters
 
     def activations(self, params: Mapping[ir.Value, QParams]) -> None:
-        """Give every value of the plan its integer form."""
+        """Give values of the plan their integer form."""
         for value, value_params in params.items():
             self.activation(value, value_params)
 
     def activation(self, value: ir.Value, params: QParams) -> None:
         """Give `value` its integer form and send its readers there."""
-        graph, producer = self._graph, value.producer()
+        producer = value.producer()
         made = producer in self._chosen or producer in self._fused
         readers = [
             use for use in value.uses() if made or reads_integers(use.node, use.idx, self._chosen)
         ]
-        is_output = made and value.is_graph_output()
-        source = value
-        if producer is not None and producer in self._absorbed and producer.inputs[0] is not None:
-            source = producer.inputs[0]
+        absorbed = producer if producer in self._absorbed else None
+        source = value if absorbed is None else absorbed.inputs[0]
+        assert source is not None
         base = value.name or "value"
-        q, dq = self._pair(source, base, params)
+        real = self._pair(self._builder.behind(source), source, base, params)
         for node, port in readers:
-            node.replace_input_with(port, dq.outputs[0])
-        if is_output:
-            for index, output in enumerate(graph.outputs):
-                if output is value:
-                    graph.outputs[index] = dq.outputs[0]
-            value.name = self._names.fresh(f"{base}_float")
-            dq.outputs[0].name = base
-            dq.outputs[0].type, dq.outputs[0].shape = value.type, value.shape
-        anchor = source.producer()
-        if anchor is None:
-            first = next(iter(graph))
-            graph.insert_before(first, (q, dq))
-        else:
-            graph.insert_after(anchor, (q, dq))
-        self._convert(value, params, dq, made=made)
-        if source is not value:
-            assert producer is not None
-            graph.remove(producer, safe=True)
+            node.replace_input_with(port, real)
+        if made and value.is_graph_output():
+            self._become_output(value, real)
+        self._convert(value, params, real, made=made)
+        if absorbed is not None:
+            self._graph.remove(absorbed, safe=True)
 
-    def _convert(self, value: ir.Value, params: QParams, dq: ir.Node, *, made: bool) -> None:
+    def _become_output(self, value: ir.Value, real: ir.Value) -> None:
+        """Let `real` be the graph output that `value` was, under its name."""
+        for index, output in enumerate(self._graph.outputs):
+            if output is value:
+                self._graph.outputs[index] = real
+        name = value.name
+        value.name, real.name = self._builder.names.fresh(f"{name}_float"), name
+        real.type, real.shape = value.type, value.shape
+
+    def _convert(self, value: ir.Value, params: QParams, real: ir.Value, *, made: bool) -> None:
         """Give the readers that compute in another width integers of that width."""
         readers = [
             use
-            for use in dq.outputs[0].uses()
+            for use in real.uses()
             if reads_integers(use.node, use.idx, self._chosen)
             and self._activation_bits.differ(value, use.node)
         ]
@@ -97,139 +100,110 @@ class QDQEmitter:
         wide = value in self._activation_bits.values
         qtype = self._target.activation if wide else self._target.wide
         other = params_for_range(qtype, params.represented)
-        source = dq.outputs[0] if made else value
-        base = f"{value.name or 'value'}_{qtype.bits}bit"
-        pair = self._pair(source, base, other)
-        self._graph.insert_after(dq, pair)
+        source, base = real if made else value, f"{value.name or 'value'}_{qtype.bits}bit"
+        converted = self._pair(self._builder.behind(real), source, base, other)
         for node, port in readers:
-            node.replace_input_with(port, pair[1].outputs[0])
+            node.replace_input_with(port, converted)
 
     def layer(
-        self,
-        node: ir.Node,
-        scale: NDArray[Any] | None = None,
+        self, node: ir.Node, scale: NDArray[Any] | None = None
     ) -> tuple[NDArray[Any], QParams]:
-        """Quantize the weight and bias of a layer; returns the weight's integers and parameters.
+        """Quantize the weight and bias of a layer.
 
         Args:
-            node: the layer; its activations may be rewired already.
+            node: the layer; its activations may have their integer form already.
             scale: of a weight that lies on its grid already; None to choose one.
+
+        Returns:
+            The weight's integers and their parameters.
         """
-        rule, target = spec_of(node).quant, self._target
+        rule = spec_of(node).quant
         assert rule is not None
         assert rule.weight is not None
-        weight_value = node.inputs[rule.weight]
-        weight = const_array(weight_value)
+        weight = _constant_input(node, rule.weight)
         assert weight is not None
-        assert weight_value is not None
-        axis, qtype = target.channel_axis(node), target.weight_type(node)
         if scale is None:
-            integers, weight_params = layer_weight(node, weight, target)
+            integers, params = layer_weight(node, weight, self._target)
         else:
-            flat = scale.reshape(-1) if axis is not None else scale.reshape(-1)[0]
-            flat = positive_scale(np.asarray(flat))
-            zero = np.zeros(flat.shape, qtype.dtype)
-            weight_params = QParams(qtype, flat, zero, axis)
-            integers = quantize(weight, weight_params)
-        bias_value = self._bias(node, rule.bias)
-        if bias_value is not None and target.quantize_bias:
-            bias = const_array(bias_value)
-            assert bias is not None
-            input_scale = self._input_scale(node)
-            dead = _without_weights(integers, axis)
-            wider = _room_for_bias(weight_params, bias.reshape(-1), input_scale, dead)
-            if not np.array_equal(wider.scale, weight_params.scale):
-                weight_params, integers = wider, quantize(weight, wider)
-            self._replace_bias(node, rule.bias, bias.reshape(-1), weight_params, input_scale)
-        name = weight_value.name or "weight"
-        self._dequantized(node, rule.weight, integers, weight_params, name)
-        return integers, weight_params
+            params = self._grid(node, scale)
+            integers = quantize(weight, params)
+        bias = _constant_input(node, rule.bias)
+        if rule.bias is not None and bias is not None and self._target.quantize_bias:
+            bias, input_scale = bias.reshape(-1), _input_scale(node)
+            wider = _room_for_bias(params, bias, input_scale, _without_weights(integers, params))
+            if not np.array_equal(wider.scale, params.scale):
+                params, integers = wider, quantize(weight, wider)
+            self._dequantized(node, rule.bias, *_quantized_bias(bias, params, input_scale))
+        self._dequantized(node, rule.weight, integers, params)
+        return integers, params
 
-    def _bias(self, node: ir.Node, port: int | None) -> ir.Value | None:
-        return node.inputs[port] if port is not None and port < len(node.inputs) else None
-
-    def _input_scale(self, node: ir.Node) -> float:
-        """The scale of the integers that `node` reads."""
-        value = node.inputs[0]
-        assert value is not None
-        dequantize_node = value.producer()
-        assert dequantize_node is not None
-        scale = const_array(dequantize_node.inputs[1])
-        assert scale is not None
-        return float(scale)
-
-    def _replace_bias(
-        self,
-        node: ir.Node,
-        port: int | None,
-        bias: NDArray[Any],
-        weight_params: QParams,
-        input_scale: float,
-    ) -> None:
-        assert port is not None
-        value = node.inputs[port]
-        assert value is not None
-        scale = (np.float32(input_scale) * weight_params.scale).astype(np.float32)
-        integers = np.clip(np.rint(bias / scale.astype(np.float64)), -_INT32_MAX, _INT32_MAX)
-        zero = np.zeros(scale.shape, np.int32)
-        axis = 0 if scale.ndim else None
-        params = QParams(QType(32, signed=True, symmetric=True), scale, zero, axis)
-        self._dequantized(node, port, integers.astype(np.int32), params, value.name or "bias")
+    def _grid(self, node: ir.Node, scale: NDArray[Any]) -> QParams:
+        """Parameters of a layer's weight with scales that are known."""
+        axis, qtype = self._target.channel_axis(node), self._target.weight_type(node)
+        flat = scale.reshape(-1) if axis is not None else scale.reshape(-1)[0]
+        positive = positive_scale(np.asarray(flat))
+        return QParams(qtype, positive, np.zeros(positive.shape, qtype.dtype), axis)
 
     def _dequantized(
-        self, node: ir.Node, port: int, integers: NDArray[Any], params: QParams, name: str
+        self, node: ir.Node, port: int, integers: NDArray[Any], params: QParams
     ) -> None:
         """Replace a constant input of `node` by its integer form and a DQ node."""
-        stored = self._constant(f"{name}_q", integers)
-        attributes = {} if params.axis is None else {"axis": params.axis}
-        dq = ir.node(
-            "DequantizeLinear",
-            [stored, *self._scale_and_zero(params)],
-            attributes,
-            name=self._node_names.fresh(f"{name}_dq"),
-        )
-        dq.outputs[0].name = self._names.fresh(f"{name}_dq")
-        self._graph.insert_before(node, dq)
         old = node.inputs[port]
-        node.replace_input_with(port, dq.outputs[0])
-        if old is None or not old.name or not old.is_initializer():
-            return
-        if not old.uses() and not old.is_graph_output():
-            del self._graph.initializers[old.name]
+        assert old is not None
+        place, name = self._builder.before(node), old.name or "constant"
+        stored = place.constant(f"{name}_q", integers)
+        attributes = {} if params.axis is None else {"axis": params.axis}
+        inputs = [stored, *self._constants(params)]
+        real = place.op("DequantizeLinear", inputs, attributes, name=f"{name}_dq")
+        node.replace_input_with(port, real)
+        drop_unused([old])
 
-    def _pair(self, source: ir.Value, base: str, params: QParams) -> tuple[ir.Node, ir.Node]:
-        constants = self._scale_and_zero(params)
-        q = ir.node(
-            "QuantizeLinear",
-            [source, *constants],
-            name=self._node_names.fresh(f"{base}_q"),
-        )
-        # Types and shapes of the new values follow from the nodes: written out, they would
-        # be a tenth of a small model's file.
-        q.outputs[0].name = self._names.fresh(f"{base}_q")
-        dq = ir.node(
-            "DequantizeLinear",
-            [q.outputs[0], *constants],
-            name=self._node_names.fresh(f"{base}_dq"),
-        )
-        dq.outputs[0].name = self._names.fresh(f"{base}_dq")
-        return q, dq
+    def _pair(self, place: Place, source: ir.Value, base: str, params: QParams) -> ir.Value:
+        """Insert Q and DQ nodes for `source`; returns the output of DQ.
 
-    def _scale_and_zero(self, params: QParams) -> tuple[ir.Value, ir.Value]:
+        Types and shapes of the new values follow from the nodes: written out, they would be a
+        tenth of a small model's file.
+        """
+        parameters = self._parameters(params)
+        integers = place.op("QuantizeLinear", [source, *parameters], name=f"{base}_q")
+        return place.op("DequantizeLinear", [integers, *parameters], name=f"{base}_dq")
+
+    def _constants(self, params: QParams) -> tuple[ir.Value, ir.Value]:
         # Short names: they are read three times each, and a small model has many.
-        return self._constant("scale", params.scale), self._constant("zero", params.zero_point)
-
-    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        key = (array.dtype.name, array.shape, array.tobytes())
-        if key not in self._constants:
-            fresh = self._names.fresh(name)
-            self._constants[key] = add_initializer(self._graph, fresh, array)
-        return self._constants[key]
+        constant = self._builder.constant
+        scale = constant(self._graph, "scale", params.scale)
+        return scale, constant(self._graph, "zero", params.zero_point)
 
 
-def _without_weights(integers: NDArray[Any], axis: int | None) -> NDArray[np.bool_]:
-    """Which output channels have no weights, bool[channels]; bool[] of a single scale."""
-    others = tuple(i for i in range(integers.ndim) if i != axis)
+def _constant_input(node: ir.Node, port: int | None) -> NDArray[Any] | None:
+    """The constant that a node reads at a port, None without one."""
+    if port is None or port >= len(node.inputs):
+        return None
+    return const_array(node.inputs[port])
+
+
+def _input_scale(node: ir.Node) -> float:
+    """The scale of the integers that `node` reads."""
+    dequantize = None if node.inputs[0] is None else node.inputs[0].producer()
+    assert dequantize is not None
+    scale = const_array(dequantize.inputs[1])
+    assert scale is not None
+    return float(scale)
+
+
+def _quantized_bias(
+    bias: NDArray[Any], weight: QParams, input_scale: float
+) -> tuple[NDArray[np.int32], QParams]:
+    """A bias in units of `input_scale * weight_scale`, int32[channels], and its parameters."""
+    scale = (np.float32(input_scale) * weight.scale).astype(np.float32)
+    integers = np.clip(np.rint(bias / scale.astype(np.float64)), -_INT32.qmax, _INT32.qmax)
+    axis = 0 if scale.ndim else None
+    return integers.astype(np.int32), QParams(_INT32, scale, np.zeros(scale.shape, np.int32), axis)
+
+
+def _without_weights(integers: NDArray[Any], params: QParams) -> NDArray[np.bool_]:
+    """Output channels without weights, bool[channels]; bool[] of a single scale."""
+    others = tuple(i for i in range(integers.ndim) if i != params.axis)
     return np.asarray(~integers.any(axis=others), np.bool_)
 
 
@@ -246,5 +220,5 @@ def _room_for_bias(
     magnitude = np.abs(bias.astype(np.float64))
     needed = (magnitude if params.axis is not None else magnitude.max()) / input_scale
     suited = np.where(needed > 0, needed / _BIAS_STEPS, 1.0)
-    scale = np.where(dead, suited, np.maximum(params.scale, needed * 1.001 / _INT32_MAX))
+    scale = np.where(dead, suited, np.maximum(params.scale, needed * 1.001 / _INT32.qmax))
     return QParams(params.qtype, positive_scale(scale), params.zero_point, params.axis)
