@@ -28,11 +28,11 @@ from models import data
 from onnxlite.model import disk_bytes, load
 from onnxlite.prune import prune_channels
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from onnxlite.simplify import simplify
+from onnxlite.timing import time_ratios
 from onnxlite.tune import tune
 
 Array = NDArray[Any]
@@ -132,7 +132,7 @@ def row(
     noise = float(((expected - got) ** 2).sum())
     sessions = [Session(path, threads=1) for path in (source, target)]
     feed = {sessions[0].input_names[0]: case.evaluation[:1]}
-    (latency,) = race(sessions, feed, budget_s=4.0, progress=no_progress)
+    (latency,) = time_ratios(sessions, feed, budget_s=4.0, progress=no_progress)
     labels = case.labels
     return {
         "model": case.name,

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from benchmarks._tables import publish
 from onnxlite.model import load
-from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
+from onnxlite.timing import time_ratios
 
 _HEAD = '<ir_version: 9, opset_import: ["": 20]>'
 _BUDGET_S = 1.5
@@ -64,7 +64,7 @@ def attention(heads: int, rows: int, inner: int, columns: int) -> list[dict[str,
         "b": rng.standard_normal((1, heads, inner, columns)).astype(np.float32),
     }
     sessions = [_session(f"{text} {{ {body} }}", {}) for body in _PRODUCTS.values()]
-    ratios = [1.0, *race(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)]
+    ratios = [1.0, *time_ratios(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)]
     shape = f"{heads} x [{rows},{inner}] [{inner},{columns}]"
     return [
         {"operator": "MatMul of activations", "shape": shape, "variant": name, "time": ratio}
@@ -91,7 +91,7 @@ def activations(channels: int, side: int) -> list[dict[str, Any]]:
     sessions = [
         _session(f"{declared} {{ {_PAIR % body} }}", constants) for body in _ACTIVATIONS.values()
     ]
-    times = [1.0, *race(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)]
+    times = [1.0, *time_ratios(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)]
     found = dict(zip(_ACTIVATIONS, times, strict=True))
     return [
         {

@@ -26,11 +26,11 @@ from benchmarks._tables import RESULTS, publish
 from models import data, light, tiny, zoo
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import StepReport, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim
 from onnxlite.simplify import simplify
+from onnxlite.timing import time_ratios
 
 _CALIBRATION, _EVALUATION = 32, 32
 _RACE_S = 4.0
@@ -135,7 +135,9 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
         feed = trim(first, feeds.inputs, batch)
         if feed is None and batch > 1:
             continue
-        everything, measured = race(sessions, feed or first, budget_s=_RACE_S, progress=no_progress)
+        everything, measured = time_ratios(
+            sessions, feed or first, budget_s=_RACE_S, progress=no_progress
+        )
         yield {
             "model": name,
             "batch": batch,

@@ -29,12 +29,12 @@ from onnxlite.model import disk_bytes, load
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.dynamic.step import quantize_dynamic
 from onnxlite.quantize.mixed.auto import quantize_auto
-from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 from onnxlite.save import save
 from onnxlite.simplify import simplify
+from onnxlite.timing import time_ratios
 
 Array = NDArray[Any]
 
@@ -139,7 +139,7 @@ def rows(
     cosines = [o.cosine for o in outputs if o.cosine is not None]
     sessions = [Session(source, threads=1), Session(target, threads=1)]
     for size, feed in case.timed.items():
-        (ratio,) = race(sessions, feed, budget_s=4.0, progress=no_progress)
+        (ratio,) = time_ratios(sessions, feed, budget_s=4.0, progress=no_progress)
         yield {
             "model": case.name,
             "quantizer": name,

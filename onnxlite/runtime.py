@@ -97,6 +97,7 @@ class Session:
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
         self._output_names = list(self.output_names)
+        self.threads = threads
         self._widths = {
             value.name: _FLOAT_TYPES[value.type]
             for value in self._session.get_inputs()

@@ -10,7 +10,7 @@ import onnx.external_data_helper
 import pytest
 from hypothesis import settings
 
-from onnxlite.quantize.core.targets import Target
+from onnxlite.timing import use_timer
 from tests.odd_models import parse
 
 # No test is about time, and a busy machine takes longer than Hypothesis allows.
@@ -21,15 +21,10 @@ FASHION = Path(__file__).parent.parent / "models" / "fashion"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def timed_target() -> Iterator[property]:
-    """INT8 placement does without a clock, so that no test depends on what the machine does.
-
-    Yields what tells which targets can be timed, for the tests of measured placement itself.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        runs_here = Target.__dict__["runs_here"]
-        patch.setattr(Target, "runs_here", property(lambda _: False))
-        yield runs_here
+def no_timer() -> Iterator[None]:
+    """Nothing is decided by times, so that no test depends on what else the machine does."""
+    with use_timer(None):
+        yield
 
 
 @pytest.fixture

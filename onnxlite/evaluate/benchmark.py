@@ -29,7 +29,7 @@ from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
-from onnxlite.timing.interleaved import paired_times, processor_clock
+from onnxlite.timing import InterleavedTimer, current_timer
 
 logger = logging.getLogger(__name__)
 
@@ -156,12 +156,11 @@ def benchmark(
         pairs = [
             (feed, sessions[1].suited(_renamed(feed, sessions[0], sessions[1]))) for feed in feeds
         ]
-        times = paired_times(
+        times = (current_timer() or InterleavedTimer()).times(
             sessions,
             pairs,
             rounds=rounds,
             budget_s=time_budget_s * 4 / 5,
-            clock=processor_clock() if threads == 1 else time.perf_counter,
             progress=progress,
         )
         measured = zip(paths, pairs[0], strict=True) if memory else ()

@@ -21,7 +21,7 @@ from onnxlite.ops import Ids, spec_of
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
-from onnxlite.timing.interleaved import paired_times
+from onnxlite.timing import time_ratios
 from onnxlite.timing.layer_times import LayerTimes
 
 
@@ -299,5 +299,5 @@ def latency_ratio(
 ) -> float:
     """Median of candidate time over reference time, in interleaved runs."""
     sessions = (Session(reference, threads=threads), Session(candidate, threads=threads))
-    times = paired_times(sessions, [(feed, feed)], budget_s=budget_s)
-    return float(np.median(times[:, 1] / times[:, 0]))
+    (ratio,) = time_ratios(sessions, feed, budget_s=budget_s)
+    return ratio

@@ -1,16 +1,23 @@
-"""Run times of two models as they alternate in one process: only their ratio is steady.
+"""Run times of models that take turns in one process: only their ratios are steady.
 
-They take turns of several runs, the first of which is not timed: a process serves one model, and
-that it finds the other one's weights in the caches has no part in its latency. (INT8
-EfficientNet-Lite0 takes 0.47 of the float model's time if they alternate run by run, and 0.41 if
-each runs a hundred times.)
+A machine's speed drifts by more than two models differ, so each round times every model, in the
+order A B ... B A. A turn is a slot of several runs, the first of which is not timed: a process
+serves one model, and that it finds the other one's weights in the caches has no part in its
+latency. (INT8 EfficientNet-Lite0 takes 0.47 of the float model's time if they alternate run by
+run, and 0.41 if each runs a hundred times.)
+
+Whatever decides by times asks `current_timer()` for the timer; `use_timer` puts another one in
+its place, such as one that tells made-up times, or None: then nothing is decided by times.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,51 +26,126 @@ from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 
-#: A slot of a round runs a fast model several times, until it is long against the clock and
-#: against what it takes to get going.
+#: A slot runs a fast model several times, until it is long against the clock and against what it
+#: takes to get going. Slots of 2 ms overrate INT8.
 _SLOT_S = 0.02
 #: A coarser clock than this cannot time a slot.
 RESOLUTION_S = 1e-5
-_MIN_ROUNDS, _MAX_ROUNDS = 5, 500
+#: Rounds of two models, and of more, at least.
+_MIN_ROUNDS, _MIN_ROUNDS_OF_MANY, _MAX_ROUNDS = 5, 3, 500
 
 
-def paired_times(
-    sessions: tuple[Session, Session],
-    pairs: Sequence[tuple[Feed, Feed]],
+class Timer(Protocol):
+    """Times models against each other."""
+
+    def times(
+        self,
+        sessions: Sequence[Session],
+        feeds: Sequence[Sequence[Feed]],
+        *,
+        rounds: int | None = None,
+        budget_s: float,
+        progress: Progress = no_progress,
+    ) -> NDArray[np.float64]:
+        """Seconds of one run, float64[rounds, models].
+
+        Args:
+            sessions: two models or more.
+            feeds: taken in turn, round by round; each holds one feed per model.
+            rounds: their number; None does as many as the budget allows.
+            budget_s: seconds, exceeded if the fewest rounds take longer.
+            progress: called after every round.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InterleavedTimer:
+    """Times models in slots of 20 ms, in the order A B ... B A.
+
+    From 5 to 500 rounds of two models; of more, from 3. A round's time is the mean of a model's
+    two slots.
+
+    Attributes:
+        clock: in seconds; None takes the processor time of the calling thread if all sessions
+            have one thread, which is the caller's, and else wall-clock time.
+    """
+
+    clock: Callable[[], float] | None = None
+
+    def times(
+        self,
+        sessions: Sequence[Session],
+        feeds: Sequence[Sequence[Feed]],
+        *,
+        rounds: int | None = None,
+        budget_s: float,
+        progress: Progress = no_progress,
+    ) -> NDArray[np.float64]:
+        """See `Timer.times`."""
+        single = all(session.threads == 1 for session in sessions)
+        clock = self.clock or (processor_clock() if single else time.perf_counter)
+        repeats = [
+            _repeats(session, feed, clock) for session, feed in zip(sessions, feeds[0], strict=True)
+        ]
+        fewest = _MIN_ROUNDS if len(sessions) == 2 else _MIN_ROUNDS_OF_MANY
+        order = range(len(sessions))
+        times: list[NDArray[np.float64]] = []
+        began, wanted = time.perf_counter(), rounds or _MAX_ROUNDS
+        while len(times) < wanted:
+            given = feeds[len(times) % len(feeds)]
+            total = np.zeros(len(sessions))
+            for i in (*order, *reversed(order)):
+                total[i] += _slot(sessions[i], given[i], repeats[i], clock)
+            times.append(total / 2)
+            elapsed = time.perf_counter() - began
+            if rounds is None and len(times) >= fewest:
+                affordable = int(len(times) * budget_s / elapsed)
+                wanted = min(_MAX_ROUNDS, max(fewest, affordable))
+            progress("time models", min(len(times), wanted), wanted)
+        return np.array(times)
+
+
+class _Current:
+    """The timer of this process."""
+
+    timer: Timer | None = InterleavedTimer()
+
+
+def current_timer() -> Timer | None:
+    """The timer that decisions are made with; None where nothing is to be decided by times."""
+    return _Current.timer
+
+
+@contextlib.contextmanager
+def use_timer(timer: Timer | None) -> Iterator[None]:
+    """Decide by another timer, or by none, in all threads for as long as the context lasts."""
+    before, _Current.timer = _Current.timer, timer
+    try:
+        yield
+    finally:
+        _Current.timer = before
+
+
+def time_ratios(
+    sessions: Sequence[Session],
+    feed: Feed,
     *,
-    rounds: int | None = None,
     budget_s: float,
-    clock: Callable[[], float] = time.perf_counter,
     progress: Progress = no_progress,
-) -> NDArray[np.float64]:
-    """Seconds of one run, float64[rounds, 2]: the mean of a round's two slots per model.
+) -> list[float]:
+    """Time of every session but the first, over the first one's: the median over the rounds.
 
     Args:
-        sessions: the two models.
-        pairs: the inputs of both, taken in turn.
-        rounds: A B B A each; None does as many as the budget allows, from 5 to 500.
-        clock: in seconds; `processor_clock()` for sessions of one thread.
-        budget_s: seconds, exceeded if 5 rounds take longer.
+        sessions: at least two, with the same inputs.
+        feed: of all of them.
+        budget_s: seconds, exceeded if the fewest rounds take longer.
         progress: called after every round.
     """
-    repeats = [1, 1]
-    for i in (0, 1):
-        for _ in range(2):  # the second run is warm and tells how many make a slot
-            once = _slot(sessions[i], pairs[0][i], 1, clock)
-        repeats[i] = max(1, math.ceil(_SLOT_S / max(once, RESOLUTION_S)))
-        _slot(sessions[i], pairs[0][i], repeats[i], clock)
-    times: list[tuple[float, float]] = []
-    began = time.perf_counter()
-    wanted = rounds or _MAX_ROUNDS
-    while len(times) < wanted:
-        feeds = pairs[len(times) % len(pairs)]
-        a, b, c, d = (_slot(sessions[i], feeds[i], repeats[i], clock) for i in (0, 1, 1, 0))
-        times.append(((a + d) / 2, (b + c) / 2))
-        elapsed = time.perf_counter() - began
-        if rounds is None and len(times) >= _MIN_ROUNDS:
-            wanted = min(_MAX_ROUNDS, max(_MIN_ROUNDS, int(len(times) * budget_s / elapsed)))
-        progress("benchmark", min(len(times), wanted), wanted)
-    return np.array(times)
+    timer = current_timer() or InterleavedTimer()
+    times = timer.times(sessions, [[feed] * len(sessions)], budget_s=budget_s, progress=progress)
+    ratios: list[float] = np.median(times[:, 1:] / times[:, :1], axis=0).tolist()
+    return ratios
 
 
 def processor_clock() -> Callable[[], float]:
@@ -75,6 +157,14 @@ def processor_clock() -> Callable[[], float]:
     if time.get_clock_info("thread_time").resolution <= RESOLUTION_S:
         return time.thread_time
     return time.perf_counter
+
+
+def _repeats(session: Session, feed: Feed, clock: Callable[[], float]) -> int:
+    """Number of runs in a slot; leaves the model warm."""
+    once = 0.0
+    for _ in range(2):  # the second run is warm
+        once = _slot(session, feed, 1, clock)
+    return max(1, math.ceil(_SLOT_S / max(once, RESOLUTION_S)))
 
 
 def _slot(session: Session, feed: Feed, repeats: int, clock: Callable[[], float]) -> float:

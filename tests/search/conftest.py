@@ -6,7 +6,6 @@ import pytest
 
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.model import load, size_bytes
-from onnxlite.quantize.core.targets import Target
 from onnxlite.search import deadline, search, trial_runner
 
 
@@ -35,6 +34,5 @@ def no_clock():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial_runner, "benchmark", by_size)
         patch.setattr(search, "benchmark", by_size)
-        patch.setattr(Target, "runs_here", property(lambda _: False))
         patch.setattr(deadline, "can_tune", lambda: False)  # minutes each
         yield

@@ -22,10 +22,9 @@ from onnxlite.ops import ShapeOf
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.kernels import Kernel
 from onnxlite.quantize.dynamic.writer import Writer
-from onnxlite.quantize.placement.interleaved_timer import race
-from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
+from onnxlite.timing import time_ratios
 from onnxlite.timing.layer_times import one_layer
 
 logger = logging.getLogger(__name__)
@@ -100,5 +99,5 @@ class KernelTimes:
             for value in alone.graph.inputs
             if value.shape is not None
         }
-        ratios = race(sessions, feed, budget_s=_BUDGET_S, progress=no_progress)
+        ratios = time_ratios(sessions, feed, budget_s=_BUDGET_S)
         return {kernel.name: ratio for kernel, ratio in zip(kernels, ratios, strict=True)}

@@ -11,10 +11,9 @@ import onnx_ir as ir
 
 from onnxlite.errors import VerificationError
 from onnxlite.model import size_bytes
-from onnxlite.quantize.placement.interleaved_timer import race
-from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, input_specs, trim
+from onnxlite.timing import time_ratios
 
 #: Inputs that are timed in turn.
 _TIMED = 4
@@ -104,7 +103,7 @@ def measure_candidate(
     single = [trim(feed, specs, 1) or feed for feed in feeds[:_TIMED]]
     sessions = (Session(reference, threads=1), Session(candidate, threads=1))
     share = budget_s / len(single)
-    ratios = [race(sessions, feed, budget_s=share, progress=no_progress)[0] for feed in single]
+    ratios = [time_ratios(sessions, feed, budget_s=share)[0] for feed in single]
     return CandidateMetrics(
         sqnr_db=sqnr,
         latency_ratio=float(np.median(ratios)),

@@ -31,11 +31,11 @@ from onnxlite.quantize.core.qtypes import QParams
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.placement.costs import measured_costs
-from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.quantize.placement.partition import Costs, min_cost_partition
 from onnxlite.records import Progress, Reason
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, feed_size, trim
+from onnxlite.timing import current_timer, time_ratios
 
 _THREADS = 1
 #: Several forms of a model are in memory at once while they are timed.
@@ -85,7 +85,11 @@ def fastest_placement(
         options: what the caller asked for.
         progress: called as placements are timed.
     """
-    if options.placement == "everything" or not everything.target.runs_here:
+    if (
+        options.placement == "everything"
+        or current_timer() is None
+        or not everything.target.runs_here
+    ):
         return MeasuredPlacement(everything.placement)
     if size_bytes(source) > _MAX_BYTES:
         note = f", not timed because {_MAX_BYTES >> 20} MiB are exceeded"
@@ -154,7 +158,7 @@ def _decide(
     placements, models = zip(*candidates.values(), strict=True)
     sessions = [Session(each, threads=_THREADS) for each in (source, *models)]
     ratios = {
-        count: race(sessions, feed, budget_s=_RACE_S, progress=progress)
+        count: time_ratios(sessions, feed, budget_s=_RACE_S, progress=progress)
         for count, feed in sizes.items()
     }
     equal, pays = _fastest(list(ratios.values()))

@@ -20,10 +20,10 @@ from onnxlite.model import clone
 from onnxlite.quantize.core.qtypes import UINT8
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.writer import Writer
-from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.records import Progress, Skipped
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
+from onnxlite.timing import current_timer, time_ratios
 
 _WHAT = "hardswish-in-pieces"
 #: The pieces must make the model faster by more than chance.
@@ -49,13 +49,15 @@ def decompose_hardswish(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     found = sum(_is_between_integers(node) for node in model.graph)
-    if not found or target.activation != UINT8 or not target.runs_here:
+    if not found or target.activation != UINT8:
+        return model, 0, []
+    if current_timer() is None or not target.runs_here:
         return model, 0, []
     rewritten = clone(model)
     for node in [node for node in rewritten.graph if _is_between_integers(node)]:
         _rewrite(Writer(rewritten), node)
     sessions = [Session(model, threads=1), Session(rewritten, threads=1)]
-    (ratio,) = race(sessions, feed, budget_s=_BUDGET_S, progress=progress)
+    (ratio,) = time_ratios(sessions, feed, budget_s=_BUDGET_S, progress=progress)
     if ratio > _FASTER:
         reason = (
             f"with {found} HardSwish nodes in integer pieces the model takes {ratio:.2f} of the "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from onnxlite.model import load, to_proto
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import UINT8
-from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.placement import search as module
 from onnxlite.quantize.placement.costs import conversions
-from onnxlite.quantize.placement.interleaved_timer import race
 from onnxlite.quantize.placement.partition import Conversion, Costs
 from onnxlite.records import StepReport, no_progress
 from onnxlite.runtime import Session
+from onnxlite.timing import InterleavedTimer, time_ratios, use_timer
+from tests.fake_timer import FakeTimer
 from tests.odd_models import parse
 
 # Three convolutions of one shape; what is measured for them is made up below.
@@ -33,12 +34,16 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 DATA = np.random.default_rng(0).standard_normal((16, 8, 8, 8)).astype(np.float32)
 
 
+#: Fake timers of the test that runs.
+_FAKES = contextlib.ExitStack()
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed_target: property) -> Path:
-    monkeypatch.setattr(Target, "runs_here", timed_target)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
-    return tmp_path / "cache"
+    with use_timer(InterleavedTimer()), _FAKES:
+        yield tmp_path / "cache"
 
 
 def quantized(model: object, data: object = DATA, **options: object) -> tuple[ir.Model, StepReport]:
@@ -79,7 +84,7 @@ def pretend(
         placements.append(len(plan.layers))
         return plan.model
 
-    def raced(sessions: Sequence[Session], feed: dict[str, np.ndarray], **_: object):
+    def raced(sessions: Sequence[Session], feed: dict[str, np.ndarray]) -> list[float]:
         assert len(sessions) == len(placements) + 1
         timed.append(len(feed["x"]))
         found = [ratios[len(feed["x"])][layers] for layers in placements]
@@ -89,7 +94,7 @@ def pretend(
 
     monkeypatch.setattr(module, "measured_costs", costs)
     monkeypatch.setattr(module, "quick_qdq", made)
-    monkeypatch.setattr(module, "race", raced)
+    _FAKES.enter_context(use_timer(FakeTimer(raced)))
     return timed
 
 
@@ -226,7 +231,7 @@ def test_a_wide_net_is_quantized_and_faster() -> None:
     model, report = quantized(proto, data, rounding="nearest")
     assert report.changed
     sessions = [Session(load(proto), threads=1), Session(model, threads=1)]
-    assert race(sessions, {"x": data[:1]}, budget_s=0.1, progress=no_progress)[0] < 1.0
+    assert time_ratios(sessions, {"x": data[:1]}, budget_s=0.1, progress=no_progress)[0] < 1.0
     assert to_proto(model).ByteSize() < 0.4 * proto.ByteSize()
 
 

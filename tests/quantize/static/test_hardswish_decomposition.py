@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,11 @@ import pytest
 
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
-from onnxlite.quantize.static import hardswish_decomposition as pieces
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
+from onnxlite.timing import use_timer
+from tests.fake_timer import FakeTimer
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
@@ -26,14 +28,10 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 
 
 @pytest.fixture
-def race_says(monkeypatch: pytest.MonkeyPatch, timed_target: property):  # type: ignore[no-untyped-def]
-    """Sets what the race between both models comes to; placement stays without a clock."""
-
-    def say(ratio: float) -> None:
-        monkeypatch.setattr(Target, "runs_here", timed_target)
-        monkeypatch.setattr(pieces, "race", lambda *_, **__: [ratio])
-
-    return say
+def timer_says() -> Iterator[Callable[[float], None]]:
+    """Sets what the time of the decomposed model over the other one's comes to."""
+    with contextlib.ExitStack() as stack:
+        yield lambda ratio: stack.enter_context(use_timer(FakeTimer(lambda *_: [ratio])))
 
 
 def images(n: int, seed: int = 0) -> np.ndarray:
@@ -59,10 +57,10 @@ def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def test_faster_pieces_are_taken_and_run_on_integers(race_says, tmp_path: Path) -> None:
-    race_says(1.0)
+def test_faster_pieces_are_taken_and_run_on_integers(timer_says, tmp_path: Path) -> None:
+    timer_says(1.0)
     whole, _ = quantized()
-    race_says(0.9)
+    timer_says(0.9)
     model, report = quantized()
     assert report.changes["hardswish-in-pieces"] == 1
     ran = executed(model, tmp_path)
@@ -75,31 +73,31 @@ def test_faster_pieces_are_taken_and_run_on_integers(race_says, tmp_path: Path) 
     assert after > before - 1
 
 
-def test_slower_pieces_are_not(race_says, tmp_path: Path) -> None:
-    race_says(0.99)
+def test_slower_pieces_are_not(timer_says, tmp_path: Path) -> None:
+    timer_says(0.99)
     model, report = quantized()
     assert report.changes["hardswish-in-pieces"] == 0
     assert "0.99 of the time" in report.skipped[-1].message
     assert sum(node.op_type == "HardSwish" for node in model.graph) == 1
 
 
-def test_other_machines_are_not_timed(race_says) -> None:
-    race_says(0.5)
+def test_other_machines_are_not_timed(timer_says) -> None:
+    timer_says(0.5)
     for target in ("openvino", "tensorrt"):
         _, report = quantized(target=target)
         assert report.changes["hardswish-in-pieces"] == 0
 
 
-def test_operators_instead_of_q_and_dq(race_says) -> None:
-    race_says(0.5)
+def test_operators_instead_of_q_and_dq(timer_says) -> None:
+    timer_says(0.5)
     model, report = quantized(form="qoperator")
     assert report.changes["hardswish-in-pieces"] == 1
     original, feeds = load(parse(NET)), [{"x": images(8, 1)}]
     assert worst_sqnr_db(original, model, feeds) > 28
 
 
-def test_gate_equals_hardswish_between_and_beyond_its_bends(race_says) -> None:
-    race_says(0.5)
+def test_gate_equals_hardswish_between_and_beyond_its_bends(timer_says) -> None:
+    timer_says(0.5)
     text = """<ir_version: 8, opset_import: ["": 17]>
         g (float[n,1,1,64] x) => (float[n,1,1,64] y)
         <float[1,1,1,1] w = {1}, float[1,1,1,1] v = {1}>
