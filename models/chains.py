@@ -73,7 +73,9 @@ class _Chain:
             tensor = numpy_helper.from_array(array.astype(np.float32), f"{name}.{suffix}")
             self._weights.append(tensor)
         inputs = [value, f"{name}.weight", f"{name}.bias"]
-        return self._append("Conv", inputs, name, pads=[1, 1, 1, 1])
+        self._append("Conv", inputs, name)
+        self._nodes[-1].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
+        return f"{name}.out"
 
     def relu(self, value: str) -> str:
         """Append a Relu."""
@@ -83,10 +85,9 @@ class _Chain:
         """Append a sum."""
         return self._append("Add", [a, b], f"add{len(self._nodes)}")
 
-    def _append(self, op_type: str, inputs: list[str], name: str, **attributes: list[int]) -> str:
-        output = f"{name}.out"
-        self._nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
-        return output
+    def _append(self, op_type: str, inputs: list[str], name: str) -> str:
+        self._nodes.append(helper.make_node(op_type, inputs, [f"{name}.out"], name=name))
+        return f"{name}.out"
 
     def model(self, value: str, side: int) -> onnx.ModelProto:
         """Finish the model with `value` as its output `y`."""

@@ -145,37 +145,32 @@ def _groups(
     for pin in t.pins:
         for unit in np.unique(root[pin.ids]).tolist():
             pins.setdefault(unit, pin)
-    members = [np.unique(root[binding.line]) for binding in bindings]
     # Positions of one axis may be cut apart again (Split): each part must keep some.
     axes = {np.unique(root[ids]).tobytes() for ids in t.values.values() if tracked_axes(ids)}
-    label = np.zeros(len(root), np.int64)
-    for units in (*members, *(np.frombuffer(key, np.int64) for key in sorted(axes))):
-        mark = np.zeros(len(root), np.int64)
-        mark[units] = 1
-        label = np.unique(2 * label + mark, return_inverse=True)[1]
-    bound = np.unique(np.concatenate([*members, np.zeros(0, np.int64)]))
-    classes: dict[tuple[int, str | None], list[int]] = {}
-    for unit in bound[bound != 0].tolist():
-        reason = pins.get(unit)
-        key = (int(label[unit]), None if reason is None else reason.reason + reason.where)
-        classes.setdefault(key, []).append(unit)
+    found_in: dict[int, list[int]] = {}
+    lines = (np.unique(root[binding.line]) for binding in bindings)
+    for index, units in enumerate((*lines, *(np.frombuffer(a, np.int64) for a in sorted(axes)))):
+        for unit in units.tolist():
+            found_in.setdefault(unit, []).append(index)
+    classes: dict[tuple[tuple[int, ...], str | None], list[int]] = {}
+    for unit, indices in sorted(found_in.items()):
+        if unit != 0 and indices[0] < len(bindings):
+            reason = pins.get(unit)
+            text = None if reason is None else reason.reason + reason.where
+            classes.setdefault((tuple(indices), text), []).append(unit)
     order = {node: index for index, node in enumerate(iter_nodes(model))}
     taken: dict[str, int] = {}
-    where: dict[int, list[int]] = {}
-    for index, units in enumerate(members):
-        for unit in units.tolist():
-            where.setdefault(unit, []).append(index)
-    for found in classes.values():
-        own = tuple(bindings[index] for index in where[found[0]])
+    for (places, _), members in classes.items():
+        own = tuple(bindings[index] for index in places if index < len(bindings))
         nodes = {node for binding in own for node, _ in binding.uses}
         layers = tuple(sorted(nodes, key=order.__getitem__))
         name = layers[0].name or layers[0].op_type
         taken[name] = taken.get(name, 0) + 1
         yield UnitGroup(
             name=name if taken[name] == 1 else f"{name}#{taken[name]}",
-            units=np.array(found, np.int64),
+            units=np.array(members, np.int64),
             bindings=own,
             layers=layers,
-            width=min(int((root[binding.line] == found[0]).sum()) for binding in own),
-            pin=pins.get(found[0]),
+            width=min(int((root[binding.line] == members[0]).sum()) for binding in own),
+            pin=pins.get(members[0]),
         )

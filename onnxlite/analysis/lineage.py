@@ -72,16 +72,20 @@ def record_kept(model: ir.Model, node_name: str, kept: Sequence[int]) -> None:
     Raises:
         OptionError: an index is out of the range of the channels recorded before.
     """
-    old = origin_of(model, node_name)
+    _put(model, {node_name: _narrowed(origin_of(model, node_name), node_name, kept)})
+
+
+def _narrowed(origin: Origin, node_name: str, kept: Sequence[int]) -> Origin:
+    """The origin of a node that keeps only some of its present output channels."""
     channels = tuple(int(index) for index in kept)
-    if old.kept is not None:
-        if channels and not 0 <= min(channels) <= max(channels) < len(old.kept):
+    if origin.kept is not None:
+        if channels and not 0 <= min(channels) <= max(channels) < len(origin.kept):
             raise OptionError(
-                f"node {node_name!r} has {len(old.kept)} channels left, and channel "
+                f"node {node_name!r} has {len(origin.kept)} channels left, and channel "
                 f"{max(channels)} is to be kept: count the present channels, not the original's"
             )
-        channels = tuple(old.kept[index] for index in channels)
-    _put(model, {node_name: Origin(old.node, channels)})
+        channels = tuple(origin.kept[index] for index in channels)
+    return Origin(origin.node, channels)
 
 
 def record_renamed(model: ir.Model, old_name: str, new_name: str) -> None:
@@ -97,6 +101,7 @@ def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[n
         bindings: of weights, as channel analysis gives them.
         gone: whether a unit is removed, by id.
     """
+    entries: dict[str, Origin] = {}
     for binding in bindings:
         for node, port in binding.uses:
             if binding.axis != _output_axis(node, port):
@@ -105,7 +110,10 @@ def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[n
             if is_op(node, "ConvTranspose"):
                 lost = np.tile(lost, attribute(node, "group", 1))
             if lost.any():
-                record_kept(model, node.name or "", np.flatnonzero(~lost).tolist())
+                name = node.name or ""
+                origin = entries.get(name) or origin_of(model, name)
+                entries[name] = _narrowed(origin, name, np.flatnonzero(~lost).tolist())
+    _put(model, entries)
 
 
 def _output_axis(node: ir.Node, port: int) -> int | None:

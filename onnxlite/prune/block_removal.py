@@ -70,7 +70,7 @@ def remove_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
     branches = tuple(branches)
     gone = {node for branch in branches for node in branch.nodes}
     for branch in branches:
-        for node, port in branch.sums:
+        for node, port in branch.junctions:
             _replace_sum(node, port, gone)
     weights = dict.fromkeys(v for node in gone for v in node.inputs if const_tensor(v) is not None)
     for node in reversed(model.graph):
@@ -85,7 +85,7 @@ def zero_mask_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
     """Multiply by 0 what branches add to their sums, in place."""
     names = value_names(model)
     for branch in branches:
-        for node, port in branch.sums:
+        for node, port in branch.junctions:
             side = node.inputs[port]
             assert side is not None
             assert side.dtype is not None

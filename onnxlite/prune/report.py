@@ -70,7 +70,7 @@ def explain_channels(model: ModelLike) -> ChannelReport:
     channels = channel_map(copy)
     branches = branches_of(copy, channels)
     rows = tuple(
-        _row(channels, group, _layers(copy, branches[index]) if index in branches else ())
+        _row(channels, group, _layers(branches[index]) if index in branches else ())
         for index, group in enumerate(channels.groups)
     )
     return ChannelReport(
@@ -80,13 +80,12 @@ def explain_channels(model: ModelLike) -> ChannelReport:
     )
 
 
-def _layers(model: ir.Model, branch: Branch) -> tuple[str, ...]:
+def _layers(branch: Branch) -> tuple[str, ...]:
     """The nodes of a branch that have weights."""
     return tuple(
         node.name or node.op_type
-        for node in model.graph
-        if node in branch.nodes
-        and any(const_tensor(node.inputs[p]) is not None for p in spec_of(node).weights)
+        for node in branch.nodes
+        if any(const_tensor(node.inputs[p]) is not None for p in spec_of(node).weights)
     )
 
 
