@@ -79,6 +79,13 @@ class SquaredError:
         self.signal += float(np.square(exact).sum())
         self.noise += float(np.square(error).sum())
 
+    def merge(self, other: SquaredError) -> None:
+        """Add the sums over other pairs of arrays."""
+        self.signal += other.signal
+        self.noise += other.noise
+        self.values += other.values
+        self.broken += other.broken
+
     @property
     def sqnr_db(self) -> float:
         """SQNR in dB; minus infinite with broken values."""

@@ -136,6 +136,22 @@ def unpack(kind: WeightType, packed: tuple[Words, ...], count: int) -> Codes:
     return codes
 
 
+def pack_rows(codes: Codes, bits: int) -> Codes:
+    """Pack rows as ONNX Runtime's kernels read them: neighbours in one byte, lowest bits first.
+
+    Args:
+        codes: uint8[rows, n]; the last byte of a row is filled up with zeros.
+        bits: 1, 2, 4 or 8 per code.
+    """
+    per = 8 // bits
+    short = -codes.shape[1] % per
+    filled = np.pad(codes, ((0, 0), (0, short))) if short else codes
+    packed = np.zeros((len(codes), filled.shape[1] // per), np.uint8)
+    for place in range(per):
+        packed |= filled[:, place::per] << np.uint8(place * bits)
+    return packed
+
+
 def _columns(flat: Codes, rows: int) -> Codes:
     """The codes as `[rows, n]`, filled up with zeros."""
     n = -(-flat.size // rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -128,6 +128,7 @@ def announce(report: StepReport, sink: ReportSink | None, logger: logging.Logger
         logger.warning("%s changed nothing: %s", name, report.summary)
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Called while long work goes on; raising from it interrupts the work cleanly."""
 

@@ -28,7 +28,7 @@ from msgspec import Meta
 from onnxlite.errors import OptionError
 from onnxlite.model import ModelLike, give_back, load
 from onnxlite.options import Field, Options, check_names, fields_of
-from onnxlite.records import StepReport, no_progress
+from onnxlite.records import Progress, StepReport, no_progress
 from onnxlite.samples import SamplesLike
 from onnxlite.save import save
 
@@ -68,7 +68,7 @@ class StepContext(Options, frozen=True, kw_only=True):
         | None
     ) = None
     progress: Annotated[
-        Callable[[str, int, int], None],
+        Progress,
         Meta(
             description="Called as the work goes on, with the stage, units done and units in "
             "all; an exception that it raises ends the work."

@@ -12,10 +12,16 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import const_array, is_op, value_names
+from onnxlite.builder import GraphBuilder
+from onnxlite.graph import const_array, is_op
 from onnxlite.packing import Bits, weight_type
 from onnxlite.quantize.weight_only.codes import Blocks, coding
-from onnxlite.quantize.weight_only.decode_graph import Decoder, Packed, node_bytes, packed_nbytes
+from onnxlite.quantize.weight_only.decode_graph import (
+    Decoder,
+    PackedTensor,
+    node_bytes,
+    packed_nbytes,
+)
 
 
 def pack_weights(model: ir.Model, bits: Bits) -> int:
@@ -27,7 +33,7 @@ def pack_weights(model: ir.Model, bits: Bits) -> int:
         How many are packed.
     """
     kind = weight_type(bits)
-    decoder = Decoder(model.graph, value_names(model))
+    decoder = Decoder(GraphBuilder(model, naming="none"))
     count = 0
     for node in list(model.graph):
         stored = node.inputs[0] if is_op(node, "DequantizeLinear") else None
@@ -41,7 +47,7 @@ def pack_weights(model: ir.Model, bits: Bits) -> int:
         one = coding(kind, np.ones((1,) * integers.ndim, np.float32))
         if packed_nbytes(blocks, one) + node_bytes(kind) >= integers.nbytes:
             continue
-        packed = Packed(ir.DataType.INT8, blocks, one, partial(codes.astype, np.uint8))
+        packed = PackedTensor(ir.DataType.INT8, blocks, one, partial(codes.astype, np.uint8))
         name = stored.name or ""
         node.replace_input_with(0, decoder.write_integers(packed, f"p{count}"))
         model.graph.initializers.pop(name, None)

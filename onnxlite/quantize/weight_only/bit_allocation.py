@@ -1,255 +1,292 @@
 """Allocate bits to weights under a size budget: where they remove most output noise per byte.
 
-The noise at the outputs is measured once per weight, rounded alone to few bits. For small errors it
-is proportional to the weight's own rounding error, which extrapolates it to the other widths. A
-greedy ascent from the fewest bits takes, again and again, the widening that removes most noise per
-byte (the convex hull of each weight's widths).
+The noise at the outputs is measured once per weight, rounded alone to few bits. For small errors
+it is proportional to the weight's own rounding error, which extrapolates it to the other widths.
+A greedy ascent from the fewest bits then takes, again and again, the wider form that removes most
+noise per byte (the lower convex hull of each weight's widths).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxlite.errors import ExecutionError, OptionError
-from onnxlite.model import clone, size_bytes, to_bytes
+from onnxlite.fidelity import Reference
+from onnxlite.graph import tensor_array
+from onnxlite.model import clone
 from onnxlite.packing import Bits
-from onnxlite.quantize.weight_only.decode_graph import node_bytes, packed_nbytes
-from onnxlite.quantize.weight_only.fit import decoded_tensor
-from onnxlite.quantize.weight_only.kernels import refusal
+from onnxlite.quantize.weight_only.kernels import why_not_packed
 from onnxlite.quantize.weight_only.options import WeightOptions
-from onnxlite.quantize.weight_only.plan import Chosen, nearest
+from onnxlite.quantize.weight_only.plan import WeightPlan, plan_weight
 from onnxlite.quantize.weight_only.selection import Weight
-from onnxlite.quantize.weight_only.verify import WHOLE_BELOW_BYTES
-from onnxlite.runtime import Session, probe_feeds
+from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Feed
 
-#: Widths that compete, fewest first.
+#: Candidate widths, fewest bits first.
 WIDTHS: tuple[Bits, ...] = ("ternary", 2, 3, 4, 5, 6, 8)
 #: Of a weight that a kernel reads: others would be stored in the next larger one of these.
 KERNEL_WIDTHS: tuple[Bits, ...] = (2, 4, 8)
-#: The widths at which damage is measured, the first that a weight may have.
+#: The widths at which noise is measured, the first that a weight may have.
 PROBES: tuple[Bits, ...] = (3, 4)
+
+#: Candidate plans of one weight by width, fewest bits first.
+Plans = Mapping[Bits, WeightPlan]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A weight at one width.
+class FileSize:
+    """Size of a model, and of the file that packed weights would make.
+
+    Attributes:
+        total: bytes of the float model.
+        measure: the bytes of the file with weights packed after these plans; None for models
+            that are too large to be written for it, whose size is estimated.
+    """
+
+    total: int
+    measure: Callable[[Sequence[WeightPlan]], int] | None
+
+
+@dataclass(frozen=True)
+class WidthCost:
+    """Cost of a weight at one width.
 
     Attributes:
         bits: the width.
         nbytes: in the file.
-        damage: noise at the outputs.
+        noise: at the outputs.
     """
 
     bits: Bits
     nbytes: int
-    damage: float
+    noise: float
 
 
-def allocate(choices: Sequence[Sequence[Choice]], budget: int) -> list[Bits] | None:
-    """The width of every weight, None if even the fewest bits exceed the budget.
-
-    Args:
-        choices: of each weight, by rising size.
-        budget: bytes for all of them.
-    """
-    hulls = [_hull(each) for each in choices]
-    chosen = [0] * len(hulls)
-    spent = sum(hull[0].nbytes for hull in hulls)
-    if spent > budget:
-        return None
-    open_ends = set(range(len(hulls)))
-    while open_ends:
-        best, gain = -1, -1.0
-        for index in sorted(open_ends):
-            hull, at = hulls[index], chosen[index]
-            if at + 1 == len(hull) or spent + hull[at + 1].nbytes - hull[at].nbytes > budget:
-                open_ends.discard(index)
-                continue
-            rate = _rate(hull[at], hull[at + 1])
-            if rate > gain:
-                best, gain = index, rate
-        if best < 0:
-            break
-        spent += hulls[best][chosen[best] + 1].nbytes - hulls[best][chosen[best]].nbytes
-        chosen[best] += 1
-    return [hull[at].bits for hull, at in zip(hulls, chosen, strict=True)]
-
-
-def _rate(narrow: Choice, wide: Choice) -> float:
-    """Damage taken away per byte."""
-    return (narrow.damage - wide.damage) / max(1, wide.nbytes - narrow.nbytes)
-
-
-def _hull(choices: Sequence[Choice]) -> list[Choice]:
-    """The choices on the lower convex hull of damage over bytes."""
-    hull: list[Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.nbytes, c.damage)):
-        if hull and choice.damage >= hull[-1].damage:
-            continue
-        while len(hull) > 1 and _rate(hull[-2], hull[-1]) <= _rate(hull[-1], choice):
-            hull.pop()
-        hull.append(choice)
-    return hull
-
-
-def output_noise(
-    model: ir.Model,
-    rounded: Mapping[str, Callable[[], ir.TensorProtocol | None]],
-    feeds: Sequence[Feed],
-    threads: int | None,
-) -> dict[str, float] | None:
-    """What each weight, rounded alone, adds to the outputs, over the outputs' own energy.
-
-    Args:
-        model: in float, normalised.
-        rounded: the other tensor of each weight, by name.
-        feeds: inputs; if there are none, generated ones.
-        threads: of ONNX Runtime.
-
-    Returns:
-        By name; None if the model cannot be run.
-    """
-    try:
-        feeds = list(feeds) or probe_feeds(model, count=1)
-        session = Session(model, threads=threads)
-        expected = [session.run(feed) for feed in feeds]
-    except ExecutionError:
-        return None
-    names = [
-        name for name, array in expected[0].items() if getattr(array, "dtype", None) == np.float32
-    ]
-    energy = {name: sum(float((e[name] ** 2).sum()) for e in expected) for name in names}
-    noise: dict[str, float] = {}
-    for weight, tensor in rounded.items():
-        changed, other = clone(model), tensor()
-        for graph in changed.graphs():
-            if weight in graph.initializers and other is not None:
-                graph.initializers[weight].const_value = other
-        session = Session(changed, threads=threads)
-        total = 0.0
-        for feed, want in zip(feeds, expected, strict=True):
-            got = session.run(feed)
-            total += sum(
-                float(((want[name] - got[name]) ** 2).sum()) / energy[name]
-                for name in names
-                if energy[name] > 0
-            )
-        noise[weight] = total
-    return noise
-
-
-def budgeted(
-    source: ir.Model,
+def allocate_bits(
     model: ir.Model,
     weights: Sequence[Weight],
     options: WeightOptions,
     feeds: Sequence[Feed],
-    file_bytes: Callable[[Sequence[Weight]], int],
-) -> list[Weight]:
-    """The weights with the widths that `options.size` allows; those that do not pay are left out.
+    size: FileSize,
+    threads: int | None,
+) -> list[WeightPlan]:
+    """Plan the widths that `options.size` allows; weights that would not get smaller are left out.
 
     Args:
-        source: the float model as it came; its file is what the size is a share of.
-        model: the same, normalised.
+        model: in float, normalised.
         weights: those that may get few bits.
         options: with a size.
-        feeds: inputs that damage is measured on.
-        file_bytes: the size of the model with weights of these widths, as it would be saved;
-            of models that are too large for that the size is estimated.
+        feeds: inputs that noise is measured on; without any, a generated one.
+        size: of the float model.
+        threads: None takes all cores.
 
     Raises:
         OptionError: the fewest bits are too many.
     """
     assert options.size is not None
-    widths: dict[str, dict[Bits, Chosen]] = {}
-    by_name = {weight.value.name or "": weight for weight in weights}
-    for name, weight in by_name.items():
-        by_kernel = options.mode == "compute" and refusal(weight) is None
-        competing = KERNEL_WIDTHS if by_kernel else WIDTHS
-        found = {bits: nearest(replace(weight, bits=bits), options) for bits in competing}
-        pays = {bits: one for bits, one in found.items() if isinstance(one, Chosen)}
-        if pays:
-            widths[name] = pays
-    whole = size_bytes(source) < WHOLE_BELOW_BYTES
-    total = len(to_bytes(source)) if whole else size_bytes(source)
-    noise: dict[str, float] | None = None
-    if whole:
-        probes = {n: partial(_decoded, _probe(pays)) for n, pays in widths.items()}
-        noise = output_noise(model, probes, feeds, options.threads)
-        if noise is not None:
-            noise = _guessed(noise, {n: _probe(pays) for n, pays in widths.items()})
-    choices = [_choices(pays, None if noise is None else noise[n]) for n, pays in widths.items()]
-    fixed = total - sum(by_name[name].tensor.nbytes for name in widths)
-    budget = int(options.size * total) - fixed
-    bits = allocate(choices, budget)
+    candidates = _candidates(weights, options, threads)
+    noise = None
+    if size.measure is not None:
+        noise = _noise(model, candidates, feeds, threads)
+    costs = [
+        _costs(plans, None if noise is None else noise[name]) for name, plans in candidates.items()
+    ]
+    fixed = size.total - sum(_any(plans).weight.tensor.nbytes for plans in candidates.values())
+    budget = int(options.size * size.total) - fixed
+
+    def chosen(bits: Sequence[Bits]) -> list[WeightPlan]:
+        return [plans[width] for plans, width in zip(candidates.values(), bits, strict=True)]
+
+    bits = allocate(costs, budget)
     if bits is None:
-        least = fixed + sum(min(c.nbytes for c in each) for each in choices)
+        least = fixed + sum(min(cost.nbytes for cost in each) for each in costs)
         raise OptionError(
             f"size={options.size} cannot be reached: with the fewest bits everywhere the model "
-            f"has about {least / total:.3f} of its size"
+            f"has about {least / size.total:.3f} of its size"
         )
-
-    def widened(bits: Sequence[Bits]) -> list[Weight]:
-        return [replace(by_name[n], bits=b) for n, b in zip(widths, bits, strict=True)]
-
-    first = widened(bits)
-    if not whole:
+    first = chosen(bits)
+    if size.measure is None:
         return first
     # What the estimate has too much, for nodes and for floats that will have 16 bits, is spent.
-    chosen = (
-        next(c.nbytes for c in each if c.bits == b) for each, b in zip(choices, bits, strict=True)
-    )
-    spare = fixed + sum(chosen) - file_bytes(first)
-    more = allocate(choices, budget + spare)
-    if more is not None and file_bytes(widened(more)) <= options.size * total:
-        return widened(more)
+    spare = fixed + sum(plan.file_bytes for plan in first) - size.measure(first)
+    more = allocate(costs, budget + spare)
+    if more is not None and size.measure(chosen(more)) <= options.size * size.total:
+        return chosen(more)
     return first
 
 
-def _choices(pays: Mapping[Bits, Chosen], noise: float | None) -> list[Choice]:
-    """Bytes and damage of one weight's widths; damage grows with the weight's rounding error."""
-    probe = _probe(pays)
-    unit = 1.0 if probe is None or not probe.coded.noise else 1 / probe.coded.noise
+def allocate(costs: Sequence[Sequence[WidthCost]], budget: int) -> list[Bits] | None:
+    """Choose the width of every weight.
+
+    Args:
+        costs: of each weight at its widths.
+        budget: bytes for all of them.
+
+    Returns:
+        The widths; None if even the fewest bits exceed the budget.
+    """
+    hulls = [_hull(each) for each in costs]
+    chosen = [0] * len(hulls)
+    spent = sum(hull[0].nbytes for hull in hulls)
+    if spent > budget:
+        return None
+    wider = [(-_rate(*hull[:2]), index) for index, hull in enumerate(hulls) if len(hull) > 1]
+    heapq.heapify(wider)
+    while wider:
+        _, index = heapq.heappop(wider)
+        hull, at = hulls[index], chosen[index]
+        more = hull[at + 1].nbytes - hull[at].nbytes
+        if spent + more > budget:
+            continue  # what is spent only grows, so this weight stays as it is
+        spent += more
+        chosen[index] = at + 1
+        if at + 2 < len(hull):
+            heapq.heappush(wider, (-_rate(hull[at + 1], hull[at + 2]), index))
+    return [hull[at].bits for hull, at in zip(hulls, chosen, strict=True)]
+
+
+def _rate(narrow: WidthCost, wide: WidthCost) -> float:
+    """Noise removed per byte."""
+    return (narrow.noise - wide.noise) / max(1, wide.nbytes - narrow.nbytes)
+
+
+def _hull(costs: Sequence[WidthCost]) -> list[WidthCost]:
+    """The widths on the lower convex hull of noise over bytes."""
+    hull: list[WidthCost] = []
+    for cost in sorted(costs, key=lambda each: (each.nbytes, each.noise)):
+        if hull and cost.noise >= hull[-1].noise:
+            continue
+        while len(hull) > 1 and _rate(hull[-2], hull[-1]) <= _rate(hull[-1], cost):
+            hull.pop()
+        hull.append(cost)
+    return hull
+
+
+def _candidates(
+    weights: Sequence[Weight], options: WeightOptions, threads: int | None
+) -> dict[str, Plans]:
+    """The plans of each weight at all widths that make it smaller, by its name."""
+    candidates: dict[str, Plans] = {}
+    for weight in weights:
+        by_kernel = options.mode == "compute" and why_not_packed(weight) is None
+        plans: dict[Bits, WeightPlan] = {}
+        for bits in KERNEL_WIDTHS if by_kernel else WIDTHS:
+            plan = plan_weight(replace(weight, bits=bits), options, threads)
+            if isinstance(plan, WeightPlan):
+                plans[bits] = plan
+        if plans:
+            candidates[weight.value.name or ""] = plans
+    return candidates
+
+
+def _any(plans: Plans) -> WeightPlan:
+    return next(iter(plans.values()))
+
+
+def _probe(plans: Plans) -> WeightPlan | None:
+    """The plan with which the noise of a weight is measured."""
+    return next((plans[bits] for bits in PROBES if bits in plans), None)
+
+
+def _costs(plans: Plans, noise: float | None) -> list[WidthCost]:
+    """Bytes and noise of one weight's widths; noise grows with the weight's rounding error."""
+    probe = _probe(plans)
+    unit = 1.0 if probe is None or not probe.coded.error.noise else 1 / probe.coded.error.noise
     if noise is None:
-        first = next(iter(pays.values()))
-        noise, unit = 1.0, 1 / max(first.coded.signal, 1e-30)
+        noise, unit = 1.0, 1 / max(_any(plans).coded.error.signal, 1e-30)
     return [
-        Choice(
-            bits,
-            packed_nbytes(one.blocks, one.coded.coding) + node_bytes(one.kind),
-            noise * unit * one.coded.noise,
-        )
-        for bits, one in pays.items()
+        WidthCost(bits, plan.file_bytes, noise * unit * plan.coded.error.noise)
+        for bits, plan in plans.items()
     ]
 
 
-def _guessed(noise: Mapping[str, float], probes: Mapping[str, Chosen | None]) -> dict[str, float]:
-    """Damage where no sample shows any: as much, for its rounding error, as elsewhere.
+def _noise(
+    model: ir.Model,
+    candidates: Mapping[str, Plans],
+    feeds: Sequence[Feed],
+    threads: int | None,
+) -> dict[str, float] | None:
+    """Noise of each weight's probe at the outputs; None if the model cannot be run.
 
-    Such a weight is in a branch that no sample takes; it must not pay for the others.
+    A weight that no sample reaches, in a branch that none takes, gets as much noise for its
+    rounding error as the others have: it must not pay for them.
     """
-    lost = {n: one.coded.noise / one.coded.signal for n, one in probes.items() if _rounds(one)}
-    shown = [noise[name] / lost[name] for name in lost if noise[name] > 0]
-    usual = float(np.median(shown)) if shown else 1.0
-    return {n: value or usual * lost.get(n, 0.0) for n, value in noise.items()}
-
-
-def _rounds(one: Chosen | None) -> TypeGuard[Chosen]:
-    return one is not None and one.coded.noise > 0 and one.coded.signal > 0
-
-
-def _probe(pays: Mapping[Bits, Chosen]) -> Chosen | None:
-    return next((pays[bits] for bits in PROBES if bits in pays), None)
-
-
-def _decoded(one: Chosen | None) -> ir.TensorProtocol | None:
-    if one is None:
+    probes = {name: _probe(plans) for name, plans in candidates.items()}
+    measured = output_noise(
+        model,
+        {name: None if plan is None else plan.decoded for name, plan in probes.items()},
+        feeds,
+        threads,
+    )
+    if measured is None:
         return None
-    return decoded_tensor(one.tensor, one.blocks, one.coded.coding, one.codes(None))
+    relative = {
+        name: plan.coded.relative_noise for name, plan in probes.items() if plan is not None
+    }
+    factors = [measured[name] / lost for name, lost in relative.items() if lost and measured[name]]
+    typical = float(np.median(factors)) if factors else 1.0
+    return {name: noise or typical * relative.get(name, 0.0) for name, noise in measured.items()}
+
+
+def output_noise(
+    model: ir.Model,
+    rounded: Mapping[str, Callable[[], ir.TensorProtocol] | None],
+    feeds: Sequence[Feed],
+    threads: int | None,
+) -> dict[str, float] | None:
+    """Measure the noise that each weight, rounded alone, makes at the outputs.
+
+    One session serves all weights: each is an input of it that has a default.
+
+    Args:
+        model: in float, normalised.
+        rounded: makes the other tensor of each weight, by name; None for a weight that is
+            taken to make no noise.
+        feeds: inputs; without any, a generated one.
+        threads: of ONNX Runtime.
+
+    Returns:
+        Noise over signal, summed over the outputs, by name; None if the model cannot be run.
+    """
+    try:
+        feeds = feeds or probe_feeds(model, count=1)
+        session = Session(_with_weights_as_inputs(model, rounded), threads=threads)
+        reference = Reference(session.run, feeds)
+    except ExecutionError:
+        return None
+
+    def noise(name: str, tensor: ir.TensorProtocol) -> float:
+        array = tensor_array(tensor)
+        errors = reference.errors(_overridden(session, name, array))
+        return sum(
+            error.noise / error.signal for error in errors.outputs.values() if error.signal > 0
+        )
+
+    return {name: 0.0 if make is None else noise(name, make()) for name, make in rounded.items()}
+
+
+def _overridden(
+    session: Session, name: str, array: NDArray[np.generic]
+) -> Callable[[Feed], Outputs]:
+    return lambda feed: session.run({**feed, name: array})
+
+
+def _with_weights_as_inputs(model: ir.Model, names: Mapping[str, object]) -> ir.Model:
+    """A copy of the model whose weights are inputs of the main graph, with defaults."""
+    copy = clone(model)
+    copy.ir_version = max(copy.ir_version, 4)  # before, inputs had no defaults
+    main = copy.graph
+    for graph in list(copy.graphs()):
+        for name in [name for name in graph.initializers if name in names]:
+            value = graph.initializers[name]
+            if graph is not main:
+                del graph.initializers[name]
+                main.register_initializer(value)
+            main.inputs.append(value)
+    return copy

@@ -1,11 +1,11 @@
-"""Packed codes back to float weights, as ordinary ONNX nodes.
+"""Decode packed weights to float with ordinary ONNX nodes.
 
     codes: uint8[1, n] -> BitShift left -> BitShift right -> Reshape -> Cast -> Sub zero
         -> Mul scale -> Reshape -> weight
 
 Every input is an initializer, so ONNX Runtime folds the chain when it loads the model, and
-the operators get the same float weights as ever. A shift to the left and back cuts a field
-out of a byte without a mask, with operators of opset 11. Base 3 takes Div and Mod.
+operators read float weights as before. A shift to the left and back cuts a field out of a byte
+without a mask, with operators of opset 11. Base 3 takes Div and Mod.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import Names, add_initializer
+from onnxlite.builder import GraphBuilder
 from onnxlite.packing import TRITS, WeightType, pack, packed_bytes, per_word, word_type
 from onnxlite.quantize.weight_only.codes import Blocks, Coding
 
-#: What the nodes need.
+#: Opset of the decoding nodes.
 OPSET = 13
-#: Bytes of the nodes of one weight and of the names in them, about, and of a second field's.
+#: Approximate bytes of one weight's nodes and names in the file, and of those of a second field.
 NODE_BYTES, _FIELD_BYTES = 400, 250
+#: Operators of decoders that float models hardly have.
+DECODING_OPERATORS = frozenset({"BitShift", "Mod"})
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedTensor:
     """One weight in packed form.
 
     Attributes:
         dtype: of the float weight.
         blocks: its shape and the view that scales belong to.
-        coding: how codes are read.
-        codes: gives the codes, shaped like the view; called when they are written.
+        coding: scales and zero points.
+        codes: returns the codes, shaped like the view; called when they are written.
         lazy: `codes` is called when the model is saved, not now.
     """
 
@@ -52,14 +54,27 @@ class Packed:
         """Bytes of codes, scales and zero points."""
         return packed_nbytes(self.blocks, self.coding)
 
+    def decoded(self) -> NDArray[np.float32]:
+        """The float weight that the codes stand for, computed in NumPy."""
+        return self.coding.decode(self.codes()).reshape(self.blocks.shape)
+
+
+def packed_nbytes(blocks: Blocks, coding: Coding) -> int:
+    """Bytes of codes, scales and zero points of a weight."""
+    zero = 0 if coding.zero is None else coding.zero.nbytes
+    return packed_bytes(coding.kind, prod(blocks.view)) + coding.scale.nbytes + zero
+
 
 def node_bytes(kind: WeightType) -> int:
-    """About what the nodes of one weight weigh in the file."""
+    """Approximate bytes of one weight's nodes in the file."""
     return NODE_BYTES + _FIELD_BYTES * (len(kind.fields) > 1)
 
 
-def load_nbytes(packed: Packed) -> int:
-    """Bytes that ONNX Runtime holds while it decodes a weight: every step until all are done."""
+def load_nbytes(packed: PackedTensor) -> int:
+    """Bytes that ONNX Runtime holds while it decodes a weight.
+
+    It keeps the result of every node until all of them are done.
+    """
     kind, blocks = packed.coding.kind, packed.blocks
     steps = [4, 4]  # floats, and floats times the scale
     if packed.coding.zero is not None or kind.fields != (8,):
@@ -74,105 +89,99 @@ def load_nbytes(packed: Packed) -> int:
     return sum(steps) * prod(blocks.view)
 
 
-def packed_nbytes(blocks: Blocks, found: Coding) -> int:
-    """Bytes of codes, scales and zero points of a weight."""
-    zero = 0 if found.zero is None else found.zero.nbytes
-    return packed_bytes(found.kind, prod(blocks.view)) + found.scale.nbytes + zero
-
-
 class Decoder:
-    """Writes the nodes for packed weights into one graph; small constants are shared.
+    """Adds the nodes that decode packed weights, in front of all other nodes of one graph.
 
     Args:
-        graph: the nodes come first in it.
-        names: all that are taken; new ones join.
+        builder: of the model, which is changed in place; without names for nodes, which would
+            be a tenth of a small model's file.
+        graph: the graph; the main graph by default.
     """
 
-    def __init__(self, graph: ir.Graph, names: Names) -> None:
-        self._graph, self._names = graph, names
-        self._last: ir.Node | None = None
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+    def __init__(self, builder: GraphBuilder, graph: ir.Graph | None = None) -> None:
+        self._start = builder.start(graph)
 
-    def write(self, packed: Packed, base: str) -> ir.Value:
-        """Add the initializers and nodes of one weight; returns the float value.
+    def write(self, packed: PackedTensor, base: str) -> ir.Value:
+        """Add the initializers and nodes of one weight and return the float value.
 
         Args:
-            packed: what to decode.
+            packed: the weight.
             base: of the names of its initializers.
         """
-        kind, blocks = packed.coding.kind, packed.blocks
+        kind, blocks, coding = packed.coding.kind, packed.blocks, packed.coding
         value = self._codes(packed, base)
-        zero = packed.coding.zero
-        if zero is not None:
-            stored = self._put(f"{base}.zero", zero)
-            value = self._node("Sub", [value, self._node("Cast", [stored], to=ir.DataType.FLOAT)])
+        if coding.zero is not None:
+            zero = self._start.initializer(f"{base}.zero", coding.zero)
+            value = self._op("Sub", [value, self._cast(zero, ir.DataType.FLOAT)])
         elif kind.fields != (8,):
-            value = self._node("Sub", [value, self._shared("mid", np.float32(kind.middle))])
-        scale = self._put(f"{base}.scale", packed.coding.scale)
-        if packed.coding.scale.dtype != np.float32:
-            scale = self._node("Cast", [scale], to=ir.DataType.FLOAT)
-        value = self._node("Mul", [value, scale])
+            value = self._op("Sub", [value, self._shared("mid", np.float32(kind.middle))])
+        scale = self._start.initializer(f"{base}.scale", coding.scale)
+        if coding.scale.dtype != np.float32:
+            scale = self._cast(scale, ir.DataType.FLOAT)
+        value = self._op("Mul", [value, scale])
         if blocks.view != blocks.shape:
-            value = self._reshaped(value, blocks.shape)
+            value = self._reshape(value, blocks.shape)
         if packed.dtype != ir.DataType.FLOAT:
-            value = self._node("Cast", [value], to=packed.dtype)
+            value = self._cast(value, packed.dtype)
         return value
 
-    def write_integers(self, packed: Packed, base: str) -> ir.Value:
-        """Add what decodes the whole numbers of a weight, without scale: int8 about zero."""
-        mid = self._shared("mid", np.float32(packed.coding.kind.middle))
-        value = self._node("Sub", [self._codes(packed, base), mid])
-        return self._node("Cast", [value], to=ir.DataType.INT8)
+    def write_integers(self, packed: PackedTensor, base: str) -> ir.Value:
+        """Add the nodes that decode a weight's integers, without scale: int8 about zero."""
+        middle = self._shared("mid", np.float32(packed.coding.kind.middle))
+        value = self._op("Sub", [self._codes(packed, base), middle])
+        return self._cast(value, ir.DataType.INT8)
 
-    def _codes(self, packed: Packed, base: str) -> ir.Value:
+    def _codes(self, packed: PackedTensor, base: str) -> ir.Value:
         """The codes as float32 in the shape of the view; of 8 bits less their middle."""
-        kind, view = packed.coding.kind, packed.blocks.view
+        kind = packed.coding.kind
         if kind.fields == (8,):
-            signed = packed.coding.zero is None
-            return self._floats(self._whole_bytes(packed, f"{base}.q", signed=signed))
+            return self._cast(self._whole_bytes(packed, f"{base}.q"), ir.DataType.FLOAT)
         if not kind.fields:
             return self._trits(packed, base)
-        total: ir.Value | None = None
-        below = 0
-        for index, field in enumerate(kind.fields):
-            name = f"{base}.q{field}" if len(kind.fields) > 1 else f"{base}.q"
-            each, word = per_word(field), word_type(field)
-            stored = self._part(packed, index, -(-prod(view) // each), name, word)
-            width = 8 * word.itemsize
-            places = (width - field - np.arange(each) * field).astype(word)
-            left = self._shared(f"left{field}", places[:, None])
-            right = self._shared(f"right{field}", np.array(width - field, word))
-            up = self._node("BitShift", [stored, left], direction="LEFT")
-            codes = self._node("BitShift", [up, right], direction="RIGHT")
-            value = self._floats(self._viewed(codes, view, each))
-            if total is not None:
-                step = self._shared(f"step{below}", np.float32(1 << below))
-                value = self._node("Add", [total, self._node("Mul", [value, step])])
-            total = value
-            below += field
-        assert total is not None
+        total = self._field(packed, 0, base)
+        for index in range(1, len(kind.fields)):
+            value = self._field(packed, index, base)
+            below = sum(kind.fields[:index])
+            step = self._shared(f"step{below}", np.float32(1 << below))
+            total = self._op("Add", [total, self._op("Mul", [value, step])])
         return total
 
-    def _trits(self, packed: Packed, base: str) -> ir.Value:
+    def _field(self, packed: PackedTensor, index: int, base: str) -> ir.Value:
+        """One field of the codes, float32 in the shape of the view."""
+        fields, view = packed.coding.kind.fields, packed.blocks.view
+        field = fields[index]
+        name = f"{base}.q{field}" if len(fields) > 1 else f"{base}.q"
+        each, word = per_word(field), word_type(field)
+        stored = self._words(packed, index, -(-prod(view) // each), name, word)
+        width = 8 * word.itemsize
+        places = (width - field - np.arange(each) * field).astype(word)
+        left = self._shared(f"left{field}", places[:, None])
+        right = self._shared(f"right{field}", np.array(width - field, word))
+        up = self._op("BitShift", [stored, left], direction="LEFT")
+        codes = self._op("BitShift", [up, right], direction="RIGHT")
+        return self._cast(self._viewed(codes, view, each), ir.DataType.FLOAT)
+
+    def _trits(self, packed: PackedTensor, base: str) -> ir.Value:
         view = packed.blocks.view
         words = -(-prod(view) // TRITS)
-        stored = self._part(packed, 0, words, f"{base}.q", np.dtype(np.uint8))
+        stored = self._words(packed, 0, words, f"{base}.q", np.dtype(np.uint8))
         powers = self._shared("powers", (3 ** np.arange(TRITS)).astype(np.int32)[:, None])
         three = self._shared("three", np.array(3, np.int32))
-        whole = self._node("Cast", [stored], to=ir.DataType.INT32)
-        digits = self._node("Mod", [self._node("Div", [whole, powers]), three])
-        return self._floats(self._viewed(digits, view, TRITS))
+        whole = self._cast(stored, ir.DataType.INT32)
+        digits = self._op("Mod", [self._op("Div", [whole, powers]), three])
+        return self._cast(self._viewed(digits, view, TRITS), ir.DataType.FLOAT)
 
     def _viewed(self, codes: ir.Value, view: tuple[int, ...], rows: int) -> ir.Value:
-        count = int(np.prod(view))
+        count = prod(view)
         if count % rows:
-            flat = self._reshaped(codes, (-1,))
+            flat = self._reshape(codes, (-1,))
             ends = self._shared("end", np.array([count], np.int64))
             start = self._shared("start", np.array([0], np.int64))
-            codes = self._node("Slice", [flat, start, ends])
-        return self._reshaped(codes, view)
+            codes = self._op("Slice", [flat, start, ends])
+        return self._reshape(codes, view)
 
-    def _whole_bytes(self, packed: Packed, name: str, *, signed: bool) -> ir.Value:
+    def _whole_bytes(self, packed: PackedTensor, name: str) -> ir.Value:
+        signed = packed.coding.zero is None
         middle = np.uint8(packed.coding.kind.middle)
 
         def build() -> NDArray[Any]:
@@ -181,104 +190,76 @@ class Decoder:
             return (codes + middle).view(np.int8) if signed else codes
 
         dtype = ir.DataType.INT8 if signed else ir.DataType.UINT8
-        return self._stored(build, dtype, packed.blocks.view, name, packed.lazy)
+        tensor = stored_tensor(build, dtype, packed.blocks.view, lazy=packed.lazy)
+        return self._start.initializer(name, tensor)
 
-    def _part(
-        self, packed: Packed, index: int, words: int, name: str, word: np.dtype[Any]
+    def _words(
+        self, packed: PackedTensor, index: int, count: int, name: str, word: np.dtype[Any]
     ) -> ir.Value:
         def build() -> NDArray[Any]:
             return pack(packed.coding.kind, packed.codes())[index]
 
-        return self._stored(build, ir.DataType.from_numpy(word), (1, words), name, packed.lazy)
+        dtype = ir.DataType.from_numpy(word)
+        tensor = stored_tensor(build, dtype, (1, count), lazy=packed.lazy)
+        return self._start.initializer(name, tensor)
 
-    def _stored(
-        self,
-        build: Callable[[], NDArray[Any]],
-        dtype: ir.DataType,
-        shape: tuple[int, ...],
-        name: str,
-        lazy: bool,
-    ) -> ir.Value:
-        name = self._names.fresh(name)
-        if not lazy:
-            return add_initializer(self._graph, name, build())
-        tensor = ir.LazyTensor(
-            lambda: ir.Tensor(build(), dtype=dtype, name=name), dtype, ir.Shape(shape), name=name
-        )
-        value = ir.Value(
-            name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor
-        )
-        self._graph.register_initializer(value)
-        return value
+    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        return self._op("Cast", [value], to=int(dtype))
 
-    def _floats(self, value: ir.Value) -> ir.Value:
-        return self._node("Cast", [value], to=ir.DataType.FLOAT)
-
-    def _reshaped(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
-        return self._node("Reshape", [value, self._shared("shape", np.array(shape, np.int64))])
-
-    def _put(self, name: str, array: NDArray[Any]) -> ir.Value:
-        return add_initializer(self._graph, self._names.fresh(name), array)
+    def _reshape(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        return self._op("Reshape", [value, self._shared("shape", np.array(shape, np.int64))])
 
     def _shared(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
-        array = np.asarray(array)
-        key = (array.dtype.name, array.shape, array.tobytes())
-        if key not in self._constants:
-            self._constants[key] = self._put(name, array)
-        return self._constants[key]
+        return self._start.constant(name, array)
 
-    def _node(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value],
-        *,
-        to: ir.DataType | None = None,
-        direction: str | None = None,
-    ) -> ir.Value:
-        attributes: dict[str, int | str] = {}
-        if to is not None:
-            attributes["to"] = int(to)
-        if direction is not None:
-            attributes["direction"] = direction
-        # Without names and value_info, which would be a tenth of a small model's file.
-        node = ir.node(op_type, list(inputs), attributes)
-        node.outputs[0].name = self._names.fresh("d")
-        first = next(iter(self._graph), None)
-        if self._last is not None:
-            self._graph.insert_after(self._last, node)
-        elif first is not None:
-            self._graph.insert_before(first, node)
-        else:
-            self._graph.append(node)
-        self._last = node
-        return node.outputs[0]
+    def _op(self, op_type: str, inputs: Sequence[ir.Value], **attributes: int | str) -> ir.Value:
+        return self._start.op(op_type, inputs, attributes, name="d")
 
 
-def decoder_model(packed: Packed, opset: int) -> ir.Model:
-    """A model of no inputs that computes one packed weight, to check it in a runtime."""
+def stored_tensor(
+    build: Callable[[], NDArray[Any]], dtype: ir.DataType, shape: tuple[int, ...], *, lazy: bool
+) -> ir.TensorProtocol:
+    """A tensor of computed data; with `lazy` they are computed when the model is saved."""
+    if lazy:
+        return ir.LazyTensor(lambda: ir.Tensor(build(), dtype=dtype), dtype, ir.Shape(shape))
+    return ir.Tensor(build(), dtype=dtype)
+
+
+def decoder_model(weights: Sequence[PackedTensor], opset: int = OPSET) -> ir.Model:
+    """Make a model without inputs that decodes packed weights, one output each: w0, w1, ..."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="decode")
-    value = Decoder(graph, Names()).write(packed, "w")
-    value.type, value.shape = ir.TensorType(packed.dtype), ir.Shape(packed.blocks.shape)
-    graph.outputs.append(value)
-    return ir.Model(graph, ir_version=8)
+    model = ir.Model(graph, ir_version=8)
+    decoder = Decoder(GraphBuilder(model, naming="none"))
+    for index, packed in enumerate(weights):
+        value = decoder.write(packed, f"p{index}")
+        value.name = f"w{index}"
+        value.type, value.shape = ir.TensorType(packed.dtype), ir.Shape(packed.blocks.shape)
+        graph.outputs.append(value)
+    return model
 
 
-def first_rows(packed: Packed, numbers: int) -> Packed:
-    """The first rows of a large weight as one of their own; all of it where rows share scales."""
+def first_rows(packed: PackedTensor, numbers: int) -> PackedTensor:
+    """Cut a weight down to its first rows, of about `numbers` numbers.
+
+    A weight whose rows share scales is returned whole.
+    """
     blocks, view = packed.blocks, packed.blocks.view
     rows = max(1, numbers // prod(view[1:]))
     if 0 in blocks.reduced or rows >= view[0] or blocks.shape[0] % view[0]:
         return packed
     shape = (blocks.shape[0] // view[0] * rows, *blocks.shape[1:])
-    found = packed.coding
+    coding = packed.coding
 
     def part(array: NDArray[Any]) -> NDArray[Any]:
         return array if array.shape[0] == 1 else array[:rows]
 
-    zero = None if found.zero is None else part(found.zero)
     return replace(
         packed,
         blocks=replace(blocks, shape=shape, view=(rows, *view[1:])),
-        coding=replace(found, scale=part(found.scale), zero=zero),
+        coding=replace(
+            coding,
+            scale=part(coding.scale),
+            zero=None if coding.zero is None else part(coding.zero),
+        ),
         codes=lambda: packed.codes()[:rows],
     )

@@ -19,33 +19,35 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.graph import Names, add_initializer
-from onnxlite.ops import row_use
-from onnxlite.packing import WeightType
+from onnxlite.builder import GraphBuilder, Place, replace_node
+from onnxlite.graph import constant, graph_of, iter_nodes
+from onnxlite.ops import RowUse, row_use
+from onnxlite.ops.integer_forms import CONTRIB_DOMAIN
+from onnxlite.packing import WeightType, pack_rows
 from onnxlite.quantize.weight_only.codes import Blocks
-from onnxlite.quantize.weight_only.decode_graph import Packed
+from onnxlite.quantize.weight_only.decode_graph import PackedTensor, stored_tensor
 from onnxlite.quantize.weight_only.selection import Weight
+from onnxlite.records import Reason
 
-DOMAIN = "com.microsoft"
 #: Blocks that the kernels take.
 _BLOCKS = (16, 32, 64, 128, 256)
 #: The block of a weight with one scale per channel.
 _CHANNEL_BLOCK = 32
 
-#: How exactly activations are taken: in float32, or rounded to int8 block by block.
+#: `accuracy_level` of MatMulNBits: activations in float32, or rounded to int8 block by block.
 EXACT, INT8 = 0, 4
 
 
 @dataclass(frozen=True)
-class PackedRows:
-    """Packed rows, one per output of a product or entry of a table.
+class KernelWeight:
+    """A weight in the layout of the kernels: rows, one per output of a product or entry.
 
     Attributes:
         bits: 2, 4 or 8.
         block: codes that share a scale.
-        features: codes of a row, without what fills up its last block.
+        features: codes of a row, without the padding of its last block.
         outputs: rows.
-        codes: gives uint8[outputs, blocks * block * bits / 8].
+        codes: returns uint8[outputs, blocks * block * bits / 8].
         scales: float32 or float16 [outputs, blocks].
         zeros: uint8[outputs, ceil(blocks * bits / 8)] or None where it is the middle.
         lazy: `codes` is called when the model is saved.
@@ -67,6 +69,11 @@ class PackedRows:
         """Blocks of a row."""
         return -(-self.features // self.block)
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block's codes."""
+        return self.block * self.bits // 8
+
 
 def kernel_bits(kind: WeightType) -> int:
     """The width in which kernels take a type."""
@@ -74,17 +81,23 @@ def kernel_bits(kind: WeightType) -> int:
 
 
 def kernel_block(weight: Weight, wanted: int) -> int:
-    """The block nearest to `wanted` that kernels take and that divides a row, 0 if none does.
+    """The block nearest to `wanted` that kernels take and that divides a row.
 
-    With `wanted` 0 as well.
+    Returns:
+        0, one scale per channel, if no block does or `wanted` is 0.
     """
     features = weight.shape[_features_axis(weight)]
     fitting = [size for size in _BLOCKS if not features % size]
     return min(fitting, key=lambda size: abs(np.log2(size / wanted)), default=0) if wanted else 0
 
 
-def refusal(weight: Weight) -> str | None:
-    """Why no kernel reads this weight in packed form, or None."""
+def why_not_packed(weight: Weight) -> Reason | None:
+    """The reason why no kernel reads this weight in packed form, or None."""
+    message = _objection(weight)
+    return None if message is None else Reason("no-kernel", message)
+
+
+def _objection(weight: Weight) -> str | None:
     if len(weight.shape) != 2:
         return "it has more than two axes"
     if weight.tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
@@ -108,12 +121,12 @@ def _features_axis(weight: Weight) -> int:
     return 1 if use is None else 1 - use.axis
 
 
-def rows_of(weight: Weight, packed: Packed) -> PackedRows:
-    """The packed rows of a weight that `refusal` has nothing against."""
+def to_kernel_layout(weight: Weight, packed: PackedTensor) -> KernelWeight:
+    """Lay out the codes of a weight that `why_not_packed` has no objection to."""
     axis = 1 - _features_axis(weight)
     kind, blocks, coding = packed.coding.kind, packed.blocks, packed.coding
     outputs, features = weight.shape[axis], weight.shape[1 - axis]
-    width = kernel_bits(kind)
+    bits = kernel_bits(kind)
     block = _block(blocks)
     repeats = blocks.size // block if blocks.size != features else -(-features // block)
     scale = np.repeat(_as_rows(coding.scale, axis), repeats, axis=1)
@@ -122,7 +135,7 @@ def rows_of(weight: Weight, packed: Packed) -> PackedRows:
     zero: NDArray[np.uint8] | None = None
     if coding.zero is not None:
         zero = np.repeat(_as_rows(coding.zero, axis), repeats, axis=1)
-    elif middle != 1 << (width - 1):
+    elif middle != 1 << (bits - 1):
         zero = np.full(scale.shape, middle, np.uint8)
     length = scale.shape[1] * block
 
@@ -131,16 +144,16 @@ def rows_of(weight: Weight, packed: Packed) -> PackedRows:
         rows = codes.T if axis == 1 else codes
         filled = np.full((outputs, length), middle, np.uint8)
         filled[:, :features] = rows * 2 if doubled else rows
-        return _packed(filled, width)
+        return pack_rows(filled, bits)
 
-    return PackedRows(
-        width,
+    return KernelWeight(
+        bits,
         block,
         features,
         outputs,
         build,
         np.ascontiguousarray(scale / 2 if doubled else scale),
-        None if zero is None else _packed(zero, width),
+        None if zero is None else pack_rows(zero, bits),
         packed.lazy,
         columns=axis == 1,
     )
@@ -159,156 +172,142 @@ def _as_rows(scale: NDArray[Any], axis: int) -> NDArray[Any]:
     return scale.reshape(scale.shape[0], -1)  # [outputs, blocks, 1] or [outputs, 1]
 
 
-def _packed(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Neighbours in one byte, the first in the lowest bits; the last byte is filled up."""
-    per = 8 // width
-    short = -codes.shape[1] % per
-    filled = np.pad(codes, ((0, 0), (0, short))) if short else codes
-    packed = np.zeros((len(codes), filled.shape[1] // per), np.uint8)
-    for place in range(per):
-        packed |= filled[:, place::per] << np.uint8(place * width)
-    return packed
+@dataclass(frozen=True)
+class _Stored:
+    """The initializers of one weight: codes by row and by block, scales, zero points."""
+
+    rows: ir.Value
+    blocks: ir.Value
+    scale: ir.Value
+    zero: ir.Value | None
+
+    def inputs(self, codes: ir.Value) -> list[ir.Value]:
+        return [codes, self.scale, *([] if self.zero is None else [self.zero])]
 
 
 class KernelWriter:
-    """Puts kernels on packed weights in the place of float operators, in one model.
+    """Replaces float operators by kernels on packed weights, in place.
 
     Args:
-        model: changed in place.
-        names: all that are taken; new ones join.
+        builder: of the model.
         level: `EXACT` or `INT8`.
     """
 
-    def __init__(self, model: ir.Model, names: Names, level: int) -> None:
-        self._names, self._level = names, level
-        model.opset_imports.setdefault(DOMAIN, 1)
+    def __init__(self, builder: GraphBuilder, level: int = EXACT) -> None:
+        self._builder, self._level = builder, level
+        builder.model.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
 
-    def write(self, weight: Weight, rows: PackedRows, base: str) -> None:
-        """Replace every reader of a weight; the float weight goes."""
+    def write(self, weight: Weight, packed: KernelWeight, base: str) -> None:
+        """Replace every reader of a weight and remove the float weight."""
         graph = weight.graph
-        codes = self._initializer(graph, rows, f"{base}.q")
-        first = next(iter(graph))
-        scale = add_initializer(graph, self._fresh(f"{base}.scale"), rows.scales)
-        wanted = weight.tensor.dtype
-        if rows.scales.dtype != wanted.numpy():
-            scale = self._before(first, "Cast", [scale], {"to": int(wanted)})
-        zero = None
-        if rows.zeros is not None:
-            zero = add_initializer(graph, self._fresh(f"{base}.zero"), rows.zeros)
-        shaped = codes
-        uses = [(node, row_use(node, port)) for node, port in weight.uses]
-        if not all(use is not None and use.kind == "lookup" for _, use in uses):
-            blob = rows.block * rows.bits // 8
-            shape = np.array([rows.outputs, rows.blocks, blob], np.int64)
-            to = add_initializer(graph, self._fresh(f"{base}.shape"), shape)
-            shaped = self._before(first, "Reshape", [codes, to], {})
+        uses = [(node, use) for node, port in weight.uses if (use := row_use(node, port))]
+        stored = self._store(self._builder.before(next(iter(graph))), weight, packed, base, uses)
         for node, use in uses:
-            assert use is not None
             if use.kind == "lookup":
-                self._gather(node, codes, scale, zero, rows)
+                self._look_up(node, stored, packed)
                 continue
             for product in use.products:
                 addend = None if use.addend is None else product.inputs[use.addend]
-                self._product(product, shaped, scale, zero, rows, addend)
+                self._multiply(product, stored, packed, addend)
             if use.kind == "transposed":
                 graph_of(node).remove(node, safe=True)
-        del graph.initializers[weight.value.name or ""]
+        graph.initializers.pop(weight.value.name or "", None)
 
-    def _product(
+    def _store(
         self,
-        node: ir.Node,
-        codes: ir.Value,
-        scale: ir.Value,
-        zero: ir.Value | None,
-        rows: PackedRows,
-        addend: ir.Value | None,
+        start: Place,
+        weight: Weight,
+        packed: KernelWeight,
+        base: str,
+        uses: list[tuple[ir.Node, RowUse]],
+    ) -> _Stored:
+        shape = (packed.outputs, packed.blocks * packed.block_bytes)
+        tensor = stored_tensor(packed.codes, ir.DataType.UINT8, shape, lazy=packed.lazy)
+        codes = start.initializer(f"{base}.q", tensor)
+        scale = start.initializer(f"{base}.scale", packed.scales)
+        dtype = weight.tensor.dtype
+        if packed.scales.dtype != dtype.numpy():
+            scale = start.op("Cast", [scale], {"to": int(dtype)}, name="d")
+        zero = None
+        if packed.zeros is not None:
+            zero = start.initializer(f"{base}.zero", packed.zeros)
+        by_block = codes
+        if not all(use.kind == "lookup" for _, use in uses):
+            blocks = np.array([packed.outputs, packed.blocks, packed.block_bytes], np.int64)
+            by_block = start.op(
+                "Reshape", [codes, start.initializer(f"{base}.shape", blocks)], name="d"
+            )
+        return _Stored(codes, by_block, scale, zero)
+
+    def _multiply(
+        self, node: ir.Node, stored: _Stored, packed: KernelWeight, addend: ir.Value | None
     ) -> None:
         attributes = {
-            "K": rows.features,
-            "N": rows.outputs,
-            "bits": rows.bits,
-            "block_size": rows.block,
+            "K": packed.features,
+            "N": packed.outputs,
+            "bits": packed.bits,
+            "block_size": packed.block,
             "accuracy_level": self._level,
         }
-        inputs = [node.inputs[0], codes, scale, *([] if zero is None else [zero])]
-        kernel = ir.node("MatMulNBits", inputs, attributes, domain=DOMAIN, name=node.name)
-        new = [kernel]
-        if addend is not None:
-            kernel.outputs[0].name = self._fresh(f"{node.name}_product")
-            new.append(ir.node("Add", [kernel.outputs[0], addend], name=f"{node.name}_bias"))
-        _replace(node, new)
+        inputs = [node.inputs[0], *stored.inputs(stored.blocks)]
+        self._replace(node, "MatMulNBits", inputs, attributes, addend)
 
-    def _gather(
-        self,
-        node: ir.Node,
-        codes: ir.Value,
-        scale: ir.Value,
-        zero: ir.Value | None,
-        rows: PackedRows,
-    ) -> None:
+    def _look_up(self, node: ir.Node, stored: _Stored, packed: KernelWeight) -> None:
         attributes = {
-            "bits": rows.bits,
-            "block_size": rows.block,
+            "bits": packed.bits,
+            "block_size": packed.block,
             "gather_axis": 0,
             "quantize_axis": 1,
         }
-        inputs = [codes, node.inputs[1], scale, *([] if zero is None else [zero])]
-        kernel = ir.node("GatherBlockQuantized", inputs, attributes, domain=DOMAIN, name=node.name)
-        _replace(node, [kernel])
+        codes, *rest = stored.inputs(stored.rows)
+        self._replace(node, "GatherBlockQuantized", [codes, node.inputs[1], *rest], attributes)
 
-    def _initializer(self, graph: ir.Graph, rows: PackedRows, name: str) -> ir.Value:
-        name = self._fresh(name)
-        if not rows.lazy:
-            return add_initializer(graph, name, rows.codes())
-        shape = ir.Shape((rows.outputs, rows.blocks * rows.block * rows.bits // 8))
-        dtype = ir.DataType.UINT8
-        tensor = ir.LazyTensor(lambda: ir.Tensor(rows.codes(), name=name), dtype, shape, name=name)
-        value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
-        graph.register_initializer(value)
-        return value
-
-    def _before(
-        self, first: ir.Node, op_type: str, inputs: list[ir.Value], attributes: dict[str, int]
-    ) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes)
-        node.outputs[0].name = self._fresh("d")
-        graph_of(first).insert_before(first, node)
-        return node.outputs[0]
-
-    def _fresh(self, base: str) -> str:
-        return self._names.fresh(base)
+    def _replace(
+        self,
+        node: ir.Node,
+        op_type: str,
+        inputs: list[ir.Value | None],
+        attributes: dict[str, int],
+        addend: ir.Value | None = None,
+    ) -> None:
+        """Put a kernel, and what is added to its result, in the place of a node."""
+        at, name = self._builder.before(node), node.name
+        result = at.op(op_type, inputs, attributes, name=f"{name}_product", domain=CONTRIB_DOMAIN)
+        _named(result, name)
+        if addend is not None:
+            result = at.op("Add", [result, addend], name=f"{name}_sum")
+            _named(result, f"{name}_bias")
+        replace_node(node, [result])
 
 
-def graph_of(node: ir.Node) -> ir.Graph:
-    """The graph that a node is in."""
-    assert isinstance(node.graph, ir.Graph)
-    return node.graph
+def _named(output: ir.Value, name: str | None) -> None:
+    """Give the node of a value the name of the float node, by which reports refer to it."""
+    node = output.producer()
+    assert node is not None
+    node.name = name
 
 
-def _replace(node: ir.Node, new: list[ir.Node]) -> None:
-    """Put nodes in the place of one; its output keeps name and type."""
-    old, made = node.outputs[0], new[-1].outputs[0]
-    made.name, made.type, made.shape = old.name, old.type, old.shape
-    graph = graph_of(node)
-    graph.insert_before(node, new)
-    old.replace_all_uses_with(made, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+def set_accuracy_level(model: ir.Model, level: int) -> None:
+    """Rewrite in place: products by packed weights take activations exactly or as int8."""
+    for node in iter_nodes(model):
+        if node.op_type == "MatMulNBits" and node.domain == CONTRIB_DOMAIN:
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
-def product_model(rows: PackedRows) -> ir.Model:
+def product_model(packed: KernelWeight) -> ir.Model:
     """`y = x @ w` by one kernel, to check it in a runtime: x float32[n, features]."""
     x = ir.Value(
-        name="x", shape=ir.Shape(("n", rows.features)), type=ir.TensorType(ir.DataType.FLOAT)
+        name="x", shape=ir.Shape(("n", packed.features)), type=ir.TensorType(ir.DataType.FLOAT)
     )
-    w = ir.Value(name="w")
+    w = constant(np.zeros((1, 1), np.float32), "w")
     node = ir.node("MatMul", [x, w], name="product")
     y = node.outputs[0]
     y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
-    y.shape = ir.Shape(("n", rows.outputs))
+    y.shape = ir.Shape(("n", packed.outputs))
     graph = ir.Graph([x], [y], nodes=[node], opset_imports={"": 17}, name="product")
-    w.const_value = ir.tensor(np.zeros((1, 1), np.float32), name="w")
     graph.register_initializer(w)
     model = ir.Model(graph, ir_version=8)
-    weight = Weight(w, ir.tensor(np.zeros((1, 1), np.float32)), ((node, 1),), graph, 4)
-    KernelWriter(model, Names(("x", "y", "w")), EXACT).write(weight, rows, "p")
+    assert w.const_value is not None
+    weight = Weight(w, w.const_value, ((node, 1),), graph, 4)
+    KernelWriter(GraphBuilder(model, naming="none")).write(weight, packed, "p")
     return model

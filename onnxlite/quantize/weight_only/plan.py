@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,40 +12,94 @@ from numpy.typing import NDArray
 
 from onnxlite.packing import WeightType, weight_type
 from onnxlite.quantize.weight_only.codes import Blocks, Levels, blocks_of, nearest_levels
-from onnxlite.quantize.weight_only.decode_graph import Packed, node_bytes, packed_nbytes
+from onnxlite.quantize.weight_only.decode_graph import PackedTensor, node_bytes, packed_nbytes
+from onnxlite.quantize.weight_only.fit import FittedWeight
 from onnxlite.quantize.weight_only.hqq import hqq_levels
-from onnxlite.quantize.weight_only.kernels import kernel_block, refusal
+from onnxlite.quantize.weight_only.kernels import kernel_block, why_not_packed
 from onnxlite.quantize.weight_only.options import WeightOptions
 from onnxlite.quantize.weight_only.selection import Weight
-from onnxlite.quantize.weight_only.streaming import Coded, code_tensor, encode_tensor, is_mapped
-from onnxlite.records import Cell, LayerRow
+from onnxlite.quantize.weight_only.streaming import (
+    TensorCoding,
+    code_tensor,
+    encode_tensor,
+    is_mapped,
+    weight_error,
+)
+from onnxlite.records import Cell, LayerRow, Reason
+
+#: Block where the caller leaves it open and kernels read the weight.
+_KERNEL_BLOCK = 32
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A weight that gets few bits, with its coding; `tensor` is what is coded."""
+class WeightPlan:
+    """A weight that gets few bits, with its coding.
+
+    Attributes:
+        weight: the weight in the model.
+        kind: its levels.
+        blocks: which numbers share a scale.
+        coded: scales and zero points, and the rounding error.
+        tensor: what is coded: the model's weight, or the one fitted to samples.
+        method: how codes were found.
+        by_kernel: kernels read the packed weight; otherwise it is decoded at load.
+        threads: for coding; None takes all cores.
+        errors: of nearest levels and of the fitted weight, over the target's variance.
+    """
 
     weight: Weight
     kind: WeightType
     blocks: Blocks
-    coded: Coded
+    coded: TensorCoding
     tensor: ir.TensorProtocol
     method: str
+    by_kernel: bool
+    threads: int | None = None
     errors: tuple[float, float] | None = None
 
-    def codes(self, threads: int | None) -> NDArray[np.uint8]:
-        """Shaped like the view."""
-        return encode_tensor(self.tensor, self.blocks, self.coded.coding, threads)
+    @property
+    def name(self) -> str:
+        """Name of the weight's initializer."""
+        return self.weight.value.name or ""
 
-    def packed(self, options: WeightOptions) -> Packed:
-        """Weights on disk are coded again when they are written."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and zero points."""
+        return packed_nbytes(self.blocks, self.coded.coding)
+
+    @property
+    def file_bytes(self) -> int:
+        """Approximate bytes in the file, nodes included."""
+        return self.nbytes + node_bytes(self.kind)
+
+    def codes(self) -> NDArray[np.uint8]:
+        """The codes, shaped like the view."""
+        return encode_tensor(self.tensor, self.blocks, self.coded.coding, self.threads)
+
+    def packed(self) -> PackedTensor:
+        """The weight in packed form; weights on disk are coded again when they are written."""
         lazy = is_mapped(self.tensor)
-        codes = partial(self.codes, options.threads)
         dtype = self.weight.tensor.dtype
-        return Packed(dtype, self.blocks, self.coded.coding, codes, lazy)
+        return PackedTensor(dtype, self.blocks, self.coded.coding, self.codes, lazy)
+
+    def decoded(self) -> ir.TensorProtocol:
+        """The float weight that the codes stand for, of the model's type."""
+        array = self.coded.coding.decode(self.codes()).reshape(self.blocks.shape)
+        dtype = self.tensor.dtype
+        return ir.Tensor(array.astype(dtype.numpy()), dtype=dtype, name=self.tensor.name)
+
+    def fitted(self, fitted: FittedWeight) -> WeightPlan:
+        """The same plan for a weight that was fitted to samples."""
+        return replace(
+            self,
+            coded=TensorCoding(fitted.coding, weight_error(self.weight.tensor, fitted.tensor)),
+            tensor=fitted.tensor,
+            method="gptq",
+            errors=(fitted.error_nearest, fitted.error),
+        )
 
     def row(self) -> LayerRow:
-        """For the report."""
+        """The row of the report."""
         values: dict[str, Cell] = {
             "weight": self.weight.value.name,
             "shape": "x".join(map(str, self.weight.shape)),
@@ -53,7 +107,7 @@ class Chosen:
             "block": self.blocks.size,
             "method": self.method,
             "bytes_before": self.weight.tensor.nbytes,
-            "bytes": packed_nbytes(self.blocks, self.coded.coding),
+            "bytes": self.nbytes,
             "weight_sqnr_db": self.coded.sqnr_db,
         }
         if self.errors is not None:
@@ -61,29 +115,48 @@ class Chosen:
         return LayerRow(self.weight.node.name or "", self.weight.node.op_type, values)
 
 
-def nearest(weight: Weight, options: WeightOptions) -> Chosen | str:
-    """A tensor rounded to nearest, or why it stays as it is."""
+def plan_weight(
+    weight: Weight, options: WeightOptions, threads: int | None = None
+) -> WeightPlan | Reason:
+    """Code a weight without samples.
+
+    Args:
+        weight: with its width.
+        options: method, mode and block size.
+        threads: None takes all cores.
+
+    Returns:
+        The plan, or the reason why the weight stays as it is.
+    """
     kind = weight_type(weight.bits)
+    by_kernel = options.mode == "compute" and why_not_packed(weight) is None
     size = options.block_for(weight.bits)
-    if options.mode == "compute" and refusal(weight) is None:
-        size = kernel_block(weight, options.block_size if options.block_size is not None else 32)
+    if by_kernel:
+        wanted = options.block_size if options.block_size is not None else _KERNEL_BLOCK
+        size = kernel_block(weight, wanted)
     blocks = blocks_of(weight.uses, weight.shape, size)
-    free_zero = blocks.view != blocks.shape
-
-    def find(view: NDArray[Any]) -> Levels:
-        if options.method == "hqq":
-            whole = options.mode == "compute"
-            return hqq_levels(kind, view, blocks.reduced, free_zero=free_zero, whole_zero=whole)
-        return nearest_levels(kind, view, blocks.reduced, free_zero=free_zero)
-
-    tensor = weight.tensor
-    coded = code_tensor(tensor, blocks, kind, find, options.threads)
-    if isinstance(coded, str):
+    coded = code_tensor(weight.tensor, blocks, kind, _finder(kind, blocks, options), threads)
+    if isinstance(coded, Reason):
         return coded
-    nbytes = packed_nbytes(blocks, coded.coding)
-    if nbytes + node_bytes(kind) >= tensor.nbytes:
-        return (
-            f"its weight {weight.value.name!r} has {tensor.nbytes} bytes and would have "
-            f"{nbytes} and about {node_bytes(kind)} of nodes"
+    method = "hqq" if options.method == "hqq" else "rtn"
+    plan = WeightPlan(weight, kind, blocks, coded, weight.tensor, method, by_kernel, threads)
+    if plan.file_bytes >= weight.tensor.nbytes:
+        return Reason(
+            "no-smaller",
+            f"its weight {weight.value.name!r} has {weight.tensor.nbytes} bytes and would have "
+            f"{plan.nbytes} and about {node_bytes(kind)} of nodes",
         )
-    return Chosen(weight, kind, blocks, coded, tensor, "hqq" if options.method == "hqq" else "rtn")
+    return plan
+
+
+def _finder(
+    kind: WeightType, blocks: Blocks, options: WeightOptions
+) -> Callable[[NDArray[Any]], Levels]:
+    """The function that finds scales and zero points of (a part of) the weight's view."""
+    free_zero = blocks.view != blocks.shape
+    if options.method != "hqq":
+        return lambda view: nearest_levels(kind, view, blocks.reduced, free_zero=free_zero)
+    whole_zero = options.mode == "compute"
+    return lambda view: hqq_levels(
+        kind, view, blocks.reduced, free_zero=free_zero, whole_zero=whole_zero
+    )

@@ -1,55 +1,104 @@
-"""The step: select -> code every tensor -> write its packed form -> check in ONNX Runtime."""
+"""Weight-only quantization: the weights get few bits, the activations stay float.
+
+prepare -> select -> plan -> fit -> write -> verify
+
+Each phase reads and writes one `_Quantization`, and returns the reason if it finds that nothing
+can be quantized.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import onnx_ir as ir
 
+from onnxlite.builder import GraphBuilder
 from onnxlite.errors import OptionError
-from onnxlite.graph import node_name, value_names
+from onnxlite.graph import node_name
 from onnxlite.model import clone, size_bytes, to_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.packing import weight_type
-from onnxlite.quantize.weight_only.bit_allocation import budgeted
-from onnxlite.quantize.weight_only.decode_graph import OPSET, Decoder, Packed, load_nbytes
-from onnxlite.quantize.weight_only.fit import decoded_tensor, fit_weights
+from onnxlite.quantize.weight_only.bit_allocation import FileSize, allocate_bits
+from onnxlite.quantize.weight_only.decode_graph import OPSET, Decoder, PackedTensor, load_nbytes
+from onnxlite.quantize.weight_only.fit import FitTarget, fit_weights
 from onnxlite.quantize.weight_only.fp16_initializers import store_in_float16
 from onnxlite.quantize.weight_only.kernels import (
     EXACT,
     INT8,
+    KernelWeight,
     KernelWriter,
-    PackedRows,
-    refusal,
-    rows_of,
+    set_accuracy_level,
+    to_kernel_layout,
+    why_not_packed,
 )
 from onnxlite.quantize.weight_only.options import WeightOptions
-from onnxlite.quantize.weight_only.plan import Chosen, nearest
+from onnxlite.quantize.weight_only.plan import WeightPlan, plan_weight
 from onnxlite.quantize.weight_only.selection import STEP, Weight, select
-from onnxlite.quantize.weight_only.streaming import Coded, weight_noise
 from onnxlite.quantize.weight_only.verify import (
-    WHOLE_BELOW_BYTES,
+    LOADED_BELOW_BYTES,
     check_decoders,
     check_kernels,
     check_model,
-    set_level,
+    reference_outputs,
 )
-from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress, unchanged
+from onnxlite.records import Progress, Skipped, StepReport, no_progress, unchanged
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.step import StepContext
 
 #: Feeds of the samples on which the result is compared with the original.
 _CHECKED_FEEDS = 4
 #: Up to so many levels, 6 bits, the rounding of float16 is far below that of weights.
-_HALVES_BELOW = 64
+_MAX_LEVELS_FOR_FLOAT16 = 64
 #: Memory of decoding from which on the report says so, and the whole model is not run here.
-_MUCH_MEMORY = 1 << 31
+_MAX_LOAD_BYTES = 1 << 31
+#: Up to so many levels, 4 bits, the error of weights is tens of dB above that of activations
+#: rounded block by block.
+_MAX_LEVELS_FOR_INT8 = 16
 #: What activations rounded to int8 may cost, and from where on they may cost anything.
-_LEVEL_LOSS_DB, _LEVEL_GOOD_DB = 0.5, 30.0
+_MAX_INT8_LOSS_DB, _ENOUGH_DB = 0.5, 30.0
+
+
+@dataclass
+class _Quantization:
+    """One quantization under way, passed from phase to phase.
+
+    Attributes:
+        source: the float model as it was given; never changed.
+        model: the model under way: float up to `_write`.
+        options: what the caller asked for, with the method resolved.
+        samples: what weights are fitted to, if there are any.
+        context: threads and progress.
+        feeds: the first of the samples, for checks.
+        weights: those that get few bits.
+        plans: their codes.
+        by_kernel: those of them that kernels read, in both layouts.
+        others_in_float16: other constants that were stored in float16.
+        sqnr_db: SQNR of the worst output; None if the model was not run.
+        skipped: what was not done, and why.
+    """
+
+    source: ir.Model
+    model: ir.Model
+    options: WeightOptions
+    samples: Samples | None
+    context: StepContext
+    feeds: list[Feed] = field(default_factory=list)
+    weights: list[Weight] = field(default_factory=list)
+    plans: list[WeightPlan] = field(default_factory=list)
+    by_kernel: list[tuple[KernelWeight, PackedTensor]] = field(default_factory=list)
+    others_in_float16: int = 0
+    sqnr_db: float | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def loadable(self) -> bool:
+        """Whether the model is small enough to be loaded as a whole."""
+        return size_bytes(self.source) < LOADED_BELOW_BYTES
 
 
 def quantize_weights_ir(
@@ -63,207 +112,196 @@ def quantize_weights_ir(
     start = time.perf_counter()
     options = options or WeightOptions()
     options.check()
-    source = clone(model)
-    feeds = None
+    context = StepContext(threads=options.threads, progress=progress)
+    stream = None
     if samples is not None:
-        feeds = Samples(samples, input_specs(source), limit=options.limit)
-    skipped = list(normalize(model))
-    upgraded = upgrade_opset(model, OPSET)
-    if isinstance(upgraded, Skipped):
-        return source, unchanged(STEP, upgraded.message, [*skipped, upgraded], start)
-    if upgraded is not model:
-        model = upgraded
-        normalize(model)  # the converter writes Constant nodes
-    if feeds is None and options.method == "gptq":
-        raise OptionError("method='gptq' fits weights to samples: give some, or use 'rtn'")
-    if options.method == "auto" and feeds is None:
-        small = size_bytes(source) < WHOLE_BELOW_BYTES
-        options = replace(options, method="hqq" if small else "rtn")
-    weights, refused = select(model, options)
-    skipped += refused
-    if not weights:
-        return source, unchanged(STEP, "no float weight is left to quantize", skipped, start)
-    checked = [] if feeds is None else list(islice(feeds, _CHECKED_FEEDS))
-    if options.size is not None:
-        weights = budgeted(
-            source, model, weights, options, checked, partial(_file_bytes, model, options)
-        )
-    chosen: list[Chosen] = []
-    for index, weight in enumerate(weights):
-        progress(STEP, index, len(weights))
-        found = nearest(weight, options)
-        if isinstance(found, str):
-            skipped.append(Skipped(STEP, node_name(weight.node), "no-smaller", found))
-        else:
-            chosen.append(found)
-    progress(STEP, len(weights), len(weights))
-    if not chosen:
-        return source, unchanged(STEP, "no weight would get smaller", skipped, start)
-    if feeds is not None and options.method in ("auto", "gptq"):
-        chosen, refused = _fitted(model, chosen, feeds, options, progress)
-        skipped += refused
-    packed = [(one.weight, one.packed(options)) for one in chosen]
-    names = [one.weight.value.name or "" for one in chosen]
-    every = size_bytes(source) < WHOLE_BELOW_BYTES
-    check_decoders([form for _, form in packed], names, every=every)
-    rows = [one.row() for one in chosen]
-    floats = {value for graph in model.graphs() for value in graph.initializers.values()}
-    skipped += _write(model, packed, options)
-    heavy = _heavy([form for weight, form in packed if _decoded(weight, options)])
-    halved = _halve(model, floats, options)
-    sqnr, unchecked = (
-        (None, heavy) if heavy else check_model(source, model, checked, options.threads)
+        stream = Samples(samples, input_specs(model), limit=options.limit)
+    work = _Quantization(clone(model), model, options, stream, context)
+    phases: tuple[Callable[[_Quantization], str | None], ...] = (
+        _prepare,
+        _select,
+        _plan,
+        _fit,
+        _write,
+        _verify,
     )
-    if options.mode == "compute":
-        sqnr = _faster(source, model, checked, options, sqnr)
-    return model, StepReport(
+    for phase in phases:
+        if reason := phase(work):
+            return work.source, unchanged(STEP, reason, work.skipped, start)
+    return work.model, _report(work, start)
+
+
+def _prepare(work: _Quantization) -> str | None:
+    """Normalize the model to an opset that has the decoding nodes, and resolve the method."""
+    work.skipped += normalize(work.model)
+    upgraded = upgrade_opset(work.model, OPSET)
+    if isinstance(upgraded, Skipped):
+        work.skipped.append(upgraded)
+        return upgraded.message
+    if upgraded is not work.model:
+        work.model = upgraded
+        normalize(upgraded)  # the converter writes Constant nodes
+    if work.samples is not None:
+        work.feeds = list(islice(work.samples, _CHECKED_FEEDS))
+    elif work.options.method == "gptq":
+        raise OptionError("method='gptq' fits weights to samples: give some, or use 'rtn'")
+    elif work.options.method == "auto":
+        work.options = replace(work.options, method="hqq" if work.loadable else "rtn")
+    return None
+
+
+def _select(work: _Quantization) -> str | None:
+    """Select the weights that get few bits."""
+    work.weights, skipped = select(work.model, work.options)
+    work.skipped += skipped
+    return None if work.weights else "no float weight is left to quantize"
+
+
+def _plan(work: _Quantization) -> str | None:
+    """Choose the width and the codes of every weight."""
+    options, threads, progress = work.options, work.context.threads, work.context.progress
+    if options.size is not None:
+        size = _file_size(work)
+        work.plans = allocate_bits(work.model, work.weights, options, work.feeds, size, threads)
+    else:
+        for index, weight in enumerate(work.weights):
+            progress(STEP, index, len(work.weights))
+            plan = plan_weight(weight, options, threads)
+            if isinstance(plan, WeightPlan):
+                work.plans.append(plan)
+            else:
+                work.skipped.append(Skipped(STEP, node_name(weight.node), plan.code, plan.message))
+    progress(STEP, len(work.weights), len(work.weights))
+    return None if work.plans else "no weight would get smaller"
+
+
+def _file_size(work: _Quantization) -> FileSize:
+    """Sizes for the allocation of bits; models that are too large to be written are estimated."""
+    if not work.loadable:
+        return FileSize(size_bytes(work.source), None)
+
+    def measure(plans: Sequence[WeightPlan]) -> int:
+        """Bytes of the file with weights packed after these plans, before they are fitted."""
+        model = clone(work.model)
+        weights = {weight.value.name: weight for weight in select(model, work.options)[0]}
+        moved = [replace(plan, weight=weights[plan.name]) for plan in plans]
+        trial = replace(work, model=model, plans=moved, by_kernel=[], skipped=[])
+        _write(trial)
+        return len(to_bytes(model))
+
+    return FileSize(len(to_bytes(work.source)), measure)
+
+
+def _fit(work: _Quantization) -> None:
+    """Fit weights to the samples where that is better than the nearest codes."""
+    if work.samples is None or work.options.method not in ("auto", "gptq"):
+        return
+    targets = {plan.name: FitTarget(plan.kind, plan.blocks, plan.decoded()) for plan in work.plans}
+    fitted, skipped = fit_weights(work.model, work.samples, targets, work.context)
+    work.skipped += skipped
+    work.plans = [
+        plan.fitted(fitted[plan.name]) if plan.name in fitted else plan for plan in work.plans
+    ]
+
+
+def _write(work: _Quantization) -> None:
+    """Replace the float weights by their packed forms, and store the rest in float16."""
+    model = work.model
+    others = {value for graph in model.graphs() for value in graph.initializers.values()}
+    builder = GraphBuilder(model, naming="none")
+    decoders: dict[ir.Graph, Decoder] = {}
+    for index, plan in enumerate(work.plans):
+        weight, packed, base = plan.weight, plan.packed(), f"w{index}"
+        if plan.by_kernel:
+            rows = to_kernel_layout(weight, packed)
+            work.by_kernel.append((rows, packed))
+            KernelWriter(builder).write(weight, rows, base)
+            continue
+        reason = why_not_packed(weight) if work.options.mode == "compute" else None
+        if reason is not None:
+            message = f"decoded at load: {reason.message}"
+            work.skipped.append(Skipped("kernel", node_name(weight.node), reason.code, message))
+        graph = weight.graph
+        if graph not in decoders:
+            decoders[graph] = Decoder(builder, graph)
+        decoded = decoders[graph].write(packed, base)
+        weight.value.replace_all_uses_with(decoded)
+        del graph.initializers[plan.name]
+        decoded.name = plan.name
+    few_bits = weight_type(work.options.bits).levels <= _MAX_LEVELS_FOR_FLOAT16
+    if few_bits or work.options.size is not None:
+        work.others_in_float16 = store_in_float16(GraphBuilder(model, naming="none"), others)
+
+
+def _verify(work: _Quantization) -> None:
+    """Check decoders and kernels one by one, then the whole model on the first samples.
+
+    Raises:
+        ExecutionError: ONNX Runtime refuses the packed model.
+        VerificationError: ONNX Runtime decodes other numbers than were packed, leaves decoding
+            to run time, or an output is not finite.
+    """
+    packed = [(plan, plan.packed()) for plan in work.plans]
+    check_decoders(
+        [form for _, form in packed], [plan.name for plan in work.plans], every=work.loadable
+    )
+    check_kernels(work.by_kernel)
+    decoding = sum(load_nbytes(form) for plan, form in packed if not plan.by_kernel)
+    if decoding >= _MAX_LOAD_BYTES:
+        reason = (
+            f"ONNX Runtime holds about {decoding / 1e9:.1f} GB while it decodes these weights, "
+            "so that they were checked one by one: with mode='compute' kernels read them as they "
+            "are, and 8 bits take half of that"
+        )
+        work.skipped.append(Skipped("load", "", "memory", reason))
+        _choose_accuracy(work, None)
+        return
+    reference = reference_outputs(work.source, work.feeds, work.context.threads)
+    if isinstance(reference, Skipped):
+        work.skipped.append(reference)
+        _choose_accuracy(work, None)
+        return
+    work.sqnr_db = check_model(reference, work.model)
+    _choose_accuracy(work, lambda: check_model(reference, work.model))
+
+
+def _choose_accuracy(work: _Quantization, measure: Callable[[], float] | None) -> None:
+    """Let kernels round activations to int8, which is faster, if next to nothing is lost.
+
+    Args:
+        work: the quantization; `sqnr_db` is that of exact activations.
+        measure: the SQNR of the model; None where it cannot be run.
+    """
+    if work.options.mode != "compute":
+        return
+    set_accuracy_level(work.model, INT8)
+    if measure is None or work.sqnr_db is None:
+        if weight_type(work.options.bits).levels > _MAX_LEVELS_FOR_INT8:
+            set_accuracy_level(work.model, EXACT)
+        return
+    rounded = measure()
+    if rounded >= min(work.sqnr_db - _MAX_INT8_LOSS_DB, _ENOUGH_DB):
+        work.sqnr_db = rounded
+    else:
+        set_accuracy_level(work.model, EXACT)
+
+
+def _report(work: _Quantization, start: float) -> StepReport:
+    rows = [plan.row() for plan in work.plans]
+    bits = ", ".join(sorted({plan.kind.name for plan in work.plans}))
+    quality = ""
+    if work.sqnr_db is not None:
+        noise = "exact" if work.sqnr_db == math.inf else f"{work.sqnr_db:.1f} dB"
+        quality = f"; {noise} at the worst output on the first samples"
+    return StepReport(
         step=STEP,
         changed=True,
-        summary=_summary(source, model, rows, sqnr),
-        changes={"weights-packed": len(packed), "others-halved": halved},
-        skipped=(*skipped, *unchecked),
+        summary=(
+            f"{len(rows)} weights packed to {bits} bits; {size_bytes(work.source):,} -> "
+            f"{size_bytes(work.model):,} bytes of tensors{quality}"
+        ),
+        changes={"weights-packed": len(rows), "others-halved": work.others_in_float16},
+        skipped=tuple(work.skipped),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,
-    )
-
-
-def _fitted(
-    model: ir.Model,
-    chosen: Sequence[Chosen],
-    feeds: Samples,
-    options: WeightOptions,
-    progress: Progress,
-) -> tuple[list[Chosen], list[Skipped]]:
-    """The same weights, fitted to the samples where the fit holds; biases are new as well."""
-    names = [one.weight.value.name or "" for one in chosen]
-    fitted, skipped = fit_weights(
-        model,
-        clone(model),
-        feeds,
-        {name: (one.kind, one.blocks) for name, one in zip(names, chosen, strict=True)},
-        {
-            name: decoded_tensor(
-                one.weight.tensor, one.blocks, one.coded.coding, one.codes(options.threads)
-            )
-            for name, one in zip(names, chosen, strict=True)
-        },
-        threads=options.threads,
-        progress=progress,
-    )
-    result = []
-    for name, one in zip(names, chosen, strict=True):
-        new = fitted.get(name)
-        if new is not None:
-            noise = weight_noise(one.weight.tensor, new.tensor)
-            coded = Coded(new.coding, one.coded.signal, noise)
-            errors = (new.error_nearest, new.error)
-            one = replace(one, coded=coded, tensor=new.tensor, method="gptq", errors=errors)
-        result.append(one)
-    return result, skipped
-
-
-def _write(
-    model: ir.Model, packed: Sequence[tuple[Weight, Packed]], options: WeightOptions
-) -> list[Skipped]:
-    """Put the packed forms in the place of the float weights; says what no kernel takes."""
-    names = value_names(model)
-    skipped: list[Skipped] = []
-    decoders: dict[ir.Graph, Decoder] = {}
-    kernels: list[tuple[Packed, PackedRows]] = []
-    for index, (weight, form) in enumerate(packed):
-        if options.mode == "compute":
-            reason = refusal(weight)
-            if reason is None:
-                rows = rows_of(weight, form)
-                kernels.append((form, rows))
-                KernelWriter(model, names, EXACT).write(weight, rows, f"w{index}")
-                continue
-            message = f"decoded at load: {reason}"
-            skipped.append(Skipped("kernel", node_name(weight.node), "no-kernel", message))
-        value, graph = weight.value, weight.graph
-        decoder = decoders.setdefault(graph, Decoder(graph, names))
-        decoded = decoder.write(form, f"w{index}")
-        value.replace_all_uses_with(decoded)
-        name = value.name or ""
-        del graph.initializers[name]
-        decoded.name = name
-    check_kernels([rows for _, rows in kernels], [form for form, _ in kernels])
-    return skipped
-
-
-def _decoded(weight: Weight, options: WeightOptions) -> bool:
-    """Whether a weight is decoded at load, and not read by a kernel."""
-    return options.mode == "storage" or refusal(weight) is not None
-
-
-def _heavy(decoded: Sequence[Packed]) -> list[Skipped]:
-    """Why a model is not loaded here whose decoding takes much memory."""
-    nbytes = sum(map(load_nbytes, decoded))
-    if nbytes < _MUCH_MEMORY:
-        return []
-    reason = (
-        f"ONNX Runtime holds about {nbytes / 1e9:.1f} GB while it decodes these weights, so that "
-        "they were checked one by one: with mode='compute' kernels read them as they are, and "
-        "8 bits take half of that"
-    )
-    return [Skipped("load", "", "memory", reason)]
-
-
-def _halve(model: ir.Model, candidates: set[ir.Value], options: WeightOptions) -> int:
-    """Put what is left of the model's own constants into float16, beside few bits."""
-    if options.size is None and weight_type(options.bits).levels > _HALVES_BELOW:
-        return 0
-    names = value_names(model)
-    kept = {value for graph in model.graphs() for value in graph.initializers.values()}
-    return sum(store_in_float16(graph, names, kept - candidates) for graph in model.graphs())
-
-
-def _file_bytes(model: ir.Model, options: WeightOptions, weights: Sequence[Weight]) -> int:
-    """The size of a normalised model with weights of the widths given, rounded to nearest."""
-    trial = clone(model)
-    bits = {weight.value.name: weight.bits for weight in weights}
-    floats = {value for graph in trial.graphs() for value in graph.initializers.values()}
-    packed = []
-    for weight in select(trial, options)[0]:
-        if weight.value.name in bits:
-            found = nearest(replace(weight, bits=bits[weight.value.name]), options)
-            if isinstance(found, Chosen):
-                packed.append((found.weight, found.packed(options)))
-    _write(trial, packed, options)
-    _halve(trial, floats, options)
-    return len(to_bytes(trial))
-
-
-def _faster(
-    source: ir.Model,
-    model: ir.Model,
-    feeds: Sequence[Feed],
-    options: WeightOptions,
-    exact: float | None,
-) -> float | None:
-    """Let kernels round activations to int8 if next to nothing is lost; returns the new SQNR.
-
-    Where the model cannot be run, up to 4 bits: there the error of weights is tens of dB above
-    that of activations rounded block by block.
-    """
-    set_level(model, INT8)
-    if exact is None:
-        if weight_type(options.bits).levels > 16:
-            set_level(model, EXACT)
-        return exact
-    rounded, _ = check_model(source, model, feeds, options.threads)
-    if rounded is not None and rounded >= min(exact - _LEVEL_LOSS_DB, _LEVEL_GOOD_DB):
-        return rounded
-    set_level(model, EXACT)
-    return exact
-
-
-def _summary(
-    source: ir.Model, model: ir.Model, rows: Sequence[LayerRow], sqnr: float | None
-) -> str:
-    bits = sorted({str(row.values["bits"]) for row in rows})
-    quality = "" if sqnr is None else f"; {sqnr:.1f} dB at the worst output on the first samples"
-    return (
-        f"{len(rows)} weights packed to {', '.join(bits)} bits; "
-        f"{size_bytes(source):,} -> {size_bytes(model):,} bytes of tensors{quality}"
     )

@@ -9,38 +9,45 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.fidelity import SquaredError
 from onnxlite.graph import tensor_array
 from onnxlite.model import unmapped
 from onnxlite.packing import WeightType
 from onnxlite.quantize.weight_only.codes import Blocks, Coding, Levels, coding
+from onnxlite.records import Reason
 
 Array = NDArray[Any]
 T = TypeVar("T")
 
-#: Numbers in a piece: its copies stay in a core's cache and out of the memory budget.
-_PIECE = 1 << 20
+#: Numbers in a chunk: its copies stay in a core's cache and out of the memory budget.
+_CHUNK = 1 << 20
 
 
-class Coded(NamedTuple):
-    """The coding of a tensor, and the sums of squares of its numbers and of its errors."""
+@dataclass(frozen=True)
+class TensorCoding:
+    """The coding of a tensor, and the rounding error of its numbers."""
 
     coding: Coding
-    signal: float
-    noise: float
+    error: SquaredError
 
     @property
     def sqnr_db(self) -> float | None:
-        """Signal to noise in dB; None without signal or noise."""
-        if not self.signal or not self.noise:
-            return None
-        return float(10 * np.log10(self.signal / self.noise))
+        """SQNR of the numbers in dB; None without signal or noise."""
+        error = self.error
+        return error.sqnr_db if error.signal and error.noise else None
+
+    @property
+    def relative_noise(self) -> float:
+        """Noise over signal; 0 without signal."""
+        return self.error.noise / self.error.signal if self.error.signal else 0.0
 
 
 def code_tensor(
@@ -49,18 +56,22 @@ def code_tensor(
     kind: WeightType,
     find: Callable[[Array], Levels],
     threads: int | None,
-) -> Coded | str:
-    """Find the coding of a tensor with `find(view)`, or say why it has none."""
+) -> TensorCoding | Reason:
+    """Find the coding of a tensor with `find(view)`.
+
+    Returns:
+        The coding, or the reason why there is none.
+    """
     view = _view(tensor, blocks)
 
     def levels(rows: slice) -> Levels | None:
-        piece = _floats(view[rows])
-        return find(piece) if np.isfinite(piece).all() else None
+        chunk = _floats(view[rows])
+        return find(chunk) if np.isfinite(chunk).all() else None
 
-    found = _each(levels, _pieces(blocks), threads)
+    found = _each(levels, _chunks(blocks), threads)
     parts = [part for part in found if part is not None]
     if len(parts) < len(found):
-        return f"its weight {tensor.name!r} holds NaN or infinite values"
+        return Reason("not-finite", f"its weight {tensor.name!r} holds NaN or infinite values")
     zeros = [zero for _, zero in parts if zero is not None]
     coded = coding(
         kind,
@@ -68,13 +79,16 @@ def code_tensor(
         np.concatenate(zeros) if zeros else None,
     )
 
-    def error(rows: slice) -> tuple[float, float]:
-        piece = _floats(view[rows])
-        wrong = piece - coded.decode(coded.encode(piece, rows), rows)
-        return _energy(piece), _energy(wrong)
+    def error(rows: slice) -> SquaredError:
+        chunk = _floats(view[rows])
+        sums = SquaredError()
+        sums.add(chunk, coded.decode(coded.encode(chunk, rows), rows))
+        return sums
 
-    sums = _each(error, _pieces(blocks), threads)
-    return Coded(coded, sum(s for s, _ in sums), sum(n for _, n in sums))
+    total = SquaredError()
+    for sums in _each(error, _chunks(blocks), threads):
+        total.merge(sums)
+    return TensorCoding(coded, total)
 
 
 def encode_tensor(
@@ -87,42 +101,40 @@ def encode_tensor(
     def fill(rows: slice) -> None:
         codes[rows] = found.encode(_floats(view[rows]), rows)
 
-    _each(fill, _pieces(blocks), threads)
+    _each(fill, _chunks(blocks), threads)
     return codes
 
 
 def is_mapped(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor's data are read, or computed, when they are needed."""
+    """Tell tensors whose data are read, or computed, only when they are needed."""
     return isinstance(tensor, ir.ExternalTensor | ir.LazyTensor)
 
 
-def weight_noise(old: ir.TensorProtocol, new: ir.TensorProtocol) -> float:
-    """Sum of squares of the difference of two weights."""
-    return _energy(_floats(tensor_array(unmapped(old))) - _floats(tensor_array(new)))
+def weight_error(reference: ir.TensorProtocol, candidate: ir.TensorProtocol) -> SquaredError:
+    """Squared error of one weight against another."""
+    error = SquaredError()
+    error.add(_floats(tensor_array(unmapped(reference))), _floats(tensor_array(candidate)))
+    return error
 
 
 def _view(tensor: ir.TensorProtocol, blocks: Blocks) -> Array:
     return tensor_array(unmapped(tensor)).reshape(blocks.view)
 
 
-def _floats(piece: Array) -> NDArray[np.float32]:
-    return piece.astype(np.float32)
+def _floats(chunk: Array) -> NDArray[np.float32]:
+    return chunk.astype(np.float32)
 
 
-def _energy(array: Array) -> float:
-    return float(np.square(array, dtype=np.float64).sum()) if array.size else 0.0
-
-
-def _pieces(blocks: Blocks) -> list[slice]:
+def _chunks(blocks: Blocks) -> list[slice]:
     """Slices along the first axis of the view; one where the scale is the same along it."""
     if 0 in blocks.reduced:
         return [slice(None)]
-    rows = max(1, _PIECE // prod(blocks.view[1:]))
+    rows = max(1, _CHUNK // prod(blocks.view[1:]))
     return [slice(start, start + rows) for start in range(0, blocks.view[0], rows)]
 
 
-def _each(call: Callable[[slice], T], pieces: list[slice], threads: int | None) -> list[T]:
-    if len(pieces) == 1:
-        return [call(pieces[0])]
+def _each(call: Callable[[slice], T], chunks: list[slice], threads: int | None) -> list[T]:
+    if len(chunks) == 1:
+        return [call(chunks[0])]
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return list(pool.map(call, pieces))
+        return list(pool.map(call, chunks))

@@ -2,147 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, VerificationError
+from onnxlite.fidelity import Reference
 from onnxlite.graph import iter_nodes
 from onnxlite.model import size_bytes
-from onnxlite.quantize.weight_only.decode_graph import OPSET, Packed, decoder_model, first_rows
-from onnxlite.quantize.weight_only.kernels import DOMAIN, PackedRows, product_model
+from onnxlite.quantize.weight_only.decode_graph import (
+    DECODING_OPERATORS,
+    PackedTensor,
+    decoder_model,
+    first_rows,
+    load_nbytes,
+)
+from onnxlite.quantize.weight_only.kernels import KernelWeight, product_model
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session, optimized_operators, probe_feeds
 from onnxlite.samples import Feed
 
-#: Larger models are not loaded: they are made so that memory never holds all of them.
-WHOLE_BELOW_BYTES = 1 << 30
-#: Of those so many numbers of a weight are checked.
+#: Larger models are never loaded as a whole, so that memory does not have to hold all of them.
+LOADED_BELOW_BYTES = 1 << 30
+#: Of larger models so many numbers of a weight are checked.
 _CHECKED_NUMBERS = 1 << 20
-#: Operators that only a decoder has.
-_DECODING = frozenset({"BitShift", "Mod"})
+#: Weights are checked in one session up to this much memory of decoding.
+_SESSION_BYTES = 1 << 26
+#: Largest error of a kernel's product, over the largest output.
+_MAX_KERNEL_ERROR = 1e-4
 
 
-def check_decoders(packed: Sequence[Packed], names: Sequence[str], *, every: bool) -> None:
+def check_decoders(weights: Sequence[PackedTensor], names: Sequence[str], *, every: bool) -> None:
     """Compare what ONNX Runtime decodes with what NumPy does, number by number.
 
     Args:
-        packed: the weights.
-        names: for messages.
+        weights: the packed weights.
+        names: of the weights, for messages.
         every: check all; otherwise the smallest of each type and kind of view.
 
     Raises:
         VerificationError: they differ.
     """
-    chosen = dict(enumerate(packed))
+    chosen = list(zip(weights, names, strict=True))
     if not every:
-        forms: dict[tuple[Any, ...], tuple[int, Packed]] = {}
-        for index, one in sorted(enumerate(packed), key=lambda item: item[1].nbytes):
-            form = (one.coding.kind, len(one.blocks.view), one.blocks.reduced, one.dtype)
-            forms.setdefault(form, (index, one))
-        chosen = dict(forms.values())
-    for index, whole in chosen.items():
-        one = whole if every else first_rows(whole, _CHECKED_NUMBERS)
-        session = Session(decoder_model(one, OPSET), threads=1, optimization="none")
-        (got,) = session.run({}).values()
-        want = one.coding.decode(one.codes()).reshape(one.blocks.shape)
-        if not np.array_equal(got, want.astype(got.dtype)):
-            raise VerificationError(
-                f"ONNX Runtime decodes weight {names[index]!r} {list(one.blocks.shape)} to other "
-                f"numbers than were packed: exclude it and report this"
+        forms: dict[tuple[Any, ...], tuple[PackedTensor, str]] = {}
+        for packed, name in sorted(chosen, key=lambda pair: pair[0].nbytes):
+            form = (
+                packed.coding.kind,
+                len(packed.blocks.view),
+                packed.blocks.reduced,
+                packed.dtype,
             )
+            forms.setdefault(form, (first_rows(packed, _CHECKED_NUMBERS), name))
+        chosen = list(forms.values())
+    for batch in _batches(chosen):
+        model = decoder_model([packed for packed, _ in batch])
+        decoded = Session(model, threads=1, optimization="none").run({})
+        for (packed, name), found in zip(batch, decoded.values(), strict=True):
+            if not np.array_equal(found, packed.decoded().astype(found.dtype)):
+                raise VerificationError(
+                    f"ONNX Runtime decodes weight {name!r} {list(packed.blocks.shape)} to other "
+                    f"numbers than were packed: exclude it and report this"
+                )
 
 
-def check_kernels(rows: Sequence[PackedRows], wanted: Sequence[Packed]) -> None:
+def _batches(
+    weights: Sequence[tuple[PackedTensor, str]],
+) -> Iterator[list[tuple[PackedTensor, str]]]:
+    """Weights that are decoded in one session: sessions are slow to make, memory is bounded."""
+    batch: list[tuple[PackedTensor, str]] = []
+    nbytes = 0
+    for packed, name in weights:
+        wanted = load_nbytes(packed)
+        if batch and nbytes + wanted > _SESSION_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+        batch.append((packed, name))
+        nbytes += wanted
+    if batch:
+        yield batch
+
+
+def check_kernels(weights: Sequence[tuple[KernelWeight, PackedTensor]]) -> None:
     """Compare a product by packed rows in ONNX Runtime with one in NumPy.
 
-    The smallest of each width, with and without zero points, is taken.
+    The smallest weight of each width, with and without zero points, is taken.
 
     Raises:
         VerificationError: they differ by more than float32 rounding.
     """
-    forms: dict[tuple[int, bool], tuple[PackedRows, Packed]] = {}
-    pairs = zip(rows, wanted, strict=True)
-    for one, packed in sorted(pairs, key=lambda pair: pair[0].outputs * pair[0].features):
-        forms.setdefault((one.bits, one.zeros is None), (one, packed))
-    for one, packed in forms.values():
-        weight = packed.coding.decode(packed.codes()).reshape(packed.blocks.shape)
-        x = np.random.default_rng(0).standard_normal((2, one.features)).astype(np.float32)
-        want = x @ (weight if one.columns else weight.T)
-        (got,) = Session(product_model(one), threads=1).run({"x": x}).values()
-        error = float(np.abs(got - want).max() / np.abs(want).max())
-        if not error < 1e-4:
+    forms: dict[tuple[int, bool], tuple[KernelWeight, PackedTensor]] = {}
+    for kernel, packed in sorted(weights, key=lambda pair: pair[0].outputs * pair[0].features):
+        forms.setdefault((kernel.bits, kernel.zeros is None), (kernel, packed))
+    for kernel, packed in forms.values():
+        weight = packed.decoded()
+        x = np.random.default_rng(0).standard_normal((2, kernel.features)).astype(np.float32)
+        expected = x @ (weight if kernel.columns else weight.T)
+        (product,) = Session(product_model(kernel), threads=1).run({"x": x}).values()
+        error = float(np.abs(product - expected).max() / np.abs(expected).max())
+        if not error < _MAX_KERNEL_ERROR:
             raise VerificationError(
-                f"ONNX Runtime's kernel for {one.bits}-bit weights {list(weight.shape)} is off by "
-                f"{error:.2g} of the largest output: use mode='storage' and report this"
+                f"ONNX Runtime's kernel for {kernel.bits}-bit weights {list(weight.shape)} is off "
+                f"by {error:.2g} of the largest output: use mode='storage' and report this"
             )
 
 
-def set_level(model: ir.Model, level: int) -> None:
-    """Let every product by packed weights take its activations exactly or as int8."""
-    for node in iter_nodes(model):
-        if node.op_type == "MatMulNBits" and node.domain == DOMAIN:
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
-
-
-def check_model(
-    original: ir.Model, model: ir.Model, feeds: Sequence[Feed], threads: int | None
-) -> tuple[float | None, list[Skipped]]:
-    """Load and run the packed model beside the original.
-
-    Args:
-        original: in float.
-        model: the packed one.
-        feeds: real inputs; if there are none, generated ones are tried.
-        threads: of ONNX Runtime.
+def reference_outputs(
+    original: ir.Model, feeds: Sequence[Feed], threads: int | None
+) -> Reference | Skipped:
+    """Run the float model on real inputs, or on a generated one if there are none.
 
     Returns:
-        Signal to noise of the worst output in dB, None where it is exact or was not run;
-        and what could not be checked.
+        Its outputs, or why it was not run.
+    """
+    if size_bytes(original) >= LOADED_BELOW_BYTES:
+        reason = "it is too large to be loaded here: layers were checked one by one"
+        return Skipped("verify", "", "too-large", reason)
+    try:
+        return Reference(original, feeds or probe_feeds(original, count=1), threads=threads)
+    except ExecutionError as error:
+        return Skipped("verify", "", "not-runnable", str(error))
+
+
+def check_model(reference: Reference, model: ir.Model) -> float:
+    """Run the packed model on the reference's feeds.
+
+    Returns:
+        SQNR of the worst output in dB; infinite where it is exact.
 
     Raises:
-        ExecutionError: ONNX Runtime refuses the packed model and takes the original.
+        ExecutionError: ONNX Runtime refuses the packed model.
         VerificationError: decoding is left to run time, or an output is not finite.
     """
-    if size_bytes(original) >= WHOLE_BELOW_BYTES:
-        reason = "it is too large to be loaded here: layers were checked one by one"
-        return None, [Skipped("verify", "", "too-large", reason)]
-    try:
-        feeds = list(feeds) or probe_feeds(original, count=1)
-        expected = [Session(original, threads=threads).run(feed) for feed in feeds]
-    except ExecutionError as error:
-        return None, [Skipped("verify", "", "not-runnable", str(error))]
     _check_folded(model)
-    session = Session(model, threads=threads)
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
-    for feed, want in zip(feeds, expected, strict=True):
-        got = session.run(feed)
-        for name, array in want.items():
-            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-                continue
-            if np.isfinite(array).all() and not np.isfinite(got[name]).all():
-                raise VerificationError(
-                    f"output {name!r} of the model with packed weights is NaN or infinite: "
-                    "exclude the layers before it, or use more bits"
-                )
-            wide = array.astype(np.float64)
-            signal[name] = signal.get(name, 0.0) + float((wide**2).sum())
-            noise[name] = noise.get(name, 0.0) + float(((wide - got[name]) ** 2).sum())
-    worst = [
-        10 * float(np.log10(signal[name] / noise[name]))
-        for name in signal
-        if noise[name] > 0 and signal[name] > 0
-    ]
-    return min(worst, default=None), []
+    errors = reference.errors(model)
+    errors.check_finite(
+        "the model with packed weights", "exclude the layers before it, or use more bits"
+    )
+    return errors.worst_db
 
 
 def _check_folded(model: ir.Model) -> None:
-    """Raise unless ONNX Runtime has decoded every weight once it has loaded the model."""
-    had = sum(node.op_type in _DECODING for node in iter_nodes(model))
-    if not had:
+    """Raise unless ONNX Runtime decodes every weight while it loads the model."""
+    if not any(node.op_type in DECODING_OPERATORS for node in iter_nodes(model)):
         return
     if left := optimized_operators(model, optimization="basic")["BitShift"]:
         raise VerificationError(

@@ -17,7 +17,7 @@ from onnxlite.errors import OptionError
 from onnxlite.model import disk_bytes, load
 from onnxlite.packing import weight_type
 from onnxlite.quantize.weight_only import quantize_weights
-from onnxlite.quantize.weight_only.bit_allocation import Choice, allocate
+from onnxlite.quantize.weight_only.bit_allocation import WidthCost, allocate
 from onnxlite.quantize.weight_only.codes import coding, nearest_levels
 from onnxlite.quantize.weight_only.hqq import hqq_levels
 from onnxlite.records import StepReport
@@ -37,7 +37,7 @@ def test_allocation_keeps_the_budget_and_is_near_the_best(
     weights: list[tuple[int, float]], budget: int
 ) -> None:
     choices = [
-        [Choice(bits, size * bits, damage * 4.0**-bits) for bits in (2, 3, 4, 6, 8)]
+        [WidthCost(bits, size * bits, damage * 4.0**-bits) for bits in (2, 3, 4, 6, 8)]
         for size, damage in weights
     ]
     found = allocate(choices, budget)

@@ -15,7 +15,12 @@ from onnxlite.model import to_proto
 from onnxlite.packing import BITS, weight_type
 from onnxlite.quantize.weight_only import Bits, quantize_weights
 from onnxlite.quantize.weight_only.codes import Blocks, coding, nearest_levels
-from onnxlite.quantize.weight_only.decode_graph import OPSET, Packed, decoder_model, load_nbytes
+from onnxlite.quantize.weight_only.decode_graph import (
+    OPSET,
+    PackedTensor,
+    decoder_model,
+    load_nbytes,
+)
 from onnxlite.records import StepReport
 
 SIZES = Decoder(layers=1, width=64, hidden=96, heads=4, key_heads=2, vocabulary=100)
@@ -28,9 +33,9 @@ def test_every_step_of_decoding_is_counted(bits: Bits, block: int) -> None:
     blocks = Blocks(shape, shape, (1,)) if not block else Blocks(shape, (420, 2, 32), (2,))
     weight = np.random.default_rng(0).standard_normal(blocks.view).astype(np.float32)
     found = coding(kind, *nearest_levels(kind, weight, blocks.reduced, free_zero=bool(block)))
-    packed = Packed(ir.DataType.FLOAT, blocks, found, lambda: found.encode(weight))
+    packed = PackedTensor(ir.DataType.FLOAT, blocks, found, lambda: found.encode(weight))
     proto = onnx.shape_inference.infer_shapes(
-        to_proto(decoder_model(packed, OPSET)), data_prop=True
+        to_proto(decoder_model([packed], OPSET)), data_prop=True
     )
     types = {info.name: info.type.tensor_type for info in proto.graph.value_info}
     types |= {info.name: info.type.tensor_type for info in proto.graph.output}
@@ -50,7 +55,7 @@ def test_the_report_says_where_it_is_much(tmp_path: Path, monkeypatch: pytest.Mo
         quantize_weights(source, bits=4, mode=mode, method="rtn", on_report=reports.append)
     assert not [d for report in reports for d in report.skipped if d.what == "load"]
     step = importlib.import_module("onnxlite.quantize.weight_only.step")
-    monkeypatch.setattr(step, "_MUCH_MEMORY", 1 << 16)
+    monkeypatch.setattr(step, "_MAX_LOAD_BYTES", 1 << 16)
     for mode in ("storage", "compute"):
         quantize_weights(source, bits=4, mode=mode, method="rtn", on_report=reports.append)
     said = [[d.message for d in report.skipped if d.what == "load"] for report in reports[2:]]
