@@ -181,6 +181,8 @@ class Place:
             op_type, inputs, attributes, name=name, outputs=outputs, domain=domain
         )
         self._insert(node)
+        if self._builder.naming == "none":
+            node.name = None  # the graph names what it is given
         return tuple(node.outputs)
 
     def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
