@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnxlite.builder import GraphBuilder, Place, replace_node
 from onnxlite.graph import constant, graph_of, iter_nodes
 from onnxlite.ops import RowUse, row_use
-from onnxlite.ops.integer_forms import CONTRIB_DOMAIN
+from onnxlite.ops.spec import CONTRIB_DOMAIN
 from onnxlite.packing import WeightType, pack_rows
 from onnxlite.quantize.weight_only.codes import Blocks
 from onnxlite.quantize.weight_only.decode_graph import PackedTensor, stored_tensor
