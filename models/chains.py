@@ -31,7 +31,7 @@ def plain_chain(layers: int, *, channels: int = 8, side: int = 4, seed: int = 0)
 
 
 def residual_chain(
-    layers: int, *, channels: int = 8, side: int = 4, seed: int = 0
+    layers: int, *, channels: int = 8, side: int = 4, batchnorm: bool = False, seed: int = 0
 ) -> onnx.ModelProto:
     """Blocks of two convolutions beside a shortcut: one group per block, one for the stream.
 
@@ -41,9 +41,10 @@ def residual_chain(
         layers: number of convolutions; two per block, and the others before the first block.
         channels: of every convolution.
         side: height and width of every value.
+        batchnorm: a BatchNormalization stands behind every convolution.
         seed: of the weights.
     """
-    chain = _Chain(channels, seed)
+    chain = _Chain(channels, seed, batchnorm=batchnorm)
     blocks = (layers - 1) // 2
     value = "x"
     for _ in range(layers - 2 * blocks):
@@ -58,15 +59,18 @@ def residual_chain(
 class _Chain:
     """Nodes and weights of a chain as it grows."""
 
-    def __init__(self, channels: int, seed: int) -> None:
+    def __init__(self, channels: int, seed: int, *, batchnorm: bool = False) -> None:
         self._channels = channels
+        self._batchnorm = batchnorm
+        self._convolutions = 0
         self._rng = np.random.default_rng(seed)
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[TensorProto] = []
 
     def conv(self, value: str, *, gain: float) -> str:
         """Append a 3x3 convolution whose weights have the variance `gain / fan_in`."""
-        name, size = f"conv{len(self._weights) // 2}", self._channels
+        name, size = f"conv{self._convolutions}", self._channels
+        self._convolutions += 1
         weight = self._rng.standard_normal((size, size, 3, 3)) * (gain / (9 * size)) ** 0.5
         bias = self._rng.standard_normal(size) * 0.01
         for suffix, array in (("weight", weight), ("bias", bias)):
@@ -75,7 +79,16 @@ class _Chain:
         inputs = [value, f"{name}.weight", f"{name}.bias"]
         self._append("Conv", inputs, name)
         self._nodes[-1].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
-        return f"{name}.out"
+        return self._normalized(f"{name}.out", name) if self._batchnorm else f"{name}.out"
+
+    def _normalized(self, value: str, conv: str) -> str:
+        """Append a BatchNormalization that is close to the identity."""
+        name = conv.replace("conv", "bn")
+        parameters = [f"{name}.{suffix}" for suffix in ("scale", "bias", "mean", "variance")]
+        for parameter, middle in zip(parameters, (1, 0, 0, 1), strict=True):
+            array = middle + 0.01 * self._rng.random(self._channels)
+            self._weights.append(numpy_helper.from_array(array.astype(np.float32), parameter))
+        return self._append("BatchNormalization", [value, *parameters], name)
 
     def relu(self, value: str) -> str:
         """Append a Relu."""

@@ -131,7 +131,7 @@ def constants_of(model: ir.Model) -> set[ir.Value]:
             for attr in node.attributes.values()
         )
         inputs = [value for value in node.inputs if value is not None]
-        random = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
+        random = spec_of(node).random
         if not has_body and not random and all(value in constants for value in inputs):
             constants.update(node.outputs)
     return constants

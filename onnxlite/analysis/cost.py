@@ -131,16 +131,17 @@ def is_parameter(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype not in _NOT_PARAMETERS
 
 
-#: What may stand between a stored weight and the node that uses it.
-_WRAPPERS = ("DequantizeLinear", "Identity", "Cast", "Transpose", "Reshape")
-
-
 def _behind(value: ir.Value | None) -> ir.TensorProtocol | None:
     """The stored constant of an input port, looking through what only changes its form."""
     producer = value.producer() if value is not None else None
-    if producer is not None and is_op(producer, *_WRAPPERS):
+    if producer is not None and _wraps(producer):
         return _behind(producer.inputs[0])
     return const_tensor(value)
+
+
+def _wraps(node: ir.Node) -> bool:
+    """True for nodes that may stand between a stored weight and the node that uses it."""
+    return spec_of(node).moves_only or is_op(node, "DequantizeLinear")
 
 
 def _parameters(node: ir.Node) -> list[ir.TensorProtocol]:

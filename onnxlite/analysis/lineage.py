@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.units import Binding
 from onnxlite.errors import OptionError
-from onnxlite.graph import attribute, is_op
+from onnxlite.graph import attribute
 from onnxlite.ops import spec_of
 
 _KEY = "onnxlite.lineage"
@@ -107,7 +107,7 @@ def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[n
             if binding.axis != _output_axis(node, port):
                 continue
             lost = gone[binding.line.reshape(-1)]
-            if is_op(node, "ConvTranspose"):
+            if spec_of(node).outputs_per_group:
                 lost = np.tile(lost, attribute(node, "group", 1))
             if lost.any():
                 name = node.name or ""

@@ -174,8 +174,7 @@ class _Pairing:
     def _keep(self, node: ir.Node, origin: Origin | None) -> None:
         """Note which channels of a node's output are left."""
         if origin is not None and origin.kept is not None:
-            axis = -1 if is_op(node, "MatMul", "Gemm") else 1
-            self._kept[node.outputs[0]] = (origin.kept, axis)
+            self._kept[node.outputs[0]] = (origin.kept, spec_of(node).channel_axis)
         else:
             self._inherit(node)
 

@@ -129,4 +129,13 @@ def _moved(node: ir.Node, t: Tracker, port: int, sizes: Sizes) -> Sizes | None:
     return None
 
 
-ROWS = (OpSpec(op_type="Shape", channels=shape), OpSpec(op_type="Size", channels=size))
+_RANDOM = (
+    *("Bernoulli", "Multinomial"),
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+)
+
+ROWS = (
+    OpSpec(op_type="Shape", channels=shape),
+    OpSpec(op_type="Size", channels=size),
+    *(OpSpec(op_type=name, random=True) for name in _RANDOM),
+)

@@ -173,6 +173,7 @@ class OpSpec:
         scores: `"makes"`: the outputs are probabilities; `"keeps"`: it may stand behind a
             classifier's last layer.
         quantized: only quantized models have it.
+        random: its output differs from run to run.
     """
 
     op_type: str
@@ -198,3 +199,4 @@ class OpSpec:
     moves_only: bool = False
     scores: Literal["makes", "keeps"] | None = None
     quantized: bool = False
+    random: bool = False

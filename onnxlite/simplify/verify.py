@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnxlite.errors import ExecutionError, UnsupportedError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import size_bytes
+from onnxlite.ops import spec_of
 from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, generate, input_specs
 
@@ -27,12 +28,6 @@ TOLERANCE = 1e-4
 #: ONNX Runtime holds two copies of the weights while loading: above this, only on request.
 MAX_UNASKED_BYTES = 1 << 30
 _SAMPLES = 4
-_RANDOM = frozenset(
-    {
-        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-        "Multinomial", "Bernoulli", "Dropout",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ def _resized(feed: Feed, specs: Sequence[InputSpec]) -> Feed | None:
 def _unstable(
     model: ir.Model, session: Session, feeds: Sequence[Feed], outputs: Sequence[Outputs]
 ) -> frozenset[str]:
-    if not any(node.op_type in _RANDOM for node in iter_nodes(model)):
+    if not any(spec_of(node).random for node in iter_nodes(model)):
         return frozenset()
     again = [session.run(feed) for feed in feeds]
     return frozenset(

@@ -7,11 +7,11 @@ from math import prod
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.simplify.test_rules_structure import ints
 
 from onnxlite.model import clone
 from onnxlite.simplify import simplify_ir
 from tests.simplify.conftest import build, difference, operators
+from tests.simplify.test_rules_shapes import ints
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxlite.simplify import DEFAULT_RULES
-from tests.simplify.test_rules_structure import IMAGE, ROWS, ints
+from tests.simplify.test_rules_shapes import IMAGE, ROWS, ints
 
 NORM = "g (float[N,5,8] x, float[8] s, float[8] b, float[8] a) => (float[N,5,8] y)"
 ONES = "Constant<value = float[4] {1.0, 1.0, 1.0, 1.0}>()"

@@ -11,8 +11,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import ExecutionError, ModelError
-from onnxlite.graph import attribute, const_tensor, constant, is_op, rank, scalar, static_shape
+from onnxlite.graph import (
+    attribute,
+    const_tensor,
+    constant,
+    is_op,
+    rank,
+    scalar,
+    static_shape,
+    subgraphs_of,
+)
 from onnxlite.model import unmapped
+from onnxlite.ops import spec_of
 from onnxlite.runtime import Session
 from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, axes_of, rule
 
@@ -101,14 +111,6 @@ def _needed_rank(value: ir.Value, like: ir.Node, *, steps: int) -> int | None:
 
 Array: TypeAlias = NDArray[Any]
 
-#: Results change from run to run, or folding would undo a quantized model's purpose.
-_NEVER = frozenset(
-    {
-        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-        "Bernoulli", "Dropout", "If", "Loop", "Scan", "SequenceMap", "QuantizeLinear",
-        "DequantizeLinear", "DynamicQuantizeLinear",
-    }
-)  # fmt: skip
 _FOLDABLE = frozenset("biuf")
 #: One folded tensor may at most be this large if its inputs are smaller.
 _MAX_GROWTH_BYTES = 256 << 10
@@ -125,7 +127,9 @@ def fold_constants(node: ir.Node, context: Context) -> Outcome:
     Declines when the result would enlarge the file noticeably (an expanded scalar), for
     random operators, quantization, subgraphs, and types NumPy does not have.
     """
-    if node.op_type in _NEVER or not node.outputs:
+    spec = spec_of(node)
+    # Folding Q and DQ would undo a quantized model's purpose.
+    if spec.random or spec.quantized or subgraphs_of(node) or not node.outputs:
         return None
     if is_op(node, "Identity", "Constant") and node.outputs[0].is_graph_output():
         return None

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import attribute, const_tensor, rank, scalar, static_dim
+from onnxlite.ops import spec_of
 from onnxlite.simplify.rewrite import (
     Context,
     Outcome,
@@ -238,21 +239,13 @@ def remove_where(node: ir.Node, context: Context) -> Outcome:
     return bypass(node, kept) if same_value_shape(kept, node.outputs[0]) else None
 
 
-_NOT_SHAREABLE = frozenset(
-    {
-        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-        "Multinomial", "Bernoulli", "Dropout",
-    }
-)  # fmt: skip
-
-
 @rule("merge-common-subexpressions")
 def merge_common(node: ir.Node, context: Context) -> Outcome:
     """f(x), f(x) -> one f(x) read by both.
 
     Declines for random operators, for subgraphs, and where both are graph outputs.
     """
-    if node.op_type in _NOT_SHAREABLE or not node.inputs:
+    if spec_of(node).random or not node.inputs:
         return None
     first = next((value for value in node.inputs if value is not None), None)
     if first is None or any(o.is_graph_output() for o in node.outputs):
