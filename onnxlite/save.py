@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
 
 from onnxlite.errors import OptionError, SaveError
+from onnxlite.files import staging_directory, sync_directory, sync_file, write_synced
 from onnxlite.graph import iter_graphs
 from onnxlite.model import (
     PROTO_LIMIT_BYTES,
@@ -63,28 +63,24 @@ def save(
     target = Path(path)
     model = plain_model(model)
     source = model if isinstance(model, ir.Model) else load(model)
-    temporary = None
     try:
         _check_target(target, source)
         external = _is_external(external_data, source)
         _check_space(target, size_bytes(source))
         replaced = _data_files_of(target)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        if external:
-            _write_external(source, target, temporary, progress)
-        else:
-            progress("save", 0, 1)
-            _write(temporary / target.name, to_bytes(source))
-            os.replace(temporary / target.name, target)
-        _sync_directory(target.parent)
+        with staging_directory(target) as staging:
+            if external:
+                _write_external(source, target, staging, progress)
+            else:
+                progress("save", 0, 1)
+                write_synced(staging / target.name, to_bytes(source))
+                os.replace(staging / target.name, target)
+        sync_directory(target.parent)
         for file in replaced - mapped_files(source):
             file.unlink(missing_ok=True)
         progress("save", 1, 1)
     except OSError as error:
         raise SaveError(f"cannot write {str(target)!r}: {_remedy(error)}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -114,7 +110,7 @@ def _is_external(external_data: ExternalData, model: ir.Model) -> bool:
     return external_data == "always" or (external_data == "auto" and nbytes > EXTERNAL_ABOVE_BYTES)
 
 
-def _write_external(model: ir.Model, target: Path, temporary: Path, progress: Progress) -> None:
+def _write_external(model: ir.Model, target: Path, staging: Path, progress: Progress) -> None:
     name = _free_name(target)
     values = [
         value
@@ -126,7 +122,7 @@ def _write_external(model: ir.Model, target: Path, temporary: Path, progress: Pr
     try:
         ir.external_data.unload_from_model(
             model,
-            temporary,
+            staging,
             name,
             size_threshold_bytes=_INLINE_BELOW_BYTES,
             callback=lambda _tensor, info: progress("save", info.index, info.total),
@@ -136,12 +132,12 @@ def _write_external(model: ir.Model, target: Path, temporary: Path, progress: Pr
     finally:
         for value, tensor in zip(values, tensors, strict=True):
             value.const_value = tensor
-    _write(temporary / target.name, content)
+    write_synced(staging / target.name, content)
     try:
-        if (temporary / name).exists():
-            _sync(temporary / name)
-            os.replace(temporary / name, target.parent / name)
-        os.replace(temporary / target.name, target)
+        if (staging / name).exists():
+            sync_file(staging / name)
+            os.replace(staging / name, target.parent / name)
+        os.replace(staging / target.name, target)
     except BaseException:
         (target.parent / name).unlink(missing_ok=True)
         raise
@@ -176,28 +172,6 @@ def _check_space(target: Path, nbytes: int) -> None:
             f"cannot write {str(target)!r}: it needs {nbytes / 2**20:.0f} MiB and the disk has "
             f"{free / 2**20:.0f} MiB free; free some space or choose another disk"
         )
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remedy(error: OSError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxlite.evaluate.benchmark import Latency, Ratio, Timing, benchmark
 from onnxlite.evaluate.compare import Fidelity, Metric, MetricPair, compare
 from onnxlite.evaluate.layers import LayerFidelity
-from onnxlite.evaluate.metrics import Meter, OutputFidelity, sqnr_db
+from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
 
@@ -25,5 +25,4 @@ __all__ = [
     "compare",
     "machine",
     "peak_memory",
-    "sqnr_db",
 ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
+from onnxlite.fidelity import match_outputs
 from onnxlite.model import ModelLike, load
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Outputs, Session, probe_feeds
@@ -58,11 +59,7 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sqnr_db(self) -> float:
         """SQNR of the worst float output: infinite if identical, minus infinity if broken."""
-        ratios = [
-            -math.inf if row.broken else math.inf if row.sqnr_db is None else row.sqnr_db
-            for row in self.outputs
-            if row.max_abs is not None
-        ]
+        ratios = [row.decibels for row in self.outputs if row.max_abs is not None]
         return min(ratios, default=math.inf if all(r.equal == 1 for r in self.outputs) else 0.0)
 
     @property
@@ -219,15 +216,15 @@ def _convertible(first: str, second: str) -> bool:
 
 def _match(first: Sequence[str], second: Sequence[str], notes: list[str]) -> dict[str, str]:
     """The candidate's output for every output of the reference."""
-    if set(first) <= set(second):
-        return {name: name for name in first}
-    if len(first) != len(second):
+    pairs = match_outputs(first, second)
+    if pairs is None:
         raise OptionError(
             f"the models cannot be compared: the outputs are {list(first)} in the reference and "
             f"{list(second)} in the candidate"
         )
-    notes.append(f"outputs matched by position: {list(first)} are {list(second)}")
-    return dict(zip(first, second, strict=True))
+    if set(pairs) != set(pairs.values()):
+        notes.append(f"outputs matched by position: {list(first)} are {list(second)}")
+    return pairs
 
 
 def _tensors(outputs: Mapping[str, object]) -> Outputs:

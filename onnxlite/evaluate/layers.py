@@ -23,6 +23,7 @@ from onnxlite.analysis.value_matching import MatchedValue, match_values
 from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.evaluate.channel_scales import ChannelScales
 from onnxlite.evaluate.metrics import Meter
+from onnxlite.fidelity import noise_ratio
 from onnxlite.graph import const_tensor
 from onnxlite.model import clone
 from onnxlite.records import Progress, no_progress
@@ -66,7 +67,7 @@ class LayerFidelity(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def lost(self) -> float:
         """Noise over signal that is new in the output, against what the layer reads."""
-        return _ratio(self.sqnr_db) - _ratio(self.input_db)
+        return noise_ratio(self.sqnr_db) - noise_ratio(self.input_db)
 
 
 @dataclass
@@ -283,7 +284,7 @@ def _multiplied(rows: Sequence[_Row]) -> dict[ir.Value, MatchedValue]:
     for row in rows:
         known = row.pair.gain is not None or row.pair.candidate.is_graph_output()
         known = known or row.pair.reference.is_graph_output() or not row.fits
-        gain = None if known else row.gains.found(_decibels(row.own))
+        gain = None if known else row.gains.found(row.own.result().decibels)
         if gain is not None:
             found[row.pair.candidate] = replace(row.pair, gain=gain)
     return found
@@ -297,8 +298,12 @@ def _changed_meaning(rows: Sequence[_Row]) -> list[_Row]:
     found: dict[int, None] = {}
     for row in rows:
         reads = [number for number in row.reads if rows[number].fits]
-        if row.fits and reads and _decibels(row.whole) - _decibels(row.own) > _NONSENSE_DB:
-            found[min(reads, key=lambda number: _decibels(rows[number].whole))] = None
+        if (
+            row.fits
+            and reads
+            and row.whole.result().decibels - row.own.result().decibels > _NONSENSE_DB
+        ):
+            found[min(reads, key=lambda number: rows[number].whole.result().decibels)] = None
     return [rows[number] for number in found]
 
 
@@ -330,28 +335,17 @@ def _piece(row: _Row, rows: Sequence[_Row], candidate: ir.Model, threads: int | 
 
 
 def _results(rows: Sequence[_Row]) -> tuple[LayerFidelity, ...]:
-    decibels = [_decibels(row.whole) for row in rows]
+    decibels = [row.whole.result().decibels for row in rows]
     return tuple(
         LayerFidelity(
             name=row.pair.node,
             op_type=row.pair.op_type,
             value=row.pair.reference.name or "",
             sqnr_db=decibels[number],
-            own_db=_decibels(row.own),
+            own_db=row.own.result().decibels,
             input_db=min((decibels[n] for n in row.reads if rows[n].fits), default=math.inf),
             max_abs=row.whole.result().max_abs or 0.0,
         )
         for number, row in enumerate(rows)
         if row.fits
     )
-
-
-def _decibels(meter: Meter) -> float:
-    result = meter.result()
-    if result.broken:
-        return -math.inf
-    return math.inf if result.sqnr_db is None else result.sqnr_db
-
-
-def _ratio(decibels: float) -> float:
-    return math.inf if decibels == -math.inf else 10 ** (-decibels / 10)

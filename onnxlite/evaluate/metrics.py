@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
+from onnxlite.fidelity import SquaredError
 
 #: Values converted to float64 at a time.
 _BLOCK = 1 << 18
@@ -50,6 +51,13 @@ class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float | None = None
     agreement: float | None = None
 
+    @property
+    def decibels(self) -> float:
+        """SQNR in dB: infinite without any error, minus infinite with broken values."""
+        if self.broken:
+            return -math.inf
+        return math.inf if self.sqnr_db is None else self.sqnr_db
+
 
 class Meter:
     """Accumulates one output's figures over many feeds."""
@@ -58,7 +66,8 @@ class Meter:
         self.name = name
         self._dtype = "?"
         self._values = self._equal = self._broken = 0
-        self._signal = self._noise = self._abs_sum = self._abs_max = self._peak = 0.0
+        self._squares = SquaredError()
+        self._abs_sum = self._abs_max = self._peak = 0.0
         self._cosine_sum = 0.0
         self._cosines = self._ranked = self._agreed = 0
         self._numeric = False
@@ -97,8 +106,7 @@ class Meter:
         self._broken += int(np.count_nonzero(~finite & ~same))
         ref, cand = np.where(finite, ref, 0.0), np.where(finite, cand, 0.0)
         error = np.abs(ref - cand)
-        self._signal += float(np.vdot(ref, ref))
-        self._noise += float(np.vdot(error, error))
+        self._squares.add(ref, cand)
         self._abs_sum += float(error.sum())
         self._abs_max = max(self._abs_max, float(error.max(initial=0.0)))
         self._peak = max(self._peak, float(np.abs(ref).max(initial=0.0)))
@@ -123,25 +131,13 @@ class Meter:
             return figures
         return msgspec.structs.replace(
             figures,
-            sqnr_db=None if self._broken else sqnr_db(self._signal, self._noise),
+            sqnr_db=self._squares.sqnr_db if self._squares.noise and not self._broken else None,
             max_abs=self._abs_max,
             mean_abs=self._abs_sum / max(self._values - self._broken, 1),
             peak=self._peak,
             cosine=self._cosine_sum / self._cosines if self._cosines else None,
             agreement=self._agreed / self._ranked if self._ranked else None,
         )
-
-
-def sqnr_db(signal: float, noise: float) -> float | None:
-    """Signal to quantization noise ratio, 10 log10(signal / noise); None without noise.
-
-    Args:
-        signal: sum of squares of the reference.
-        noise: sum of squares of the difference.
-    """
-    if noise == 0:
-        return None
-    return 10 * math.log10(max(signal, np.finfo(np.float64).tiny) / noise)
 
 
 def predicted_classes(outputs: NDArray[Any]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from onnxlite.errors import OptionError, SaveError
+from onnxlite.files import write_atomically
 from onnxlite.recipe import RunReport
 from onnxlite.report.json_form import from_json, to_json
 from onnxlite.report.page import html_page
@@ -33,7 +34,7 @@ def save_report(report: RunReport, path: str | os.PathLike[str]) -> Path:
         raise OptionError(f"{str(target)!r}: a report is written to .json or to .html")
     text = html_page(report) if target.suffix == ".html" else to_json(report_kind(report), report)
     try:
-        target.write_text(text, encoding="utf-8")
+        write_atomically(target, text.encode())
     except OSError as error:
         raise SaveError(f"cannot write {str(target)!r}: {error.strerror}") from error
     return target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from onnxlite.errors import OptionError
+from onnxlite.files import staging_directory, sync_file
 from onnxlite.tune.options import TuneOptions
 
 #: Seconds between two writes at least.
@@ -108,18 +108,13 @@ class Checkpoint:
         if self._path is None:
             return
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    fields = {
-                        field.name: getattr(state, field.name)
-                        for field in dataclasses.fields(state)
-                    }
-                    torch.save({"key": self._key, "state": fields}, file)
-                os.replace(name, self._path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            with staging_directory(self._path) as staging:
+                fields = {
+                    field.name: getattr(state, field.name) for field in dataclasses.fields(state)
+                }
+                torch.save({"key": self._key, "state": fields}, staging / self._path.name)
+                sync_file(staging / self._path.name)
+                os.replace(staging / self._path.name, self._path)
         except OSError as error:
             raise OptionError(f"checkpoint={str(self._path)!r}: {error}") from error
 

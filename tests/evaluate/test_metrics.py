@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
-from onnxlite.evaluate import Meter, OutputFidelity, sqnr_db
+from onnxlite.evaluate import Meter, OutputFidelity
 from onnxlite.evaluate.metrics import predicted_classes
 
 
@@ -50,12 +50,6 @@ def test_identical_outputs_have_no_noise() -> None:
     row = figures(reference, reference.copy())
     assert row.sqnr_db is None
     assert (row.equal, row.max_abs, row.cosine, row.agreement) == (1.0, 0.0, 1.0, None)
-
-
-def test_ten_percent_noise_is_twenty_decibels() -> None:
-    assert sqnr_db(100.0, 1.0) == 20.0
-    assert sqnr_db(1.0, 0.0) is None
-    assert sqnr_db(0.0, 1.0) == pytest.approx(-3076.5, abs=1)
 
 
 def test_new_nan_is_broken_and_an_old_one_is_equal() -> None:

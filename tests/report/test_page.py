@@ -208,3 +208,18 @@ def test_markup():
     assert element("a", ["x", Markup("<i>")]) == "<a>x<i></a>"
     rows = html_table(("one", "two"), [("a", "1")], numbers=(1,), row_classes=["c"])
     assert '<tr class="c"><td>a</td><td class="n">1</td></tr>' in rows
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+def test_a_report_that_cannot_be_written_leaves_the_old_file(report, tmp_path, monkeypatch, name):
+    saved = save_report(report, tmp_path / name)
+    before = saved.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(SaveError, match="No space"):
+        save_report(report, saved)
+    assert saved.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [saved]
