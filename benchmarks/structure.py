@@ -56,7 +56,7 @@ def passed_on(tree: ast.Module) -> int:
 
 
 def timers(tree: ast.Module) -> bool:
-    """Whether a loop or a comprehension reads a clock."""
+    """Return True if a loop or a comprehension reads a clock."""
     loops = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp)
     return any(
         isinstance(node, ast.Attribute | ast.Name) and _name(node) in _CLOCKS

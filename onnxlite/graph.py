@@ -1,4 +1,4 @@
-"""Small questions about a graph that every pass asks.
+"""Queries of graphs that every pass uses, and names for new values.
 
 Nothing here knows an operator's meaning; that is `onnxlite.ops`.
 """
@@ -38,7 +38,7 @@ def node_name(node: ir.Node) -> str:
 
 
 def describe(node: ir.Node) -> str:
-    """How messages name a node: operator, name, and the shapes of its inputs.
+    """Describe a node for messages: operator, name, and the shapes of its inputs.
 
     >>> # "Conv node 'conv1' (1x3x8x8, 4x3x3x3)"
     """
@@ -60,7 +60,7 @@ def _dim_text(dim: object) -> str:
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
-    """Whether `node` is one of these operators of the standard domain."""
+    """Return True if `node` is one of these operators of the standard domain."""
     return node is not None and node.domain in STANDARD_DOMAINS and node.op_type in op_types
 
 

@@ -1,4 +1,4 @@
-"""What a model costs: multiply-accumulates, parameters and bytes, layer by layer.
+"""Cost of a model: multiply-accumulates, parameters and bytes, layer by layer.
 
 A *layer* is a node that multiplies by something (it has a MAC rule in the operator
 table) or that holds trained parameters.
@@ -91,7 +91,7 @@ def cost(
     batch: int = 1,
     sparsity: bool = False,
 ) -> ModelCost:
-    """Count what one run of `model` costs.
+    """Count the cost of one run of `model`.
 
     An `If` counts its dearest branch, the body of a `Loop` or `Scan` counts once.
 
@@ -127,7 +127,7 @@ def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def is_parameter(tensor: ir.TensorProtocol) -> bool:
-    """Whether a constant counts as parameters, rather than as a shape, an index or text."""
+    """Return True if a constant counts as parameters: not a shape, an index or text."""
     return tensor.dtype not in _NOT_PARAMETERS
 
 

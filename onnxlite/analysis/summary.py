@@ -31,7 +31,7 @@ class ValueSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What `inspect` found.
+    """Result of `inspect`.
 
     Attributes:
         name: of the graph.

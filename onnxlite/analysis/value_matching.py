@@ -1,9 +1,9 @@
-"""Which value of a compressed model is which of the original: the rows of a comparison by layer.
+"""Matching of the values of an original model with those of one compressed from it.
 
-A node is found again by the lineage of its name, or by the name of its output. What is
-quantized is looked at as integers, behind the QuantizeLinear that follows or where an integer
-operator puts it out, together with the scale that turns it into real numbers again. Where the
-range of these integers does the work of an activation that is gone, the row is the activation's.
+A node is found again by the lineage of its name, or by the name of its output. A quantized value
+is matched as its integers, behind the QuantizeLinear that follows or at the output of an integer
+operator, together with scale and zero point. Where the range of the integers replaces an
+activation, the match is that of the activation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from onnxlite.analysis.lineage import Origin, origin_of
 from onnxlite.graph import attribute, const_array, const_tensor, is_op, sole_consumer
 from onnxlite.ops import spec_of
 
-_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Constant", "Identity")
-
 
 @dataclass(frozen=True)
 class Code:
-    """How integers stand for real numbers: `(q - zero) * scale`.
+    """Quantization parameters of a value: real numbers are `(q - zero) * scale`.
 
     Attributes:
         scale: `float32[]`, or `float32[n]` along `axis`.
@@ -86,7 +84,7 @@ class MatchedValue:
     gain: NDArray[np.float64] | None = None
 
     def of_reference(self, array: NDArray[Any]) -> NDArray[Any]:
-        """What the candidate should have for the original's array."""
+        """Return the array that the candidate should have for the original's."""
         left = array if self.kept is None else np.take(array, self.kept, self.axis)
         if self.gain is None:
             return left
@@ -187,10 +185,15 @@ class _Pairing:
                 self._kept.setdefault(node.outputs[0], self._kept[value])
 
 
+def _converts(node: ir.Node) -> bool:
+    """True for Q and DQ, and for nodes that change only the form of a value."""
+    return is_op(node, "QuantizeLinear", "DequantizeLinear", "Constant", "Identity")
+
+
 def _is_compared(node: ir.Node) -> bool:
     """Nodes that compute real numbers; moving them says nothing new."""
     rule = spec_of(node).quant
-    if not node.outputs or is_op(node, *_CONVERSIONS) or (rule and rule.kind == "layout"):
+    if not node.outputs or _converts(node) or (rule and rule.kind == "layout"):
         return False
     dtype = node.outputs[0].dtype
     return dtype is None or dtype == ir.DataType.FLOAT
@@ -215,7 +218,7 @@ def _quantized(value: ir.Value) -> tuple[ir.Value, Code] | None:
 
 
 def _code_of_readers(value: ir.Value) -> Code | None:
-    """What reads integers has their scale and zero point on the next two ports."""
+    """Find the parameters at a reader, which has scale and zero point on the next two ports."""
     for use in value.uses():
         node, port = use.node, use.idx
         if is_op(node, "QuantizeLinear"):

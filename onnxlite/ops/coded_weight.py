@@ -35,7 +35,7 @@ class CodedWeight:
 
 
 def coded_weight(value: ir.Value) -> CodedWeight | None:
-    """How a weight is decoded, None if it is not or if another weight shares a part of it."""
+    """Return how a weight is decoded; None if it is not, or shares a part with another weight."""
     product = _behind_moves(value).producer()
     if product is not None and is_op(product, "DequantizeLinear"):
         return _integers(product)

@@ -133,7 +133,7 @@ def _mix(node: ir.Node, t: Tracker, axes: Sequence[int], reason: str) -> None:
 
 
 def reduce(node: ir.Node, t: Tracker) -> None:
-    """What is reduced over must stay; other axes keep their units."""
+    """Reduced axes must stay; other axes keep their units."""
     data = node.inputs[0]
     assert data is not None
     ids = t.ids(data)

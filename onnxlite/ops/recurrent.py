@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.ops.spec import OpSpec, ShapeOf
-from onnxlite.ops.tracker import Tracker, keep_axes, spread, tracked_axes
+from onnxlite.ops.tracker import Ids, Tracker, keep_axes, spread, tracked_axes
 
 #: Ports of the initial states and of the peepholes.
 _STATES, _PEEPHOLE = (5, 6), 7
@@ -55,6 +55,14 @@ def _cell(node: ir.Node, t: Tracker, gates: int) -> None:
     t.bind(2, 2, hidden)
     t.bind(3, 1, np.tile(hidden, 2 * gates))
     t.bind(_PEEPHOLE, 1, np.tile(hidden, 3))
+    _initial_states(node, t, hidden)
+    for value in node.outputs:
+        if value.name:
+            rank = len(t.shape(value))
+            t.put(value, spread(hidden, rank - 1, rank))
+
+
+def _initial_states(node: ir.Node, t: Tracker, hidden: Ids) -> None:
     for port in _STATES:
         initial = node.inputs[port] if port < len(node.inputs) else None
         if initial is None:
@@ -67,10 +75,6 @@ def _cell(node: ir.Node, t: Tracker, gates: int) -> None:
         else:
             t.pin(hidden, "its initial state is computed without units")
             t.pin(state, "it is the state of a recurrent cell")
-    for value in node.outputs:
-        if value.name:
-            rank = len(t.shape(value))
-            t.put(value, spread(hidden, rank - 1, rank))
 
 
 def lstm(node: ir.Node, t: Tracker) -> None:

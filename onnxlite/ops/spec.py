@@ -73,7 +73,7 @@ def contrib_form(op_type: str, *, records_opset: bool = False) -> IntegerForm:
 
 @dataclass(frozen=True)
 class RowUse:
-    """How a node uses the rows of the matrix at one of its ports.
+    """Use of the rows of a matrix by a node.
 
     Attributes:
         kind: `"product"` multiplies data by it, `"lookup"` takes rows by index, `"transposed"`
@@ -91,7 +91,7 @@ class RowUse:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantRule:
-    """How an operator is quantized for ONNX Runtime's CPU kernels.
+    """Quantization of an operator for ONNX Runtime's CPU kernels.
 
     Attributes:
         kind: `"compute"` has weights and is why one quantizes at all; `"integer"` has an

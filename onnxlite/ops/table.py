@@ -1,4 +1,4 @@
-"""The operator table: every row, and what is read off it."""
+"""The operator table: all rows, and questions that it answers."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def output_bounds(node: ir.Node) -> tuple[float, float] | None:
 
 
 def row_use(node: ir.Node, port: int) -> RowUse | None:
-    """How `node` uses the rows of the matrix at `port`, None if it does not or only a part of it.
+    """Return how `node` uses the rows of the matrix at `port`; None if it does not.
 
-    Products are those of rows of data: a single vector, transposed data and factors other than 1
-    are none.
+    A product multiplies rows of data: a single vector, transposed data and factors other than 1
+    give None, and so does a node that uses a part of the matrix.
     """
     rows = spec_of(node).rows
     return None if rows is None else rows(node, port)
@@ -97,7 +97,7 @@ def iter_parameters(model: ir.Model) -> Iterator[Parameter]:
 
 
 def trained_ports(node: ir.Node) -> tuple[int, ...]:
-    """Where a node may have a weight, a bias, or a normalisation's scale and shift."""
+    """Return the ports of a weight, a bias, or the scale and shift of a normalization."""
     spec = spec_of(node)
     ports = [*spec.weights, *spec.shifts]
     if spec.quant is not None and spec.quant.bias is not None:
@@ -108,7 +108,7 @@ def trained_ports(node: ir.Node) -> tuple[int, ...]:
 
 
 def holds_scores(output: ir.Value) -> bool:
-    """Whether a value `[n, classes]` comes from a softmax or straight from a layer's weights.
+    """Return True if a value `[n, classes]` comes from a softmax or a classifier's last layer.
 
     An embedding of the same shape comes from a pooling or a normalisation.
     """

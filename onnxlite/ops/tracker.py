@@ -1,4 +1,4 @@
-"""The language of channel rules: what a rule may ask and record about one node.
+"""Tracker of channel rules: the questions and records of a rule about one node.
 
 Every value has `ids`: an integer array of the value's rank whose axes have size 1 (all
 positions alike) or their full size. Positions with the same id belong to the same *unit*
@@ -19,7 +19,7 @@ Ids: TypeAlias = NDArray[np.int64]
 
 
 class Tracker(Protocol):
-    """What a rule records about the node at hand; nothing is changed in the model."""
+    """Records of a rule about the node at hand; nothing is changed in the model."""
 
     @property
     def opset(self) -> int:
@@ -35,7 +35,7 @@ class Tracker(Protocol):
         ...
 
     def is_constant(self, value: ir.Value) -> bool:
-        """Whether the value depends on initializers only."""
+        """Return True if the value depends on initializers only."""
         ...
 
     def put(self, value: ir.Value, ids: Ids) -> None:
@@ -101,7 +101,7 @@ class Tracker(Protocol):
         ...
 
     def sizes(self, value: ir.Value) -> Sizes | None:
-        """What an integer vector counts, if it holds sizes of tracked axes."""
+        """Return the positions that an integer vector counts, if it holds sizes of tracked axes."""
         ...
 
     def put_sizes(self, value: ir.Value, sizes: Sizes) -> None:

@@ -44,14 +44,14 @@ class Firing:
 
 @dataclass
 class Outcome:
-    """What a run of the driver did, in order, and what it refused in its last pass."""
+    """Rewrites of a run, in order, and those refused in its last pass."""
 
     firings: list[Firing] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def changes(self) -> Counter[str]:
-        """How often each rule fired."""
+        """Count of firings by rule."""
         return Counter(firing.rule for firing in self.firings)
 
 

@@ -1,4 +1,4 @@
-"""The step itself: our rewrites and onnxsim in turn, each result proved before it counts."""
+"""The phases of the step: rewrites and onnxsim in turn, each result verified."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _first_wrong(
 def _by_onnxsim(
     model: ir.Model, reference: Reference, log: _Log, *, time_limit: float
 ) -> ir.Model | None:
-    """What onnxsim makes of the model, if that is smaller and still right."""
+    """Return the model that onnxsim makes, if it is smaller and computes the same."""
     result = run_onnxsim(model, time_limit=time_limit, fold_bytes=GROWTH_BYTES)
     if isinstance(result, str):
         reason = result

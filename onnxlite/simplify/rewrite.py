@@ -1,4 +1,4 @@
-"""What a rewrite is: a small pure function from one node to what should replace it.
+"""The rewrite contract: a pure function from one node to its replacement.
 
 A rule looks at one node (the *root*) and its neighbours and returns a `Replacement`, a
 `Refused` with the reason, or None when the pattern is not there. It changes nothing; the
@@ -52,11 +52,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may know beyond its node.
+    """Facts that a rule may use beyond its node.
 
     Attributes:
         opset: version of the standard operator set.
-        precedes: whether a node of the same graph was visited before the root in this
+        precedes: True if a node of the same graph was visited before the root in this
             pass, which proves that it comes first.
         growth: bytes by which folding may still enlarge the model.
     """
@@ -183,7 +183,7 @@ def const_operand(node: ir.Node) -> ConstOperand | None:
 
 
 def near(value: ir.Value | None, target: float, *, rtol: float = 1e-4) -> bool:
-    """Whether `value` is a one-element constant equal to `target` up to rounding."""
+    """Return True if `value` is a one-element constant equal to `target` up to rounding."""
     number = scalar(value)
     return number is not None and bool(np.isclose(float(number), target, rtol=rtol, atol=1e-12))
 
@@ -215,7 +215,7 @@ def axes_of(node: ir.Node, port: int = 1) -> list[int] | None:
 
 
 def has_axes(node: ir.Node, port: int = 1) -> bool:
-    """Whether a node names its axes at all."""
+    """Return True if a node names its axes."""
     return (port < len(node.inputs) and node.inputs[port] is not None) or (
         "axes" in node.attributes
     )
@@ -227,7 +227,7 @@ def positive(axis: int, dims: int) -> int:
 
 
 def same_value_shape(left: ir.Value | None, right: ir.Value | None) -> bool:
-    """Whether two values certainly have the same shape (named dimensions compare by name)."""
+    """Return True if two values certainly have the same shape; dimensions compare by name."""
     if left is None or right is None or left.shape is None or right.shape is None:
         return False
     return len(left.shape) == len(right.shape) and all(
@@ -236,19 +236,19 @@ def same_value_shape(left: ir.Value | None, right: ir.Value | None) -> bool:
 
 
 def same_dim(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
-    """Whether two dimensions are certainly equal."""
+    """Return True if two dimensions are certainly equal."""
     if isinstance(a, int) or isinstance(b, int):
         return isinstance(a, int) and isinstance(b, int) and a == b
     return a.value is not None and a.value == b.value
 
 
 def is_float(value: ir.Value | None) -> bool:
-    """Whether a value is known to be of a floating-point type."""
+    """Return True if a value is known to be of a floating-point type."""
     return value is not None and value.dtype is not None and value.dtype.is_floating_point()
 
 
 def broadcasts_into(array: NDArray[Any], value: ir.Value) -> bool:
-    """Whether combining `array` with `value` surely keeps the shape of `value`."""
+    """Return True if broadcasting `array` with `value` keeps the shape of `value`."""
     dims = rank(value)
     if array.size == 1 and array.ndim == 0:
         return True

@@ -144,7 +144,7 @@ def _relu6_of_plus3(value: ir.Value | None, like: ir.Node) -> ir.Value | None:
 
 
 @rule("fuse-hardsigmoid", "Div", "Mul")
-def fuse_hardsigmoid(node: ir.Node, context: Context) -> Outcome:
+def fuse_hardsigmoid(node: ir.Node, _context: Context) -> Outcome:
     """Clip(x + b, 0, c) / c -> HardSigmoid(x, alpha 1/c, beta b/c); x + 3 and 6 usually.
 
     Without the addition (it may be in a bias by now) beta is 0. Declines when the inner
@@ -172,7 +172,7 @@ def fuse_hardsigmoid(node: ir.Node, context: Context) -> Outcome:
 
 @rule("fuse-hardswish", "Mul", "Div")
 def fuse_hardswish(node: ir.Node, context: Context) -> Outcome:
-    """x * HardSigmoid(x) -> HardSwish(x); x * Clip(x+3, 0, 6) / 6 in any order alike.
+    """Fuse x * HardSigmoid(x) -> HardSwish(x); x * Clip(x+3, 0, 6) / 6 in any order alike.
 
     Declines below opset 14, which has no HardSwish.
     """
@@ -209,7 +209,7 @@ def _hardswish_input(node: ir.Node) -> ir.Value | None:
 
 
 @rule("fuse-sigmoid", "Div", "Reciprocal")
-def fuse_sigmoid(node: ir.Node, context: Context) -> Outcome:
+def fuse_sigmoid(node: ir.Node, _context: Context) -> Outcome:
     """1 / (1 + Exp(-x)) -> Sigmoid(x); x / (1 + Exp(-x)) -> x * Sigmoid(x) (SiLU)."""
     denominator = node.inputs[1] if node.op_type == "Div" else node.inputs[0]
     exponential = _plus(denominator, 1, node)
@@ -281,7 +281,7 @@ def _factors(node: ir.Node, *, depth: int) -> tuple[list[ir.Value], float]:
 
 
 @rule("prelu-to-leakyrelu", "PRelu")
-def prelu_to_leakyrelu(node: ir.Node, context: Context) -> Outcome:
+def prelu_to_leakyrelu(node: ir.Node, _context: Context) -> Outcome:
     """PRelu(x, one constant slope) -> LeakyRelu(x). Declines when slopes differ."""
     slope = small_const(node.inputs[1])
     if slope is None or slope.size == 0 or not np.all(slope == slope.flat[0]):
@@ -294,7 +294,7 @@ def prelu_to_leakyrelu(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("fuse-softplus", "Log")
-def fuse_softplus(node: ir.Node, context: Context) -> Outcome:
+def fuse_softplus(node: ir.Node, _context: Context) -> Outcome:
     """Log(1 + Exp(x)) -> Softplus(x)."""
     exponential = _plus(node.inputs[0], 1, node)
     exp = made_by(exponential, "Exp", like=node)
@@ -305,7 +305,7 @@ def fuse_softplus(node: ir.Node, context: Context) -> Outcome:
 
 @rule("fuse-mish", "Mul")
 def fuse_mish(node: ir.Node, context: Context) -> Outcome:
-    """x * Tanh(Softplus(x)) -> Mish(x). Declines below opset 18, which has no Mish."""
+    """Fuse x * Tanh(Softplus(x)) -> Mish(x). Declines below opset 18, which has no Mish."""
     for value in node.inputs:
         tanh = owned_by(value, "Tanh", like=node)
         soft = owned_by(tanh.inputs[0], "Softplus", like=tanh) if tanh is not None else None

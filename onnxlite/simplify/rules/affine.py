@@ -40,7 +40,7 @@ class Affine:
 
     @property
     def finite(self) -> bool:
-        """Whether all coefficients are finite numbers."""
+        """True if all coefficients are finite numbers."""
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
 
@@ -87,7 +87,7 @@ def affine_of(node: ir.Node, *, dims: int, axis: int) -> Affine | None:
 
 
 def _batchnorm(node: ir.Node) -> Affine | None:
-    """gamma * (x - mean) / sqrt(var + eps) + beta, in inference mode."""
+    """Read gamma * (x - mean) / sqrt(var + eps) + beta, in inference mode."""
     if attribute(node, "training_mode", 0) or not attribute(node, "spatial", 1):
         return None
     if len(node.inputs) != 5 or any(output.uses() for output in node.outputs[1:]):
@@ -113,7 +113,7 @@ def _channel_vector(array: NDArray[Any], *, dims: int, axis: int) -> NDArray[Any
 
 
 @rule("merge-affine", "Mul", "Div", "Add", "Sub")
-def merge_constants(node: ir.Node, context: Context) -> Outcome:
+def merge_constants(node: ir.Node, _context: Context) -> Outcome:
     """(x + a) + b -> x + (a + b), and (x * a) * b -> x * (a * b); Sub and Div alike.
 
     Declines where the merged constant would be larger than both.
@@ -151,7 +151,7 @@ def _normal(op_type: str, array: NDArray[Any]) -> NDArray[Any]:
 
 
 @rule("merge-batchnorm", *AFFINE_OPS)
-def absorb_into_batchnorm(node: ir.Node, context: Context) -> Outcome:
+def absorb_into_batchnorm(node: ir.Node, _context: Context) -> Outcome:
     """BatchNormalization -> Mul/Add/Sub/Div, in either order -> one BatchNormalization.
 
     Declines when the coefficients would not be finite.

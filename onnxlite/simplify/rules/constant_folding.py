@@ -28,7 +28,7 @@ from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, ax
 
 
 @rule("inline-if", "If")
-def inline_if(node: ir.Node, context: Context) -> Outcome:
+def inline_if(node: ir.Node, _context: Context) -> Outcome:
     """If(constant, then, else) -> the nodes of the branch that is taken."""
     condition = scalar(node.inputs[0])
     if condition is None:
@@ -61,7 +61,7 @@ _MAX_STEPS = 8
 
 
 @rule("decide-if", "If")
-def decide_if(node: ir.Node, context: Context) -> Outcome:
+def decide_if(node: ir.Node, _context: Context) -> Outcome:
     """If(c, then, else) where only one branch's rank fits what reads it -> c is a constant.
 
     `torch` exports a check of the rank as an If on it. When an LSTM reads the result, one
@@ -217,7 +217,7 @@ class _Program:
 
     @property
     def reads_from_disk(self) -> bool:
-        """Whether an input is not held in memory."""
+        """True if an input is not held in memory."""
         kinds = (ir.ExternalTensor, ir.LazyTensor)
         return any(isinstance(tensor, kinds) for tensor in self.tensors.values())
 

@@ -92,7 +92,7 @@ def linear_of(node: ir.Node) -> Linear | None:
 
 
 def obstacle(layer: Linear, affine: Affine) -> Refused | None:
-    """Why the layer may not take up the affine map, or None."""
+    """Return why the layer may not take up the affine map, or None."""
     weight = layer.node.inputs[1]
     assert weight is not None
     if len(list(weight.uses())) > 1:
@@ -236,7 +236,7 @@ def _pads(node: ir.Node) -> bool:
 
 
 @rule("fold-batchnorm", "BatchNormalization")
-def fold_batchnorm(node: ir.Node, context: Context) -> Outcome:
+def fold_batchnorm(node: ir.Node, _context: Context) -> Outcome:
     """Conv/ConvTranspose/Gemm/MatMul -> BatchNormalization: the layer alone.
 
     Declines for shared weights, training mode, and coefficients that are not finite.
@@ -245,7 +245,7 @@ def fold_batchnorm(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("fold-constant", "Mul", "Div", "Add", "Sub")
-def fold_constant(node: ir.Node, context: Context) -> Outcome:
+def fold_constant(node: ir.Node, _context: Context) -> Outcome:
     """Conv/ConvTranspose/Gemm/MatMul -> Mul/Div/Add/Sub by a per-channel constant: the layer.
 
     MatMul of rank 2 with a shift becomes Gemm. Declines as `fold_batchnorm` does.
@@ -254,7 +254,7 @@ def fold_constant(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("fold-batchnorm-backward", "Conv", "Gemm", "MatMul")
-def fold_batchnorm_backward(node: ir.Node, context: Context) -> Outcome:
+def fold_batchnorm_backward(node: ir.Node, _context: Context) -> Outcome:
     """BatchNormalization -> Conv/Gemm/MatMul: the layer alone.
 
     Declines when the convolution pads and the normalisation shifts.
@@ -263,7 +263,7 @@ def fold_batchnorm_backward(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("fold-constant-backward", "Conv", "Gemm", "MatMul")
-def fold_constant_backward(node: ir.Node, context: Context) -> Outcome:
+def fold_constant_backward(node: ir.Node, _context: Context) -> Outcome:
     """Mul/Div/Add/Sub by a per-channel constant -> Conv/Gemm/MatMul: the layer alone.
 
     Declines when the convolution pads and the constant shifts.
@@ -272,7 +272,7 @@ def fold_constant_backward(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("fold-scale-before-bias", "Mul", "Div")
-def fold_scale_before_bias(node: ir.Node, context: Context) -> Outcome:
+def fold_scale_before_bias(node: ir.Node, _context: Context) -> Outcome:
     """MatMul(x, W) -> Add b -> Mul s: MatMul(x, W*s) -> Add b*s.
 
     For products of rank above 2, which keep their bias in an Add of its own.

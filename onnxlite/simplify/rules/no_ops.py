@@ -29,13 +29,13 @@ _INT_MAX = np.iinfo(np.int32).max
 
 
 @rule("remove-identity", "Identity")
-def remove_identity(node: ir.Node, context: Context) -> Outcome:
+def remove_identity(node: ir.Node, _context: Context) -> Outcome:
     """Identity(x) -> x. Declines between a graph's input or constant and its output."""
     return bypass(node, node.inputs[0])
 
 
 @rule("remove-dropout", "Dropout")
-def remove_dropout(node: ir.Node, context: Context) -> Outcome:
+def remove_dropout(node: ir.Node, _context: Context) -> Outcome:
     """Dropout(x) -> x in inference. Declines in training mode or if the mask is read."""
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
         return None
@@ -45,7 +45,7 @@ def remove_dropout(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-cast", "Cast", "CastLike")
-def remove_cast(node: ir.Node, context: Context) -> Outcome:
+def remove_cast(node: ir.Node, _context: Context) -> Outcome:
     """Cast(x, type of x) -> x. Declines while a type is unknown."""
     data, output = node.inputs[0], node.outputs[0]
     if data is None or data.dtype is None or data.dtype != output.dtype:
@@ -67,7 +67,7 @@ _EXACT_CASTS = frozenset(
 
 
 @rule("merge-casts", "Cast")
-def merge_casts(node: ir.Node, context: Context) -> Outcome:
+def merge_casts(node: ir.Node, _context: Context) -> Outcome:
     """Cast(Cast(x, wider), t) -> Cast(x, t). Declines when the first cast loses values."""
     inner = made_by(node.inputs[0], "Cast", like=node)
     source = inner.inputs[0] if inner is not None else None
@@ -79,8 +79,8 @@ def merge_casts(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-neutral", "Add", "Sub", "Mul", "Div", "Pow", "And", "Or")
-def remove_neutral(node: ir.Node, context: Context) -> Outcome:
-    """x + 0, x - 0, x * 1, x / 1, x ** 1, x and true, x or false -> x.
+def remove_neutral(node: ir.Node, _context: Context) -> Outcome:
+    """Remove x + 0, x - 0, x * 1, x / 1, x ** 1, x and true, x or false -> x.
 
     Declines when the constant widens the shape by broadcasting.
     """
@@ -100,13 +100,13 @@ def remove_neutral(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-single-input", "Concat", "Sum", "Max", "Min", "Mean")
-def remove_single_input(node: ir.Node, context: Context) -> Outcome:
+def remove_single_input(node: ir.Node, _context: Context) -> Outcome:
     """Concat(x), Sum(x), Max(x), Min(x), Mean(x) -> x."""
     return bypass(node, node.inputs[0]) if len(node.inputs) == 1 else None
 
 
 @rule("remove-clip", "Clip")
-def remove_clip(node: ir.Node, context: Context) -> Outcome:
+def remove_clip(node: ir.Node, _context: Context) -> Outcome:
     """Clip(x) without bounds -> x."""
     bounded = any(value is not None for value in node.inputs[1:])
     if bounded or "min" in node.attributes or "max" in node.attributes:
@@ -115,7 +115,7 @@ def remove_clip(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-pad", "Pad")
-def remove_pad(node: ir.Node, context: Context) -> Outcome:
+def remove_pad(node: ir.Node, _context: Context) -> Outcome:
     """Pad(x, zeros) -> x."""
     pads = attribute(node, "pads")
     if pads is None and len(node.inputs) > 1:
@@ -124,7 +124,7 @@ def remove_pad(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-slice", "Slice")
-def remove_slice(node: ir.Node, context: Context) -> Outcome:
+def remove_slice(node: ir.Node, _context: Context) -> Outcome:
     """Slice(x) that takes everything -> x. Declines for computed bounds."""
     data = node.inputs[0]
     starts, ends, axes, steps = slice_bounds(node) or ([1], [], [], [])
@@ -158,7 +158,7 @@ def slice_bounds(
 
 
 @rule("remove-expand", "Expand")
-def remove_expand(node: ir.Node, context: Context) -> Outcome:
+def remove_expand(node: ir.Node, _context: Context) -> Outcome:
     """Expand(x, s) -> x where every s is 1 or the dimension that x has."""
     data, target = node.inputs[0], const_ints(node.inputs[1])
     if data is None or target is None or data.shape is None or len(target) > len(data.shape):
@@ -170,20 +170,20 @@ def remove_expand(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-tile", "Tile")
-def remove_tile(node: ir.Node, context: Context) -> Outcome:
+def remove_tile(node: ir.Node, _context: Context) -> Outcome:
     """Tile(x, ones) -> x."""
     repeats = const_ints(node.inputs[1])
     return bypass(node, node.inputs[0]) if repeats and all(r == 1 for r in repeats) else None
 
 
 @rule("remove-split", "Split")
-def remove_split(node: ir.Node, context: Context) -> Outcome:
+def remove_split(node: ir.Node, _context: Context) -> Outcome:
     """Split(x) into one part -> x."""
     return bypass(node, node.inputs[0]) if len(node.outputs) == 1 else None
 
 
 @rule("remove-resize", "Resize", "Upsample")
-def remove_resize(node: ir.Node, context: Context) -> Outcome:
+def remove_resize(node: ir.Node, _context: Context) -> Outcome:
     """Resize(x) by factors of 1 -> x. Declines when a region of interest crops."""
     if attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         return None
@@ -200,7 +200,7 @@ _IDEMPOTENT = frozenset({"Relu", "Abs", "Ceil", "Floor", "Round", "Sign"})
 
 
 @rule("remove-repeated", *sorted(_IDEMPOTENT))
-def remove_repeated(node: ir.Node, context: Context) -> Outcome:
+def remove_repeated(node: ir.Node, _context: Context) -> Outcome:
     """Relu(Relu(x)) -> Relu(x); Abs, Ceil, Floor, Round and Sign alike."""
     return (
         bypass(node, node.inputs[0]) if made_by(node.inputs[0], node.op_type, like=node) else None
@@ -208,14 +208,14 @@ def remove_repeated(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-inverse", "Neg", "Not")
-def remove_inverse(node: ir.Node, context: Context) -> Outcome:
+def remove_inverse(node: ir.Node, _context: Context) -> Outcome:
     """Neg(Neg(x)) -> x; Not alike."""
     inner = made_by(node.inputs[0], node.op_type, like=node)
     return bypass(node, inner.inputs[0]) if inner is not None else None
 
 
 @rule("remove-reduction", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")
-def remove_reduction(node: ir.Node, context: Context) -> Outcome:
+def remove_reduction(node: ir.Node, _context: Context) -> Outcome:
     """ReduceX(x, axes of size 1, keepdims) -> x."""
     data = node.inputs[0]
     axes = axes_of(node)
@@ -227,8 +227,8 @@ def remove_reduction(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-where", "Where")
-def remove_where(node: ir.Node, context: Context) -> Outcome:
-    """Where(constant, a, b) -> a or b. Declines when the other operand would broadcast."""
+def remove_where(node: ir.Node, _context: Context) -> Outcome:
+    """Replace Where(constant, a, b) -> a or b. Declines when the other operand would broadcast."""
     tensor = const_tensor(node.inputs[0])
     if tensor is None or tensor.size == 0 or tensor.size > 1 << 16:
         return None
@@ -277,7 +277,7 @@ def _equal_attributes(a: ir.Attr, b: ir.Attr) -> bool:
 
 
 @rule("merge-concats", "Concat")
-def merge_concats(node: ir.Node, context: Context) -> Outcome:
+def merge_concats(node: ir.Node, _context: Context) -> Outcome:
     """Concat(a, Concat(b, c)) -> Concat(a, b, c) along one axis.
 
     Declines when the inner result has other readers.
@@ -301,7 +301,7 @@ def merge_concats(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-flatten", "Flatten")
-def remove_flatten(node: ir.Node, context: Context) -> Outcome:
+def remove_flatten(node: ir.Node, _context: Context) -> Outcome:
     """Flatten(x, axis 1) of a rank-2 x -> x."""
     if rank(node.inputs[0]) != 2 or int(attribute(node, "axis", 1)) not in (1, -1):
         return None
@@ -309,7 +309,7 @@ def remove_flatten(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-reshape", "Reshape")
-def remove_reshape(node: ir.Node, context: Context) -> Outcome:
+def remove_reshape(node: ir.Node, _context: Context) -> Outcome:
     """Reshape(x, the shape of x) -> x; one dimension may be unknown."""
     data, target = node.inputs[0], const_ints(node.inputs[1])
     if data is None or data.shape is None or target is None or len(target) != len(data.shape):

@@ -1,4 +1,4 @@
-"""Normalisations that exporters write out as means and roots."""
+"""Normalizations that exporters write out as means and roots."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _normalized(node: ir.Node) -> tuple[ir.Value, int, float] | None:
 
 
 def _is_square_of(value: ir.Value | None, base: ir.Value | None, like: ir.Node) -> bool:
-    """Whether value = base ** 2, where base may have been computed twice or cast."""
+    """Return True for value = base ** 2, where base may have been computed twice or cast."""
     power = made_by(value, "Pow", "Mul", like=like)
     if power is None:
         return False
@@ -98,7 +98,7 @@ def fuse_layernorm(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("fold-layernorm-affine", "Mul", "Add")
-def fold_layernorm_affine(node: ir.Node, context: Context) -> Outcome:
+def fold_layernorm_affine(node: ir.Node, _context: Context) -> Outcome:
     """LayerNormalization -> Mul or Add by a constant of the normalised shape: the norm alone."""
     operand = const_operand(node)
     norm = owned_by(operand.data, "LayerNormalization", like=node) if operand else None

@@ -18,7 +18,7 @@ from onnxlite.simplify.rewrite import (
 
 
 @rule("mean-to-pool", "ReduceMean")
-def mean_to_pool(node: ir.Node, context: Context) -> Outcome:
+def mean_to_pool(node: ir.Node, _context: Context) -> Outcome:
     """ReduceMean(x, axes 2, 3) of a rank-4 x -> GlobalAveragePool(x).
 
     Only float32, the one type for which ONNX Runtime's CPU kernels pool globally. Without
@@ -36,7 +36,7 @@ def mean_to_pool(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("pool-to-global", "AveragePool", "MaxPool")
-def pool_to_global(node: ir.Node, context: Context) -> Outcome:
+def pool_to_global(node: ir.Node, _context: Context) -> Outcome:
     """AveragePool or MaxPool with a window of the whole image -> the global pool.
 
     Declines when the image's size is not known, or with padding, dilation or indices.
@@ -56,7 +56,7 @@ def pool_to_global(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("fold-pad", "Conv")
-def fold_pad(node: ir.Node, context: Context) -> Outcome:
+def fold_pad(node: ir.Node, _context: Context) -> Outcome:
     """Pad with zeros over space -> Conv: Conv with larger `pads`.
 
     Declines for other modes and values, padded batch or channels, and automatic padding.
@@ -97,7 +97,7 @@ def _zero_pads(pad: ir.Node, dims: int) -> list[int] | None:
 
 
 @rule("pool-flatten", "Squeeze")
-def squeeze_after_pool(node: ir.Node, context: Context) -> Outcome:
+def squeeze_after_pool(node: ir.Node, _context: Context) -> Outcome:
     """GlobalAveragePool -> Squeeze of both spatial axes: Flatten, one form for all exporters."""
     pool = owned_by(node.inputs[0], "GlobalAveragePool", "GlobalMaxPool", like=node)
     axes = axes_of(node)

@@ -22,7 +22,7 @@ _PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081)
 
 
 @rule("merge-reshape-transpose", *RESHAPES)
-def merge_reshape_transpose(node: ir.Node, context: Context) -> Outcome:
+def merge_reshape_transpose(node: ir.Node, _context: Context) -> Outcome:
     """Reshape -> Transpose -> Reshape: Transpose with at most one Reshape.
 
     Declines when an axis has to be split before and another one merged after, or more

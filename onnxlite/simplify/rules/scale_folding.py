@@ -40,7 +40,7 @@ _MAX_IDS = 1 << 20
 
 @dataclass(frozen=True)
 class _Site:
-    """Where a factor can go: a layer, the Add of its bias if separate, and its channels."""
+    """Place for a factor: a layer, the Add of its bias if separate, and its channels."""
 
     layer: ir.Node
     add: ir.Node | None
@@ -53,7 +53,7 @@ class _Site:
 
 
 @rule("fold-scale-upstream", "Mul", "Div")
-def fold_scale_upstream(node: ir.Node, context: Context) -> Outcome:
+def fold_scale_upstream(node: ir.Node, _context: Context) -> Outcome:
     """Linear -> (layout | MatMul with another value)* -> Mul or Div by a scalar: no Mul.
 
     The layer's weight and bias take the factor for the channels that reach the Mul.
@@ -83,12 +83,12 @@ def fold_scale_upstream(node: ir.Node, context: Context) -> Outcome:
     weight = partial(scaled_columns, layer, scale)
     nodes = [rebuilt(layer, site.layer.inputs[0], weight, bias)]
     if site.add is not None:
-        nodes.append(_scaled_add(site.add, nodes[0], scale, layer.axis))
+        nodes.append(_scaled_add(site.add, nodes[0], scale))
     replaced = (site.top.outputs[0], nodes[-1].outputs[0])
     return Replacement(tuple(nodes), (replaced, (node.outputs[0], operand.data)), before=site.top)
 
 
-def _scaled_add(add: ir.Node, product: ir.Node, scale: NDArray[Any], axis: int) -> ir.Node:
+def _scaled_add(add: ir.Node, product: ir.Node, scale: NDArray[Any]) -> ir.Node:
     operand = const_operand(add)
     assert operand is not None
     bias = (operand.array.reshape(-1).astype(np.float64) * scale).astype(operand.array.dtype)
@@ -146,7 +146,7 @@ def _biased(add: ir.Node) -> ir.Node | None:
 
 
 def _reached(path: list[ir.Value], axis: int, channels: int, reader: ir.Node) -> Any:
-    """Which channels arrive at the end of `path` and nowhere else: bool[channels] or None."""
+    """Return the channels that only the end of `path` gets: bool[channels] or None."""
     dims = _known_dims(path[0])
     if dims is None or axis >= len(dims) or dims[axis] != channels:
         return None

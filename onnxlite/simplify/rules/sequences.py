@@ -66,7 +66,7 @@ _MOVES = ("Expand", "Slice", "Split", "Reshape", "Squeeze", "Unsqueeze", "Transp
 
 
 @rule("drop-zero-state", "LSTM", "GRU", "RNN")
-def drop_zero_state(node: ir.Node, context: Context) -> Outcome:
+def drop_zero_state(node: ir.Node, _context: Context) -> Outcome:
     """LSTM(x, ..., initial states of zeros) -> LSTM(x, ...): zero is the default.
 
     The batch size that the zeros needed is no longer computed.
@@ -88,7 +88,7 @@ def drop_zero_state(node: ir.Node, context: Context) -> Outcome:
 
 
 def _is_zero(value: ir.Value | None, *, depth: int) -> bool:
-    """Whether every element of `value` is certainly zero."""
+    """Return True if every element of `value` is certainly zero."""
     if value is None or depth > _MAX_DEPTH:
         return False
     array = small_const(value)

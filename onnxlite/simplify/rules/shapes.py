@@ -156,7 +156,7 @@ _SHAPE_OPS = (
 
 
 @rule("fold-shape", *_SHAPE_OPS)
-def fold_shape(node: ir.Node, context: Context) -> Outcome:
+def fold_shape(node: ir.Node, _context: Context) -> Outcome:
     """Shape arithmetic whose every entry is a known number -> a constant."""
     output = node.outputs[0]
     if output.is_graph_output() or output.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
@@ -173,7 +173,7 @@ def fold_shape(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("reuse-shape", "Concat")
-def reuse_shape(node: ir.Node, context: Context) -> Outcome:
+def reuse_shape(node: ir.Node, _context: Context) -> Outcome:
     """Concat of shape entries that is the whole Shape of a value -> that Shape."""
     output = node.outputs[0]
     entries = entries_of(output) if rank(output) == 1 else None
@@ -217,7 +217,7 @@ def _target(data: ir.Value, wanted: list[Entry]) -> list[int] | None:
 
 
 @rule("constant-reshape", "Reshape")
-def constant_reshape(node: ir.Node, context: Context) -> Outcome:
+def constant_reshape(node: ir.Node, _context: Context) -> Outcome:
     """Reshape(x, computed target) -> Reshape(x, constant with 0 and -1).
 
     Declines when two sizes are unknown and neither is copied from the input.
@@ -249,7 +249,7 @@ def _with_markers(data: ir.Value, entries: list[Entry]) -> list[int] | None:
 
 
 @rule("merge-reshapes", *RESHAPES)
-def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
+def merge_reshapes(node: ir.Node, _context: Context) -> Outcome:
     """Reshape, Flatten, Squeeze, Unsqueeze in a row -> one Reshape, or nothing at all.
 
     Declines when the final shape cannot be written as a constant target.
@@ -274,7 +274,7 @@ def merge_reshapes(node: ir.Node, context: Context) -> Outcome:
 
 
 def cannot_fail(node: ir.Node) -> bool:
-    """Whether a reshaping node cannot fail: what failed before must not pass as a Reshape."""
+    """Return True if a reshaping node cannot fail: an invalid one must not become a Reshape."""
     if node.op_type == "Squeeze":
         if not has_axes(node):
             return static_shape(node.inputs[0]) is not None
@@ -286,7 +286,7 @@ def cannot_fail(node: ir.Node) -> bool:
 
 
 @rule("flatten-reshape", "Reshape")
-def reshape_to_flatten(node: ir.Node, context: Context) -> Outcome:
+def reshape_to_flatten(node: ir.Node, _context: Context) -> Outcome:
     """Reshape(x, [0, -1]) -> Flatten(x, axis 1): the form that Gemm fusions know."""
     if const_ints(node.inputs[1]) != [0, -1] or attribute(node, "allowzero", 0):
         return None
@@ -296,7 +296,7 @@ def reshape_to_flatten(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-squeeze", "Squeeze", "Unsqueeze")
-def cancel_squeeze(node: ir.Node, context: Context) -> Outcome:
+def cancel_squeeze(node: ir.Node, _context: Context) -> Outcome:
     """Squeeze(Unsqueeze(x, a), a) -> x, and the reverse, without knowing the shape."""
     inverse = "Unsqueeze" if node.op_type == "Squeeze" else "Squeeze"
     inner = made_by(node.inputs[0], inverse, like=node)
@@ -311,7 +311,7 @@ def cancel_squeeze(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("remove-expand", "Expand")
-def remove_dynamic_expand(node: ir.Node, context: Context) -> Outcome:
+def remove_dynamic_expand(node: ir.Node, _context: Context) -> Outcome:
     """Expand(x, computed s) -> x where every s is 1 or the size that x has."""
     entries = entries_of(node.inputs[1])
     data = node.inputs[0]
@@ -329,7 +329,7 @@ def remove_dynamic_expand(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("expand-before-broadcast", "Add", "Sub", "Mul", "Div", "Where", "Equal", "Less", "Greater")
-def drop_expand(node: ir.Node, context: Context) -> Outcome:
+def drop_expand(node: ir.Node, _context: Context) -> Outcome:
     """f(Expand(x, s), y) -> f(x, y) where y already has every size that Expand gives.
 
     Declines unless the shapes of y and of the result are certainly the same.

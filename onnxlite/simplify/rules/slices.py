@@ -21,7 +21,7 @@ from onnxlite.simplify.rules.no_ops import slice_bounds
 
 
 @rule("slice-squeeze-to-gather", "Squeeze")
-def slice_to_gather(node: ir.Node, context: Context) -> Outcome:
+def slice_to_gather(node: ir.Node, _context: Context) -> Outcome:
     """Squeeze(Slice(x, i:i+1 on axis a), a) -> Gather(x, i, axis a): the export of unbind.
 
     Declines when the index lies outside the axis, or the slice has other readers.
@@ -45,7 +45,7 @@ def slice_to_gather(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("split-squeeze-to-gather", "Split")
-def split_to_gather(node: ir.Node, context: Context) -> Outcome:
+def split_to_gather(node: ir.Node, _context: Context) -> Outcome:
     """Split(x) into parts of size 1, each read by one Squeeze -> one Gather per part."""
     data, dims = node.inputs[0], rank(node.inputs[0])
     if data is None or dims is None:
@@ -138,7 +138,7 @@ def merge_slices(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("merge-gathers", "Gather")
-def merge_gathers(node: ir.Node, context: Context) -> Outcome:
+def merge_gathers(node: ir.Node, _context: Context) -> Outcome:
     """Gather(Unsqueeze(x, 0), 0) -> x: an element taken out of what was just wrapped."""
     wrapped = owned_by(node.inputs[0], "Unsqueeze", like=node)
     if wrapped is None or const_ints(node.inputs[1]) not in ([0], [-1]):

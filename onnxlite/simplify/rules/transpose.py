@@ -44,14 +44,14 @@ def perm_of(node: ir.Node) -> list[int] | None:
 
 
 @rule("remove-transpose", "Transpose")
-def remove_transpose(node: ir.Node, context: Context) -> Outcome:
+def remove_transpose(node: ir.Node, _context: Context) -> Outcome:
     """Transpose(x, identity) -> x."""
     perm = perm_of(node)
     return bypass(node, node.inputs[0]) if perm == list(range(len(perm or [0, 0]))) else None
 
 
 @rule("merge-transposes", "Transpose")
-def merge_transposes(node: ir.Node, context: Context) -> Outcome:
+def merge_transposes(node: ir.Node, _context: Context) -> Outcome:
     """Transpose(Transpose(x, p), q) -> Transpose(x, p[q]), or x if that is the identity."""
     inner = made_by(node.inputs[0], "Transpose", like=node)
     outer_perm = perm_of(node)
@@ -65,7 +65,7 @@ def merge_transposes(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("transpose-to-reshape", "Transpose")
-def transpose_to_reshape(node: ir.Node, context: Context) -> Outcome:
+def transpose_to_reshape(node: ir.Node, _context: Context) -> Outcome:
     """Transpose that only moves axes of size 1 -> Reshape, which costs nothing.
 
     Declines unless at most one dimension is unknown and keeps its position.
@@ -106,7 +106,7 @@ def _down(node: ir.Node, moved: ir.Node, perm: list[int]) -> Replacement:
 
 
 @rule("sink-transpose", *_UNARY)
-def sink_through_unary(node: ir.Node, context: Context) -> Outcome:
+def sink_through_unary(node: ir.Node, _context: Context) -> Outcome:
     """f(Transpose(x)) -> Transpose(f(x)). Declines when the Transpose has other readers."""
     found = _source(node.inputs[0], node)
     if found is None:
@@ -116,7 +116,7 @@ def sink_through_unary(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("sink-transpose", *_NARY)
-def sink_through_nary(node: ir.Node, context: Context) -> Outcome:
+def sink_through_nary(node: ir.Node, _context: Context) -> Outcome:
     """f(Transpose(x), Transpose(y)) -> Transpose(f(x, y)); constants are transposed back.
 
     Declines when the permutations differ, or an operand is computed and not transposed.
@@ -156,7 +156,7 @@ def _back(value: ir.Value | None, perm: list[int], node: ir.Node) -> ir.Value | 
 
 
 @rule("sink-transpose", "Concat")
-def sink_through_concat(node: ir.Node, context: Context) -> Outcome:
+def sink_through_concat(node: ir.Node, _context: Context) -> Outcome:
     """Concat(Transpose(x), Transpose(y)) -> Transpose(Concat(x, y)) along the moved axis."""
     found = [_source(value, node) for value in node.inputs]
     first = found[0]
@@ -169,7 +169,7 @@ def sink_through_concat(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("sink-transpose", *_REDUCE)
-def sink_through_reduce(node: ir.Node, context: Context) -> Outcome:
+def sink_through_reduce(node: ir.Node, _context: Context) -> Outcome:
     """ReduceX(Transpose(x), axes) -> [Transpose](ReduceX(x, moved axes)).
 
     Without keepdims the remaining axes may already be in order, then no Transpose is left.
@@ -209,7 +209,7 @@ def sink_through_axis(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("sink-transpose", "Pad")
-def sink_through_pad(node: ir.Node, context: Context) -> Outcome:
+def sink_through_pad(node: ir.Node, _context: Context) -> Outcome:
     """Pad(Transpose(x), pads) -> Transpose(Pad(x, moved pads)). Declines for computed pads."""
     found = _source(node.inputs[0], node)
     if found is None or len(node.inputs) > 3:
@@ -232,7 +232,7 @@ def sink_through_pad(node: ir.Node, context: Context) -> Outcome:
 
 
 @rule("sink-transpose", "Squeeze")
-def sink_through_squeeze(node: ir.Node, context: Context) -> Outcome:
+def sink_through_squeeze(node: ir.Node, _context: Context) -> Outcome:
     """Squeeze(Transpose(x), axes) -> [Transpose](Squeeze(x, moved axes))."""
     found = _source(node.inputs[0], node)
     axes = axes_of(node)
