@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxlite.builder import GraphBuilder, replace_node
 from onnxlite.graph import const_array, const_tensor, iter_nodes
 from onnxlite.ops import row_use
 from onnxlite.quantize.core.options import StaticOptions
 from onnxlite.quantize.core.qtypes import INT8, dequantize, params_for_weight, quantize
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
-from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
+from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.records import LayerRow
 
 #: A smaller table saves less than the nodes and their names take.
@@ -51,23 +52,22 @@ def is_embedding(node: ir.Node) -> bool:
     )
 
 
-def write_embedding(writer: Writer, node: ir.Node) -> LayerRow:
+def write_embedding(builder: GraphBuilder, node: ir.Node) -> LayerRow:
     """Replace a look-up; returns its row in a report."""
     value, indices = node.inputs
     table = const_array(value)
     assert table is not None
     assert value is not None
-    base = node.name or node.op_type
+    at, base = builder.before(node), node.name or node.op_type
     params = params_for_weight(INT8, table, 0)
     integers = quantize(table, params)
     scale = params.scale.reshape(-1, *[1] * (table.ndim - 1))
-    stored = writer.constant(node, f"{value.name}_q", integers)
-    scales = writer.constant(node, f"{value.name}_scale", scale)
-    (rows,) = writer.node(node, "Gather", [stored, indices], f"{base}_rows")
-    (real,) = writer.node(node, "Cast", [rows], f"{base}_real", attributes={"to": 1})
-    (scale_of_rows,) = writer.node(node, "Gather", [scales, indices], f"{base}_scale")
-    (result,) = writer.node(node, "Mul", [real, scale_of_rows], f"{base}_scaled")
-    writer.replace(node, [result])
+    stored = at.constant(f"{value.name}_q", integers)
+    scales = at.constant(f"{value.name}_scale", scale)
+    rows = at.op("Gather", [stored, indices], name=f"{base}_rows")
+    real = at.op("Cast", [rows], {"to": int(ir.DataType.FLOAT)}, name=f"{base}_real")
+    row_scales = at.op("Gather", [scales, indices], name=f"{base}_scale")
+    replace_node(node, [at.op("Mul", [real, row_scales], name=f"{base}_scaled")])
     pair = (table, dequantize(integers, params))
     return LayerRow(
         base,
@@ -80,6 +80,6 @@ def write_embeddings(model: ir.Model, target: Target, options: StaticOptions) ->
     """Replace every look-up in place, if the options and the target want it."""
     if not options.embeddings or target.ort_cpu is None:
         return []
-    writer = Writer(model)
+    builder = GraphBuilder(model)
     found = embeddings_of(model, include=options.include, exclude=options.exclude)
-    return [write_embedding(writer, node) for node in found]
+    return [write_embedding(builder, node) for node in found]

@@ -20,8 +20,7 @@ from onnxlite.machine import machine
 from onnxlite.model import clone
 from onnxlite.ops import ShapeOf
 from onnxlite.quantize.core.targets import Target
-from onnxlite.quantize.dynamic.kernels import Kernel
-from onnxlite.quantize.dynamic.writer import Writer
+from onnxlite.quantize.dynamic.kernels import Kernel, LayerWriter
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 from onnxlite.timing import time_ratios
@@ -91,7 +90,7 @@ class KernelTimes:
         sessions = [Session(alone, threads=1)]
         for kernel in kernels:
             copy = clone(alone)
-            kernel.write(Writer(copy), next(iter(copy.graph)), target)
+            kernel.write(LayerWriter(copy), next(iter(copy.graph)), target)
             sessions.append(Session(copy, threads=1))
         rng = np.random.default_rng(0)
         feed: Feed = {

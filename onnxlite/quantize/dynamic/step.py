@@ -24,10 +24,10 @@ from onnxlite.quantize.core.options import Smooth
 from onnxlite.quantize.core.prepare import already_quantized, prepare
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
+from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
-from onnxlite.quantize.dynamic.kernels import KERNELS, LSTM, Kernel, dynamic_target
-from onnxlite.quantize.dynamic.writer import Writer, weight_sqnr_db
+from onnxlite.quantize.dynamic.kernels import LSTM, Kernel, LayerWriter, dynamic_target, kernels_of
 from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.records import (
     Cell,
@@ -263,7 +263,7 @@ def _is_layer(node: ir.Node) -> bool:
     """Whether a node multiplies by weights; those without a kernel are reported as well."""
     spec = spec_of(node)
     return node.domain in STANDARD_DOMAINS and (
-        node.op_type in KERNELS
+        bool(kernels_of(node))
         or (spec.macs is not None and any(_is_constant(node, port) for port in spec.weights))
     )
 
@@ -281,7 +281,7 @@ def _choice(
     wanted: KernelChoice,
 ) -> _Choice | _Unmeasured | Reason:
     """The kernel of one layer, or why it stays float."""
-    kernels = KERNELS.get(node.op_type, ())
+    kernels = kernels_of(node)
     if not kernels:
         message = f"{node.op_type} has no kernel in ONNX Runtime that finds scales at run time"
         return Reason("no-kernel", message)
@@ -311,12 +311,12 @@ def _choice(
 def _written(
     model: ir.Model, plan: dict[ir.Node, _Choice], tables: Sequence[ir.Node], target: Target
 ) -> list[LayerRow]:
-    writer = Writer(model)
+    writer = LayerWriter(model)
     rows = []
     for node in [node for node in iter_nodes(model) if node in plan or node in tables]:
         name, op_type = node.name or "", node.op_type
         if (choice := plan.get(node)) is None:
-            rows.append(write_embedding(writer, node))
+            rows.append(write_embedding(writer.builder, node))
             continue
         pairs = choice.kernel.write(writer, node, target)
         values: dict[str, Cell] = {

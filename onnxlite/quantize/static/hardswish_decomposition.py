@@ -15,11 +15,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxlite.builder import GraphBuilder, replace_node
 from onnxlite.graph import is_op, sole_consumer
 from onnxlite.model import clone
 from onnxlite.quantize.core.qtypes import UINT8
 from onnxlite.quantize.core.targets import Target
-from onnxlite.quantize.dynamic.writer import Writer
 from onnxlite.records import Progress, Skipped
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
@@ -55,7 +55,7 @@ def decompose_hardswish(
         return model, 0, []
     rewritten = clone(model)
     for node in [node for node in rewritten.graph if _is_between_integers(node)]:
-        _rewrite(Writer(rewritten), node)
+        _rewrite(GraphBuilder(rewritten), node)
     sessions = [Session(model, threads=1), Session(rewritten, threads=1)]
     (ratio,) = time_ratios(sessions, feed, budget_s=_BUDGET_S, progress=progress)
     if ratio > _FASTER:
@@ -82,7 +82,7 @@ def _is_between_integers(node: ir.Node) -> bool:
     return scale is not None and scale.const_value is not None and scale.const_value.size == 1
 
 
-def _rewrite(writer: Writer, node: ir.Node) -> None:
+def _rewrite(builder: GraphBuilder, node: ir.Node) -> None:
     data = node.inputs[0]
     assert data is not None
     dequantize = data.producer()
@@ -90,21 +90,21 @@ def _rewrite(writer: Writer, node: ir.Node) -> None:
     integers, scale, *zero = dequantize.inputs
     assert scale is not None
     assert scale.const_value is not None
-    name = node.name or node.op_type
+    at, name = builder.before(node), node.name or node.op_type
     sixth = (scale.const_value.numpy() / 6).astype(np.float32)
-    step = writer.constant(node, f"{name}_gate_scale", np.array(1 / 255, np.float32))
-    least = writer.constant(node, f"{name}_gate_zero", np.array(0, np.uint8))
+    step = at.constant(f"{name}_gate_scale", np.array(1 / 255, np.float32))
+    least = at.constant(f"{name}_gate_zero", np.array(0, np.uint8))
     # ONNX Runtime's kernels add integers, so the half is one as well: 255 steps of 1/510.
     half = [
-        writer.constant(node, f"{name}_half", np.array(255, np.uint8)),
-        writer.constant(node, f"{name}_half_scale", np.array(0.5 / 255, np.float32)),
+        at.constant(f"{name}_half", np.array(255, np.uint8)),
+        at.constant(f"{name}_half_scale", np.array(0.5 / 255, np.float32)),
         least,
     ]
-    parts = [integers, writer.constant(node, f"{name}_sixth_scale", sixth), *zero]
-    (x,) = writer.node(node, "DequantizeLinear", parts, f"{name}_sixth")
-    (y,) = writer.node(node, "DequantizeLinear", half, f"{name}_half_real")
-    (sum_,) = writer.node(node, "Add", [x, y], f"{name}_sum")
-    (gate,) = writer.node(node, "QuantizeLinear", [sum_, step, least], f"{name}_gate")
-    (real,) = writer.node(node, "DequantizeLinear", [gate, step, least], f"{name}_gate_real")
-    (product,) = writer.node(node, "Mul", [data, real], f"{name}_product")
-    writer.replace(node, [product])
+    parts = [integers, at.constant(f"{name}_sixth_scale", sixth), *zero]
+    x = at.op("DequantizeLinear", parts, name=f"{name}_sixth")
+    y = at.op("DequantizeLinear", half, name=f"{name}_half_real")
+    sum_ = at.op("Add", [x, y], name=f"{name}_sum")
+    gate = at.op("QuantizeLinear", [sum_, step, least], name=f"{name}_gate")
+    real = at.op("DequantizeLinear", [gate, step, least], name=f"{name}_gate_real")
+    product = at.op("Mul", [data, real], name=f"{name}_product")
+    replace_node(node, [product])

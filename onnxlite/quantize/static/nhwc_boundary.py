@@ -17,12 +17,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxlite.builder import GraphBuilder
 from onnxlite.graph import const_array, is_op, rank, sole_consumer
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.selection import source
 from onnxlite.quantize.core.targets import Target
-from onnxlite.quantize.dynamic.writer import Writer
 from onnxlite.records import Skipped
 from onnxlite.runtime import optimized_operators
 
@@ -51,9 +51,9 @@ def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int,
     rewritten = clone(model)
     found = [node for node in rewritten.graph if _is_border(node)]
     names = ", ".join(node.inputs[0].name or "" for node in found if node.inputs[0] is not None)
-    writer = Writer(rewritten)
+    builder = GraphBuilder(rewritten)
     for node in found:
-        _rewrite(writer, node)
+        _rewrite(builder, node)
     before, after = (optimized_operators(each)["Transpose"] for each in (model, rewritten))
     if after > before - _LEAST_SPARED:
         reason = f"ONNX Runtime would run {after} Transposes, and runs {before} as it is: no gain"
@@ -85,18 +85,15 @@ def _on_integers(value: ir.Value) -> bool:
     return any(v is not None and is_op(v.producer(), "DequantizeLinear") for v in read)
 
 
-def _rewrite(writer: Writer, node: ir.Node) -> None:
+def _rewrite(builder: GraphBuilder, node: ir.Node) -> None:
     data, scale, *zero = node.inputs
     assert data is not None
     name, params = data.name or "image", [scale, *zero]
-    same = writer.constant(node, f"{name}_same_shape", np.zeros(_IMAGE, np.int64))
-    (last,) = writer.node(
-        node, "Transpose", [data], f"{name}_last", attributes={"perm": list(_LAST)}
-    )
-    (kept,) = writer.node(node, "Reshape", [last, same], f"{name}_kept")
-    (integers,) = writer.node(node, "QuantizeLinear", [kept, *params], f"{name}_last_q")
-    (real,) = writer.node(node, "DequantizeLinear", [integers, *params], f"{name}_last_dq")
-    (first,) = writer.node(
-        node, "Transpose", [real], f"{name}_first", attributes={"perm": list(_FIRST)}
-    )
+    at = builder.before(node)
+    same = at.constant(f"{name}_same_shape", np.zeros(_IMAGE, np.int64))
+    last = at.op("Transpose", [data], {"perm": list(_LAST)}, name=f"{name}_last")
+    kept = at.op("Reshape", [last, same], name=f"{name}_kept")
+    integers = at.op("QuantizeLinear", [kept, *params], name=f"{name}_last_q")
+    real = at.op("DequantizeLinear", [integers, *params], name=f"{name}_last_dq")
+    first = at.op("Transpose", [real], {"perm": list(_FIRST)}, name=f"{name}_first")
     node.replace_input_with(0, first)
