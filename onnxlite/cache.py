@@ -1,4 +1,4 @@
-"""Results kept between processes: one folder of records and models, of bounded size.
+"""Cache of results between processes: one folder of bounded size.
 
 A record is found by its `CacheKey`, which names everything that it depends on: the inputs by
 name, and the code that computes it. So an interrupted search finds what was finished, and a
@@ -45,7 +45,7 @@ _FORMER = ("placement-*.json", "channels-*.json", "latency-*.json", "kernels-*.j
 
 
 def cache_folder() -> Path:
-    """`$ONNXLITE_CACHE`, else the user's cache folder of this system; it need not exist."""
+    """Return `$ONNXLITE_CACHE`, else the system's cache folder of the user."""
     given = os.environ.get("ONNXLITE_CACHE")
     return Path(given).expanduser() if given else platformdirs.user_cache_path("onnxlite")
 
@@ -233,7 +233,7 @@ class NumberTable:
 
 
 class CacheInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache holds.
+    """Contents of the cache.
 
     Attributes:
         folder: where it is.
@@ -258,7 +258,7 @@ class CacheInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cache_info() -> CacheInfo:
-    """What the user's cache holds: `onnxlite cache info`."""
+    """List the contents of the user's cache: `onnxlite cache info`."""
     files: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for _, size, path in _entries(results_folder()):
@@ -271,7 +271,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache() -> int:
-    """Remove everything that the user's cache holds; returns the number of bytes freed."""
+    """Empty the user's cache: `onnxlite cache clear`. Returns the bytes freed."""
     entries = [*_entries(results_folder())]
     for pattern in _FORMER:
         entries += [(0.0, path.stat().st_size, path) for path in cache_folder().glob(pattern)]
@@ -281,7 +281,7 @@ def clear_cache() -> int:
 
 
 def results_folder() -> Path:
-    """Where the user's cache keeps results."""
+    """Return the folder of results in the user's cache."""
     return cache_folder() / "results"
 
 
@@ -303,7 +303,7 @@ def digest_of(content: bytes | str) -> str:
 
 @functools.cache
 def code_digest(*modules: str) -> str:
-    """Digest of the source of modules and of all of onnxlite that they mention, in turn.
+    """Digest of the source of modules and of what they import from onnxlite.
 
     Args:
         modules: full names; a package stands for all its modules.

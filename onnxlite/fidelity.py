@@ -1,4 +1,4 @@
-"""Fidelity of a candidate model to its reference: SQNR of outputs, on the same feeds.
+"""Fidelity of a candidate model to its reference: SQNR on the same feeds.
 
 The signal to quantization noise ratio of an output over all feeds is
 
@@ -122,7 +122,7 @@ class OutputErrors:
 
     @property
     def noise_ratio(self) -> float:
-        """Noise over signal of all outputs together; 0 without any signal, infinite if broken."""
+        """Noise over signal of all outputs; 0 without signal, infinite if broken."""
         if any(error.broken for error in self.outputs.values()):
             return math.inf
         signal = sum(error.signal for error in self.outputs.values())
@@ -147,7 +147,7 @@ class OutputErrors:
 
 
 class Reference:
-    """A reference model's outputs on some feeds, computed once for any number of candidates.
+    """Outputs of a reference model on some feeds, computed once.
 
     Args:
         model: the reference.
@@ -222,7 +222,7 @@ def worst_sqnr_db(
 
 
 def match_outputs(reference: Sequence[str], candidate: Sequence[str]) -> dict[str, str] | None:
-    """The candidate's output for every output of the reference: by name, else by position.
+    """Map the reference's outputs to the candidate's: by name, else by position.
 
     None if both the names and the numbers differ.
     """

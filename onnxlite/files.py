@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def staging_directory(target: Path) -> Iterator[Path]:
-    """Make a temporary directory beside `target`, on the same file system; remove it at the end.
+    """Make a temporary directory beside `target`; it is removed at the end.
 
     What is written in it can be renamed to its place in one step with `os.replace`.
     """

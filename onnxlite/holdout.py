@@ -1,4 +1,4 @@
-"""Hold-out split: samples that a result is checked on and that nothing was fitted to.
+"""Hold-out split: samples to check a result on that nothing was fitted to.
 
 A figure on samples that weights, ranges or a choice were fitted to flatters the result. Two
 rules say what is held out, both of them deterministic:
@@ -74,7 +74,7 @@ class LastFraction:
     largest_fraction: float = 0.5
 
     def count(self, total: int) -> int:
-        """How many of `total` items are held out."""
+        """Number of items held out of `total`."""
         wanted = max(int(total * self.fraction), self.minimum)
         wanted = wanted if self.maximum is None else min(wanted, self.maximum)
         return min(wanted, int(total * self.largest_fraction))
@@ -106,7 +106,7 @@ class FeedSplit:
 
 
 def split_feeds(samples: Samples, rule: Rule, *, at_most: int | None = None) -> FeedSplit:
-    """Hold feeds out of a stream; what is fitted to is read lazily, what is held out is kept.
+    """Hold feeds out of a stream; those to fit to are read lazily.
 
     Args:
         samples: the stream. It is read twice.
@@ -156,7 +156,7 @@ class SampleStream:
         self.total = sum(size for size, _ in self._sizes)
 
     def nearest_cut(self, cut: int) -> int:
-        """Where the stream can be cut: at `cut`, or next to it where a feed must stay whole."""
+        """Return `cut`, or the next place where no feed is cut that must stay whole."""
         sizes = self._sizes
         starts = list(itertools.accumulate((size for size, _ in sizes), initial=0))
         index = next(i for i, end in enumerate(starts[1:]) if cut <= end)
@@ -191,7 +191,7 @@ class _SampleRange:
 
 
 def _cuttable(feed: Feed, inputs: Sequence[InputSpec]) -> bool:
-    """Tell whether every input has a dynamic first axis that counts the feed's samples."""
+    """Tell whether the first axis of every input is dynamic and counts samples."""
     size = feed_size(feed, inputs)
     return all(
         feed[spec.name].ndim == 0

@@ -1,4 +1,4 @@
-"""The machine: what a latency was measured on, and which kernels there are."""
+"""The machine that latencies are measured on, and its instruction sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from onnxlite import runtime
 
 #: The instruction sets that decide which kernels ONNX Runtime takes.
-_TELLING = (
+_INSTRUCTION_SETS = (
     "avx2",
     "avx512f",
     "avx_vnni",
@@ -50,12 +50,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_vnni(self) -> bool:
-        """Whether products of uint8 and int8 are added in 32 bits, so that none saturates."""
+        """True if uint8 by int8 accumulates in 32 bits, so that nothing saturates."""
         return bool({"avx_vnni", "avx512_vnni"} & set(self.instructions))
 
     @property
     def is_arm(self) -> bool:
-        """Whether this is a 64-bit ARM processor."""
+        """True on a 64-bit ARM processor."""
         return self.system.endswith(("aarch64", "arm64"))
 
     @property
@@ -78,7 +78,7 @@ def machine() -> Machine:
     return Machine(
         cpu=name,
         cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
-        instructions=tuple(flag for flag in _TELLING if flag in flags),
+        instructions=tuple(flag for flag in _INSTRUCTION_SETS if flag in flags),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         onnxruntime=runtime.version(),
@@ -86,7 +86,7 @@ def machine() -> Machine:
 
 
 def is_busy() -> bool:
-    """Whether others keep all processors busy, so that times measured now mislead.
+    """Tell whether other work keeps all processors busy: times then mislead.
 
     By the load of the last minute; False where the system does not tell.
     """

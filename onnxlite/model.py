@@ -132,7 +132,7 @@ class InKind(Protocol[P]):
 
 
 def in_kind(function: Callable[Concatenate[ModelLike, P], ir.Model]) -> InKind[P]:
-    """Let a function return a `ModelProto` for a `ModelProto`, an `ir.Model` otherwise."""
+    """Make a function return a `ModelProto` for a `ModelProto`, else an `ir.Model`."""
 
     @wraps(function)
     def wrapped(model: ModelLike, *args: P.args, **kwargs: P.kwargs) -> onnx.ModelProto | ir.Model:
@@ -162,7 +162,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 
 def to_bytes(model: ir.Model) -> bytes:
-    """Serialise a model below 2 GiB with all its tensors inside; raises `UnsupportedError`."""
+    """Serialise a model below 2 GiB with its tensors; or `UnsupportedError`."""
     try:
         return bytes(to_proto(model).SerializeToString())
     except (EncodeError, ValueError) as error:
@@ -170,7 +170,7 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def size_bytes(model: ir.Model) -> int:
-    """Bytes of all tensors of the model: initializers and attributes, subgraphs included."""
+    """Count the bytes of all tensors: initializers and attributes, everywhere."""
     return sum(tensor.nbytes for tensor in _tensors(model))
 
 
@@ -308,7 +308,7 @@ def _from_proto(proto: onnx.ModelProto, *, where: str) -> ir.Model:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The innermost cause: onnx_ir wraps the telling error in one per level of nesting."""
+    """Return the innermost cause: onnx_ir wraps it once per level of nesting."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""One form for what exporters write in many: done once, before any pass looks at the graph.
+"""Normal form of a graph, made once before any pass looks at it.
 
 Weights may be Constant nodes, may be listed as graph inputs (IR version < 4) and nodes
 may be calls of model-local functions. Afterwards every constant is an initializer, no

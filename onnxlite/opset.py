@@ -1,4 +1,4 @@
-"""Upgrading a model's operator set, where a later step needs operators that it lacks."""
+"""Upgrade of a model's operator set, for steps that need newer operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be settled on the raw protobuf, before `onnx_ir` reads it.
+"""Checks and conversions of the raw protobuf, before `onnx_ir` reads it.
 
 `onnx_ir` drops sparse initializers and training information without a word, takes a tensor
 without data for zeros, and keeps text that is not text as bytes; so they are dealt with here.
@@ -21,7 +21,7 @@ _SPARSE_IR_VERSION = 6
 
 
 def prepared(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
-    """Check a model proto and return it, as a copy with dense tensors if it has sparse ones.
+    """Check a model proto; return it, or a copy with its sparse tensors dense.
 
     Raises:
         LoadError: there is no graph, a tensor holds fewer data than it declares, or a name
@@ -48,7 +48,7 @@ def prepared(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
 
 
 def without_repeats(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop, in place, the types of initializers from value_info: their tensors say the same.
+    """Drop the types of initializers from value_info, in place.
 
     `onnx_ir` writes one for each, which is a tenth of a small quantized model. One with a doc
     string or metadata stays.
@@ -80,7 +80,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _messages(message: Message) -> Iterator[Message]:
-    """A message and all below it; tensors are leaves, because to list one copies its data."""
+    """Iterate over a message and all below it; tensors are leaves."""
     yield message
     if isinstance(message, onnx.TensorProto):
         return
@@ -146,7 +146,7 @@ def _densified(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def sparsified(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """Write the named initializers of the main graph, where they have zeros, as sparse ones.
+    """Write the named initializers of the main graph that have zeros as sparse.
 
     Indices are int64 into the flattened tensor, as ONNX demands.
     """

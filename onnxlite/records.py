@@ -1,4 +1,4 @@
-"""What a step says about itself: the records that every later report is made of.
+"""Records of what a step did: every later report is made of them.
 
 A step collects one `StepReport`. `changes` counts what it did, `skipped` says
 what it did not do and why, and `layers` holds one row per layer it touched. A
@@ -19,7 +19,7 @@ Cell = str | int | float | bool | None
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why something is not done.
+    """Reason for not doing something.
 
     Attributes:
         code: for programs, short and lower case, for example `"excluded-by-name"`.
@@ -78,7 +78,7 @@ class LayerRow(msgspec.Struct, frozen=True):
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step did to a model.
+    """Report of one step.
 
     Attributes:
         step: name of the step, as in a recipe.

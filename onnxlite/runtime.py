@@ -130,7 +130,7 @@ class Session:
 
 
 def _fed_as(name: str, value: Any) -> str:
-    """How messages show one input; sequences and optionals are no arrays."""
+    """Show one input in a message; sequences and optionals are no arrays."""
     if isinstance(value, np.ndarray):
         return f"{name}: {value.dtype}{list(value.shape)}"
     return f"{name}: {type(value).__name__}"
@@ -138,7 +138,7 @@ def _fed_as(name: str, value: Any) -> str:
 
 @contextlib.contextmanager
 def _loadable(model: ir.Model | Path) -> Iterator[str | bytes]:
-    """What `InferenceSession` takes: a path, bytes, or a temporary file for a large model."""
+    """Give `InferenceSession` a path, bytes, or a temporary file if it is large."""
     if isinstance(model, Path):
         yield str(model)
     elif size_bytes(model) < PROTO_LIMIT_BYTES // 2:
@@ -158,7 +158,7 @@ def _guard(call: Callable[[], Any], what: str) -> Any:
 
 
 def _failure(error: Exception, what: str) -> ExecutionError:
-    """What failed, with the first line of ONNX Runtime's words."""
+    """Make an error of what failed and of the first line of ONNX Runtime's text."""
     text = str(error).strip().splitlines()
     return ExecutionError(f"{what}: {text[0] if text else type(error).__name__}")
 
@@ -169,7 +169,7 @@ def version() -> str:
 
 
 def optimized_operators(model: ir.Model, *, optimization: Optimization = "all") -> Counter[str]:
-    """Count the nodes of each operator type that ONNX Runtime is left with once it has loaded.
+    """Count the operators of a model as ONNX Runtime has optimized it.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the model.

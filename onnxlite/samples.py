@@ -1,4 +1,4 @@
-"""Calibration and evaluation data in any form, made into one validated stream of feeds.
+"""Samples in any form, made into one validated stream of feeds.
 
 A feed is what one inference takes: `dict[input name, ndarray]`. `Samples` is
 re-iterable and keeps no copy of what it was given: arrays are sliced, files are
@@ -123,7 +123,7 @@ class Samples:
             )
 
     def __length_hint__(self) -> int:
-        """Samples in arrays that are at hand; 0 where only a pass over the data would tell."""
+        """Number of samples, if arrays tell it without a pass over the data; else 0."""
         return self._held if self._limit is None else min(self._held, self._limit)
 
     def count(self) -> int:

@@ -1,4 +1,4 @@
-"""Work on any `concurrent.futures.Executor`: each piece is done once, whatever workers do.
+"""Work on any `concurrent.futures.Executor`, each piece done once.
 
 A worker that dies takes its pieces with it; they are handed out again. After that a piece
 runs with no other beside it, so that one that kills workers is found out and costs nobody

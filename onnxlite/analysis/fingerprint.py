@@ -1,4 +1,4 @@
-"""What a measured decision depends on, as one key: the same key, the same decision."""
+"""Fingerprint of a model for timing: equal ones take equal times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMALL = 64
 
 
 def fingerprint(model: ir.Model, feeds: Sequence[Feed], details: Sequence[str]) -> str:
-    """A key of the graph without its names and weights, of shapes, and of this machine.
+    """Digest of a graph without names and weights, of shapes, and the machine.
 
     Args:
         model: normalised.

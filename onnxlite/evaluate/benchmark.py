@@ -203,7 +203,7 @@ def _on_disk(source: ModelLike, model: ir.Model, path: Path) -> Path:
 
 
 def _renamed(feed: Feed, first: Session, second: Session) -> Feed:
-    """A feed of the reference under the candidate's input names, by position if they differ."""
+    """Name a feed's arrays as the candidate does, by position if names differ."""
     if set(first.input_names) == set(second.input_names):
         return feed
     if len(first.input_names) != len(second.input_names):
@@ -233,7 +233,7 @@ def _start_times(
 
 
 def _ratio(times: NDArray[np.float64], seed: int) -> Ratio:
-    """The ratio of a round, its median over `times[rounds, 2]`, and that one's interval."""
+    """Median over the rounds of the ratio of `times[rounds, 2]`, with interval."""
     ratios = times[:, 1] / times[:, 0]
     rng = np.random.default_rng(seed)
     medians = np.median(rng.choice(ratios, size=(_RESAMPLES, len(ratios))), axis=1)

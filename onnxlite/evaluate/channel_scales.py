@@ -1,4 +1,4 @@
-"""Channels of a value that a rewrite has multiplied, told from the values themselves.
+"""Scales of channels that a rewrite has multiplied, estimated from values.
 
 Equalization multiplies channels in the layer that makes them and divides in those that read them:
 the model computes the same, and its inner values are others. Per channel the factor that brings the
@@ -37,7 +37,7 @@ class ChannelScales:
         self._sums: Array64 | None = None
 
     def update(self, reference: NDArray[Any], candidate: NDArray[Any]) -> None:
-        """Add arrays of one shape; of fewer than two axes there are no channels to tell apart."""
+        """Add arrays of one shape; those of fewer than two axes have no channels."""
         if reference.ndim < 2:
             return
         sides = [np.moveaxis(side, self._axis, 0) for side in (reference, candidate)]
@@ -48,7 +48,7 @@ class ChannelScales:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def found(self, own_db: float) -> Array64 | None:
-        """The factors, float64[channels], if they explain most of the difference, else None.
+        """Return factors, float64[channels], if they explain most of the difference.
 
         Args:
             own_db: of the layer on the original's own values, in dB. If that is no worse than what

@@ -40,7 +40,7 @@ class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a candidate reproduces its reference.
+    """Fidelity of a candidate to its reference.
 
     Attributes:
         samples: number of samples compared.
@@ -176,7 +176,7 @@ def _open(source: ModelLike, model: ir.Model, threads: int | None) -> Session:
 def _joint_inputs(
     first: Sequence[InputSpec], second: Sequence[InputSpec]
 ) -> tuple[tuple[InputSpec, ...], dict[str, str], list[str]]:
-    """What both models accept, the second model's input names, and notes on them."""
+    """Inputs that both models accept, the second one's names, and notes on them."""
     names = {spec.name for spec in second}
     notes = []
     if {spec.name for spec in first} == names:
@@ -210,7 +210,7 @@ def _joint_inputs(
 
 
 def _convertible(first: str, second: str) -> bool:
-    """Whether the values of one type can be fed as the other: floats of any width can."""
+    """Tell whether values of one type can be fed as the other, as floats can."""
     return first == second or {first, second} <= _FLOATS
 
 

@@ -1,9 +1,9 @@
-"""Which layer broke it: two models compared value by value, on the same samples.
+"""Layer-by-layer fidelity: values of two models compared on the same samples.
 
 For each layer two figures: how far its output is from the original's in the compressed model as
 it is (`sqnr_db`: everything before it counts), and how far if it gets the original's own values
-to read (`own_db`: only what the layer itself does to them). Values are taken in portions, so
-that memory is bounded by the portion and not by the model or the samples.
+to read (`own_db`: only what the layer itself does to them). Values are taken in chunks, so
+that memory is bounded by the chunk and not by the model or the samples.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Feed
 
 #: Values of the original that are held at a time, of one feed.
-_PORTION_BYTES = 1 << 27
+_CHUNK_BYTES = 1 << 27
 #: A layer that is so much worse on the original's values does not read what they are. Layers
 #: that were fitted to make up for others are a few dB worse.
-_NONSENSE_DB = 15.0
+_MEANINGLESS_DB = 15.0
 #: Times that all is compared again without such values, or with factors.
 _ROUNDS = 8
 
 
 class LayerFidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a compressed model reproduces the output of one layer.
+    """Fidelity of the output of one layer.
 
     SQNR is in dB, infinite without any error, minus infinite with new NaN. Of an output that only
     a sum with a Relu behind it reads, only what gets through there counts.
@@ -79,9 +79,9 @@ class _Row:
         inputs: of the candidate that it reads as well.
         whole: measures the output in the compressed model as it is.
         own: measures it if the layer reads the original's values.
-        gains: finds channels that were multiplied.
+        scales: finds channels that were multiplied.
         other: of the original, the other side of the sum that alone reads the output, if a Relu
-            follows: what lies below its negative is not heard, and may be cut off.
+            follows: the Relu cuts off what lies below its negative, so that is not compared.
         fits: whether the output has the original's shape, less the channels that are gone.
     """
 
@@ -90,9 +90,28 @@ class _Row:
     inputs: tuple[str, ...]
     whole: Meter
     own: Meter
-    gains: ChannelScales
+    scales: ChannelScales
     other: ir.Value | None
     fits: bool = True
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Both models, and what they are run on.
+
+    Attributes:
+        reference: the original.
+        candidate: made from it.
+        feeds: inputs of the reference, re-iterable.
+        inputs: the candidate's name of every input of the reference.
+        threads: of ONNX Runtime.
+    """
+
+    reference: ir.Model
+    candidate: ir.Model
+    feeds: Iterable[Feed]
+    inputs: Mapping[str, str]
+    threads: int | None
 
 
 def compare_layers(
@@ -112,7 +131,7 @@ def compare_layers(
         feeds: inputs of the reference, re-iterable.
         inputs: the candidate's name of every input of the reference.
         threads: of ONNX Runtime.
-        progress: called after every portion.
+        progress: called after every chunk.
 
     Returns:
         One row per layer, in the original's order, and notes on what could not be compared.
@@ -124,15 +143,16 @@ def compare_layers(
     for side in (reference, candidate):
         side.graph.sort()
         infer_shapes(side)
+    both = _Models(reference, candidate, feeds, inputs, threads)
     pairs = match_values(reference, candidate, inputs)
     notes: list[str] = []
     rows: list[_Row] = []
     for _ in range(_ROUNDS):
         rows = _rows(pairs)
-        portions = _portions(rows, reference, next(iter(feeds)))
-        for done, portion in enumerate(portions, 1):
-            _run_portion(rows, portion, reference, candidate, feeds, inputs, threads)
-            progress("compare layers", done, len(portions))
+        chunks = _chunks(rows, reference, next(iter(feeds)))
+        for done, chunk in enumerate(chunks, 1):
+            _run_chunk(both, rows, chunk)
+            progress("compare layers", done, len(chunks))
         if multiplied := _multiplied(rows):
             pairs = [multiplied.get(pair.candidate, pair) for pair in pairs]
             continue
@@ -156,7 +176,7 @@ def compare_layers(
 
 
 def _rows(pairs: Sequence[MatchedValue]) -> list[_Row]:
-    """The comparisons; each layer reads from the nearest values that are compared as well."""
+    """Pair up values; each layer reads the nearest values that are compared."""
     # What two layers of the original have become one value for is the first one's.
     unique = {pair.candidate: pair for pair in reversed(pairs)}
     pairs = [pair for pair in pairs if unique[pair.candidate] is pair]
@@ -173,7 +193,7 @@ def _rows(pairs: Sequence[MatchedValue]) -> list[_Row]:
 
 
 def _sources(value: ir.Value, index: Mapping[ir.Value, int]) -> tuple[set[int], list[str]]:
-    """What leads to a value: the compared values right before it, and inputs of the graph."""
+    """Find the compared values right before a value, and inputs of the graph."""
     reads: set[int] = set()
     free: dict[str, None] = {}
     producer = value.producer()
@@ -194,7 +214,7 @@ def _sources(value: ir.Value, index: Mapping[ir.Value, int]) -> tuple[set[int], 
 
 
 def _reads(node: ir.Node | None) -> list[ir.Value]:
-    """What a node or its bodies read from the main graph."""
+    """List what a node or its bodies read from the main graph."""
     if node is None:
         return []
     found = [value for value in node.inputs if value is not None]
@@ -212,67 +232,79 @@ def _reads(node: ir.Node | None) -> list[ir.Value]:
     return found
 
 
-def _portions(rows: Sequence[_Row], reference: ir.Model, feed: Feed) -> list[list[int]]:
+def _chunks(rows: Sequence[_Row], reference: ir.Model, feed: Feed) -> list[list[int]]:
     """Rows that are run together: as many as fit into memory."""
     shape_of = concrete_shapes(reference, [feed])
-    portions: list[list[int]] = [[]]
+    chunks: list[list[int]] = [[]]
     held = 0
     for number, row in enumerate(rows):
         shape = shape_of(row.pair.reference) or ()
         size = 4 * math.prod(shape)
-        if portions[-1] and held + size > _PORTION_BYTES:
-            portions.append([])
+        if chunks[-1] and held + size > _CHUNK_BYTES:
+            chunks.append([])
             held = 0
-        portions[-1].append(number)
+        chunks[-1].append(number)
         held += size
-    return portions
+    return chunks
 
 
-def _run_portion(
-    rows: Sequence[_Row],
-    portion: Sequence[int],
-    reference: ir.Model,
-    candidate: ir.Model,
-    feeds: Iterable[Feed],
-    inputs: Mapping[str, str],
-    threads: int | None,
-) -> None:
-    mine = [rows[number] for number in portion]
-    needed = {n for row in mine for n in row.reads}.union(portion)
+def _run_chunk(both: _Models, rows: Sequence[_Row], chunk: Sequence[int]) -> None:
+    """Run both models on all feeds, and measure the values of some rows."""
+    mine = [rows[number] for number in chunk]
+    needed = {n for row in mine for n in row.reads}.union(chunk)
     wanted = [rows[n].pair.reference for n in needed]
     wanted += [row.other for row in mine if row.other is not None]
-    exact = Session(tapped(reference, _names(wanted)), threads=threads)
-    made = Session(tapped(candidate, _names(row.pair.candidate for row in mine)), threads=threads)
-    pieces = [_piece(row, rows, candidate, threads) for row in mine]
-    back = {new: old for old, new in inputs.items()}
-    for feed in feeds:
-        renamed = {inputs[name]: array for name, array in feed.items()}
+    exact = Session(tapped(both.reference, _names(wanted)), threads=both.threads)
+    names = _names(row.pair.candidate for row in mine)
+    made = Session(tapped(both.candidate, names), threads=both.threads)
+    layers = [_layer_session(row, rows, both) for row in mine]
+    for feed in both.feeds:
+        renamed = {both.inputs[name]: array for name, array in feed.items()}
         want: dict[str, Any] = {**feed, **exact.run(feed)}
         have: dict[str, Any] = {**renamed, **made.run(made.suited(renamed))}
-        for row, piece in zip(mine, pieces, strict=True):
-            if not row.fits:
-                continue
-            pair = row.pair
-            target = pair.of_reference(want[pair.reference.name or ""])
-            got = _decoded(pair, have[pair.candidate.name or ""])
-            row.fits = got.shape == target.shape
-            if not row.fits:
-                continue
-            floor: NDArray[Any] | float = -np.inf
-            if row.other is not None:
-                floor = -pair.of_reference(want[row.other.name or ""])
-            row.whole.update(np.maximum(target, floor), np.maximum(got, floor))
-            if pair.gain is None:
-                row.gains.update(*(np.where(target > floor, side, 0) for side in (target, got)))
-            given = {name: feed[back[name]] for name in row.inputs}
-            for number in row.reads:
-                before = rows[number].pair
-                value = before.of_reference(want[before.reference.name or ""])
-                name = before.candidate.name or ""
-                given[name] = value if before.code is None else before.code.encode(value)
-            alone = piece.run(piece.suited(given))[pair.candidate.name or ""]
-            made_alone = _decoded(pair, alone)
-            row.own.update(np.maximum(target, floor), np.maximum(made_alone, floor))
+        for row, layer in zip(mine, layers, strict=True):
+            if row.fits:
+                given = {name: renamed[name] for name in row.inputs}
+                given |= dict(_as_candidate(rows[number].pair, want) for number in row.reads)
+                _measure(row, want, have, layer, given)
+
+
+def _measure(
+    row: _Row,
+    want: Mapping[str, Any],
+    have: Mapping[str, Any],
+    layer: Session,
+    given: Feed,
+) -> None:
+    """Add one feed to a row.
+
+    Args:
+        row: of the layer.
+        want: values of the reference.
+        have: values of the candidate.
+        layer: the candidate's layer alone.
+        given: the reference's values in the form in which that reads them.
+    """
+    pair = row.pair
+    target = pair.of_reference(want[pair.reference.name or ""])
+    got = _decoded(pair, have[pair.candidate.name or ""])
+    row.fits = got.shape == target.shape
+    if not row.fits:
+        return
+    floor: NDArray[Any] | float = -np.inf
+    if row.other is not None:
+        floor = -pair.of_reference(want[row.other.name or ""])
+    row.whole.update(np.maximum(target, floor), np.maximum(got, floor))
+    if pair.gain is None:
+        row.scales.update(*(np.where(target > floor, side, 0) for side in (target, got)))
+    own = _decoded(pair, layer.run(layer.suited(given))[pair.candidate.name or ""])
+    row.own.update(np.maximum(target, floor), np.maximum(own, floor))
+
+
+def _as_candidate(pair: MatchedValue, want: Mapping[str, Any]) -> tuple[str, NDArray[Any]]:
+    """Name and value of the candidate's counterpart, were it the reference's value."""
+    value = pair.of_reference(want[pair.reference.name or ""])
+    return pair.candidate.name or "", value if pair.code is None else pair.code.encode(value)
 
 
 def _multiplied(rows: Sequence[_Row]) -> dict[ir.Value, MatchedValue]:
@@ -284,16 +316,16 @@ def _multiplied(rows: Sequence[_Row]) -> dict[ir.Value, MatchedValue]:
     for row in rows:
         known = row.pair.gain is not None or row.pair.candidate.is_graph_output()
         known = known or row.pair.reference.is_graph_output() or not row.fits
-        gain = None if known else row.gains.found(row.own.result().decibels)
+        gain = None if known else row.scales.found(row.own.result().decibels)
         if gain is not None:
             found[row.pair.candidate] = replace(row.pair, gain=gain)
     return found
 
 
 def _changed_meaning(rows: Sequence[_Row]) -> list[_Row]:
-    """Values that have the old name and another meaning, such as those of a folded scale.
+    """Find values of the old name and another meaning, as of a folded scale.
 
-    Whoever reads such a value makes nonsense of the original's, and none of the candidate's own.
+    Whoever reads such a value makes no sense of the original's, and none of the candidate's own.
     """
     found: dict[int, None] = {}
     for row in rows:
@@ -301,7 +333,7 @@ def _changed_meaning(rows: Sequence[_Row]) -> list[_Row]:
         if (
             row.fits
             and reads
-            and row.whole.result().decibels - row.own.result().decibels > _NONSENSE_DB
+            and row.whole.result().decibels - row.own.result().decibels > _MEANINGLESS_DB
         ):
             found[min(reads, key=lambda number: rows[number].whole.result().decibels)] = None
     return [rows[number] for number in found]
@@ -315,8 +347,9 @@ def _decoded(pair: MatchedValue, array: NDArray[Any]) -> NDArray[Any]:
     return array if pair.code is None else pair.code.decode(array)
 
 
-def _piece(row: _Row, rows: Sequence[_Row], candidate: ir.Model, threads: int | None) -> Session:
-    """The layer alone: from the compared values before it to its own."""
+def _layer_session(row: _Row, rows: Sequence[_Row], both: _Models) -> Session:
+    """Load the layer alone: from the compared values before it to its own."""
+    candidate = both.candidate
     starts = [rows[number].pair.candidate for number in row.reads]
     starts += [value for value in candidate.graph.inputs if value.name in row.inputs]
     graph = ir.convenience.extract(candidate.graph, starts, [row.pair.candidate])
@@ -327,11 +360,11 @@ def _piece(row: _Row, rows: Sequence[_Row], candidate: ir.Model, threads: int | 
             value.type = ir.TensorType(ir.DataType.from_numpy(code.zero.dtype))
         elif value.type is None:
             value.type = ir.TensorType(ir.DataType.FLOAT)
-    piece = ir.Model(
+    layer = ir.Model(
         graph, ir_version=candidate.ir_version, functions=list(candidate.functions.values())
     )
-    piece.opset_imports.update(candidate.opset_imports)
-    return Session(piece, threads=threads)
+    layer.opset_imports.update(candidate.opset_imports)
+    return Session(layer, threads=both.threads)
 
 
 def _results(rows: Sequence[_Row]) -> tuple[LayerFidelity, ...]:

@@ -1,4 +1,4 @@
-"""How far one model's outputs are from another's, accumulated feed by feed.
+"""Metrics of one model's outputs against another's, feed by feed.
 
 Memory does not grow with the number of feeds: only sums are kept.
 """
@@ -21,7 +21,7 @@ _BLOCK = 1 << 18
 
 
 class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one output is reproduced. Error figures are None for integers and text.
+    """Metrics of one output. Error figures are None for integers and text.
 
     Attributes:
         name: of the output in the reference model.
@@ -141,12 +141,12 @@ class Meter:
 
 
 def predicted_classes(outputs: NDArray[Any]) -> NDArray[Any]:
-    """The class of each sample: the largest of `outputs[n, classes]`, or `outputs[n]` itself."""
+    """Class of each sample: argmax of `outputs[n, classes]`, or `outputs[n]`."""
     return outputs if outputs.ndim == 1 else outputs.argmax(axis=1)
 
 
 def _kind(array: NDArray[Any]) -> str:
-    """Float (the narrow ones of ml_dtypes are void to NumPy), integer, or anything else."""
+    """Kind of an array; the narrow floats of ml_dtypes are void to NumPy."""
     if array.dtype.kind in "iub":
         return "integer"
     return "float" if array.dtype.kind in "fV" else "text"

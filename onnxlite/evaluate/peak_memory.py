@@ -83,7 +83,7 @@ def high_water_bytes() -> int:
 
 
 def _report() -> None:
-    """The child: arguments are the model's path and the threads, a pickled feed comes in."""
+    """Run in the child: takes path and threads as arguments, a pickled feed."""
     model, threads = sys.argv[1:]
     feed: Feed = pickle.load(sys.stdin.buffer)
     base = high_water_bytes()

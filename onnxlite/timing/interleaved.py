@@ -1,4 +1,4 @@
-"""Run times of models that take turns in one process: only their ratios are steady.
+"""Interleaved timer: run times of models that take turns in one process.
 
 A machine's speed drifts by more than two models differ, so each round times every model, in the
 order A B ... B A. A turn is a slot of several runs, the first of which is not timed: a process
@@ -113,13 +113,13 @@ class _Current:
 
 
 def current_timer() -> Timer | None:
-    """The timer that decisions are made with; None where nothing is to be decided by times."""
+    """Return the timer that decides; None where nothing is decided by times."""
     return _Current.timer
 
 
 @contextlib.contextmanager
 def use_timer(timer: Timer | None) -> Iterator[None]:
-    """Decide by another timer, or by none, in all threads for as long as the context lasts."""
+    """Decide by another timer, or by none, as long as the context lasts."""
     before, _Current.timer = _Current.timer, timer
     try:
         yield
@@ -134,7 +134,7 @@ def time_ratios(
     budget_s: float,
     progress: Progress = no_progress,
 ) -> list[float]:
-    """Time of every session but the first, over the first one's: the median over the rounds.
+    """Median time of every session but the first, over the first one's.
 
     Args:
         sessions: at least two, with the same inputs.

@@ -1,4 +1,4 @@
-"""How long layers take on this machine: measured one by one, and kept for the next time.
+"""Times of single layers on this machine, measured once and cached.
 
 A layer is run alone, with the shapes that it would have, and the time of its kernel is read
 from ONNX Runtime's profile: conversions of the memory layout that a model would not have

@@ -1,4 +1,4 @@
-"""How long each node of a model takes inside the model, from ONNX Runtime's own profile.
+"""Profiler: times of a model's nodes, from ONNX Runtime's own profile.
 
 A profile names kernels, not nodes: graph optimization fuses nodes and names what it makes
 after one of them. `Kernels.behind` finds that node again by the ways in which ONNX Runtime
@@ -90,7 +90,7 @@ class Kernels:
 def profile(
     models: Sequence[ir.Model], feed: Feed, *, threads: int | None, budget_s: float
 ) -> list[Kernels]:
-    """Profile models in turn, run by run, so that all see the same state of the machine.
+    """Profile models in turn, run by run, in the same state of the machine.
 
     Args:
         models: with the same inputs.
@@ -132,7 +132,7 @@ def _kernels(events: Sequence[Mapping[str, Any]], runs: int) -> list[Kernel]:
 
 
 def undisturbed(seconds: Sequence[float]) -> float:
-    """Mean of the shortest quarter: other work on the machine only ever makes a run longer.
+    """Mean of the shortest quarter: other work only ever makes a run longer.
 
     The minimum alone would be as coarse as the clock of the profile, which counts whole
     microseconds.

@@ -170,10 +170,10 @@ def test_what_is_not_heard_is_not_missed(residual_path: Path) -> None:
     assert min(row.own_db for row in fidelity.layers) > 25
 
 
-def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     candidate = quantized()
     whole = compare(net(), candidate, images(8), layers=True, threads=1).layers
-    monkeypatch.setattr(layers, "_PORTION_BYTES", 4096)
+    monkeypatch.setattr(layers, "_CHUNK_BYTES", 4096)
     parts = compare(net(), candidate, images(8), layers=True, threads=1).layers
     assert [row.name for row in parts] == [row.name for row in whole]
     for one, two in zip(parts, whole, strict=True):
