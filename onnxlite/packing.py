@@ -10,6 +10,7 @@ have 8 bytes. Five trits make a byte in base 3 in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -150,6 +151,35 @@ def pack_rows(codes: Codes, bits: int) -> Codes:
     for place in range(per):
         packed |= filled[:, place::per] << np.uint8(place * bits)
     return packed
+
+
+def matching_formats(
+    words: Sequence[Words], codes: NDArray[Any]
+) -> Iterator[tuple[WeightType, float]]:
+    """Yield the formats in which words hold some codes, each with the codes' offset.
+
+    Few words may match several formats.
+
+    Args:
+        words: one array per field, as `pack` gives them, of any shape.
+        codes: the decoded numbers: the codes plus the offset.
+    """
+    flat = codes.reshape(-1)
+    found = [(word.size, word.dtype) for word in words]
+    for kind in _TYPES.values():
+        if found != _word_forms(kind, flat.size):
+            continue
+        unpacked = unpack(kind, tuple(word.reshape(1, -1) for word in words), flat.size)
+        offset = float(flat[0]) - float(unpacked[0])
+        if np.array_equal(flat, unpacked + offset):
+            yield kind, offset
+
+
+def _word_forms(kind: WeightType, count: int) -> list[tuple[int, np.dtype[Any]]]:
+    """Number and type of the words of every field that `count` codes are packed into."""
+    if not kind.fields:
+        return [(-(-count // TRITS), np.dtype(np.uint8))]
+    return [(-(-count // per_word(field)), word_type(field)) for field in kind.fields]
 
 
 def _columns(flat: Codes, rows: int) -> Codes:

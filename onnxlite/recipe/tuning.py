@@ -14,6 +14,7 @@ from onnxlite.errors import OptionError
 from onnxlite.model import load
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
+from onnxlite.step import StepContext
 from onnxlite.tune import TuneOptions, tune_ir
 
 
@@ -47,16 +48,16 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="tun
             raise OptionError("the step 'tune' needs the model that this one was made from")
         options = TuneOptions(
             steps=self.steps,
-            time_limit=self.time_limit,
+            time_limit_s=self.time_limit,
             loss=self.loss,
             lr=self.lr,
-            batch=self.batch,
-            vary=self.vary,
+            batch_size=self.batch,
+            augment=self.vary,
             limit=self.limit,
             seed=self.seed,
-            threads=self.threads,
             checkpoint=self.checkpoint,
         )
         student = model if self.student is None else load(Path(self.student))
-        result, report = tune_ir(student, reference, samples, options, progress=progress)
+        context = StepContext(threads=self.threads, progress=progress)
+        result, report = tune_ir(reference, student, samples, options, context)
         return (result if report.changed else model), report

@@ -5,22 +5,19 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxlite.errors import MissingPackageError
 from onnxlite.model import ModelLike, in_kind, load
 from onnxlite.records import Progress, ReportSink, StepReport, announce, no_progress
 from onnxlite.samples import SamplesLike
-from onnxlite.tune.options import TuneOptions
+from onnxlite.step import StepContext
+from onnxlite.tune.options import Labels, TuneOptions
 
 logger = logging.getLogger(__name__)
-
-Labels = NDArray[np.integer[Any]] | Sequence[int]
 
 
 @in_kind
@@ -96,31 +93,32 @@ def tune(
     """
     options = TuneOptions(
         steps=steps,
-        time_limit=time_limit,
+        time_limit_s=time_limit,
         loss=loss,
-        labels=labels,
         lr=lr,
-        batch=batch,
+        batch_size=batch,
         inner=inner,
         blocks=blocks,
-        vary=vary,
+        augment=vary,
         limit=limit,
         seed=seed,
-        threads=threads,
         checkpoint=checkpoint,
     )
-    result, report = tune_ir(load(model), load(reference), samples, options, progress=progress)
+    context = StepContext(threads=threads, progress=progress)
+    models = load(reference), load(model)
+    result, report = tune_ir(*models, samples, options, context, labels=labels)
     announce(report, on_report, logger)
     return result
 
 
 def tune_ir(
-    model: ir.Model,
     reference: ir.Model,
+    candidate: ir.Model,
     samples: SamplesLike,
-    options: TuneOptions | None = None,
+    options: TuneOptions,
+    context: StepContext,
     *,
-    progress: Progress = no_progress,
+    labels: Labels | None = None,
 ) -> tuple[ir.Model, StepReport]:
     """Tune a private copy of a model; see `tune`. Raises `MissingPackageError` without torch."""
     if importlib.util.find_spec("torch") is None:
@@ -128,7 +126,7 @@ def tune_ir(
     # Torch takes seconds to import, and only tuning needs it.
     from onnxlite.tune import step
 
-    return step.tune_ir(model, reference, samples, options, progress=progress)
+    return step.tune_ir(reference, candidate, samples, options, context, labels=labels)
 
 
 __all__ = ["TuneOptions", "tune", "tune_ir"]

@@ -1,4 +1,4 @@
-"""An interrupted training goes on where it was: its state in one file, replaced as a whole."""
+"""Checkpoint of an interrupted training: its state in one file, replaced as a whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnxlite.tune.options import TuneOptions
 INTERVAL_S = 30.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
     """Everything that training goes on from.
 
@@ -29,13 +29,13 @@ class State:
         rate: the learning rate.
         before: loss on rows held out at the start.
         best: the least so far.
-        best_at: after which share of the course that was.
+        best_at: fraction of the training after which that was.
         spent_s: seconds so far.
         order: state of the generator at the start of the present pass over the rows.
         seen: batches of that pass.
-        leaves: what is learned.
-        best_leaves: where it was best.
-        average: of the leaves over the last steps.
+        tensors: what is learned.
+        best_tensors: the same where it was best.
+        average: of the tensors over the last steps.
         optimizer: `state_dict` of the optimizer.
     """
 
@@ -47,19 +47,19 @@ class State:
     spent_s: float
     order: Tensor
     seen: int
-    leaves: list[Tensor]
-    best_leaves: list[Tensor]
+    tensors: list[Tensor]
+    best_tensors: list[Tensor]
     average: list[Tensor]
     optimizer: dict[str, Any]
 
 
 class Checkpoint:
-    """The file of one training; without a path nothing is kept.
+    """File of one training; without a path nothing is kept.
 
     Args:
         path: of the file.
-        leaves: what is learned, as it is before training; it, the options and the number of rows
-            tell one training from another.
+        tensors: what is learned, as it is before training; it, the options and the number of
+            rows identify a training.
         options: of the training.
         rows: how many there are.
     """
@@ -67,7 +67,7 @@ class Checkpoint:
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
-        leaves: Sequence[Tensor],
+        tensors: Sequence[Tensor],
         options: TuneOptions,
         rows: int,
     ) -> None:
@@ -75,14 +75,14 @@ class Checkpoint:
         if self._path is None:
             return
         loss = options.loss if isinstance(options.loss, str) else "own"
-        chosen = (rows, options.batch, loss, options.inner, options.vary, options.seed, options.lr)
-        digest = hashlib.sha256(repr((chosen, options.steps)).encode())
-        for tensor in leaves:
+        chosen = (options.batch_size, loss, options.inner, options.augment, options.seed)
+        digest = hashlib.sha256(repr((rows, options.steps, options.lr, *chosen)).encode())
+        for tensor in tensors:
             digest.update(tensor.detach().numpy().tobytes())
         self._key = digest.hexdigest()
 
     def read(self) -> State | None:
-        """The state that an interrupted training left behind, None if there is none.
+        """Return the state that an interrupted training left behind, None if there is none.
 
         Raises:
             OptionError: the file is no checkpoint, or one of another training.
@@ -107,11 +107,9 @@ class Checkpoint:
         """Replace the file. Raises `OptionError` where it cannot be written."""
         if self._path is None:
             return
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
         try:
             with staging_directory(self._path) as staging:
-                fields = {
-                    field.name: getattr(state, field.name) for field in dataclasses.fields(state)
-                }
                 torch.save({"key": self._key, "state": fields}, staging / self._path.name)
                 sync_file(staging / self._path.name)
                 os.replace(staging / self._path.name, self._path)
@@ -119,6 +117,6 @@ class Checkpoint:
             raise OptionError(f"checkpoint={str(self._path)!r}: {error}") from error
 
     def remove(self) -> None:
-        """Training has ended."""
+        """Remove the file, because the training has ended."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)

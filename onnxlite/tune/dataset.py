@@ -1,9 +1,10 @@
-"""Samples with the teacher's answers, one row each, and batches of them."""
+"""Dataset of tuning: samples with the teacher's answers, held-out rows, and batches."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import onnx_ir as ir
@@ -11,28 +12,31 @@ import torch
 from torch import Tensor
 
 from onnxlite.errors import SamplesError
+from onnxlite.holdout import EveryKth
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Feed, InputSpec, Samples, feed_size, input_specs
 from onnxlite.tune.augmentation import augment, can_augment
 from onnxlite.tune.parameters import Tensors
 from onnxlite.tune.torch_graph import torch_feed
 
+#: One row of so many is held out, and about so many rows at most.
+_HELD_OUT_EVERY, _MAX_HELD_OUT = 5, 512
 #: Bytes of the teacher's inner values that are kept for all rows.
 _INNER_BYTES = 1 << 29
 _MAX_INNER = 8
-#: Rows that are made up: so many for each real one, unless rows or bytes are enough.
-_COPIES, _ENOUGH_ROWS, _VARIED_BYTES = 4, 20_000, 1 << 29
+#: Augmented rows: so many for each real one, unless rows or bytes are enough.
+_COPIES, _ENOUGH_ROWS, _AUGMENTED_BYTES = 4, 20_000, 1 << 29
 #: Rows that the teacher answers at once.
-_AT_ONCE = 32
+_TEACHER_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sample, or one whole feed where samples cannot be taken apart.
+    """One sample, or one whole feed where samples cannot be separated.
 
     Attributes:
         feed: the inputs.
-        answers: what the teacher gives, outputs and inner values.
+        answers: the teacher's outputs and inner values.
         label: class of the sample, if known.
     """
 
@@ -42,91 +46,157 @@ class Row:
 
     @property
     def form(self) -> tuple[object, ...]:
-        """Rows of equal form can be put together."""
+        """Names, shapes and types; rows of equal form can be batched."""
         tensors = (*self.feed.items(), *self.answers.items())
         return tuple((name, tuple(t.shape[1:]), t.dtype) for name, t in tensors)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows put together."""
+    """Rows of one form, concatenated."""
 
     feed: Tensors
     answers: Tensors
     labels: Tensor | None
 
 
+@dataclass(frozen=True)
 class Dataset:
     """All samples with the teacher's answers.
 
+    Attributes:
+        training: rows to train on.
+        held_out: rows to validate on, which nothing is trained on.
+        outputs: names of the teacher's outputs.
+        inner: names of the teacher's inner values that the answers hold.
+        count: number of real rows.
+        batchable: rows are single samples, so that they can be batched.
+    """
+
+    training: list[Row]
+    held_out: list[Row]
+    outputs: list[str]
+    inner: list[str]
+    count: int
+    batchable: bool
+
+    def batches(
+        self, rows: Sequence[Row], size: int, order: torch.Generator | None = None
+    ) -> Iterator[list[Batch]]:
+        """Yield rows of this dataset once, see `batches`."""
+        return batches(rows, size, self.batchable, order)
+
+
+def make_dataset(
+    teacher: ir.Model,
+    samples: Samples,
+    inner: Sequence[str],
+    *,
+    labels: Sequence[int] | None = None,
+    augmented: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Dataset:
+    """Run the teacher once on all samples.
+
     Args:
-        teacher: run once on all samples.
+        teacher: the reference model.
         samples: of the teacher's inputs.
         inner: values of the teacher that are wanted besides its outputs, as far as memory
             allows; evenly spread ones are taken.
-        vary: add mixed, shifted and mirrored inputs to train on, where inputs allow it.
+        labels: class of each sample.
+        augmented: add mixed, shifted and mirrored inputs to train on, where inputs allow it.
         seed: of those.
         threads: of ONNX Runtime.
 
-    Attributes:
-        training: rows to train on.
-        held: every fifth sample (at most 512), to validate on.
-        inner: those of the wanted values that the answers hold.
-        count: of real rows.
-        apart: whether rows are single samples, so that they can be put together.
+    Raises:
+        SamplesError: there are fewer than two samples.
     """
+    source = _Teacher(teacher, list(samples), threads)
+    rows = source.rows
+    if len(rows) < 2:
+        raise SamplesError("tuning needs two samples at least: one of them is held out")
+    every = max(_HELD_OUT_EVERY, len(rows) // _MAX_HELD_OUT)
+    held_out = EveryKth(every, minimum=2).mask(len(rows))
+    real = list(compress(rows, ~held_out))
+    extra = _augmented_count(real) if augmented and source.batchable and labels is None else 0
+    source.keep(inner, len(rows) + extra)
+    classes = [None] * len(rows) if labels is None else list(labels)
+    training = source.answer(real, list(compress(classes, ~held_out)))
+    training += source.answer(augment(real, extra, seed=seed), [None] * extra)
+    return Dataset(
+        training=training,
+        held_out=source.answer(compress(rows, held_out), list(compress(classes, held_out))),
+        outputs=source.outputs,
+        inner=source.inner,
+        count=len(rows),
+        batchable=source.batchable,
+    )
 
-    def __init__(
-        self,
-        teacher: ir.Model,
-        samples: Samples,
-        inner: Sequence[str],
-        *,
-        labels: Sequence[int] | None,
-        vary: bool,
-        seed: int,
-        threads: int | None,
-    ) -> None:
-        specs = input_specs(teacher)
-        feeds = list(samples)
-        first = _taken_apart(feeds[0], specs)
-        outputs = [v.name or "" for v in teacher.graph.outputs]
-        self.apart = first is not None and _gives_rows(teacher, feeds, specs, threads)
-        singles = [row for feed in feeds for row in _taken_apart(feed, specs) or [feed]]
-        singles = singles if self.apart else feeds
-        self.count = len(singles)
-        if len(singles) < 2:
-            raise SamplesError("tuning needs two samples at least: one of them is held out")
-        step = max(5, len(singles) // 512)
-        last = len(singles) if len(singles) < step else 0
-        held = [i for i in range(len(singles)) if i % step == step - 1 or i + 1 == last]
-        kept = [i for i in range(len(singles)) if i not in set(held)]
-        real = [singles[index] for index in kept]
-        extra = _extra(real) if vary and self.apart and labels is None else 0
-        self.inner = _affordable(
-            teacher, singles[0], len(singles) + extra, inner, self.apart, threads
+
+class _Teacher:
+    """The teacher and the rows that it answers."""
+
+    def __init__(self, model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> None:
+        self._model, self._threads = model, threads
+        specs = input_specs(model)
+        self.batchable = _separated(feeds[0], specs) is not None and self._gives_rows(feeds, specs)
+        separated = [row for feed in feeds for row in _separated(feed, specs) or [feed]]
+        self.rows: Sequence[Feed] = separated if self.batchable else feeds
+        self.outputs = [value.name or "" for value in model.graph.outputs]
+        self.inner: list[str] = []
+
+    def keep(self, inner: Sequence[str], count: int) -> None:
+        """Choose the inner values that answers of `count` rows shall hold."""
+        self.inner = self._affordable(inner, count)
+        self._session = Session(tapped(self._model, self.inner), threads=self._threads)
+        self._wanted = {*self.outputs, *self.inner}
+
+    def answer(self, feeds: Iterable[Feed], labels: Sequence[int | None]) -> list[Row]:
+        """Run the teacher on feeds; those of one form that follow each other run together."""
+        answered = _answered(self._session, feeds, self._wanted, self.batchable)
+        return [
+            Row(torch_feed(feed), torch_feed(answers), None if label is None else int(label))
+            for (feed, answers), label in zip(answered, labels, strict=True)
+        ]
+
+    def _gives_rows(self, feeds: Sequence[Feed], specs: Sequence[InputSpec]) -> bool:
+        """Tell whether every output has a row per sample."""
+        single = (_separated(feeds[0], specs) or [])[0]
+        pair = {name: np.concatenate([array, array]) for name, array in single.items()}
+        session = Session(self._model, threads=self._threads)
+        one, two = session.run(single), session.run(pair)
+        return all(
+            getattr(one[name], "ndim", 0) and len(one[name]) == 1 and len(two[name]) == 2
+            for name in one
         )
-        session = Session(tapped(teacher, self.inner), threads=threads)
-        wanted = {*outputs, *self.inner}
 
-        def rows(feeds: Iterable[Feed], classes: Sequence[int] | None = None) -> Iterator[Row]:
-            answered = _answered(session, feeds, wanted, self.apart)
-            for index, (feed, answers) in enumerate(answered):
-                label = None if classes is None else int(classes[index])
-                yield Row(torch_feed(feed), torch_feed(answers), label)
-
-        def real_rows(places: Sequence[int]) -> list[Row]:
-            classes = None if labels is None else [labels[index] for index in places]
-            return list(rows([singles[index] for index in places], classes))
-
-        self.held, self.training = real_rows(held), real_rows(kept)
-        self.training += rows(augment(real, extra, seed=seed))
+    def _affordable(self, inner: Sequence[str], count: int) -> list[str]:
+        """Choose evenly spread inner values whose rows fit into memory."""
+        if not inner:
+            return []
+        session = Session(tapped(self._model, inner), threads=self._threads)
+        found = session.run(self.rows[0])
+        each = _INNER_BYTES / count / _MAX_INNER
+        fit = [
+            name
+            for name in inner
+            if name in found
+            and isinstance(found[name], np.ndarray)
+            and found[name].dtype == np.float32
+            and found[name].nbytes <= each
+            and (not self.batchable or (found[name].ndim > 1 and len(found[name]) == 1))
+        ]
+        if len(fit) <= _MAX_INNER:
+            return fit
+        places = np.linspace(0, len(fit) - 1, _MAX_INNER).round().astype(int)
+        return [fit[place] for place in places]
 
 
 def _answered(
-    session: Session, feeds: Iterable[Feed], wanted: Collection[str], apart: bool
+    session: Session, feeds: Iterable[Feed], wanted: Collection[str], batchable: bool
 ) -> Iterator[tuple[Feed, Feed]]:
-    """Feeds with the teacher's answers; those of one form that follow each other run together."""
+    """Yield feeds with the teacher's answers."""
 
     def run(some: list[Feed]) -> Iterator[tuple[Feed, Feed]]:
         if len(some) == 1:
@@ -139,7 +209,8 @@ def _answered(
 
     waiting: list[Feed] = []
     for feed in feeds:
-        if waiting and (not apart or len(waiting) == _AT_ONCE or _form(feed) != _form(waiting[0])):
+        full = len(waiting) == _TEACHER_BATCH
+        if waiting and (not batchable or full or _shapes(feed) != _shapes(waiting[0])):
             yield from run(waiting)
             waiting = []
         waiting.append(feed)
@@ -147,19 +218,19 @@ def _answered(
         yield from run(waiting)
 
 
-def _form(feed: Feed) -> list[tuple[str, tuple[int, ...]]]:
+def _shapes(feed: Feed) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, array.shape) for name, array in feed.items()]
 
 
 def batches(
-    rows: Sequence[Row], size: int, apart: bool, order: torch.Generator | None = None
+    rows: Sequence[Row], size: int, batchable: bool, order: torch.Generator | None = None
 ) -> Iterator[list[Batch]]:
-    """All rows once, `size` at a time; those of different forms come as several batches.
+    """Yield all rows once, `size` at a time; those of different forms as several batches.
 
     Args:
-        rows: what is put together.
+        rows: what is batched.
         size: rows at a time.
-        apart: whether rows can be put together.
+        batchable: whether rows can be concatenated.
         order: shuffles them; None keeps the order.
     """
     places = list(range(len(rows)))
@@ -167,16 +238,16 @@ def batches(
         places = torch.randperm(len(rows), generator=order).tolist()
     for start in range(0, len(places), size):
         chosen = [rows[place] for place in places[start : start + size]]
-        if not apart:
-            yield [_together([row]) for row in chosen]
+        if not batchable:
+            yield [_concatenated([row]) for row in chosen]
             continue
         forms: dict[tuple[object, ...], list[Row]] = {}
         for row in chosen:
             forms.setdefault(row.form, []).append(row)
-        yield [_together(group) for group in forms.values()]
+        yield [_concatenated(group) for group in forms.values()]
 
 
-def _together(rows: Sequence[Row]) -> Batch:
+def _concatenated(rows: Sequence[Row]) -> Batch:
     labels = [row.label for row in rows if row.label is not None]
     if len(rows) == 1:
         feed, answers = rows[0].feed, rows[0].answers
@@ -186,7 +257,7 @@ def _together(rows: Sequence[Row]) -> Batch:
     return Batch(feed, answers, torch.tensor(labels) if labels else None)
 
 
-def _taken_apart(feed: Feed, specs: Sequence[InputSpec]) -> list[Feed] | None:
+def _separated(feed: Feed, specs: Sequence[InputSpec]) -> list[Feed] | None:
     """The samples of a feed, None where an input has no free batch axis in front."""
     for spec in specs:
         if not spec.shape or isinstance(spec.shape[0], int):
@@ -197,52 +268,10 @@ def _taken_apart(feed: Feed, specs: Sequence[InputSpec]) -> list[Feed] | None:
     return [{name: array[i : i + 1] for name, array in feed.items()} for i in range(count)]
 
 
-def _gives_rows(
-    teacher: ir.Model, feeds: Sequence[Feed], specs: Sequence[InputSpec], threads: int | None
-) -> bool:
-    """Whether every output has a row per sample."""
-    single = (_taken_apart(feeds[0], specs) or [])[0]
-    pair = {name: np.concatenate([array, array]) for name, array in single.items()}
-    session = Session(teacher, threads=threads)
-    one, two = session.run(single), session.run(pair)
-    return all(
-        getattr(one[name], "ndim", 0) and len(one[name]) == 1 and len(two[name]) == 2
-        for name in one
-    )
-
-
-def _extra(real: Sequence[Feed]) -> int:
-    """How many rows are added: up to four times as many as there are, as far as memory allows."""
+def _augmented_count(real: Sequence[Feed]) -> int:
+    """Rows that are added: up to four times as many as there are, as far as memory allows."""
     if not can_augment(real[0]):
         return 0
     bytes_each = sum(array.nbytes for array in real[0].values())
-    room = min(_ENOUGH_ROWS, _VARIED_BYTES // bytes_each) - len(real)
+    room = min(_ENOUGH_ROWS, _AUGMENTED_BYTES // bytes_each) - len(real)
     return max(0, min(_COPIES * len(real), room))
-
-
-def _affordable(
-    teacher: ir.Model,
-    feed: Feed,
-    count: int,
-    inner: Sequence[str],
-    apart: bool,
-    threads: int | None,
-) -> list[str]:
-    """Evenly spread inner values whose rows fit into memory."""
-    if not inner:
-        return []
-    found = Session(tapped(teacher, inner), threads=threads).run(feed)
-    each = _INNER_BYTES / count / _MAX_INNER
-    fit = [
-        name
-        for name in inner
-        if name in found
-        and isinstance(found[name], np.ndarray)
-        and found[name].dtype == np.float32
-        and found[name].nbytes <= each
-        and (not apart or (found[name].ndim > 1 and len(found[name]) == 1))
-    ]
-    if len(fit) <= _MAX_INNER:
-        return fit
-    places = np.linspace(0, len(fit) - 1, _MAX_INNER).round().astype(int)
-    return [fit[place] for place in places]

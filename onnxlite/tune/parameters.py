@@ -1,6 +1,6 @@
-"""What is learned: tensors with gradients, what they are in the graph, and back into constants.
+"""Trainable constants: tensors with gradients, and the constants of the graph made of them.
 
-Each kind owns some initializers. In torch it computes their values from its leaves; after
+Each kind owns some initializers. In torch it computes their values from its tensors; after
 training it gives the arrays that are stored in their place.
 """
 
@@ -25,23 +25,28 @@ _INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class TrainableTensor:
-    """A tensor that the optimizer changes; `rate` is its step for a learning rate of 1."""
+    """A tensor that the optimizer changes; `step_size` is its step for a learning rate of 1."""
 
     tensor: Tensor
-    rate: float
+    step_size: float
 
 
 class TrainableConstant(Protocol):
-    """One thing that is learned."""
+    """A constant of the graph that is learned, with its scale if it has one."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The initializers that it computes."""
+    def kind(self) -> str:
+        """Name under which reports count it."""
         ...
 
     @property
-    def leaves(self) -> tuple[TrainableTensor, ...]:
-        """What the optimizer changes."""
+    def names(self) -> tuple[str, ...]:
+        """Names of the initializers that it computes."""
+        ...
+
+    @property
+    def tensors(self) -> tuple[TrainableTensor, ...]:
+        """Tensors that the optimizer changes."""
         ...
 
     def compute(self, values: Tensors) -> None:
@@ -49,49 +54,52 @@ class TrainableConstant(Protocol):
         ...
 
     def project(self) -> None:
-        """After a step of the optimizer: back into the allowed range."""
+        """Bring the tensors back into the allowed range after a step of the optimizer."""
         ...
 
     def store(self, arrays: Arrays) -> None:
-        """Put what is stored for `names` into `arrays`, which hold those stored before."""
+        """Put the arrays to store for `names` into `arrays`, which hold those of others."""
         ...
 
 
-def _leaf(array: NDArray[Any], rate: float | None = None) -> TrainableTensor:
-    """A leaf; without a rate, steps are relative to the root mean square of the values."""
+def _trainable(array: NDArray[Any], step_size: float | None = None) -> TrainableTensor:
+    """Make a tensor; by default its steps are relative to the root mean square of the values."""
     tensor = torch.tensor(array, dtype=torch.float32)
-    typical = float(tensor.square().mean().sqrt()) if rate is None else rate
-    return TrainableTensor(tensor.requires_grad_(), typical + 1e-6 if rate is None else rate)
+    if step_size is None:
+        step_size = float(tensor.square().mean().sqrt()) + 1e-6
+    return TrainableTensor(tensor.requires_grad_(), step_size)
 
 
 class FloatConstant:
-    """A constant in float. What is zero in a weight stays zero: it may be pruned."""
+    """Float constant. Zeros of a weight stay zero: they may be pruned."""
+
+    kind = "constants-tuned"
 
     def __init__(self, name: str, array: NDArray[Any]) -> None:
         self.names = (name,)
         self._dtype = array.dtype
         # A float16 constant is learned in float32 and rounded, straight through, in each run.
-        self._leaf = _leaf(array.astype(np.float32))
+        self._weight = _trainable(array.astype(np.float32))
         self._mask = torch.tensor(array != 0) if array.ndim > 1 and not array.all() else None
-        self.leaves = (self._leaf,)
+        self.tensors = (self._weight,)
 
     def compute(self, values: Tensors) -> None:
-        """The tensor in the type of the constant."""
-        tensor = self._leaf.tensor
+        """Give the tensor in the type of the constant."""
+        tensor = self._weight.tensor
         values[self.names[0]] = tensor.half() if self._dtype == np.float16 else tensor
 
     def project(self) -> None:
-        """Zeros again where there were zeros."""
+        """Restore the zeros."""
         if self._mask is not None:
-            self._leaf.tensor.mul_(self._mask)
+            self._weight.tensor.mul_(self._mask)
 
     def store(self, arrays: Arrays) -> None:
-        """The learned values."""
-        arrays[self.names[0]] = _numpy(self._leaf.tensor).astype(self._dtype)
+        """Give the learned values."""
+        arrays[self.names[0]] = _numpy(self._weight.tensor).astype(self._dtype)
 
 
 class ActivationScale:
-    """The step of activations, shared by the Q and DQ nodes of a value (LSQ).
+    """Scale of activations, shared by the Q and DQ nodes of a value (LSQ).
 
     It is learned as a factor in logarithm, `scale * exp(theta)`, which stays positive.
 
@@ -101,29 +109,31 @@ class ActivationScale:
         widest: the largest factor that it may grow by.
     """
 
+    kind = "scales-tuned"
+
     def __init__(self, name: str, array: NDArray[Any], widest: float) -> None:
         self.names = (name,)
         self._start, self._most = torch.tensor(array), float(np.log(widest))
-        self._leaf = _leaf(np.zeros(array.shape, np.float32), 0.1)
-        self.leaves = (self._leaf,)
+        self._log_factor = _trainable(np.zeros(array.shape, np.float32), 0.1)
+        self.tensors = (self._log_factor,)
 
     def compute(self, values: Tensors) -> None:
-        """The present scale."""
-        values[self.names[0]] = self._start * self._leaf.tensor.exp()
+        """Give the present scale."""
+        values[self.names[0]] = self._start * self._log_factor.tensor.exp()
 
     def project(self) -> None:
-        """No wider than allowed, and no narrower than an eighth."""
-        self._leaf.tensor.clamp_(-2.08, self._most)
+        """Clip to the widest allowed scale and an eighth of the first one."""
+        self._log_factor.tensor.clamp_(-2.08, self._most)
 
     def store(self, arrays: Arrays) -> None:
-        """The scale as float32, rounded down where it may not grow."""
-        found = _numpy(self._start * self._leaf.tensor.exp())
+        """Give the scale as float32, rounded down where it may not grow."""
+        found = _numpy(self._start * self._log_factor.tensor.exp())
         limit = _numpy(self._start) * np.float32(np.exp(self._most))
         arrays[self.names[0]] = np.minimum(found, limit).astype(np.float32)
 
 
 class QuantizedWeight:
-    """Integers and scales of a weight in front of a DQ node.
+    """Quantized weight: integers and scales in front of a DQ node.
 
     The weight is learned in units of its scale and rounded in each run, straight through; its
     scales are learned as factors. Integers stay within the range that they had: where kernels
@@ -136,6 +146,8 @@ class QuantizedWeight:
         scale: float32.
     """
 
+    kind = "integer-weights-tuned"
+
     def __init__(
         self,
         names: tuple[str, str],
@@ -146,27 +158,29 @@ class QuantizedWeight:
         self.names = names
         self._dtype, self._scale = integers.dtype, torch.tensor(scale.astype(np.float32))
         self._low, self._high = float(integers.min()), float(integers.max())
-        self._steps = _leaf(start.clip(self._low, self._high).astype(np.float32))
-        self._factor = _leaf(np.zeros(scale.shape, np.float32), 0.1)
-        self.leaves = (self._steps, self._factor)
+        self._steps = _trainable(start.clip(self._low, self._high).astype(np.float32))
+        self._log_factor = _trainable(np.zeros(scale.shape, np.float32), 0.1)
+        self.tensors = (self._steps, self._log_factor)
 
     def compute(self, values: Tensors) -> None:
-        """Rounded integers in float, and scales."""
+        """Give rounded integers in float, and scales."""
         values[self.names[0]] = round_through(self._steps.tensor)
-        values[self.names[1]] = self._scale * self._factor.tensor.exp()
+        values[self.names[1]] = self._scale * self._log_factor.tensor.exp()
 
     def project(self) -> None:
-        """Integers within the range that they had."""
+        """Clip integers to the range that they had."""
         self._steps.tensor.clamp_(self._low, self._high)
 
     def store(self, arrays: Arrays) -> None:
-        """Integers of the stored type, and scales."""
+        """Give integers of the stored type, and scales."""
         arrays[self.names[0]] = np.rint(_numpy(self._steps.tensor)).astype(self._dtype)
-        arrays[self.names[1]] = _numpy(self._scale * self._factor.tensor.exp()).astype(np.float32)
+        arrays[self.names[1]] = _numpy(self._scale * self._log_factor.tensor.exp()).astype(
+            np.float32
+        )
 
 
 class PackedWeight:
-    """Codes and scale of a weight that ordinary nodes decode from packed words.
+    """Packed weight: codes and scale that ordinary nodes decode from packed words.
 
     Codes are learned as those of `QuantizedWeight` are.
 
@@ -176,8 +190,10 @@ class PackedWeight:
         start: where to start from: numbers that are rounded to the codes.
         scale: float32 or float16.
         stored: names of the constants that hold the words.
-        encode: gives the words of new codes.
+        encode: packs new codes into words.
     """
+
+    kind = "packed-weights-tuned"
 
     def __init__(
         self,
@@ -195,31 +211,31 @@ class PackedWeight:
         middle = (self._low + self._high) / 2
         self._middle = torch.tensor(middle)
         within = start.clip(self._low, self._high)
-        self._steps = _leaf(within.astype(np.float32) - middle)
-        self._factor = _leaf(np.zeros(scale.shape, np.float32), 0.1)
-        self.leaves = (self._steps, self._factor)
+        self._steps = _trainable(within.astype(np.float32) - middle)
+        self._log_factor = _trainable(np.zeros(scale.shape, np.float32), 0.1)
+        self.tensors = (self._steps, self._log_factor)
 
     def compute(self, values: Tensors) -> None:
-        """Rounded codes in float, and the scale in its type."""
+        """Give rounded codes in float, and the scale in its type."""
         values[self.names[0]] = round_through(self._steps.tensor + self._middle)
-        scale = self._scale * self._factor.tensor.exp()
+        scale = self._scale * self._log_factor.tensor.exp()
         values[self.names[1]] = scale.half() if self._dtype == np.float16 else scale
 
     def project(self) -> None:
-        """Codes within the range that they had."""
+        """Clip codes to the range that they had."""
         half = (self._high - self._low) / 2
         self._steps.tensor.clamp_(-half, half)
 
     def store(self, arrays: Arrays) -> None:
-        """Words, and the scale."""
+        """Give words, and the scale."""
         codes = _numpy((self._steps.tensor + self._middle).round())
         arrays.update(zip(self._stored, self._encode(codes), strict=True))
-        scale = _numpy(self._scale * self._factor.tensor.exp())
+        scale = _numpy(self._scale * self._log_factor.tensor.exp())
         arrays[self.names[1]] = scale.astype(self._dtype)
 
 
 class QuantizedBias:
-    """A bias in int32 whose scale is that of the input times that of the weight.
+    """Quantized bias: int32, with the input's scale times the weight's.
 
     Args:
         names: of the integers and of the scale.
@@ -228,6 +244,8 @@ class QuantizedBias:
         factors: names of the two scales, which are computed and stored before.
         fixed: those of the two that are not learned.
     """
+
+    kind = "integer-biases-tuned"
 
     def __init__(
         self,
@@ -238,26 +256,26 @@ class QuantizedBias:
         fixed: Mapping[str, NDArray[Any]],
     ) -> None:
         self.names = names
-        self._shape, self._factors, self._fixed = shape, factors, dict(fixed)
-        self._bias = _leaf(bias)
-        self.leaves = (self._bias,)
+        self._shape, self._log_factors, self._fixed = shape, factors, dict(fixed)
+        self._bias = _trainable(bias)
+        self.tensors = (self._bias,)
 
     def compute(self, values: Tensors) -> None:
-        """Rounded integers in float, and the scale without gradient."""
+        """Give rounded integers in float, and the scale without gradient."""
         sides = [
             values[name].detach() if name in values else torch.tensor(self._fixed[name])
-            for name in self._factors
+            for name in self._log_factors
         ]
         scale = (sides[0].reshape(-1) * sides[1].reshape(-1)).reshape(self._shape)
         values[self.names[0]] = round_through(self._bias.tensor / scale)
         values[self.names[1]] = scale
 
     def project(self) -> None:
-        """Nothing: int32 has room."""
+        """Do nothing: int32 has room."""
 
     def store(self, arrays: Arrays) -> None:
-        """Integers in units of the stored scales."""
-        sides = [arrays[n] if n in arrays else self._fixed[n] for n in self._factors]
+        """Give integers in units of the stored scales."""
+        sides = [arrays[n] if n in arrays else self._fixed[n] for n in self._log_factors]
         scale = (sides[0].reshape(-1) * sides[1].reshape(-1)).reshape(self._shape)
         scale = scale.astype(np.float32)
         steps = np.rint(_numpy(self._bias.tensor).astype(np.float64) / scale)

@@ -1,4 +1,4 @@
-"""How long a step of training takes, measured before anything is trained."""
+"""Time of one training step, measured before anything is trained."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from onnxlite.errors import UnsupportedError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.samples import Samples, SamplesLike, input_specs
-from onnxlite.tune.dataset import Dataset, batches
+from onnxlite.tune.dataset import make_dataset
 from onnxlite.tune.losses import Loss
+from onnxlite.tune.optimizer import Distillation
+from onnxlite.tune.options import TuneOptions
 from onnxlite.tune.student import Student
-from onnxlite.tune.train import optimizer_of, take_step
 
 #: The first step is slower than others: memory is new, and kernels are chosen. Where that alone
-#: takes long, it tells enough.
+#: takes long, it is enough.
 _STEPS, _LONG_S = 4, 2.0
 
 
 def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> float:
-    """The seconds of one step of tuning a model that is not compressed yet.
+    """Measure the seconds of one step of tuning a model that is not compressed yet.
 
     Args:
         model: it is not changed.
@@ -39,17 +40,18 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
     reference = clone(model)
     normalize(reference)
     stream = Samples(samples, input_specs(reference), batch=1, limit=2 * batch)
-    rows = Dataset(reference, stream, [], labels=None, vary=False, seed=0, threads=None)
+    data = make_dataset(reference, stream, [])
     student = Student(model, reference)
-    if not student.leaves:
+    if not student.tensors:
         raise UnsupportedError("the model has no constant that can be learned")
-    adam = optimizer_of(student)
     loss = Loss([], {}, [], {}, custom=_energy)
-    (first, *_) = batches([*rows.training, *rows.held], batch, rows.apart)
+    task = Distillation(student, loss, data, TuneOptions(batch_size=batch))
+    adam = task.optimizer()
+    (first, *_) = data.batches([*data.training, *data.held_out], batch)
     seconds = []
     for _ in range(_STEPS):
         start = time.perf_counter()
-        take_step(student, loss, first, adam, rate=0.0)
+        task.step(adam, first, rate=0.0)
         seconds.append(time.perf_counter() - start)
         if sum(seconds) > _LONG_S:
             break
@@ -57,7 +59,7 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
 
 
 def _energy(found: Mapping[str, Tensor], _wanted: Mapping[str, Tensor]) -> Tensor:
-    """Any loss will do that all of the model has a part in."""
+    """A loss that all of the model has a part in."""
     parts = [value.float().square().mean() for value in found.values() if value.requires_grad]
     if not parts:
         raise UnsupportedError("no output of the model has a gradient: it cannot be trained")

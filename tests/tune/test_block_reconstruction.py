@@ -36,13 +36,13 @@ def images() -> NDArray[np.float32]:
 
 def test_parts_of_a_student(net):
     student = Student(load(net))
-    inputs, learned = student.part(["x", "t"], "s")
+    inputs, constants = student.part(["x", "t"], "s")
     assert inputs == ("t",)
-    assert {name for item in learned for name in item.names} == {"u", "c"}
+    assert {name for item in constants for name in item.names} == {"u", "c"}
     # The skip is computed again from what is known before it.
-    inputs, learned = student.part(["x", "s"], "a")
+    inputs, constants = student.part(["x", "s"], "a")
     assert inputs == ("x", "s")
-    assert {name for item in learned for name in item.names} == {"w", "b"}
+    assert {name for item in constants for name in item.names} == {"w", "b"}
 
 
 def test_value_of_a_part_is_that_of_the_whole(net, images):

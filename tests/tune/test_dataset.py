@@ -12,23 +12,23 @@ from tests.odd_models import parse
 
 torch = pytest.importorskip("torch")
 
-from onnxlite.tune.dataset import Dataset, batches  # noqa: E402
+from onnxlite.tune.dataset import batches, make_dataset  # noqa: E402
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,1,8,8] x) => (float[n,1,8,8] y) { h = Abs(x)  y = Neg(h) }"""
 
 
-def rows_of(images, *, vary=True, inner=()):
+def rows_of(images, *, augmented=True, inner=()):
     model = load(parse(NET))
     stream = Samples(images, input_specs(model))
-    return Dataset(model, stream, list(inner), labels=None, vary=vary, seed=0, threads=1)
+    return make_dataset(model, stream, list(inner), augmented=augmented, threads=1)
 
 
 def test_held_rows_are_in_nothing_that_is_trained_on():
     # Each sample is one number of its own, so that mixtures show what they are made of.
     images = np.broadcast_to(np.arange(20, dtype=np.float32).reshape(20, 1, 1, 1), (20, 1, 8, 8))
     rows = rows_of(np.ascontiguousarray(images % 5 == 4).astype(np.float32))
-    assert [row.feed["x"].max().item() for row in rows.held] == [1] * 4
+    assert [row.feed["x"].max().item() for row in rows.held_out] == [1] * 4
     assert len(rows.training) == 16 * 5
     assert all(not row.feed["x"].any() for row in rows.training)
 
@@ -41,12 +41,12 @@ def test_made_up_rows_have_the_teachers_answers():
     for row in rows.training:
         torch.testing.assert_close(row.answers["y"], -row.feed["x"].abs())
         torch.testing.assert_close(row.answers["h"], row.feed["x"].abs())
-    assert len(rows_of(images, vary=False).training) == 8
+    assert len(rows_of(images, augmented=False).training) == 8
 
 
 def test_batches_hold_every_row_once():
     images = np.random.default_rng(0).standard_normal((10, 1, 8, 8), np.float32)
-    rows = rows_of(images, vary=False)
+    rows = rows_of(images, augmented=False)
     order = torch.Generator().manual_seed(0)
     parts = [part for batch in batches(rows.training, 3, True, order) for part in batch]
     assert [len(part.feed["x"]) for part in parts] == [3, 3, 2]

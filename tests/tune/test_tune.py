@@ -32,7 +32,7 @@ from tests.odd_models import parse
 torch = pytest.importorskip("torch")
 
 from onnxlite.tune.parameters import PackedWeight  # noqa: E402
-from onnxlite.tune.step import _inner_pairs  # noqa: E402
+from onnxlite.tune.step import inner_pairs  # noqa: E402
 from onnxlite.tune.student import Student  # noqa: E402
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
@@ -81,9 +81,10 @@ def test_pruned_net_comes_closer(net, images, fresh):
 def test_inner_layers_are_matched_through_the_lineage(net, images):
     reference = load(net)
     normalize(reference)
-    pairs = _inner_pairs(reference, prune_channels(reference, samples=images[:64], macs=0.5))
+    pairs = inner_pairs(reference, prune_channels(reference, samples=images[:64], macs=0.5))
     assert {"t", "s"} <= pairs.keys()
-    assert all(kept is not None and len(kept) < 16 for _, kept, _ in (pairs["t"], pairs["s"]))
+    kept = [pairs[name].kept for name in ("t", "s")]
+    assert all(channels is not None and len(channels) < 16 for channels in kept)
 
 
 def test_zeros_stay_zeros(net, images):
@@ -144,7 +145,7 @@ def test_packed_codes_are_learned(net, images, fresh, bits):
 def test_packed_integers_are_learned(net, images, fresh):
     small = quantize_static(net, images[:64], weight_bits=3, rounding="nearest")
     student = Student(load(small))
-    assert sum(isinstance(item, PackedWeight) for item in student.learned) >= 1
+    assert sum(isinstance(item, PackedWeight) for item in student.constants) >= 1
     found = tensors(student.written())
     for name, array in tensors(small).items():
         if array.dtype == np.uint64:
@@ -158,7 +159,7 @@ def test_packed_integers_are_learned(net, images, fresh):
 def test_packed_model_unlearned_is_the_same(net, bits):
     small = load(quantize_weights(net, bits=bits))
     student = Student(small)
-    assert sum(isinstance(item, PackedWeight) for item in student.learned) >= 2
+    assert sum(isinstance(item, PackedWeight) for item in student.constants) >= 2
     found = tensors(student.written())
     for name, array in tensors(small).items():
         np.testing.assert_allclose(found[name], array, rtol=1e-3)
@@ -186,7 +187,7 @@ def test_scales_of_moved_values_stay_tied():
           r = QuantizeLinear(m, s, z)  y = DequantizeLinear(r, s, z) }"""
     )
     student = Student(load(model))
-    assert len(student.learned) == 1
+    assert len(student.constants) == 1
 
 
 def test_equal_scales_of_different_values_are_learned_apart():
@@ -197,7 +198,7 @@ def test_equal_scales_of_different_values_are_learned_apart():
           m = Sigmoid(d)  r = QuantizeLinear(m, s, z)  y = DequantizeLinear(r, s, z) }"""
     )
     student = Student(load(model))
-    assert len(student.learned) == 2
+    assert len(student.constants) == 2
     # Written back unlearned they are one constant again.
     assert len(student.written().graph.initializers) == 2
 

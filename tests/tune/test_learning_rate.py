@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxlite.tune.train import RATES, _best_rate
+from onnxlite.tune.learning_rate import RATES, best_rate
 
 HIGH, NEXT, MIDDLE, LOW, LOWER, LOWEST = RATES
 
@@ -21,7 +21,7 @@ def choose(losses: Mapping[float, float], before: float = 1.0) -> tuple[float, l
             asked.append(rate)
         return losses[rate]
 
-    return _best_rate(reached, before), asked
+    return best_rate(reached, before), asked
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
 from onnxlite.tune.parameters import QuantizedWeight
-from onnxlite.tune.rounding_init import ONE_STEP, rest
 from onnxlite.tune.student import Student
+from onnxlite.tune.trainable import ONE_STEP, rounding_residual
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
@@ -27,11 +27,12 @@ def test_what_rounding_took():
     original = np.array([[1.2, -0.7, 9.0], [0.0, 0.49, 0.6]])
     now = np.array([[1.0, -1.0, 1.0], [0.0, 0.0, 1.0]])
     assert np.allclose(
-        rest(original, now, np.ones((2, 1)), ONE_STEP), [[0.2, 0.3, 0], [0, 0.45, -0.4]]
+        rounding_residual(original, now, np.ones((2, 1)), ONE_STEP),
+        [[0.2, 0.3, 0], [0, 0.45, -0.4]],
     )
-    assert np.allclose(rest(original, now, np.ones((2, 1)))[0, 2], 0.45)
-    assert not rest(original[:1], now, np.ones((2, 1))).any()
-    assert not rest(None, now, np.ones((2, 1))).any()
+    assert np.allclose(rounding_residual(original, now, np.ones((2, 1)))[0, 2], 0.45)
+    assert not rounding_residual(original[:1], now, np.ones((2, 1))).any()
+    assert not rounding_residual(None, now, np.ones((2, 1))).any()
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -42,13 +43,13 @@ def test_of_a_quantized_net(known):
     reference = clone(load(net))
     normalize(reference)
     student = Student(small, reference if known else None)
-    weights = [item for item in student.learned if isinstance(item, QuantizedWeight)]
+    weights = [item for item in student.constants if isinstance(item, QuantizedWeight)]
     assert weights
     written = student.written().graph.initializers
     stored = {name: const_array(value) for name, value in small.graph.initializers.items()}
     for item in weights:
         integers = stored[item.names[0]]
-        start = item.leaves[0].tensor.detach().numpy()
+        start = item.tensors[0].tensor.detach().numpy()
         assert np.array_equal(np.rint(start), integers)
         assert bool((start != integers).any()) == known
         assert np.array_equal(const_array(written[item.names[0]]), integers)
