@@ -6,6 +6,7 @@ choose (a kernel per layer, by measurement) -> write -> look-up tables -> verify
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
+from onnxlite.fidelity import Reference
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
 from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
@@ -28,7 +30,6 @@ from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import LSTM, Kernel, LayerWriter, dynamic_target, kernels_of
-from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.records import (
     Cell,
     LayerRow,
@@ -166,7 +167,7 @@ def quantize_dynamic_ir(
         summary = "no layer is faster on integers" if skipped else "no layer can be quantized"
         return source, unchanged(_STEP, summary, skipped, start)
     rows = _written(ready, plan, tables, row)
-    sqnr = worst_sqnr_db(source, ready, [] if feed is None else [feed])
+    verified = _verified(source, ready, feed)
     used = Counter(str(r.values["kernel"]) for r in rows)
     return ready, StepReport(
         step=_STEP,
@@ -174,7 +175,7 @@ def quantize_dynamic_ir(
         summary=(
             f"{len(plan)} layers on integers ({_listed(used)}), {len(skipped)} stay float; "
             f"weights {size_bytes(source):,} -> {size_bytes(ready):,} bytes; "
-            f"{'exact' if sqnr is None else f'{sqnr:.1f} dB'} on the first sample"
+            f"{verified}"
         ),
         changes={
             "layers-quantized": len(plan),
@@ -185,6 +186,21 @@ def quantize_dynamic_ir(
         layers=(*rows, *smoothed),
         seconds=time.perf_counter() - start,
     )
+
+
+def _verified(source: ir.Model, model: ir.Model, feed: Feed | None) -> str:
+    """Compare the quantized model with the float one on a feed, if there is one.
+
+    Raises:
+        VerificationError: an output is not finite where the float model's is.
+        ExecutionError: ONNX Runtime does not run one of the models.
+    """
+    if feed is None:
+        return "not run, for want of an input"
+    errors = Reference(source, [feed]).errors(model)
+    errors.check_finite("the quantized model", "exclude the layers before it and report this")
+    noise = "exact" if errors.worst_db == math.inf else f"{errors.worst_db:.1f} dB"
+    return f"{noise} on the first sample"
 
 
 def first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:

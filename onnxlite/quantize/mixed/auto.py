@@ -6,6 +6,7 @@ Calibrate on the first feeds, make the candidates, measure each on the last feed
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -233,17 +234,17 @@ class _Trial:
         able = {
             way: candidate.verdict
             for way, candidate in self.candidates.items()
-            if _db(candidate.verdict) >= floor and candidate.verdict.latency_ratio <= _FASTER
+            if candidate.verdict.sqnr_db >= floor and candidate.verdict.latency_ratio <= _FASTER
         }
         if not able:
             return None
         least = min(verdict.latency_ratio for verdict in able.values())
         tied = [way for way, v in able.items() if v.latency_ratio <= _TIE * least]
-        return max(tied, key=lambda way: _db(able[way]))
+        return max(tied, key=lambda way: able[way].sqnr_db)
 
     def _reason(self, candidate: _Candidate, best: Way | None) -> str:
         verdict = candidate.verdict
-        if _db(verdict) < self._options.min_sqnr_db:
+        if verdict.sqnr_db < self._options.min_sqnr_db:
             return f"{verdict}, {self._options.min_sqnr_db:g} dB are wanted"
         if verdict.latency_ratio > _FASTER:
             return f"{verdict}, which is not faster than float"
@@ -309,17 +310,13 @@ def _split(feeds: Samples) -> tuple[Samples, list[Feed], str | None]:
     return Samples(_First(feeds, first), feeds.inputs), judged, None
 
 
-def _db(verdict: CandidateMetrics) -> float:
-    return float("inf") if verdict.sqnr_db is None else verdict.sqnr_db
-
-
 def _row(way: Way, candidate: _Candidate) -> LayerRow:
     verdict = candidate.verdict
     return LayerRow(
         way,
         "candidate",
         {
-            "sqnr_db": None if verdict.sqnr_db is None else round(verdict.sqnr_db, 2),
+            "sqnr_db": round(verdict.sqnr_db, 2) if math.isfinite(verdict.sqnr_db) else None,
             "time_over_float": round(verdict.latency_ratio, 3),
             "size_over_float": round(verdict.size_ratio, 3),
         },

@@ -12,9 +12,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.mixed.candidate_metrics import worst_sqnr_db
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.timing import use_timer
