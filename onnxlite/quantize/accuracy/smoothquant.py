@@ -1,10 +1,10 @@
-"""Move outliers from activations into weights, where they have a scale per channel.
+"""SmoothQuant: move outliers of activations into weights, which have a scale per channel.
 
     y = x @ W   ==   (x / s) @ (s[:, None] * W),    s_j = max|x_j|^a / max|W_j|^(1-a)
 
 A few channels of a transformer are ten times as large as the others and take most of the 256
-steps that all of them share. Source: Xiao et al. 2023 (SmoothQuant). Here each value gets its
-own `a`, the one with the least error on real rows, or none where that helps too little. The
+steps of their common scale. Source: Xiao et al. 2023 (SmoothQuant). Here each value gets its
+own `a`, the one with the least error on rows of the samples, or none if the gain is small. The
 division goes into the scale of the normalisation before it; where other nodes read the value
 as well, it is a Mul of its own.
 """
@@ -19,9 +19,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.builder import GraphBuilder, drop_unused
 from onnxlite.calibrate import Range
 from onnxlite.calibrate.row_samples import RowSample, collect_row_samples
-from onnxlite.graph import Names, add_initializer, const_array, const_tensor, value_names
+from onnxlite.graph import const_array, const_tensor
 from onnxlite.ops import Product, find_product, last_axis_affine, spec_of
 from onnxlite.quantize.core.options import Smooth
 from onnxlite.quantize.core.qtypes import (
@@ -36,16 +37,16 @@ from onnxlite.quantize.core.selection import by_name
 from onnxlite.records import Cell, LayerRow, Progress
 from onnxlite.samples import Samples, feed_size
 
-#: Feeds that are looked at, and the samples that must be in them.
-_FEEDS, _LEAST_SAMPLES = 8, 8
+#: Feeds that are run, and the samples that must be in them.
+_FEEDS, _MIN_SAMPLES = 8, 8
 #: Exponents tried: at 1 the activations are all alike, at 0 the weights.
 _EXPONENTS = (0.5, 0.65, 0.8)
-#: The noise that must go, in dB: a Mul of its own costs time, a changed constant does not.
-_WORTH_CONSTANT_DB, _WORTH_NODE_DB = 0.5, 3.0
+#: Noise must fall by this much: a changed constant costs no time, a Mul of its own does.
+_MIN_GAIN_CONSTANT_DB, _MIN_GAIN_NODE_DB = 0.5, 3.0
 
 
 class SmoothOptions(Protocol):
-    """The options that decide what is smoothed: those of the quantization that follows."""
+    """Options of the quantization that follows, as far as smoothing depends on them."""
 
     @property
     def smooth(self) -> Smooth:
@@ -71,19 +72,19 @@ def apply_smoothquant(
     integers_before: bool,
     progress: Progress,
 ) -> list[LayerRow]:
-    """Smooth the inputs of matrix products; the model computes the same as before.
+    """Smooth the inputs of matrix products in place; the model computes the same as before.
 
     Args:
-        model: normalised, with shapes; changed in place.
-        samples: the first ones are looked at; from fewer than 8 outliers cannot be told.
+        model: normalised, with shapes; changed.
+        samples: the first ones are run; fewer than 8 do not show outliers.
         options: what is quantized afterwards, and whether to smooth.
-        integers_before: what computes a value may go on integers as well; a Mul between two
+        integers_before: the producer of a value may run on integers as well; a Mul between two
             layers would part them, so there only constants are changed.
         progress: called after every feed.
 
     Returns:
-        One row per smoothed value: the exponent, and how much less noise the layers that
-        read it have on the rows looked at.
+        One row per smoothed value: the exponent, and by how much the noise of its consumers
+        falls on the rows that were run.
 
     Raises:
         SamplesError: a value is NaN or infinite on a sample.
@@ -100,26 +101,26 @@ def apply_smoothquant(
         return []
     names = [value.name or "" for value in groups]
     feeds = list(islice(samples, _FEEDS))
-    if sum(feed_size(feed, samples.inputs) for feed in feeds) < _LEAST_SAMPLES:
+    if sum(feed_size(feed, samples.inputs) for feed in feeds) < _MIN_SAMPLES:
         return []
     seen = collect_row_samples(model, names, feeds, progress=progress)
-    taken = value_names(model)
-    done = []
+    builder = GraphBuilder(model)
+    rows = []
     for value, products in groups.items():
         found = _best(value, products, seen[value.name or ""], options.smooth)
         if found is not None:
             row, scale = found
-            _divide(model, value, products, scale, taken)
+            _divide(builder, value, products, scale)
             for product in products:
-                _multiply(model, product, scale, taken)
-            done.append(row)
-    return done
+                _multiply(builder, product, scale)
+            rows.append(row)
+    return rows
 
 
 def _groups(
     model: ir.Model, include: Sequence[str], exclude: Sequence[str]
 ) -> dict[ir.Value, list[Product]]:
-    """The products of the main graph by the value that they read."""
+    """Group the products of the main graph, in its order, by the value that they read."""
     groups: dict[ir.Value, list[Product]] = {}
     for node in model.graph:
         product = find_product(node)
@@ -132,7 +133,7 @@ def _groups(
 
 
 def _is_absorbed(value: ir.Value, products: Sequence[Product]) -> bool:
-    """Whether the node before `value` can divide it without anyone else noticing."""
+    """Tell whether the producer's constants can divide `value` without any other effect."""
     producer = value.producer()
     if producer is None or value.is_graph_output() or last_axis_affine(producer) is None:
         return False
@@ -141,7 +142,7 @@ def _is_absorbed(value: ir.Value, products: Sequence[Product]) -> bool:
 
 
 def _made_by_integers(model: ir.Model) -> set[ir.Value]:
-    """Values that may come out of integer kernels: of layers, and of what follows those."""
+    """Find values that may come out of integer kernels: of layers, and of what follows those."""
     found: set[ir.Value] = set()
     for node in model.graph:
         spec = spec_of(node)
@@ -161,7 +162,7 @@ def _made_by_integers(model: ir.Model) -> set[ir.Value]:
 def _best(
     value: ir.Value, products: Sequence[Product], seen: RowSample, mode: Smooth
 ) -> tuple[LayerRow, NDArray[Any]] | None:
-    """The exponent with the least noise and its scale, None where none is worth it."""
+    """Choose the exponent with the least noise; None if the gain is too small."""
     weights = [product.matrix() for product in products]
     bound = np.maximum(np.abs(seen.low), np.abs(seen.high))
     largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
@@ -173,7 +174,7 @@ def _best(
     noise, exponent, scale = min(trials, key=lambda trial: trial[0])
     gain = 10 * float(np.log10(before / noise)) if before and noise else 0.0
     absorbed = _is_absorbed(value, products)
-    if mode == "auto" and gain < (_WORTH_CONSTANT_DB if absorbed else _WORTH_NODE_DB):
+    if mode == "auto" and gain < (_MIN_GAIN_CONSTANT_DB if absorbed else _MIN_GAIN_NODE_DB):
         return None
     values: dict[str, Cell] = {
         "exponent": exponent,
@@ -184,7 +185,7 @@ def _best(
 
 
 def _scale(bound: NDArray[Any], largest: NDArray[Any], exponent: float) -> NDArray[Any]:
-    """float32[k], what each channel is divided by; 1 for channels that are always zero."""
+    """Divisors of the channels, float32[k]; 1 for channels that are always zero."""
     alive = (bound > 0) & (largest > 0)
     # In units of the typical channel, so that the value keeps its order of magnitude.
     x = np.where(alive, bound, 1.0).astype(np.float64)
@@ -197,7 +198,7 @@ def _scale(bound: NDArray[Any], largest: NDArray[Any], exponent: float) -> NDArr
 
 
 def _noise(seen: RowSample, weights: Sequence[NDArray[Any]], scale: NDArray[Any]) -> float:
-    """Noise over signal of the products on integers, each row counted alike.
+    """Noise over signal of the products on integers, with equal weight for each row.
 
     A normalisation follows sooner or later, so a row of small numbers matters as much as one
     of large numbers.
@@ -219,48 +220,39 @@ def _noise(seen: RowSample, weights: Sequence[NDArray[Any]], scale: NDArray[Any]
 
 
 def _divide(
-    model: ir.Model,
-    value: ir.Value,
-    products: Sequence[Product],
-    scale: NDArray[Any],
-    taken: Names,
+    builder: GraphBuilder, value: ir.Value, products: Sequence[Product], scale: NDArray[Any]
 ) -> None:
+    """Divide what `products` read of `value`, in the producer's constants or by a Mul."""
     if _is_absorbed(value, products):
         producer = value.producer()
         assert producer is not None
         for port in last_axis_affine(producer) or ():
             array = const_array(producer.inputs[port])
             assert array is not None
-            _replace_constant(model, producer, port, (array / scale).astype(np.float32), taken)
+            _replace_constant(builder, producer, port, array / scale)
         return
     name = f"{value.name}_smooth"
-    factor = add_initializer(
-        model.graph, taken.fresh(f"{name}_scale"), (1 / scale).astype(np.float32)
-    )
-    node = ir.node("Mul", [value, factor], name=taken.fresh(f"{name}_node"))
-    node.outputs[0].name = taken.fresh(name)
-    node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
-    first = min((product.node for product in products), key=list(model.graph).index)
-    model.graph.insert_before(first, node)
+    place = builder.before(products[0].node)
+    factor = place.initializer(f"{name}_scale", (1 / scale).astype(np.float32))
+    smoothed = place.op("Mul", [value, factor], name=name)
+    smoothed.type, smoothed.shape = value.type, value.shape
     for product in products:
-        product.node.replace_input_with(list(product.node.inputs).index(value), node.outputs[0])
+        product.node.replace_input_with(list(product.node.inputs).index(value), smoothed)
 
 
-def _multiply(model: ir.Model, product: Product, scale: NDArray[Any], taken: Names) -> None:
+def _multiply(builder: GraphBuilder, product: Product, scale: NDArray[Any]) -> None:
+    """Multiply the rows of a product's weight."""
     stored = const_array(product.weight)
     assert stored is not None
     spread = scale[None, :] if product.transposed else scale[:, None]
     port = list(product.node.inputs).index(product.weight)
-    _replace_constant(model, product.node, port, (stored * spread).astype(np.float32), taken)
+    _replace_constant(builder, product.node, port, stored * spread)
 
 
-def _replace_constant(
-    model: ir.Model, node: ir.Node, port: int, array: NDArray[Any], taken: Names
-) -> None:
+def _replace_constant(builder: GraphBuilder, node: ir.Node, port: int, array: NDArray[Any]) -> None:
     """Give one input a constant of its own; others that share the old one keep it."""
     old = node.inputs[port]
     assert old is not None
-    new = add_initializer(model.graph, taken.fresh(f"{old.name}_smooth"), array)
+    new = builder.before(node).initializer(f"{old.name}_smooth", array.astype(np.float32))
     node.replace_input_with(port, new)
-    if old.is_initializer() and not old.uses() and not old.is_graph_output():
-        del model.graph.initializers[old.name or ""]
+    drop_unused([old])
