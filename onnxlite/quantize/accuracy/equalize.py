@@ -1,4 +1,4 @@
-"""Cross-layer equalization: channels that use little of their tensor's range are scaled up.
+"""Cross-layer equalization: scale channels up that use little of their tensor's range.
 
 A tensor has one scale for all its channels, so that a channel with small values is rounded
 coarsely. Where the model allows it (`channel_rescaling.py`) a channel is multiplied by
@@ -15,7 +15,7 @@ the ranges of weights instead.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.calibrate import collect_ranges
 from onnxlite.calibrate.reductions import ChannelStatistics, collect_channel_statistics
-from onnxlite.fidelity import Reference
+from onnxlite.fidelity import Reference, sqnr_db
 from onnxlite.graph import const_array
+from onnxlite.holdout import split_feeds
 from onnxlite.model import clone
 from onnxlite.ops import output_bounds, spec_of, tracked_axes
 from onnxlite.quantize.accuracy.channel_rescaling import (
@@ -44,179 +45,210 @@ from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Skipped
 from onnxlite.repair.regression import HOLD_OUT
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples, input_specs
+from onnxlite.samples import Samples, input_specs
 
 Array64 = NDArray[np.float64]
 
-_WHAT = "equalize"
 #: Feeds that the statistics of channels are taken from.
-_FEEDS = 64
-#: The noise must fall by this share; less is chance.
-_LEAST_GAIN = 0.1
-#: What is left of the room up to an activation's bound, for samples that were not seen, and up to
-#: the end of a tensor's range: the share that does better on samples held out.
-_MARGIN, _MARGINS = 0.9, (0.9, 1.0)
-#: No channel is multiplied by more than this: one that hardly ever answers to the samples at
-#: hand may do so to others.
-_MOST = 8.0
-#: Largest difference of the rescaled model's outputs, as a share of their largest number.
+_MAX_FEEDS = 64
+#: The noise must fall by this fraction; smaller gains may be chance.
+_MIN_GAIN = 0.1
+#: Largest factor of a channel: one that is small on these samples may be large on others.
+_MAX_FACTOR = 8.0
+#: Channels may fill this fraction of an activation's bound, and these fractions of their tensor's
+#: range; the better one of the latter is found on samples held out.
+_BOUND_MARGIN, _RANGE_MARGINS = 0.9, (0.9, 1.0)
+#: Largest difference of the rescaled model's outputs, as a fraction of their largest number.
 _TOLERANCE = 1e-3
 
 
-def equalize(
-    plan: QuantPlan,
-    samples: Samples,
-    *,
-    threads: int | None = None,
-) -> int | Skipped:
-    """Scale channels of a float model up, in place, so that integers hold them better.
+def equalize(plan: QuantPlan, samples: Samples, *, threads: int | None = None) -> int | Skipped:
+    """Scale channels of a float model up in place, so that integers represent them better.
 
-    Factors and ranges come from some of the samples; on the others the quantized model must be
-    closer to the float one than without them.
+    Factors and ranges come from some of the samples; on those held out the quantized model must
+    be closer to the float one than without them.
 
     Args:
-        plan: what will be quantized; nodes and values of its model stay, weights and biases
-            change.
-        samples: unlabelled inputs.
+        plan: nodes and values of its model stay, weights and biases change.
+        samples: unlabelled inputs; the first 64 feeds are used.
         threads: of ONNX Runtime.
 
     Returns:
-        How many channels were scaled, or why none was.
+        The number of channels that were scaled, or the reason against it.
     """
-    model, placement = plan.model, plan.placement
-    feeds = list(islice(samples, _FEEDS))
-    held_out = set(np.flatnonzero(HOLD_OUT.mask(len(feeds))).tolist()) or set(range(len(feeds)))
-    seen = Samples(
-        [f for i, f in enumerate(feeds) if i not in held_out] or feeds, input_specs(model)
-    )
-    channels = channel_map(model, feeds=feeds[:1])
-    free = find_scalable_channels(model, channels)
-    axes = {
-        value.name: tracked_axes(channels.values[value])[0]
-        for value in (*placement.values, *free.clips)
-        if value.name and value in channels.values and _has_free(value, channels, free)
-    }
+    model = plan.model
+    split = split_feeds(Samples(list(islice(samples, _MAX_FEEDS)), input_specs(model)), HOLD_OUT)
+    channels = channel_map(model, feeds=[next(iter(split.fitted))])
+    scalable = find_scalable_channels(model, channels)
+    axes = _channel_axes(plan, channels, scalable)
     if not axes:
-        return Skipped(_WHAT, "", "no-channel", "no channel may be multiplied by a number")
-    stats = collect_channel_statistics(model, axes, seen, threads=threads)
-    checks = [feeds[i] for i in sorted(held_out)]
-    plain = clone(model)
-    noise = _Noise(plan, seen, Reference(plain, checks, threads=threads), threads)
-    best, least, problems = None, np.inf, []
-    for margin in _MARGINS:
-        factor = _factors(plan, channels, free, stats, margin)
+        return _skipped("no-channel", "no channel may be multiplied by a number")
+    statistics = collect_channel_statistics(model, axes, split.fitted, threads=threads)
+    original = clone(model)
+    reference = Reference(original, split.held_out, threads=threads)
+    noise_of = _QuantizationNoise(plan, split.fitted, reference, threads)
+    best, least, faults = None, np.inf, []
+    for margin in _RANGE_MARGINS:
+        factor = _Factors(plan, channels, scalable, statistics, margin).per_unit()
         if (factor == 1).all():
             continue
-        undo = rescale(model, free.slots, factor)
-        if problem := _difference(plain, model, checks[0], threads):
-            problems.append(problem)
-        elif (after := noise.of(model)) < least:
+        undo = rescale(model, scalable.constants, factor)
+        if fault := _fault(reference, model, threads):
+            faults.append(fault)
+        elif (after := noise_of(model)) < least:
             best, least = factor, after
         undo()
     if best is None:
-        reason = problems[0] if problems else "no channel would be held better"
-        return Skipped(_WHAT, "", "no-channel", reason)
-    before = noise.of(plain)
-    if not least < before * (1 - _LEAST_GAIN):
-        return Skipped(
-            _WHAT,
-            "",
+        return _skipped("no-channel", faults[0] if faults else "no channel would gain accuracy")
+    before = noise_of(original)
+    if not least < before * (1 - _MIN_GAIN):
+        return _skipped(
             "no-gain",
-            f"scaled channels give {_db(least):.1f} dB and the original ones {_db(before):.1f} dB "
-            f"on {len(checks)} feeds held out",
+            f"scaled channels give {sqnr_db(1, least):.1f} dB and the original ones "
+            f"{sqnr_db(1, before):.1f} dB on {len(split.held_out)} feeds held out",
         )
-    rescale(model, free.slots, best)
+    rescale(model, scalable.constants, best)
     return int((best != 1).sum())
 
 
+def _skipped(code: str, message: str) -> Skipped:
+    return Skipped("equalize", "", code, message)
+
+
+def _channel_axes(
+    plan: QuantPlan, channels: ChannelMap, scalable: ScalableChannels
+) -> dict[str, int]:
+    """The channel axis of each value, by name, that has channels which may be scaled."""
+    axes = {}
+    for value in (*plan.placement.values, *scalable.clips):
+        ids = channels.values.get(value)
+        tracked = () if ids is None else tracked_axes(ids)
+        if value.name and len(tracked) == 1 and scalable.units[channels.root[ids]].any():
+            axes[value.name] = tracked[0]
+    return axes
+
+
 @dataclass(frozen=True)
-class _Noise:
-    """Noise over signal of the outputs of a model quantized without any further care."""
+class _QuantizationNoise:
+    """Noise over signal at the outputs of quickly quantized models, on feeds held out.
+
+    Attributes:
+        plan: of the original model.
+        fitted: samples for the ranges.
+        reference: the float model's outputs.
+        threads: of ONNX Runtime.
+    """
 
     plan: QuantPlan
-    seen: Samples
+    fitted: Samples
     reference: Reference
     threads: int | None
 
-    def of(self, model: ir.Model) -> float:
-        """On the feeds held out, of a copy of the reference with other weights."""
-        own = self.plan.on(model)
-        ranges = collect_ranges(model, own.placement.value_names, self.seen, threads=self.threads)
-        errors = self.reference.errors(quick_qdq(own, activation_params(own, ranges)))
-        return errors.noise_ratio
+    def __call__(self, model: ir.Model) -> float:
+        """Quantize and run a copy of the original model with other weights."""
+        plan = self.plan.on(model)
+        names = plan.placement.value_names
+        ranges = collect_ranges(model, names, self.fitted, threads=self.threads)
+        return self.reference.errors(quick_qdq(plan, activation_params(plan, ranges))).noise_ratio
 
 
-def _db(share: float) -> float:
-    return -10 * float(np.log10(share)) if share > 0 else np.inf
-
-
-def _has_free(value: ir.Value, channels: ChannelMap, free: ScalableChannels) -> bool:
-    ids = channels.values[value]
-    return len(tracked_axes(ids)) == 1 and bool(free.free[channels.root[ids]].any())
-
-
-def _factors(
-    plan: QuantPlan,
-    channels: ChannelMap,
-    free: ScalableChannels,
-    stats: dict[str, ChannelStatistics],
-    margin: float,
-) -> Array64:
-    """The factor of every unit, 1 for those that stay."""
-    size = len(channels.root)
-    room = np.full(size, _MOST)
-    activation, weight = np.zeros(size), np.zeros(size)
-    chosen, target = set(plan.placement.nodes), plan.target
-    for value in plan.placement.values:
-        if value.name not in stats:
+def _fault(reference: Reference, scaled: ir.Model, threads: int | None) -> str | None:
+    """Compare the float model after scaling with the one before; None if they are the same."""
+    got = Session(scaled, threads=threads).run(reference.feeds[0])
+    for name, expected in reference.outputs[0].items():
+        if expected.dtype.kind != "f" or not expected.size:
             continue
-        seen = stats[value.name]
-        line = channels.root[channels.values[value]].reshape(-1)
-        _narrow(room, line, seen, margin * float(seen.low.min()), margin * float(seen.high.max()))
-        step = _step(target.activation, seen)
-        for power, noise in _reads(value, line, chosen, target):
-            np.add.at(activation, line, step**2 * power)
-            np.add.at(weight, line, seen.square / seen.count * noise)
-    for value in free.clips:
-        if value.name in stats:
-            line = channels.root[channels.values[value]].reshape(-1)
-            limits = output_bounds(_producer(value))
-            assert limits is not None
-            high = stats[value.name].high
-            _narrow(room, line, stats[value.name], -np.inf, limits[1] * _MARGIN)
-            room[line[high >= limits[1] * _MARGIN]] = 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        best = np.where(weight > 0, (activation / weight) ** 0.25, _MOST)
-    best = np.where(activation > 0, best, 1.0)
-    return np.where(free.free, np.clip(np.minimum(best, room), 1.0, _MOST), 1.0)
+        wrong = float(np.abs(expected - got[name]).max())
+        if not wrong <= _TOLERANCE * float(np.abs(expected).max()):
+            return f"output {name!r} of the model with scaled channels differs by {wrong:.3g}"
+    return None
 
 
-def _producer(value: ir.Value) -> ir.Node:
-    producer = value.producer()
-    assert producer is not None
-    return producer
+@dataclass(frozen=True)
+class _Factors:
+    """Factors of channel units with the least noise.
+
+    Attributes:
+        plan: of the float model.
+        channels: its channel units.
+        scalable: the units that may be scaled.
+        statistics: of the channels of values, by name.
+        margin: fraction of their tensor's range that channels may fill.
+    """
+
+    plan: QuantPlan
+    channels: ChannelMap
+    scalable: ScalableChannels
+    statistics: Mapping[str, ChannelStatistics]
+    margin: float
+
+    def per_unit(self) -> Array64:
+        """Return float64[units], 1 for units that stay."""
+        room = self._room()
+        activation, weight = self._noise()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            best = np.where(weight > 0, (activation / weight) ** 0.25, _MAX_FACTOR)
+        best = np.where(activation > 0, best, 1.0)
+        factor = np.clip(np.minimum(best, room), 1.0, _MAX_FACTOR)
+        return np.where(self.scalable.units, factor, 1.0)
+
+    def _room(self) -> Array64:
+        """Largest factor of each unit within ranges and bounds."""
+        room = np.full(len(self.channels.root), _MAX_FACTOR)
+        for value in self.plan.placement.values:
+            if (seen := self.statistics.get(value.name or "")) is not None:
+                low, high = float(seen.low.min()), float(seen.high.max())
+                _limit(room, self._units(value), seen, self.margin * low, self.margin * high)
+        for value in self.scalable.clips:
+            if (seen := self.statistics.get(value.name or "")) is not None:
+                producer = value.producer()
+                bounds = None if producer is None else output_bounds(producer)
+                assert bounds is not None
+                high = bounds[1] * _BOUND_MARGIN
+                _limit(room, self._units(value), seen, -np.inf, high)
+                room[self._units(value)[seen.high >= high]] = 1.0
+        return room
+
+    def _noise(self) -> tuple[Array64, Array64]:
+        """A and B of the module's equation for each unit, float64[units] both."""
+        activation, weight = np.zeros((2, len(self.channels.root)))
+        chosen, target = set(self.plan.placement.nodes), self.plan.target
+        for value in self.plan.placement.values:
+            if (seen := self.statistics.get(value.name or "")) is not None:
+                units, step = self._units(value), _step(target.activation, seen)
+                for power, noise in _consumers(value, len(units), chosen, target):
+                    np.add.at(activation, units, step**2 * power)
+                    np.add.at(weight, units, seen.square / seen.count * noise)
+        return activation, weight
+
+    def _units(self, value: ir.Value) -> NDArray[Any]:
+        """The unit of each channel of a value, int[channels]."""
+        units: NDArray[Any] = self.channels.root[self.channels.values[value]].reshape(-1)
+        return units
 
 
-def _narrow(
-    room: Array64, line: NDArray[Any], seen: ChannelStatistics, low: float, high: float
+def _limit(
+    room: Array64, units: NDArray[Any], seen: ChannelStatistics, low: float, high: float
 ) -> None:
-    """What every unit may grow by, so that its channels stay within `low` and `high`."""
+    """Lower the largest factors of units in place so that channels stay in `low` to `high`."""
     for bound, extreme in ((low, np.minimum(seen.low, 0)), (high, np.maximum(seen.high, 0))):
-        factor = np.divide(bound, extreme, out=np.full(extreme.shape, _MOST), where=extreme != 0)
-        np.minimum.at(room, line, np.maximum(factor, 1.0))
+        full = np.full(extreme.shape, _MAX_FACTOR)
+        factor = np.divide(bound, extreme, out=full, where=extreme != 0)
+        np.minimum.at(room, units, np.maximum(factor, 1.0))
 
 
 def _step(qtype: QType, seen: ChannelStatistics) -> float:
+    """The step of a tensor's integers."""
     low, high = min(float(seen.low.min()), 0.0), max(float(seen.high.max()), 0.0)
     if qtype.symmetric:
         return max(-low, high) / qtype.qmax
     return (high - low) / (qtype.qmax - qtype.qmin)
 
 
-def _reads(
-    value: ir.Value, line: NDArray[Any], chosen: Container[ir.Node], target: Target
+def _consumers(
+    value: ir.Value, size: int, chosen: Container[ir.Node], target: Target
 ) -> Iterator[tuple[Array64, Array64]]:
-    """Per integer layer that reads a value, by channel: `sum w^2`, and `sum d_w^2`."""
+    """Yield `sum w^2` and `sum d_w^2` per channel for each integer layer that reads a value."""
     for node, port in value.uses():
         spec = spec_of(node)
         if node not in chosen or port != 0 or spec.quant is None or spec.quant.weight is None:
@@ -229,24 +261,11 @@ def _reads(
         power = array.astype(np.float64) ** 2
         others = tuple(axis for axis in range(array.ndim) if axis != out)
         steps = power.max(axis=others) / target.weight_type(node).qmax ** 2
-        inner = [axis for axis in summed if array.shape[axis] == len(line) and axis != out]
+        inner = [axis for axis in summed if array.shape[axis] == size and axis != out]
         if inner:
             total = power.sum(axis=tuple(a for a in range(array.ndim) if a != inner[0]))
-            repeats = power.size / len(line) / steps.size
-            yield total, np.full(len(line), float(steps.sum()) * repeats)
-        elif out is not None and array.shape[out] == len(line):
+            repeats = power.size / size / steps.size
+            yield total, np.full(size, float(steps.sum()) * repeats)
+        elif out is not None and array.shape[out] == size:
             # Depthwise: a weight scale for each channel.
-            yield power.sum(axis=others), np.zeros(len(line))
-
-
-def _difference(model: ir.Model, scaled: ir.Model, feed: Feed, threads: int | None) -> str | None:
-    """Run both; why they are not the same, or None."""
-    want = Session(model, threads=threads).run(feed)
-    got = Session(scaled, threads=threads).run(feed)
-    for name, expected in want.items():
-        if expected.dtype.kind != "f" or not expected.size:
-            continue
-        wrong = float(np.abs(expected - got[name]).max())
-        if not wrong <= _TOLERANCE * float(np.abs(expected).max()):
-            return f"output {name!r} of the model with scaled channels differs by {wrong:.3g}"
-    return None
+            yield power.sum(axis=others), np.zeros(size)

@@ -107,7 +107,7 @@ def _grid(layer: LinearLayer, target: Target) -> Grid:
 
 
 def _partners(layer: LinearLayer) -> NDArray[np.intp] | None:
-    """For each feature of a layer the one next to it in the kernel's order of addition."""
+    """The neighbour of each feature in the kernel's order of addition, -1 for none."""
     rule = spec_of(layer.node).quant
     assert rule is not None
     assert rule.reduction_axes is not None

@@ -108,9 +108,9 @@ def test_outputs_stay_whatever_the_factors(name):
     scaled = clone(model)
     channels = channel_map(scaled)
     found = find_scalable_channels(scaled, channels)
-    assert found.free.sum() == expected
-    factor = np.where(found.free, RNG.uniform(0.3, 4, len(found.free)), 1.0)
-    undo = rescale(scaled, found.slots, factor)
+    assert found.units.sum() == expected
+    factor = np.where(found.units, RNG.uniform(0.3, 4, len(found.units)), 1.0)
+    undo = rescale(scaled, found.constants, factor)
     changed = set(scaled.graph.initializers) != set(model.graph.initializers)
     assert changed == bool(expected)
     shape = [2, *(int(dim) for dim in model.graph.inputs[0].shape[1:])]
@@ -132,8 +132,8 @@ def test_a_constant_that_two_layers_read_is_copied_for_the_one_that_is_scaled():
     )
     scaled = clone(model)
     found = find_scalable_channels(scaled, channel_map(scaled))
-    assert found.free.sum() == 6
-    rescale(scaled, found.slots, np.where(found.free, 3.0, 1.0))
+    assert found.units.sum() == 6
+    rescale(scaled, found.constants, np.where(found.units, 3.0, 1.0))
     feed = {"x": RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)}
     want, got = Session(model).run(feed), Session(scaled).run(feed)
     for output in want:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.fidelity import OutputErrors
 from onnxlite.graph import const_array
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
@@ -117,12 +118,12 @@ def test_a_channel_that_reaches_the_bound_of_its_activation_is_left():
 @pytest.mark.parametrize(("noises", "taken"), [([0.3, 0.2, 1.0], 1.0), ([0.2, 0.3, 1.0], 0.9)])
 def test_a_range_is_filled_as_far_as_does_best_on_samples_held_out(monkeypatch, noises, taken):
     waiting = iter(noises)
-    monkeypatch.setattr(equalization._Noise, "of", lambda *_: next(waiting))
+    monkeypatch.setattr(OutputErrors, "noise_ratio", property(lambda _: next(waiting)))
     model, expected = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
     assert isinstance(equalize(cpu_plan(model), samples), int)
     monkeypatch.undo()
-    monkeypatch.setattr(equalization, "_MARGINS", (taken,))
+    monkeypatch.setattr(equalization, "_RANGE_MARGINS", (taken,))
     equalize(cpu_plan(expected), samples)
     weights = [
         [const_array(node.inputs[1]) for node in each.graph if node.op_type == "Conv"]
@@ -133,7 +134,7 @@ def test_a_range_is_filled_as_far_as_does_best_on_samples_held_out(monkeypatch, 
 
 
 def test_it_is_undone_where_it_does_not_help(monkeypatch):
-    monkeypatch.setattr(equalization, "_LEAST_GAIN", 1.0)
+    monkeypatch.setattr(equalization, "_MIN_GAIN", 1.0)
     model, before = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
     outcome = equalize(cpu_plan(model), samples)
