@@ -236,7 +236,6 @@ def _divide(
     factor = place.initializer(f"{name}_scale", (1 / scale).astype(np.float32))
     smoothed = place.op("Mul", [value, factor], name=name)
     smoothed.type, smoothed.shape = value.type, value.shape
-    smoothed.producer().name=f"{name}_node"
     for product in products:
         product.node.replace_input_with(list(product.node.inputs).index(value), smoothed)
 
