@@ -230,7 +230,7 @@ def add_initializer(
 
 
 def check_structure(model: ir.Model) -> None:
-    """Sort the graph topologically and check that every value is defined once.
+    """Rewrite in place: sort the graph; check that every value is defined once.
 
     Raises:
         InvalidModelError: a cycle, an undefined value, or a value defined twice.

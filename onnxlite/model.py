@@ -20,7 +20,7 @@ from google.protobuf.message import EncodeError
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
 from onnxlite.graph import check_structure, iter_graphs, tensor_array
-from onnxlite.proto import prepared, sparsified, without_repeats
+from onnxlite.proto import drop_initializer_value_info, store_sparse, validated
 
 P = ParamSpec("P")
 
@@ -155,8 +155,10 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         )
     try:
         with embedded(model):
-            proto = without_repeats(ir.to_proto(model))
-        return sparsified(proto, model.meta.get(SPARSE_KEY, ()))
+            proto = ir.to_proto(model)
+        drop_initializer_value_info(proto)
+        store_sparse(proto, model.meta.get(SPARSE_KEY, ()))
+        return proto
     except ir.serde.SerdeError as error:
         raise UnsupportedError(f"the model cannot be serialised: {_root(error)}") from error
 
@@ -289,7 +291,7 @@ def _read(path: Path) -> ir.Model:
 
 
 def _from_proto(proto: onnx.ModelProto, *, where: str) -> ir.Model:
-    proto = prepared(proto, where=where)
+    proto = validated(proto, where=where)
     try:
         model = ir.from_proto(proto)
     # onnx_ir reports malformed protos with many exception types; all mean the same here.

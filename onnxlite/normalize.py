@@ -15,10 +15,10 @@ from onnxlite.records import Skipped
 
 
 def normalize(model: ir.Model) -> tuple[Skipped, ...]:
-    """Bring `model` (in place) into the form described above; idempotent.
+    """Rewrite in place: bring `model` into the form described above; idempotent.
 
     Returns:
-        What could not be normalised, and why.
+        What could not be normalized, and why.
     """
     skipped: list[Skipped] = []
     if model.functions:

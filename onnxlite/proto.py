@@ -20,7 +20,7 @@ from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
 _SPARSE_IR_VERSION = 6
 
 
-def prepared(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
+def validated(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
     """Check a model proto; return it, or a copy with its sparse tensors dense.
 
     Raises:
@@ -47,8 +47,8 @@ def prepared(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
     return _densified(proto, where) if sparse else proto
 
 
-def without_repeats(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop the types of initializers from value_info, in place.
+def drop_initializer_value_info(proto: onnx.ModelProto) -> None:
+    """Rewrite in place: drop the types of initializers from value_info.
 
     `onnx_ir` writes one for each, which is a tenth of a small quantized model. One with a doc
     string or metadata stays.
@@ -64,7 +64,6 @@ def without_repeats(proto: onnx.ModelProto) -> onnx.ModelProto:
             kept = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
             del graph.value_info[:]
             graph.value_info.extend(kept)
-    return proto
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -145,8 +144,8 @@ def _densified(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     return result
 
 
-def sparsified(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """Write the named initializers of the main graph that have zeros as sparse.
+def store_sparse(proto: onnx.ModelProto, names: Collection[str]) -> None:
+    """Rewrite in place: store the named initializers of the main graph as sparse.
 
     Indices are int64 into the flattened tensor, as ONNX demands.
     """
@@ -167,7 +166,6 @@ def sparsified(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProt
         del graph.initializer[:]
         graph.initializer.extend(copies)
         proto.ir_version = max(proto.ir_version, _SPARSE_IR_VERSION)
-    return proto
 
 
 def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:

@@ -1,6 +1,6 @@
-"""Work on any `concurrent.futures.Executor`, each piece done once.
+"""Work on any `concurrent.futures.Executor`, each task done once.
 
-A worker that dies takes its pieces with it; they are handed out again. After that a piece
+A worker that dies takes its tasks with it; they are handed out again. After that a task
 runs with no other beside it, so that one that kills workers is found out and costs nobody
 else anything.
 """
@@ -21,20 +21,20 @@ from onnxlite.records import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 
-PieceT = TypeVar("PieceT")
+TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
-#: A piece that its workers did not survive so often is given up.
-MOST_ATTEMPTS = 3
+#: A task that its workers did not survive so often is given up.
+MAX_ATTEMPTS = 3
 _POLL_S = 0.2
 
 
 class Lost(ExecutionError):
-    """A piece of work was lost with its worker, again and again."""
+    """A task was lost with its worker, again and again."""
 
 
 class Workers:
-    """Hands pieces of work out to an executor.
+    """Hands tasks out to an executor.
 
     Args:
         executor: any; a process pool, or `Client.get_executor()` of a Dask cluster.
@@ -47,31 +47,31 @@ class Workers:
 
     def each(
         self,
-        function: Callable[[PieceT], ResultT],
-        pieces: Sequence[PieceT],
+        function: Callable[[TaskT], ResultT],
+        tasks: Sequence[TaskT],
         *,
         stage: str = "work",
         progress: Progress = no_progress,
     ) -> Iterator[tuple[int, ResultT | Lost]]:
-        """Do every piece; gives index and result, in the order in which they are done.
+        """Do every task; gives index and result, in the order in which they are done.
 
         Args:
-            function: of one piece; both can be pickled. An error that means something is to be
+            function: of one task; both can be pickled. An error that means something is to be
                 its result: one that is raised counts as the death of a worker.
-            pieces: what to do.
+            tasks: what to do.
             stage: for progress.
             progress: called several times a second; what it raises ends the work.
         """
-        run = _Run(self, function, pieces)
+        run = _Run(self, function, tasks)
         try:
             yield from run.results(stage, progress)
         finally:
             run.cancel()
 
-    def submit(self, function: Callable[[PieceT], ResultT], piece: PieceT) -> Future[ResultT]:
-        """Hand one piece out, to a new executor if the present one is broken."""
+    def submit(self, function: Callable[[TaskT], ResultT], task: TaskT) -> Future[ResultT]:
+        """Hand one task out, to a new executor if the present one is broken."""
         try:
-            return self._executor.submit(function, piece)
+            return self._executor.submit(function, task)
         except (BrokenExecutor, RuntimeError) as error:
             if self._renew is None:
                 raise Lost(
@@ -80,21 +80,21 @@ class Workers:
             logger.warning("a worker died; new ones go on")
             self.close()
             self._executor = self._renew()
-            return self._executor.submit(function, piece)
+            return self._executor.submit(function, task)
 
     def close(self) -> None:
         """Shut the executor down, without waiting."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-class _Run(Generic[PieceT, ResultT]):
-    """The pieces of one call: which wait, which run, how often each was tried."""
+class _Run(Generic[TaskT, ResultT]):
+    """The tasks of one call: which wait, which run, how often each was tried."""
 
     def __init__(
-        self, workers: Workers, function: Callable[[PieceT], ResultT], pieces: Sequence[PieceT]
+        self, workers: Workers, function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT]
     ) -> None:
-        self._workers, self._function, self._pieces = workers, function, pieces
-        self._fresh = deque(range(len(pieces)))
+        self._workers, self._function, self._tasks = workers, function, tasks
+        self._fresh = deque(range(len(tasks)))
         self._again: deque[int] = deque()
         self._attempts: Counter[int] = Counter()
         self._running: dict[Future[ResultT], int] = {}
@@ -112,14 +112,14 @@ class _Run(Generic[PieceT, ResultT]):
                 # Each executor has its own errors for a worker that is gone.
                 except Exception as error:
                     self._attempts[index] += 1
-                    if self._attempts[index] < MOST_ATTEMPTS:
-                        logger.warning("a piece of work is done again: %r", error)
+                    if self._attempts[index] < MAX_ATTEMPTS:
+                        logger.warning("a task of work is done again: %r", error)
                         self._again.append(index)
                         continue
-                    result = Lost(f"its worker died {MOST_ATTEMPTS} times: {error!r}")
+                    result = Lost(f"its worker died {MAX_ATTEMPTS} times: {error!r}")
                 done += 1
                 yield index, result
-            progress(stage, done, len(self._pieces))
+            progress(stage, done, len(self._tasks))
 
     def _hand_out(self) -> Iterator[tuple[int, Lost]]:
         """Submit what may run: everything at first, and what was tried before alone."""
@@ -128,7 +128,7 @@ class _Run(Generic[PieceT, ResultT]):
             waiting = [self._again.popleft()]
         for index in waiting:
             try:
-                future = self._workers.submit(self._function, self._pieces[index])
+                future = self._workers.submit(self._function, self._tasks[index])
             except Lost as error:
                 yield index, error
             else:

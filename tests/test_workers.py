@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxlite.workers import MOST_ATTEMPTS, Lost, Workers, local_workers
+from onnxlite.workers import MAX_ATTEMPTS, Lost, Workers, local_workers
 
 
 def square(number):
@@ -71,7 +71,7 @@ def test_a_piece_that_kills_workers_is_given_up_alone():
     found = dict(Workers(executor).each(square, list(range(4))))
     assert isinstance(found.pop(2), Lost)
     assert found == {0: 0, 1: 1, 3: 9}
-    assert executor.tried[2] == MOST_ATTEMPTS
+    assert executor.tried[2] == MAX_ATTEMPTS
 
 
 def test_a_broken_executor_is_replaced_or_the_work_is_lost():
