@@ -24,11 +24,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks._tables import publish
+from onnxlite import quantize_static
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
 from onnxlite.model import load
 from onnxlite.normalize import normalize
-from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.runtime import Session

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._tables import publish
+from onnxlite import quantize_static, simplify
 from onnxlite.evaluate import benchmark
 from onnxlite.model import disk_bytes, load
-from onnxlite.quantize import TARGETS, quantize_static
+from onnxlite.quantize import TARGETS
 from onnxlite.runtime import Session
 from onnxlite.save import save
-from onnxlite.simplify import simplify
 
 Array = NDArray[Any]
 #: Kernels by the name that oneDNN's variable ONEDNN_MAX_CPU_ISA gives them.
@@ -95,7 +95,7 @@ def in_openvino(path: Path, inputs: Path, kernels: str) -> Array | None:
 def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
     """One row per form and target."""
     source = directory / f"{case.name}.onnx"
-    save(simplify(case.path), source)
+    save(simplify(case.path).model, source)
     want = outputs(source, case.evaluation)
     model = load(source)
     inputs = directory / "inputs.npy"
@@ -112,7 +112,7 @@ def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
                     form=form,
                     rounding="nearest",
                     placement="everything",
-                ),
+                ).model,
                 path,
             )
             got = outputs(path, case.evaluation)

@@ -76,13 +76,13 @@ def converters(calibration: SamplesLike) -> dict[str, Callable[[Path, Path], Non
     """Every contestant: from the simplified model's path to the result's."""
 
     def compute(source: Path, target: Path) -> None:
-        save(to_float16(source, samples=calibration), target)
+        save(to_float16(source, samples=calibration).model, target)
 
     def storage(source: Path, target: Path) -> None:
-        save(to_float16(source, mode="storage"), target)
+        save(to_float16(source, mode="storage").model, target)
 
     def wide(source: Path, target: Path) -> None:
-        save(to_float16(source, dtype="bfloat16"), target)
+        save(to_float16(source, dtype="bfloat16").model, target)
 
     def common(source: Path, target: Path) -> None:
         from onnxconverter_common import float16
@@ -110,7 +110,7 @@ def converters(calibration: SamplesLike) -> dict[str, Callable[[Path, Path], Non
 def measure(which: Case, directory: Path, *, latency: bool) -> Iterator[dict[str, Any]]:
     """One row per contestant."""
     source = directory / "simplified.onnx"
-    save(simplify(which.path), source)
+    save(simplify(which.path).model, source)
     for name, convert in converters(which.calibration).items():
         target = directory / "half.onnx"
         target.unlink(missing_ok=True)
@@ -120,7 +120,9 @@ def measure(which: Case, directory: Path, *, latency: bool) -> Iterator[dict[str
             convert(source, target)
             row["seconds"] = time.perf_counter() - start
             row["size_ratio"] = disk_bytes(target) / disk_bytes(which.path)
-            row["sqnr_db"] = compare(which.path, target, which.evaluation, threads=1).sqnr_db
+            row["sqnr_db"] = compare(
+                which.path, target, samples=which.evaluation, threads=1
+            ).sqnr_db
             if latency:
                 pair = benchmark(
                     which.path, target, samples=which.evaluation, threads=1, memory=False

@@ -25,15 +25,12 @@ from numpy.typing import NDArray
 from benchmarks._int8_peers import peers
 from benchmarks._tables import publish
 from models import data
+from onnxlite import prune_channels, quantize_static, simplify, tune
 from onnxlite.model import disk_bytes, load
-from onnxlite.prune import prune_channels
-from onnxlite.quantize import quantize_static
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.save import save
-from onnxlite.simplify import simplify
 from onnxlite.timing import time_ratios
-from onnxlite.tune import tune
 
 Array = NDArray[Any]
 
@@ -79,7 +76,7 @@ def quantizers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
     input_name = ort.InferenceSession(case.path).get_inputs()[0].name
 
     def ours(source: Path, target: Path) -> None:
-        save(quantize_static(source, case.calibration), target)
+        save(quantize_static(source, case.calibration).model, target)
 
     return {"onnxlite": ours, **peers(input_name, case.calibration)}
 
@@ -89,17 +86,17 @@ def chained(
 ) -> Iterator[dict[str, Any]]:
     """Channels pruned to a share of the MACs, then INT8; compared with the original."""
     source = directory / f"{case.name}.onnx"
-    reference = simplify(case.path)
+    reference = simplify(case.path).model
     save(reference, source)
     start = time.process_time()
-    pruned = prune_channels(reference, samples=case.calibration, macs=macs)
+    pruned = prune_channels(reference, samples=case.calibration, macs=macs).model
     label = f"onnxlite, macs={macs:g} first"
     if trained:
         images = data.to_input(data.read_split("train")[0][:_TRAINING_IMAGES])
-        pruned = tune(pruned, reference, images, vary=True)
+        pruned = tune(reference, pruned, images, augment=True).model
         label = f"onnxlite, macs={macs:g} and tune first"
     target = directory / f"{case.name}-pruned-int8.onnx"
-    save(quantize_static(pruned, case.calibration), target)
+    save(quantize_static(pruned, case.calibration).model, target)
     seconds = time.process_time() - start
     expected = logits(source, case.evaluation)
     yield row(case, label, source, target, expected, seconds)
@@ -108,7 +105,7 @@ def chained(
 def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
     """One row per contestant, the float model first."""
     source = directory / f"{case.name}.onnx"
-    save(simplify(case.path), source)
+    save(simplify(case.path).model, source)
     expected = logits(source, case.evaluation)
     yield row(case, "float", source, source, expected, 0.0)
     for name, quantizer in quantizers(case).items():

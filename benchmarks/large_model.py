@@ -40,12 +40,13 @@ def timed(stage, call):
     result = call()
     seconds[stage] = time.perf_counter() - start
     return result
-def keep(report):
-    reports[report.step] = report.summary
+def made(result):
+    reports[result.report.step] = result.report.summary
+    return result.model
 model = timed("load", lambda: load(source))
 nodes = len(model.graph)
-model = timed("simplify", lambda: simplify(model, on_report=keep))
-pruned = timed("prune", lambda: prune_weights(model, sparsity=0.5, on_report=keep))
+model = timed("simplify", lambda: made(simplify(model)))
+pruned = timed("prune", lambda: made(prune_weights(model, sparsity=0.5)))
 timed("save", lambda: save(pruned, target))
 counts = {"nodes_before": nodes, "nodes_after": len(pruned.graph)}
 print(json.dumps({"seconds": seconds, "reports": reports, **counts}))

@@ -19,7 +19,8 @@ from benchmarks.large_model import watched
 from models.decoder import Decoder, large_decoder
 from onnxlite import quantize_weights, save
 from onnxlite.model import disk_bytes
-from onnxlite.quantize.weight_only import Bits, WeightMode
+from onnxlite.packing import Bits
+from onnxlite.quantize.weight_only.options import WeightMode
 
 _FORMS: tuple[tuple[WeightMode, Bits, int], ...] = (
     ("compute", 4, 32),
@@ -58,7 +59,9 @@ def main() -> None:
         weights = disk_bytes(source) // 4
         rows = [row(source, "float32", weights)]
         for mode, bits, block in _FORMS:
-            model = quantize_weights(source, bits=bits, mode=mode, method="rtn", block_size=block)
+            model = quantize_weights(
+                source, bits=bits, mode=mode, method="rtn", block_size=block
+            ).model
             save(model, target, external_data="always")
             name = f"{mode}, {bits} bits" + (f" in blocks of {block}" if block else "")
             rows.append(row(target, name.replace("ternary bits", "ternary"), weights))

@@ -26,13 +26,14 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from benchmarks._tables import publish
 from models import data, photos, text, zoo
+from onnxlite import simplify
 from onnxlite.evaluate import benchmark
 from onnxlite.model import disk_bytes, load
-from onnxlite.quantize.weight_only import WeightOptions, quantize_weights_ir
+from onnxlite.quantize import QuantizeWeights
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
-from onnxlite.simplify import simplify
+from onnxlite.step import StepContext, run_step
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -47,31 +48,31 @@ class Case:
     calibration: Inputs
     evaluation: Inputs
     labels: Array | None
-    settings: Mapping[str, WeightOptions]
+    settings: Mapping[str, QuantizeWeights]
 
 
 FASHION = {
-    "8": WeightOptions(bits=8),
-    "4": WeightOptions(bits=4, block_size=0),
-    "4 nearest": WeightOptions(bits=4, block_size=0, method="rtn"),
-    "size 0.16": WeightOptions(size=0.16),
-    "3": WeightOptions(bits=3, block_size=0),
-    "2": WeightOptions(bits=2, block_size=0),
-    "ternary": WeightOptions(bits="ternary"),
-    "ternary nearest": WeightOptions(bits="ternary", method="rtn"),
-    "binary": WeightOptions(bits="binary"),
+    "8": QuantizeWeights(bits=8),
+    "4": QuantizeWeights(bits=4, block_size=0),
+    "4 nearest": QuantizeWeights(bits=4, block_size=0, method="rtn"),
+    "size 0.16": QuantizeWeights(max_size=0.16),
+    "3": QuantizeWeights(bits=3, block_size=0),
+    "2": QuantizeWeights(bits=2, block_size=0),
+    "ternary": QuantizeWeights(bits="ternary"),
+    "ternary nearest": QuantizeWeights(bits="ternary", method="rtn"),
+    "binary": QuantizeWeights(bits="binary"),
 }
 PHOTOS = {
-    "8": WeightOptions(bits=8),
-    "size 0.17": WeightOptions(size=0.17),
-    "4": WeightOptions(bits=4),
-    "4 nearest": WeightOptions(bits=4, method="rtn"),
+    "8": QuantizeWeights(bits=8),
+    "size 0.17": QuantizeWeights(max_size=0.17),
+    "4": QuantizeWeights(bits=4),
+    "4 nearest": QuantizeWeights(bits=4, method="rtn"),
 }
 SENTENCES = {
-    "4 compute": WeightOptions(bits=4, mode="compute"),
-    "4 compute hqq": WeightOptions(bits=4, mode="compute", method="hqq"),
-    "4 storage": WeightOptions(bits=4),
-    "8 compute": WeightOptions(bits=8, mode="compute"),
+    "4 compute": QuantizeWeights(bits=4, mode="compute"),
+    "4 compute hqq": QuantizeWeights(bits=4, mode="compute", method="hqq"),
+    "4 storage": QuantizeWeights(bits=4),
+    "8 compute": QuantizeWeights(bits=8, mode="compute"),
 }
 
 
@@ -106,14 +107,14 @@ def cases(names: list[str]) -> Iterator[Case]:
 
 def measure(case: Case, directory: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """One row per setting, the float model first."""
-    source = save(simplify(case.path), directory / f"{case.name}.onnx")
+    source = save(simplify(case.path).model, directory / f"{case.name}.onnx")
     expected = outputs(source, case.evaluation)
     yield row(case, "float", source, source, expected, None)
     for name, options in case.settings.items():
         if only and name not in only:
             continue
         samples = None if options.method in ("rtn", "hqq") else case.calibration
-        model, report = quantize_weights_ir(load(source), options, samples)
+        model, report = run_step(options, source, samples, StepContext())
         yield row(case, name, source, save(model, directory / "small.onnx"), expected, report)
     if case.name == "sentence-encoder" and not only:
         peer = MatMulNBitsQuantizer(onnx.load(source), bits=4, block_size=32, accuracy_level=4)

@@ -27,19 +27,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks._tables import kept_rows, publish
+from onnxlite import simplify
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.evaluate.peak_memory import high_water_bytes
 from onnxlite.model import load
 from onnxlite.normalize import normalize
-from onnxlite.quantize import ObserverChoice, Rounding, StaticOptions, quantize_static
+from onnxlite.quantize import QuantizeStatic, quantize_static
+from onnxlite.quantize.core.options import ObserverChoice, Rounding
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.static.ranges import calibrate_ranges
-from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import InputSpec, Samples, SamplesLike, input_specs
-from onnxlite.simplify import simplify
+from onnxlite.step import StepContext
 
 MODELS = ("residual", "mobilenet", "vit", "efficientnet-lite0", "sentence-encoder")
 OBSERVERS: tuple[ObserverChoice, ...] = get_args(ObserverChoice)
@@ -108,13 +109,14 @@ def calibrate(model: ir.Model, samples: SamplesLike, observer: ObserverChoice) -
     """The calibration of `quantize_static` alone, one thread."""
     row = target_named("cpu")
     feeds = Samples(samples, input_specs(model))
-    options = StaticOptions(observer=observer, threads=1)
-    calibrate_ranges(QuantPlan(model, place(model, row), row), feeds, options, progress=no_progress)
+    options = QuantizeStatic(observer=observer)
+    plan = QuantPlan(model, place(model, row), row)
+    calibrate_ranges(plan, feeds, options, StepContext(threads=1))
 
 
 def ready(path: Path) -> ir.Model:
     """A model as `quantize_static` calibrates it."""
-    model = simplify(load(path))
+    model = simplify(load(path)).model
     normalize(model)
     infer_shapes(model)
     return model
@@ -166,7 +168,7 @@ def sqnr_db(
         placement="everything",
         smooth=False,
         threads=1,
-    )
+    ).model
     noise = ((outputs(case_, quantized) - expected) ** 2).sum()
     return 10 * float(np.log10((expected**2).sum() / noise))
 

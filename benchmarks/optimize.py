@@ -153,11 +153,11 @@ def measure(case: Case, cache: Path, *, warm: bool) -> dict[str, Any]:
     def searched() -> Any:
         return optimize(
             case.path,
-            samples=case.samples,
+            case.samples,
             evaluation=case.evaluation,
             labels=case.labels,
             budget=case.budget,
-            time_limit=case.seconds,
+            time_limit_s=case.seconds,
             cache=cache,
             on_trial=told,
         )
@@ -191,7 +191,7 @@ def measure(case: Case, cache: Path, *, warm: bool) -> dict[str, Any]:
 
 def unseen(case: Case, model: Any) -> dict[str, Any]:
     """Fidelity on data that the search never saw, latency and size."""
-    fidelity = compare(case.path, model, case.unseen, labels=case.unseen_labels)
+    fidelity = compare(case.path, model, samples=case.unseen, labels=case.unseen_labels)
     with tempfile.TemporaryDirectory() as directory:
         target = save(model, Path(directory) / "result.onnx")
         latency = benchmark(case.path, target, samples=case.unseen, memory=False)

@@ -26,7 +26,7 @@ from benchmarks._tables import RESULTS, publish
 from models import data, light, tiny, zoo
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize import quantize_static
-from onnxlite.records import StepReport, no_progress
+from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim
 from onnxlite.simplify import simplify
@@ -110,25 +110,16 @@ MODELS: Mapping[str, Callable[[], Case]] = {
 def measure(name: str) -> Iterator[dict[str, Any]]:
     """A row for every batch size of a model."""
     source, calibration, evaluation = MODELS[name]()
-    model = simplify(source)
-    reports: list[StepReport] = []
-    models = [
-        model,
-        *(
-            quantize_static(
-                model,
-                calibration,
-                placement=placement,
-                rounding="nearest",
-                on_report=reports.append,
-            )
-            for placement in ("everything", "measured")
-        ),
+    model = simplify(source).model
+    made = [
+        quantize_static(model, calibration, placement=placement, rounding="nearest")
+        for placement in ("everything", "measured")
     ]
+    models = [model, *(each.model for each in made)]
     sessions = [Session(each, threads=1) for each in models]
     feeds = Samples(evaluation, input_specs(model))
     noise = [_sqnr_db(sessions[0], session, feeds) for session in sessions[1:]]
-    report = reports[1]
+    report = made[1].report
     reasons = [d.message for d in report.skipped if d.message.startswith("measured")]
     first = next(iter(feeds))
     for batch in (1, 8):

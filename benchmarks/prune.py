@@ -27,11 +27,10 @@ from benchmarks._prune_peers import onnxsim_pruned, torch_pruned
 from benchmarks._tables import publish
 from benchmarks.repair import accuracy, logits, sqnr_db
 from models import data
+from onnxlite import prune_channels, simplify
 from onnxlite.analysis.summary import inspect
 from onnxlite.evaluate import benchmark
 from onnxlite.model import ModelLike, load
-from onnxlite.prune import prune_channels
-from onnxlite.simplify import simplify
 
 Array = NDArray[Any]
 Contestant = Callable[[], ModelLike]
@@ -51,19 +50,19 @@ def contestants(
     name: str, goal: dict[str, Any], images: Array, *, peers: bool
 ) -> Iterator[tuple[str, Contestant]]:
     """onnxlite in multiples of this machine's block and finer, then the peers."""
-    simple = simplify(load(FOLDER / f"{name}.onnx"))
-    yield "onnxlite", lambda: prune_channels(simple, samples=images, **goal)
+    simple = simplify(load(FOLDER / f"{name}.onnx")).model
+    yield "onnxlite", lambda: prune_channels(simple, samples=images, **goal).model
     if "macs" not in goal:
         return
     macs = goal["macs"]
     if macs < _BRANCHES_END:
         yield (
             "onnxlite, no branch ends",
-            lambda: prune_channels(simple, samples=images, macs=macs, branches=False),
+            lambda: prune_channels(simple, samples=images, macs=macs, branches=False).model,
         )
     yield (
         "onnxlite, multiples of 4",
-        lambda: prune_channels(simple, samples=images, macs=macs, round_to=4),
+        lambda: prune_channels(simple, samples=images, macs=macs, round_to=4).model,
     )
     if peers:
         yield "Torch-Pruning", lambda: torch_pruned(name, macs, images, recalibrate=False)
@@ -108,7 +107,7 @@ def measure(name: str, *, peers: bool) -> Iterator[dict[str, Any]]:
 def sizes(reference: ir.Model, result: ir.Model, sample: Array) -> dict[str, Any]:
     """MACs, parameters and latency relative to the original."""
     before, after = inspect(reference), inspect(result)
-    latency = benchmark(reference, result, samples=sample, memory=False, time_budget_s=6)
+    latency = benchmark(reference, result, samples=sample, memory=False, time_limit_s=6)
     return {
         "macs": (after.macs or 0) / (before.macs or 1),
         "parameters": after.parameters / before.parameters,
@@ -120,11 +119,11 @@ def efficientnet() -> Iterator[dict[str, Any]]:
     """EfficientNet-Lite0 at 70% of its MACs."""
     from models import photos, zoo
 
-    reference = simplify(load(zoo.efficientnet_lite0()))
+    reference = simplify(load(zoo.efficientnet_lite0())).model
     calibration = photos.photographs(128, split="calibration")
     evaluation = photos.photographs(300, split="evaluation")
     start = time.perf_counter()
-    result = prune_channels(reference, samples=calibration, macs=0.7)
+    result = prune_channels(reference, samples=calibration, macs=0.7).model
     seconds = time.perf_counter() - start
     expected, got = logits(reference, evaluation), logits(result, evaluation)
     yield {

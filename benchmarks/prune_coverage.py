@@ -21,14 +21,13 @@ from typing import Any
 import onnx
 
 from benchmarks._tables import publish
+from onnxlite import prune_channels, simplify
 from onnxlite.analysis.summary import inspect
 from onnxlite.errors import OnnxliteError
 from onnxlite.evaluate import benchmark
 from onnxlite.model import ModelLike, load, size_bytes, to_proto
-from onnxlite.prune import prune_channels
 from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
-from onnxlite.simplify import simplify
 
 _LIGHT = ("densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet")
 _LARGE = ("bvlc_alexnet", "zfnet512", "vgg19")
@@ -55,12 +54,13 @@ def cases(names: list[str], *, large: bool) -> Iterator[tuple[str, ModelLike, Sa
 
 def measure(name: str, source: ModelLike, samples: SamplesLike | None) -> dict[str, Any]:
     """One row: what is left, and what kept the rest."""
-    simple = simplify(load(source))
+    simple = simplify(load(source)).model
     reports: list[StepReport] = []
     start = time.perf_counter()
     row: dict[str, Any] = {"model": name, "samples": samples is not None}
     try:
-        pruned = prune_channels(simple, samples=samples, macs=_SHARE, on_report=reports.append)
+        pruned, report = prune_channels(simple, samples=samples, macs=_SHARE)
+        reports.append(report)
     except OnnxliteError as error:
         return {**row, "macs": None, "note": str(error)}
     (report,) = reports

@@ -80,9 +80,9 @@ def off_scale(weight: Array) -> Array:
 
 def damages() -> Iterator[tuple[str, Damage, Method]]:
     """Name, damage, and how it is repaired."""
-    yield "50% smallest weights", lambda m: prune_weights(m, sparsity=0.5), "auto"
-    yield "80% smallest weights", lambda m: prune_weights(m, sparsity=0.8), "auto"
-    yield "30% of channels", lambda m: prune_channels(m, ratio=0.3, round_to=1), "auto"
+    yield "50% smallest weights", lambda m: prune_weights(m, sparsity=0.5).model, "auto"
+    yield "80% smallest weights", lambda m: prune_weights(m, sparsity=0.8).model, "auto"
+    yield "30% of channels", lambda m: prune_channels(m, remove=0.3, round_to=1).model, "auto"
     yield "4 bits per channel", lambda m: every_weight(m, lambda w: to_bits(w, 4)), "affine"
     yield "3 bits per channel", lambda m: every_weight(m, lambda w: to_bits(w, 3)), "affine"
     yield "ternary per channel", lambda m: every_weight(m, to_ternary), "affine"
@@ -96,7 +96,8 @@ def measure(name: str, images: Array, labels: Array, calibration: Array) -> Iter
     for damage, apply, method in damages():
         damaged = apply(reference)
         reports: list[StepReport] = []
-        repaired = repair(damaged, reference, calibration, method=method, on_report=reports.append)
+        repaired, report = repair(reference, damaged, calibration, method=method)
+        reports.append(report)
         before, after = logits(damaged, images), logits(repaired, images)
         yield {
             "model": name,

@@ -24,16 +24,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks._tables import publish
+from onnxlite import quantize_static, simplify
 from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import clone, load
-from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, plan
 from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
 from onnxlite.records import Skipped, StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs
-from onnxlite.simplify import simplify
 
 Array = NDArray[Any]
 #: Decibels more than without `min_sqnr_db`.
@@ -56,7 +55,7 @@ def cases(names: Sequence[str]) -> Iterator[Case]:
 
     for name in names:
         if name == "efficientnet-lite0":
-            model = load(simplify(zoo.efficientnet_lite0()))
+            model = load(simplify(zoo.efficientnet_lite0()).model)
             yield Case(
                 name,
                 model,
@@ -66,7 +65,7 @@ def cases(names: Sequence[str]) -> Iterator[Case]:
         else:
             path = Path(data.__file__).parent / "fashion" / f"{name}.onnx"
             images, _ = data.test_set()
-            yield Case(name, load(simplify(path)), data.calibration_images(256), images[:512])
+            yield Case(name, load(simplify(path).model), data.calibration_images(256), images[:512])
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -141,10 +140,10 @@ def heaviest(found: Sensitivity, alone: Array, everything: float) -> dict[str, A
 def mixed(case: Case) -> dict[str, Any]:
     """What `min_sqnr_db` reaches and costs."""
     baseline, _ = _quantized(case, None)
-    before = compare(case.model, baseline, case.evaluation).sqnr_db
+    before = compare(case.model, baseline, samples=case.evaluation).sqnr_db
     better, report = _quantized(case, before + _MORE_DB)
     kept = report.changes["layers-kept-for-sqnr"]
-    after = compare(case.model, better, case.evaluation).sqnr_db
+    after = compare(case.model, better, samples=case.evaluation).sqnr_db
     one = case.evaluation[:1]
     ratios = [
         benchmark(case.model, model, samples=one, threads=1, memory=False).ratio.median
@@ -162,16 +161,14 @@ def mixed(case: Case) -> dict[str, Any]:
 
 
 def _quantized(case: Case, min_sqnr_db: float | None) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
-    model = quantize_static(
+    model, report = quantize_static(
         case.model,
         case.calibration,
         placement="everything",
         min_sqnr_db=min_sqnr_db,
         threads=1,
-        on_report=reports.append,
     )
-    return model, reports[0]
+    return model, report
 
 
 def spearman(one: Sequence[float] | Array, two: Sequence[float] | Array) -> float:

@@ -27,12 +27,12 @@ import numpy as np
 import onnx
 
 from benchmarks._tables import publish
+from onnxlite import simplify
 from onnxlite.errors import OnnxliteError
 from onnxlite.model import load
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, generate, input_specs
 from onnxlite.save import save
-from onnxlite.simplify import simplify
 from onnxlite.simplify.pipeline import count_nodes
 from onnxlite.simplify.verify import TOLERANCE, relative_difference
 
@@ -83,7 +83,7 @@ def cases(names: list[str], *, large: bool) -> Iterator[Case]:
 def run_tool(tool: str, source: Path, target: Path) -> None:
     """Simplify `source` into `target` with one tool and its defaults."""
     if tool == "onnxlite":
-        save(simplify(source), target)
+        save(simplify(source).model, target)
         return
     model = onnx.load(source)
     if tool == "onnxsim":

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks._tables import publish
 from models import data
 from onnxlite import load, prune_weights, save
-from onnxlite.prune.weight_step import SparseMethod
+from onnxlite.prune.options import SparseMethod
 from onnxlite.runtime import Session
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ def pruners(goal: dict[str, Any], images: Array) -> dict[str, Callable[[Path, Pa
     def ours(method: SparseMethod) -> Callable[[Path, Path], None]:
         def prune(source: Path, target: Path) -> None:
             samples = None if method == "magnitude" else images
-            model = prune_weights(load(source), samples=samples, method=method, **goal)
+            model = prune_weights(load(source), samples=samples, method=method, **goal).model
             save(model, target)
 
         return prune

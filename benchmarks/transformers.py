@@ -19,21 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxruntime import quantization as ortq
 
 from benchmarks._tables import publish
+from onnxlite import Result, quantize_auto, quantize_dynamic, quantize_static, simplify
 from onnxlite.evaluate import compare
 from onnxlite.model import disk_bytes, load
-from onnxlite.quantize import quantize_static
-from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.mixed.auto import quantize_auto
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
 from onnxlite.save import save
-from onnxlite.simplify import simplify
 from onnxlite.timing import time_ratios
 
 Array = NDArray[Any]
@@ -98,9 +94,11 @@ def cases(names: list[str]) -> Iterator[Case]:
 def quantizers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
     """Every contestant: a function from a float model's path to a quantized one's."""
 
-    def ours(quantize: Callable[..., ir.Model], **options: Any) -> Callable[[Path, Path], None]:
+    def ours(
+        quantize: Callable[..., Result[Any, Any]], **options: Any
+    ) -> Callable[[Path, Path], None]:
         def run(source: Path, target: Path) -> None:
-            save(quantize(source, case.calibration, **options), target)
+            quantize(source, samples=case.calibration, **options).save(target)
 
         return run
 
@@ -120,7 +118,7 @@ def quantizers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
 def measure(case: Case, directory: Path) -> Iterator[dict[str, Any]]:
     """One row per contestant and timed size, the float model first."""
     source = directory / f"{case.name}.onnx"
-    save(simplify(case.path), source)
+    save(simplify(case.path).model, source)
     yield from rows(case, "float", source, source, 0.0)
     for name, quantizer in quantizers(case).items():
         target = directory / f"{case.name}-{name.replace(' ', '-')}.onnx"
@@ -133,7 +131,7 @@ def rows(
     case: Case, name: str, source: Path, target: Path, seconds: float
 ) -> Iterator[dict[str, Any]]:
     """Measure one model against the float one."""
-    found = compare(source, target, case.evaluation)
+    found = compare(source, target, samples=case.evaluation)
     outputs = [o for o in found.outputs if not case.outputs or o.name in case.outputs]
     noise = [o.sqnr_db for o in outputs if o.sqnr_db is not None]
     cosines = [o.cosine for o in outputs if o.cosine is not None]

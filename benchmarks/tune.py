@@ -25,15 +25,17 @@ from numpy.typing import NDArray
 
 from benchmarks._tables import RESULTS, publish
 from models import data
+from onnxlite import (
+    prune_channels,
+    prune_weights,
+    quantize_static,
+    quantize_weights,
+    simplify,
+    tune,
+)
 from onnxlite.evaluate import benchmark
 from onnxlite.model import load, size_bytes
-from onnxlite.prune import prune_channels, prune_weights
-from onnxlite.quantize import quantize_static
-from onnxlite.quantize.weight_only import quantize_weights
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
-from onnxlite.simplify import simplify
-from onnxlite.tune import tune
 
 Array = NDArray[Any]
 FOLDER = Path(data.__file__).parent / "fashion"
@@ -42,22 +44,22 @@ IMAGES = 5000
 
 def narrow(macs: float) -> Callable[[ir.Model, Array], ir.Model]:
     """Channels taken away until this share of the MACs is left."""
-    return lambda model, images: prune_channels(model, samples=images[:512], macs=macs)
+    return lambda model, images: prune_channels(model, samples=images[:512], macs=macs).model
 
 
 def packed(bits: Any) -> Callable[[ir.Model, Array], ir.Model]:
     """Weights of few bits, fitted to samples."""
-    return lambda model, images: quantize_weights(model, bits=bits, samples=images[:256])
+    return lambda model, images: quantize_weights(model, bits=bits, samples=images[:256]).model
 
 
 def sparse(model: ir.Model, images: Array) -> ir.Model:
     """Nine of ten weights are zero."""
-    return prune_weights(model, sparsity=0.9, samples=images[:256])
+    return prune_weights(model, sparsity=0.9, samples=images[:256]).model
 
 
 def integers(bits: Any) -> Callable[[ir.Model, Array], ir.Model]:
     """Integer weights of some bits, and activations of 8."""
-    return lambda model, images: quantize_static(model, images[:256], weight_bits=bits)
+    return lambda model, images: quantize_static(model, images[:256], weight_bits=bits).model
 
 
 @dataclass(frozen=True)
@@ -126,16 +128,14 @@ def row(name: str, steps: int | None) -> dict[str, Any]:
     images = data.to_input(data.read_split("train")[0][:IMAGES])
     original = load(FOLDER / f"{case.net}.onnx")
     small = case.damage(original, images)
-    reports: list[StepReport] = []
     start = time.process_time()
-    tuned = tune(
-        small,
+    tuned, report = tune(
         original,
+        small,
         images,
         steps=steps or case.steps,
-        vary=case.vary,
+        augment=case.vary,
         threads=1,
-        on_report=reports.append,
     )
     spent = time.process_time() - start
     return {
@@ -144,7 +144,7 @@ def row(name: str, steps: int | None) -> dict[str, Any]:
         "after_in_torch": accuracy_in_torch(tuned),
         **_cost(small, tuned, spent),
         "varied_inputs": case.vary,
-        "course": reports[0].summary,
+        "course": report.summary,
     }
 
 
@@ -153,22 +153,20 @@ def photograph_row(steps: int | None) -> dict[str, Any]:
     from models import photos, zoo
 
     seen = photos.photographs(128, split="calibration")
-    original = simplify(load(zoo.efficientnet_lite0()))
-    small = quantize_static(original, seen, threads=1)
-    reports: list[StepReport] = []
+    original = simplify(load(zoo.efficientnet_lite0())).model
+    small = quantize_static(original, seen, threads=1).model
     start = time.process_time()
-    tuned = tune(
-        small,
+    tuned, report = tune(
         original,
+        small,
         seen,
         steps=steps or PHOTOGRAPH_STEPS,
-        batch=PHOTOGRAPH_BATCH,
+        batch_size=PHOTOGRAPH_BATCH,
         lr=PHOTOGRAPH_RATE,
         loss="mse",
         blocks=False,
-        vary=True,
+        augment=True,
         threads=1,
-        on_report=reports.append,
     )
     spent = time.process_time() - start
     unseen = photos.photographs(500, split="evaluation")
@@ -181,7 +179,7 @@ def photograph_row(steps: int | None) -> dict[str, Any]:
         "agreement_after": float((want.argmax(1) == after.argmax(1)).mean()),
         **_cost(small, tuned, spent),
         "varied_inputs": True,
-        "course": reports[0].summary,
+        "course": report.summary,
     }
 
 

@@ -2,154 +2,132 @@
 
     import onnxlite as ol
 
-    outcome = ol.run(
-        "model.onnx",
-        samples,
-        ol.Recipe((ol.Simplify(), ol.QuantizeStatic())),
-        output="small.onnx",
-    )
+    model, report = ol.run("model.onnx", [ol.Simplify(), ol.QuantizeStatic()], samples=x)
+    ol.quantize_static(ol.simplify("model.onnx"), x).save("small.onnx")
 
-Every function takes a path, an `onnx.ModelProto` or an `onnx_ir.Model`, and changes none
-of them. A `ModelProto` in gives a `ModelProto` out, anything else an `ir.Model`.
+Every function takes a path, an `onnx.ModelProto`, an `onnx_ir.Model` or the `Result` of
+another function, and changes none of them. A `ModelProto` in gives a `ModelProto` out,
+anything else an `ir.Model`.
+
+Modules load when a name is first used. What type checkers see is in `__init__.pyi`, which
+`python -m tests.public_stub` writes.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
 
-from onnxlite.analysis.summary import Summary, inspect
-from onnxlite.errors import (
-    ExecutionError,
-    InvalidModelError,
-    LoadError,
-    MissingPackageError,
-    ModelError,
-    OnnxliteError,
-    OptionError,
-    SamplesError,
-    SaveError,
-    UnsupportedError,
-    VerificationError,
-)
-from onnxlite.evaluate import Fidelity, Latency, LayerFidelity, benchmark, compare
-from onnxlite.model import ModelLike, load
-from onnxlite.prune import ChannelReport, explain_channels, prune_channels, prune_weights
-from onnxlite.prune.sparse_storage import sparse_storage
-from onnxlite.quantize import quantize_static
-from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.float16.step import to_float16
-from onnxlite.quantize.mixed.auto import quantize_auto
-from onnxlite.quantize.mixed.sensitivity import LayerSensitivity, Sensitivity, sensitivity
-from onnxlite.quantize.weight_only import quantize_weights
-from onnxlite.recipe import (
-    Outcome,
-    PruneChannels,
-    PruneWeights,
-    QuantizeAuto,
-    QuantizeDynamic,
-    QuantizeStatic,
-    QuantizeWeights,
-    Recipe,
-    RunReport,
-    Simplify,
-    SparseStorage,
-    Step,
-    ToFloat16,
-    Tune,
-    load_recipe,
-    run,
-)
-from onnxlite.records import LayerRow, Skipped, StepReport
-from onnxlite.repair import repair
-from onnxlite.report import load_report, save_report
-from onnxlite.samples import Samples, SamplesLike
-from onnxlite.save import save
-from onnxlite.search import (
-    Budget,
-    Check,
-    OptimizeOutcome,
-    OptimizeReport,
-    Quality,
-    SearchRecord,
-    Trial,
-    optimize,
-)
-from onnxlite.simplify import simplify
-from onnxlite.tune import tune
+#: The module of every public name.
+_MODULES = {
+    "onnxlite.analysis.summary": ("Summary", "inspect"),
+    "onnxlite.errors": (
+        "ExecutionError",
+        "InvalidModelError",
+        "LoadError",
+        "MissingPackageError",
+        "ModelError",
+        "OnnxliteError",
+        "OptionError",
+        "SamplesError",
+        "SaveError",
+        "UnsupportedError",
+        "VerificationError",
+    ),
+    "onnxlite.evaluate": ("Fidelity", "Latency", "LayerFidelity", "benchmark", "compare"),
+    "onnxlite.model": ("ModelLike", "load"),
+    "onnxlite.prune": (
+        "ChannelReport",
+        "explain_channels",
+        "prune_channels",
+        "prune_weights",
+        "sparse_storage",
+    ),
+    "onnxlite.quantize": (
+        "quantize_auto",
+        "quantize_dynamic",
+        "quantize_static",
+        "quantize_weights",
+        "to_float16",
+    ),
+    "onnxlite.quantize.mixed.sensitivity": ("LayerSensitivity", "Sensitivity", "sensitivity"),
+    "onnxlite.recipe": (
+        "PruneChannels",
+        "PruneWeights",
+        "QuantizeAuto",
+        "QuantizeDynamic",
+        "QuantizeStatic",
+        "QuantizeWeights",
+        "Recipe",
+        "Repair",
+        "RunReport",
+        "Simplify",
+        "SparseStorage",
+        "ToFloat16",
+        "Tune",
+        "load_recipe",
+        "run",
+    ),
+    "onnxlite.records": ("Skipped", "LayerRow", "StepReport"),
+    "onnxlite.repair": ("repair",),
+    "onnxlite.report": ("load_report", "save_report"),
+    "onnxlite.samples": ("Samples", "SamplesLike"),
+    "onnxlite.save": ("save",),
+    "onnxlite.search": (
+        "Budget",
+        "Check",
+        "OptimizeReport",
+        "Quality",
+        "SearchRecord",
+        "Trial",
+        "optimize",
+    ),
+    "onnxlite.simplify": ("simplify",),
+    "onnxlite.step": ("Result", "Step"),
+    "onnxlite.tune": ("tune",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-try:
-    __version__ = importlib.metadata.version("onnxlite")
-except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
+__all__ = sorted((*_MODULE_OF, "__version__"))
 
-__all__ = [
-    "Budget",
-    "ChannelReport",
-    "Check",
-    "ExecutionError",
-    "Fidelity",
-    "InvalidModelError",
-    "Latency",
-    "LayerFidelity",
-    "LayerRow",
-    "LayerSensitivity",
-    "LoadError",
-    "MissingPackageError",
-    "ModelError",
-    "ModelLike",
-    "OnnxliteError",
-    "OptimizeOutcome",
-    "OptimizeReport",
-    "OptionError",
-    "Outcome",
-    "PruneChannels",
-    "PruneWeights",
-    "Quality",
-    "QuantizeAuto",
-    "QuantizeDynamic",
-    "QuantizeStatic",
-    "QuantizeWeights",
-    "Recipe",
-    "RunReport",
-    "Samples",
-    "SamplesError",
-    "SamplesLike",
-    "SaveError",
-    "SearchRecord",
-    "Sensitivity",
-    "Simplify",
-    "Skipped",
-    "SparseStorage",
-    "Step",
-    "StepReport",
-    "Summary",
-    "ToFloat16",
-    "Trial",
-    "Tune",
-    "UnsupportedError",
-    "VerificationError",
-    "__version__",
-    "benchmark",
-    "compare",
-    "explain_channels",
-    "inspect",
-    "load",
-    "load_recipe",
-    "load_report",
-    "optimize",
-    "prune_channels",
-    "prune_weights",
-    "quantize_auto",
-    "quantize_dynamic",
-    "quantize_static",
-    "quantize_weights",
-    "repair",
-    "run",
-    "save",
-    "save_report",
-    "sensitivity",
-    "simplify",
-    "sparse_storage",
-    "to_float16",
-    "tune",
-]
+
+class _Package(ModuleType):
+    """Keeps the name of a public function that is also the name of a module.
+
+    The import system sets `onnxlite.simplify` to the package when that is loaded; here the
+    name stays the function.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is first asked for."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'onnxlite' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("onnxlite")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+        return "0+unknown"

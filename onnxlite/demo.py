@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxlite.errors import LoadError, SaveError
 from onnxlite.recipe import PruneWeights, QuantizeStatic, Recipe, RunReport, Simplify, run
 from onnxlite.records import Progress, no_progress
-from onnxlite.report import to_json
+from onnxlite.report import to_json, write_text
 from onnxlite.save import save
 
 #: 30% of zeros make the zipped INT8 file a ninth smaller and leave the accuracy as it is;
@@ -51,20 +51,20 @@ def demo(output: Path | None = None, *, progress: Progress = no_progress) -> Run
             labels = data["labels"].astype(np.int64)
         if output is not None:
             _make(output)
-        outcome = run(
+        report: RunReport = run(
             path,
-            calibration,
             RECIPE,
+            samples=calibration,
             output=None if output is None else output / "small.onnx",
             evaluation=test,
             labels=labels,
             progress=progress,
-        )
+        ).report
         if output is not None:
             save(path, output / "residual.onnx")
-            _write(output / "recipe.toml", RECIPE.to_toml())
-            _write(output / "report.json", to_json("run", outcome.report))
-    return outcome.report
+            write_text(output / "recipe.toml", RECIPE.to_toml())
+            write_text(output / "report.json", to_json("run", report))
+    return report
 
 
 def _make(folder: Path) -> None:
@@ -72,13 +72,6 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SaveError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

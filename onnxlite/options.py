@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,20 @@ from onnxlite.errors import OptionError
 _MISFIT = object()
 _UNIONS = (typing.Union, types.UnionType)
 _WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+#: Options that several steps have, each with one meaning.
+Include: TypeAlias = Annotated[
+    tuple[str, ...],
+    Meta(description="Patterns (`fnmatch`) of node or weight names to change; empty means all."),
+]
+Exclude: TypeAlias = Annotated[
+    tuple[str, ...],
+    Meta(description="Patterns (`fnmatch`) of node or weight names to leave alone."),
+]
+Limit: TypeAlias = (
+    Annotated[int, Meta(ge=1, description="Use at most this many samples; None uses all.")] | None
+)
+Seed: TypeAlias = Annotated[int, Meta(ge=0, description="Seed of all random choices.")]
 
 
 class Field(NamedTuple):
@@ -62,9 +76,9 @@ class Options(msgspec.Struct, metaclass=_OptionsType, frozen=True, kw_only=True)
             value = checked(field.name, given, field.kind)
             if value is not given:
                 msgspec.structs.force_setattr(self, field.name, value)
-        self.check()
+        self.validate()
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raise `OptionError` for options that do not go together."""
 
 

@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+#: Names of nodes that a printed report shows for one reason.
+_NODES_SHOWN = 3
 #: A cell of a per-layer row: what JSON and a terminal table can both show.
 Cell = str | int | float | bool | None
 
@@ -102,6 +104,17 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     resolved_options: dict[str, Cell | tuple[str, ...] | dict[str, int]] = {}
     hold_out: HoldOut | None = None
     seconds: float = 0.0
+
+    def __str__(self) -> str:
+        done = self.summary if self.changed else f"nothing changed: {self.summary}"
+        lines = [f"{self.step}: {done} ({self.seconds:.1f} s)"]
+        if changes := ", ".join(f"{kind} {n:,}" for kind, n in self.changes.items() if n):
+            lines.append(f"  changes: {changes}")
+        for what, message in dict.fromkeys((s.what, s.message) for s in self.skipped):
+            nodes = [s.node for s in self.skipped if (s.what, s.message) == (what, message)]
+            shown = ", ".join(nodes[:_NODES_SHOWN]) + (", ..." if nodes[_NODES_SHOWN:] else "")
+            lines.append(f"  skipped: {what}: {message}" + (f" ({shown})" if shown else ""))
+        return "\n".join(lines)
 
 
 #: Called with the report of a finished step.

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
 ReportT = TypeVar("ReportT")
-StepT = TypeVar("StepT", bound="Step")
+ReturnT = TypeVar("ReturnT")
 
 #: What became of parameters that former versions had.
 _FORMER = {
@@ -145,7 +145,7 @@ class Result(NamedTuple, Generic[ModelT, ReportT]):
         return save(self.model, path)
 
     def __repr__(self) -> str:
-        return f"Result of {self.report}"
+        return f"Result({str(self.report).splitlines()[0]})"
 
     def _repr_html_(self) -> str | None:
         show = getattr(self.report, "_repr_html_", None)
@@ -162,18 +162,22 @@ def run_step(
     """
     if samples is None and step.needs_samples:
         raise OptionError(f"{step.name()} needs samples: give some hundred unlabelled inputs")
-    result, report = step.apply(load(model), samples, context)
+    return as_result(model, *step.apply(load(model), samples, context))
+
+
+def as_result(source: ModelLike, model: ir.Model, report: StepReport) -> Result[Any, StepReport]:
+    """Return a step's model in the kind of `source`; warn if the step did nothing."""
     if not report.changed:
-        logger.warning("%s changed nothing: %s", step.name(), report.summary)
-    return Result(give_back(model, result), report)
+        logger.warning("%s changed nothing: %s", report.step, report.summary)
+    return Result(give_back(source, model), report)
 
 
 def from_options(
     record: type[Options], *, runtime: Sequence[str] = (), leave_out: Sequence[str] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Callable[..., ReturnT]], Callable[..., ReturnT]]:
     """Make a public function of one that takes an option record.
 
-        @from_options(QuantizeStatic, runtime=("threads",))
+        @from_options(QuantizeStatic)
         def quantize_static(model, samples, *, options, context): ...
 
     is called as `quantize_static(model, samples, rounding="nearest", threads=1)`. Signature
@@ -181,13 +185,15 @@ def from_options(
 
     Args:
         record: the options.
-        runtime: fields of `StepContext` that callers may give.
+        runtime: fields of `StepContext` that callers may give; those of a step by default.
         leave_out: fields of `record` that callers may not give.
     """
+    if not runtime and issubclass(record, Step):
+        runtime = record.runtime
     options = [f for f in fields_of(record) if f.name not in leave_out]
     circumstances = [f for f in fields_of(StepContext) if f.name in runtime]
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., ReturnT]) -> Callable[..., ReturnT]:
         own = [
             parameter
             for parameter in inspect.signature(function).parameters.values()
@@ -196,7 +202,7 @@ def from_options(
         signature = _signature(own, options, circumstances)
 
         @functools.wraps(function)
-        def call(*args: Any, **given: Any) -> Any:
+        def call(*args: Any, **given: Any) -> ReturnT:
             bound = _bound(function.__name__, signature, args, given, record.renamed)
             extra = {p.name: bound.pop(p.name) for p in own if p.name in bound}
             context = StepContext(

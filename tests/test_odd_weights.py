@@ -61,23 +61,29 @@ def _samples(proto: onnx.ModelProto) -> np.ndarray:
 
 
 def _sparse(proto: onnx.ModelProto) -> onnx.ModelProto:
-    return sparse_storage(prune_weights(proto, sparsity=0.8, method="magnitude"))
+    return sparse_storage(prune_weights(proto, sparsity=0.8, method="magnitude").model).model
 
 
 Step = Callable[[onnx.ModelProto], onnx.ModelProto]
 #: Each step, and the least SQNR in dB that it leaves.
 STEPS: dict[str, tuple[Step, float]] = {
-    "zeros": (lambda m: prune_weights(m, sparsity=0.3, method="magnitude"), 8),
-    "zeros by samples": (lambda m: prune_weights(m, sparsity=0.3, samples=_samples(m)), 8),
+    "zeros": (lambda m: prune_weights(m, sparsity=0.3, method="magnitude").model, 8),
+    "zeros by samples": (lambda m: prune_weights(m, sparsity=0.3, samples=_samples(m)).model, 8),
     "sparse storage": (_sparse, 0),
-    "float16": (lambda m: to_float16(m), 50),
-    "float16 storage": (lambda m: to_float16(m, mode="storage"), 50),
-    "bfloat16": (lambda m: to_float16(m, dtype="bfloat16"), 35),
-    "8 bits": (lambda m: quantize_weights(m, bits=8, ends="same"), 35),
-    "4 bits, fitted": (lambda m: quantize_weights(m, _samples(m), bits=4, ends="same"), 12),
-    "4 bits, computed": (lambda m: quantize_weights(m, bits=4, mode="compute", ends="same"), 12),
-    "ternary": (lambda m: quantize_weights(m, bits="ternary", ends="same"), 2),
-    "mixed": (lambda m: quantize_weights(m, size=0.5), 12),
+    "float16": (lambda m: to_float16(m).model, 50),
+    "float16 storage": (lambda m: to_float16(m, mode="storage").model, 50),
+    "bfloat16": (lambda m: to_float16(m, dtype="bfloat16").model, 35),
+    "8 bits": (lambda m: quantize_weights(m, bits=8, first_last_bits="same").model, 35),
+    "4 bits, fitted": (
+        lambda m: quantize_weights(m, samples=_samples(m), bits=4, first_last_bits="same").model,
+        12,
+    ),
+    "4 bits, computed": (
+        lambda m: quantize_weights(m, bits=4, mode="compute", first_last_bits="same").model,
+        12,
+    ),
+    "ternary": (lambda m: quantize_weights(m, bits="ternary", first_last_bits="same").model, 2),
+    "mixed": (lambda m: quantize_weights(m, max_size=0.5).model, 12),
 }
 
 
@@ -88,7 +94,11 @@ def _model(name: str) -> onnx.ModelProto:
         for tensor in proto.graph.initializer:
             small = onnx.numpy_helper.to_array(tensor) / 8
             tensor.CopyFrom(onnx.numpy_helper.from_array(small, tensor.name))
-    return quantize_weights(proto, bits=4, ends="same") if name == "packed already" else proto
+    return (
+        quantize_weights(proto, bits=4, first_last_bits="same").model
+        if name == "packed already"
+        else proto
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -35,7 +35,7 @@ class Sample(Options, frozen=True, kw_only=True):
     checkpoint: Path | None = None
     metric: Literal["auto"] | Callable[[float], float] = "auto"
 
-    def check(self) -> None:
+    def validate(self) -> None:
         if self.count > 9 and self.remove:
             raise OptionError("count and remove do not go together")
 

@@ -9,6 +9,7 @@ with all of its channels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.units import Binding
 from onnxlite.errors import OptionError
 from onnxlite.graph import attribute
+from onnxlite.model import load
 from onnxlite.ops import spec_of
 
 _KEY = "onnxlite.lineage"
@@ -57,6 +59,25 @@ def original_of(model: ir.Model) -> ir.Model | None:
 def record_original(model: ir.Model, original: ir.Model) -> None:
     """Record the whole model that `model` is made from; nobody may change it."""
     model.meta[_ORIGINAL_KEY] = original
+
+
+def paired(candidate: Path | None, model: ir.Model, step: str) -> tuple[ir.Model, ir.Model]:
+    """Return reference and candidate of a step that fits one model to another.
+
+    Args:
+        candidate: file of the candidate, whose reference is `model`; None if `model` is the
+            candidate, whose reference is what it was made from.
+        model: the present model of a recipe.
+        step: name of the step, for the message.
+
+    Raises:
+        OptionError: nothing records what `model` was made from.
+    """
+    if candidate is not None:
+        return model, load(candidate)
+    if (reference := original_of(model)) is None:
+        raise OptionError(f"the step {step!r} needs the model that this one was made from")
+    return reference, model
 
 
 def origin_of(model: ir.Model, node_name: str) -> Origin:

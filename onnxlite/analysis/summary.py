@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Annotated
 
 import msgspec
 import onnx
 import onnx_ir as ir
+from msgspec import Meta
 
 from onnxlite.analysis.cost import LayerCost, cost, type_name
 from onnxlite.graph import STANDARD_DOMAINS, iter_graphs, iter_nodes
 from onnxlite.model import ModelLike, disk_bytes, load, plain_model, size_bytes
 from onnxlite.normalize import normalize
+from onnxlite.options import Options
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim
+from onnxlite.step import StepContext, from_options
 
 #: Above this many bytes of tensors zeros are only counted on request.
 _COUNT_ZEROS_BELOW_BYTES = 500_000_000
@@ -76,28 +80,40 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class InspectOptions(Options, frozen=True, kw_only=True):
+    """Options of `inspect`."""
+
+    batch_size: Annotated[int, Meta(ge=1, description="Batch size that MACs are counted for.")] = 1
+    sparsity: Annotated[
+        bool | None,
+        Meta(
+            description="Count zeros, which reads every weight; None does so in models below "
+            "500 MB."
+        ),
+    ] = None
+
+
+@from_options(InspectOptions)
 def inspect(
     model: ModelLike,
     *,
     samples: SamplesLike | None = None,
-    batch: int = 1,
-    sparsity: bool | None = None,
+    options: InspectOptions,
+    context: StepContext,
 ) -> Summary:
     """Describe a model: inputs, outputs, operators, parameters, MACs, bytes, layers.
 
     Args:
-        model: a path, `ModelProto` or `ir.Model`; left as it is.
-        samples: the first `batch` of them decide the sizes of dynamic axes for the MACs;
+        model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed.
+        samples: the first `batch_size` of them decide the sizes of dynamic axes for the MACs;
             needed where no generated input is accepted.
-        batch: the batch size that MACs are counted for.
-        sparsity: whether to count zeros, which reads every weight; None counts them in
-            models below 500 MB.
 
     Raises:
         LoadError: the model cannot be read.
         InvalidModelError: its graph is not valid.
         SamplesError: the samples do not fit the model.
     """
+    batch, sparsity = options.batch_size, options.sparsity
     model = plain_model(model)
     source = load(model)
     feeds = None

@@ -1,4 +1,4 @@
-"""The command line: arguments become a recipe, and its report is shown. No logic of its own."""
+"""The command line: arguments become a recipe, and its report is shown."""
 
 from __future__ import annotations
 

@@ -14,21 +14,24 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
-from onnxlite.model import ModelLike, load
-from onnxlite.records import Progress, no_progress
+from onnxlite.model import ModelLike, PlainModel, load, plain_model
+from onnxlite.options import Options, Seed
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
+from onnxlite.step import StepContext, from_options
 from onnxlite.timing import InterleavedTimer, current_timer
 
 logger = logging.getLogger(__name__)
@@ -106,52 +109,73 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class BenchmarkOptions(Options, frozen=True, kw_only=True):
+    """Options of `benchmark`."""
+
+    threads: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Threads of ONNX Runtime that one run may use; None takes all cores."),
+    ] = 1
+    batch_size: Annotated[
+        int, Meta(ge=1, description="Samples per run where the models' batch axis is dynamic.")
+    ] = 1
+    rounds: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Rounds A B B A; None does as many as the time allows, 5 to 500.",
+            ),
+        ]
+        | None
+    ) = None
+    time_limit_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Seconds for rounds and session starts, more if 5 rounds take more.",
+        ),
+    ] = 10.0
+    memory: Annotated[
+        bool, Meta(description="Also measure peak memory, in a child process per model.")
+    ] = True
+    seed: Seed = 0
+
+
+@from_options(BenchmarkOptions, runtime=("progress",))
 def benchmark(
     reference: ModelLike,
     candidate: ModelLike,
     *,
     samples: SamplesLike | None = None,
-    threads: int | None = 1,
-    batch: int = 1,
-    rounds: int | None = None,
-    time_budget_s: float = 10.0,
-    memory: bool = True,
-    seed: int = 0,
-    progress: Progress = no_progress,
+    options: BenchmarkOptions,
+    context: StepContext,
 ) -> Latency:
-    """Measure how long a run of `candidate` takes, relative to `reference`.
+    """Measure the latency of `candidate` relative to `reference`, in interleaved pairs.
 
     Args:
         reference: the model to compare with.
         candidate: the model to measure.
         samples: real inputs, of which at most 8 batches are used in turn; without them
             generated ones (the time of most operators does not depend on the values).
-        threads: of ONNX Runtime; None takes all cores.
-        batch: samples per run where the models' batch axis is dynamic.
-        rounds: number of rounds A B B A; None does as many as the time budget allows,
-            from 5 to 500.
-        time_budget_s: seconds for rounds and session starts, more if 5 rounds take more.
-        memory: also measure peak memory, in a child process per model.
-        seed: of generated inputs and of the bootstrap.
-        progress: called after every round.
 
     Raises:
-        OptionError: a batch, number of rounds or time budget that is not positive.
+        OptionError: a wrong option.
         SamplesError: the samples do not fit the models.
         ExecutionError: ONNX Runtime does not run one of the models on these inputs.
     """
-    if batch < 1 or (rounds is not None and rounds < 1) or time_budget_s <= 0:
-        raise OptionError("batch, rounds and time_budget_s must be positive")
+    threads, seed = options.threads, options.seed
+    reference, candidate = plain_model(reference), plain_model(candidate)
     began = time.perf_counter()
     first, second = load(reference), load(candidate)
-    feeds = _feeds(first, samples, batch, seed)
+    feeds = _feeds(first, samples, options.batch_size, seed)
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
         paths = (
             _on_disk(reference, first, Path(directory) / "reference.onnx"),
             _on_disk(candidate, second, Path(directory) / "candidate.onnx"),
         )
-        starts = _start_times(paths, threads, time_budget_s / 5)
+        starts = _start_times(paths, threads, options.time_limit_s / 5)
         sessions = (Session(paths[0], threads=threads), Session(paths[1], threads=threads))
         pairs = [
             (feed, sessions[1].suited(_renamed(feed, sessions[0], sessions[1]))) for feed in feeds
@@ -159,11 +183,11 @@ def benchmark(
         times = (current_timer() or InterleavedTimer()).times(
             sessions,
             pairs,
-            rounds=rounds,
-            budget_s=time_budget_s * 4 / 5,
-            progress=progress,
+            rounds=options.rounds,
+            budget_s=options.time_limit_s * 4 / 5,
+            progress=context.progress,
         )
-        measured = zip(paths, pairs[0], strict=True) if memory else ()
+        measured = zip(paths, pairs[0], strict=True) if options.memory else ()
         memories = [_memory(path, feed, threads, notes) for path, feed in measured] or [None, None]
     timings = [
         Timing(
@@ -195,7 +219,7 @@ def _feeds(model: ir.Model, samples: SamplesLike | None, batch: int, seed: int) 
     return [trim(feed, specs, batch) or feed for feed in stream]
 
 
-def _on_disk(source: ModelLike, model: ir.Model, path: Path) -> Path:
+def _on_disk(source: PlainModel, model: ir.Model, path: Path) -> Path:
     """The file of a model; one that lives in memory is written to `path`."""
     if isinstance(source, str | os.PathLike):
         return Path(source)

@@ -6,21 +6,23 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
 from onnxlite.fidelity import match_outputs
-from onnxlite.model import ModelLike, load
-from onnxlite.records import Progress, no_progress
+from onnxlite.model import ModelLike, PlainModel, load, plain_model
+from onnxlite.options import Limit, Options
 from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
+from onnxlite.step import StepContext, from_options
 
 #: A task metric: all outputs of one model by name, samples along the first axis in the
 #: order given, to one number. For example, with labels at hand:
@@ -76,19 +78,32 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(parts) + f" on {self.samples} samples"
 
 
+class CompareOptions(Options, frozen=True, kw_only=True):
+    """Options of `compare`."""
+
+    layers: Annotated[
+        bool,
+        Meta(
+            description="Also compare layer by layer, to find which one breaks the model. Layers "
+            "are matched by name and by the lineage that steps record; it takes a few more runs "
+            "of both models, in bounded memory."
+        ),
+    ] = False
+    limit: Limit = None
+
+
+@from_options(CompareOptions, runtime=("threads", "progress"))
 def compare(
     reference: ModelLike,
     candidate: ModelLike,
-    samples: SamplesLike | None,
     *,
+    samples: SamplesLike | None = None,
     metric: Metric | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
-    layers: bool = False,
-    limit: int | None = None,
-    threads: int | None = None,
-    progress: Progress = no_progress,
+    options: CompareOptions,
+    context: StepContext,
 ) -> Fidelity:
-    """Run both models on the same samples and measure how far the outputs are apart.
+    """Run both models on the same samples and measure the difference of their outputs.
 
     Outputs are matched by name, or by position where the names differ. Nothing but sums
     is kept between feeds, except with a `metric`, which needs all outputs of both models.
@@ -96,17 +111,11 @@ def compare(
     Args:
         reference: the model to be reproduced.
         candidate: the model to judge.
-        samples: inputs in any form of `SamplesLike`; None takes generated inputs, which
-            say whether a rewrite is exact and little about a lossy one.
+        samples: inputs in any form of `SamplesLike`; None generates inputs, which show whether
+            a rewrite is exact and little about a lossy one.
         metric: a task metric, see `Metric`.
         labels: class of each sample, `int[samples]`: adds the accuracy of both models, on
             the first output that holds class scores `[n, classes]` or classes `[n]`.
-        layers: compare the inner values as well, layer by layer, to find which one breaks it.
-            Layers are matched by their names and by what earlier steps have recorded; it takes
-            a few more runs of both models, in bounded memory.
-        limit: use at most this many samples.
-        threads: of ONNX Runtime; None takes all cores.
-        progress: called after every feed; the total is not known and given as 0.
 
     Raises:
         OptionError: the models' inputs or number of outputs differ; no output fits the
@@ -115,6 +124,8 @@ def compare(
         VerificationError: an output has another shape in the candidate.
         ExecutionError: ONNX Runtime does not run one of the models.
     """
+    threads, progress = context.threads, context.progress
+    reference, candidate = plain_model(reference), plain_model(candidate)
     first, second = load(reference), load(candidate)
     specs, renamed, notes = _joint_inputs(input_specs(first), input_specs(second))
     feeds: Iterable[Feed]
@@ -122,7 +133,7 @@ def compare(
         feeds = probe_feeds(first)
         notes.append("compared on generated inputs")
     else:
-        feeds = Samples(samples, specs, limit=limit)
+        feeds = Samples(samples, specs, limit=options.limit)
     sessions = [_open(reference, first, threads), _open(candidate, second, threads)]
     pairs = _match(sessions[0].output_names, sessions[1].output_names, notes)
     meters: dict[str, Meter] = {}
@@ -145,7 +156,7 @@ def compare(
         count += feed_size(feed, specs)
         progress("compare", done, 0)
     rows: tuple[LayerFidelity, ...] = ()
-    if layers:
+    if options.layers:
         rows, more = compare_layers(
             first, second, feeds, renamed, threads=threads, progress=progress
         )
@@ -166,7 +177,7 @@ def compare(
     )
 
 
-def _open(source: ModelLike, model: ir.Model, threads: int | None) -> Session:
+def _open(source: PlainModel, model: ir.Model, threads: int | None) -> Session:
     """A session from the file itself where there is one: no second copy in memory."""
     if isinstance(source, str | os.PathLike):
         return Session(Path(source), threads=threads)

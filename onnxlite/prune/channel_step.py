@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +23,6 @@ from onnxlite.prune.block_removal import select_blocks
 from onnxlite.prune.cost_model import latency_ratio
 from onnxlite.prune.decision_cache import DecisionCache
 from onnxlite.prune.eligibility import (
-    RoundTo,
     allowed_counts,
     channel_block,
     check_options,
@@ -32,7 +31,8 @@ from onnxlite.prune.eligibility import (
     removable_branches,
     removed_by_widths,
 )
-from onnxlite.prune.importance import FROM_SAMPLES, DamageCurve, Importance, ImportanceFunction
+from onnxlite.prune.importance import FROM_SAMPLES, DamageCurve
+from onnxlite.prune.options import PruneChannels
 from onnxlite.prune.removal import remove_units, zero_mask_units
 from onnxlite.prune.report import (
     STEP,
@@ -46,11 +46,12 @@ from onnxlite.prune.report import (
 )
 from onnxlite.prune.scoring import GroupScores, distance, output_curves, run_feeds, score
 from onnxlite.prune.target_search import Goal, Removed, Selection, TargetSearch
-from onnxlite.records import Progress, Skipped, StepReport, no_progress
+from onnxlite.records import Progress, Skipped, StepReport
 from onnxlite.repair import repair_ir
 from onnxlite.repair.engine import FitOptions
 from onnxlite.runtime import check_loads, run_all
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
+from onnxlite.step import StepContext
 
 #: Pruned and zeroed in place differ by rounding: relative to the largest number.
 _TOLERANCE = 1e-3
@@ -63,44 +64,29 @@ _TIMING_S = 1.0
 
 _NO_BRANCHES: Mapping[int, Branch] = MappingProxyType({})
 
-Repair = bool | Literal["auto"]
-
 
 def prune_channels_ir(
     model: ir.Model,
-    *,
-    samples: SamplesLike | None = None,
-    macs: float | None = None,
-    params: float | None = None,
-    latency: float | None = None,
-    ratio: float | Mapping[str, float] | None = None,
-    widths: Mapping[str, int] | None = None,
-    importance: Importance | ImportanceFunction = "auto",
-    round_to: RoundTo = "auto",
-    protect: Sequence[str] = (),
-    minimum: int = 1,
-    branches: bool = True,
-    repair: Repair = "auto",
-    seed: int = 0,
-    threads: int | None = None,
-    progress: Progress = no_progress,
+    samples: SamplesLike | None,
+    options: PruneChannels,
+    context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
     """Remove units from `model` in place; see `onnxlite.prune_channels`."""
     start = time.perf_counter()
-    goal = Goal(macs=macs, params=params, latency=latency, ratio=ratio, widths=widths)
-    goal.check()
-    if repair is True and samples is None:
+    goal = Goal(**{name: getattr(options, name) for name in Goal.__struct_fields__})
+    threads, progress = context.threads, context.progress
+    remove, widths, importance = options.remove, options.widths, options.importance
+    if options.repair is True and samples is None:
         raise OptionError("repair needs samples: a few hundred unlabelled inputs")
     normalize(model)
     infer_shapes(model)
     stream = None if samples is None else Samples(samples, input_specs(model))
     reference = clone(model)
     channels = channel_map(model, feeds=None if stream is None else [_one(model, stream)])
-    named = widths or (ratio if isinstance(ratio, Mapping) else ())
-    check_options(channels, named, importance, round_to, minimum, samples=stream is not None)
+    check_options(channels, options, samples=stream is not None)
     if importance == "auto":
         importance = "l2" if stream is None else "reconstruction"
-    free = eligible_groups(channels, protect)
+    free = eligible_groups(channels, options.exclude)
     seen, unseen = (None, None) if stream is None else _apart(stream)
     scored = score(
         model,
@@ -109,23 +95,25 @@ def prune_channels_ir(
         importance,
         seen,
         unseen,
-        seed=seed,
+        seed=options.seed,
         threads=threads,
         progress=progress,
     )
-    block = channel_block(round_to)
+    block, minimum = channel_block(options.round_to), options.min_channels
     reached = None
     if widths is not None:
-        may_end = removable_branches(model, channels, free, protect) if branches else {}
+        may_end: Mapping[int, Branch] = {}
+        if options.branches:
+            may_end = removable_branches(model, channels, free, options.exclude)
         removed = removed_by_widths(channels, free, may_end.keys(), widths)
     elif goal.kept is None:
-        assert ratio is not None
-        removed = _by_ratio(channels, scored.curves, ratio, block, minimum)
+        assert remove is not None
+        removed = _by_fraction(channels, scored.curves, remove, block, minimum)
     else:
         curves, ends = scored.curves, _NO_BRANCHES
         if seen is not None and importance in FROM_SAMPLES:
-            if branches and repair:
-                ends = removable_branches(model, channels, free, protect)
+            if options.branches and options.repair:
+                ends = removable_branches(model, channels, free, options.exclude)
             curves = _probed(model, scored, seen, unseen or seen, goal, ends, threads, progress)
         reached = _reach(
             model, channels, curves, goal, block, minimum, ends, stream, threads, progress
@@ -144,9 +132,13 @@ def prune_channels_ir(
         skipped += _verify(model, reference, units, stream)
     rows = layer_rows(before, weight_shapes(model))
     fit = None
-    if stream is not None and len(units) and repair:
+    if stream is not None and len(units) and options.repair:
         model, fit = repair_ir(
-            reference, model, stream, FitOptions(seed=seed, threads=threads), progress=progress
+            reference,
+            model,
+            stream,
+            FitOptions(seed=options.seed, threads=threads),
+            progress=progress,
         )
     if reached is not None and not reached.complete:
         skipped.insert(0, short_of(goal, reached, channels, free))
@@ -168,7 +160,7 @@ def prune_channels_ir(
         ),
         skipped=(*skipped, *(fit.skipped if fit else ())),
         layers=rows,
-        resolved_options={} if latency is None else _resolved_options(channels, removed),
+        resolved_options={} if goal.latency is None else _resolved_options(channels, removed),
         seconds=time.perf_counter() - start,
     )
 
@@ -206,16 +198,16 @@ def _one(model: ir.Model, samples: Samples) -> Feed:
     return trim(feed, input_specs(model), 1) or feed
 
 
-def _by_ratio(
+def _by_fraction(
     channels: ChannelMap,
     curves: Sequence[DamageCurve],
-    ratio: float | Mapping[str, float],
+    remove: float | Mapping[str, float],
     block: int,
     minimum: int,
 ) -> Removed:
     removed = []
     for group, curve in zip(channels.groups, curves, strict=True):
-        share = ratio.get(group.name, 0.0) if isinstance(ratio, Mapping) else ratio
+        share = remove.get(group.name, 0.0) if isinstance(remove, Mapping) else remove
         kept = count_to_keep(group, share, block=block, minimum=minimum)
         removed.append(len(group.units) - kept if len(curve.order) and share else 0)
     return tuple(removed)

@@ -99,7 +99,7 @@ def static_items(
         if whole.macs is None:
             raise OptionError(
                 f"the MACs of this model cannot be told ({'; '.join(whole.notes)}): "
-                "give params, latency or ratio"
+                "give params, latency or remove"
             )
         items, total = macs_items(model), float(whole.macs)
     # Subgraphs and what has no rule: a part of the price that never changes.

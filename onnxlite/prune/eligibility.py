@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from math import gcd
-from typing import Literal
 
 import onnx_ir as ir
 
@@ -13,34 +12,20 @@ from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap, UnitGroup
 from onnxlite.errors import OptionError
 from onnxlite.machine import machine
-from onnxlite.prune.importance import IMPORTANCES, Importance, ImportanceFunction
-
-RoundTo = int | Literal["auto"]
+from onnxlite.prune.options import PruneChannels, RoundTo
 
 #: Kernels need at least so many channels at once.
 _LEAST_BLOCK = 4
 
 
-def check_options(
-    channels: ChannelMap,
-    named: Iterable[str],
-    importance: Importance | ImportanceFunction,
-    round_to: RoundTo,
-    minimum: int,
-    *,
-    samples: bool,
-) -> None:
-    """Raise `OptionError` for a value out of range, or a group `named` that may not shrink."""
-    if not callable(importance) and importance not in IMPORTANCES:
-        raise OptionError(
-            f"importance is a function or one of {', '.join(IMPORTANCES)}, given was {importance!r}"
-        )
+def check_options(channels: ChannelMap, options: PruneChannels, *, samples: bool) -> None:
+    """Raise `OptionError` for a criterion without samples, or a group that may not shrink."""
+    importance = options.importance
     if importance in ("energy", "reconstruction") and not samples:
         raise OptionError(f"importance {importance!r} is measured: give samples, or take 'l2'")
-    if (round_to != "auto" and round_to < 1) or minimum < 1:
-        raise OptionError(f"round_to ({round_to}) and minimum ({minimum}) are 1 or more")
     names = {group.name: group for group in channels.groups}
-    for name in named:
+    fractions = options.remove if isinstance(options.remove, Mapping) else {}
+    for name in options.widths or fractions:
         if name not in names:
             raise OptionError(
                 f"no group of units is named {name!r}: `explain_channels` lists their names"

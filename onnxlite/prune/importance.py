@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap, UnitGroup
 from onnxlite.analysis.units import Binding, in_groups
 from onnxlite.errors import OptionError
 from onnxlite.ops import Ids, spec_of
+from onnxlite.prune.options import Importance, ImportanceFunction
 
 Array64 = NDArray[np.float64]
 
@@ -40,16 +41,8 @@ def curve_of(units: Ids, scores: Array64) -> DamageCurve:
 
 Array = NDArray[Any]
 
-#: How units are scored; see `onnxlite.prune_channels`.
-Importance = Literal["auto", "l1", "l2", "bn", "energy", "reconstruction", "random"]
-IMPORTANCES: tuple[Importance, ...] = (
-    "auto", "l1", "l2", "bn", "energy", "reconstruction", "random",
-)  # fmt: skip
 #: Those that look at samples.
 FROM_SAMPLES = ("energy", "reconstruction")
-#: A user's: from the name of a group and, of every weight that is bound to it, the slices
-#: that go with its units, `[units, elements]`, to a number per unit; small ones go first.
-ImportanceFunction: TypeAlias = Callable[[str, Sequence[Array]], ArrayLike]
 
 
 def weight_curve(

@@ -24,7 +24,7 @@ class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
     """Interchangeable units.
 
     Attributes:
-        name: of the layer that makes them, as `prune_channels(ratio={name: ...})` takes it.
+        name: of the layer that makes them, as `prune_channels(remove={name: ...})` takes it.
         units: how many there are.
         width: channels that one unit is, on the axis where it is fewest (an attention head
             is `head_size`).
@@ -196,7 +196,7 @@ def summary(
     if not free:
         return "no layer has channels that may be removed: see the skipped groups"
     if not chosen:
-        return "nothing to remove at this ratio, rounding and protection"
+        return "nothing to remove with these options"
     old, new = (sum(int(np.prod(s)) for s in shapes.values()) for shapes in (before, after))
     removed, total = sum(map(len, chosen.values())), sum(len(group.units) for group in free)
     return (

@@ -19,10 +19,9 @@ from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.prune.importance import (
     FROM_SAMPLES,
     DamageCurve,
-    Importance,
-    ImportanceFunction,
     weight_curve,
 )
+from onnxlite.prune.options import Importance, ImportanceFunction
 from onnxlite.prune.reconstruction import (
     Consumer,
     consumer_of,

@@ -18,24 +18,13 @@ import onnx_ir as ir
 from onnxlite.errors import ExecutionError
 from onnxlite.model import (
     SPARSE_KEY,
-    ModelLike,
     clone,
-    in_kind,
-    load,
     size_bytes,
     to_bytes,
     unmapped,
 )
 from onnxlite.normalize import normalize
-from onnxlite.records import (
-    LayerRow,
-    Progress,
-    ReportSink,
-    Skipped,
-    StepReport,
-    announce,
-    no_progress,
-)
+from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress
 from onnxlite.runtime import check_loads
 
 logger = logging.getLogger(__name__)
@@ -50,36 +39,10 @@ _MAX_BYTES = 1_500_000_000
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
 
-@in_kind
-def sparse_storage(
-    model: ModelLike, *, on_report: ReportSink | None = None, progress: Progress = no_progress
-) -> ir.Model:
-    """Store weights that are mostly zeros as sparse initializers, where that is smaller.
-
-    A float32 weight gets smaller above 67% of zeros. An `ir.Model` stays dense in memory and
-    is written sparse by `save`. Do it last: onnx's strict shape inference (of onnx 1.23) fails
-    at a Conv whose weight is sparse, and other tools may not read sparse initializers.
-
-    Args:
-        model: a path, a `ModelProto` or an `ir.Model`; it is not changed.
-        on_report: called with the `StepReport`: the size of every weight in both forms, and
-            that of the file, of the zipped file and, with the package `zstandard`, of the file
-            compressed by it.
-        progress: called as weights are looked at.
-
-    Returns:
-        The model, a `ModelProto` if one came in, otherwise an `ir.Model`; a copy of the input
-        if no weight gets smaller or ONNX Runtime does not take the result.
-    """
-    result, report = sparse_storage_ir(load(model), progress=progress)
-    announce(report, on_report, logger)
-    return result
-
-
 def sparse_storage_ir(
     model: ir.Model, *, progress: Progress = no_progress
 ) -> tuple[ir.Model, StepReport]:
-    """Mark the weights of a private copy of a model; see `sparse_storage`."""
+    """Mark the weights of a private copy of a model; see `onnxlite.sparse_storage`."""
     start = time.perf_counter()
     source = clone(model)
 

@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from onnxlite.analysis.branches import Branch
 from onnxlite.analysis.channels import ChannelMap
-from onnxlite.errors import OptionError
 from onnxlite.prune.allocation import allocate
 from onnxlite.prune.cost_model import CostModel, latency_items, static_items
 from onnxlite.prune.importance import DamageCurve
@@ -28,37 +27,19 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         macs: share of the multiply-accumulates to keep, above 0 to 1.
         params: share of the parameters to keep.
         latency: share of the measured time to keep.
-        ratio: share of the units of every group to remove, 0 to below 1; or by group.
+        remove: fraction of the units of every group to remove; or by group.
         widths: units that groups keep, by name; a group whose branch may end may keep none.
     """
 
     macs: float | None = None
     params: float | None = None
     latency: float | None = None
-    ratio: float | Mapping[str, float] | None = None
+    remove: float | Mapping[str, float] | None = None
     widths: Mapping[str, int] | None = None
-
-    def check(self) -> None:
-        """Raise `OptionError` unless exactly one is given, in its range."""
-        given = {n: getattr(self, n) for n in self.__struct_fields__}
-        given = {name: value for name, value in given.items() if value is not None}
-        if len(given) != 1:
-            raise OptionError(
-                "say how much is to go by exactly one of macs, params, latency (shares to keep), "
-                "ratio (share of each group to remove) and widths (units that groups keep), "
-                f"given were {sorted(given) or 'none'}"
-            )
-        ((name, value),) = given.items()
-        if name in _SHARES and not 0 < value <= 1:
-            raise OptionError(f"{name} is a share to keep, above 0 to 1, given was {value}")
-        if name == "ratio":
-            shares = value.values() if isinstance(value, Mapping) else [value]
-            if wrong := [share for share in shares if not 0 <= share < 1]:
-                raise OptionError(f"ratio is a share to remove, 0 to below 1, given was {wrong[0]}")
 
     @property
     def kept(self) -> tuple[str, float] | None:
-        """What is priced, and the share of it to keep; None for a ratio or widths."""
+        """What is priced, and the share of it to keep; None for `remove` or widths."""
         for name in _SHARES:
             if (share := getattr(self, name)) is not None:
                 return name, share

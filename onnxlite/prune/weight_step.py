@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,15 +22,11 @@ from onnxlite.model import unmapped
 from onnxlite.normalize import normalize
 from onnxlite.ops import Parameter, iter_parameters, spec_of
 from onnxlite.prune.magnitude import Pattern, kth_magnitude, magnitudes, summed_axis, zeroed
+from onnxlite.prune.options import PruneWeights, Scope
 from onnxlite.prune.sparsegpt import SparsityOptions, prune_sparsegpt
-from onnxlite.records import EXCLUDED, LayerRow, Progress, Reason, Skipped, StepReport, no_progress
+from onnxlite.records import EXCLUDED, LayerRow, Progress, Reason, Skipped, StepReport
 from onnxlite.samples import Samples, SamplesLike, input_specs
-
-#: How many zeros each layer gets: equally many, by one threshold, or by what they do to the
-#: outputs. `"auto"` is the last with `"obc"`, and otherwise the first.
-Scope = Literal["auto", "layer", "global", "sensitivity"]
-#: `"auto"` is `"obc"` where there are samples, `"magnitude"` where there are none.
-SparseMethod = Literal["auto", "magnitude", "wanda", "obc"]
+from onnxlite.step import StepContext
 
 _STEP = "prune-weights"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -38,47 +34,38 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.Data
 
 def prune_weights_ir(
     model: ir.Model,
-    *,
-    sparsity: float | None = None,
-    threshold: float | None = None,
-    pattern: str | None = None,
-    method: SparseMethod = "auto",
-    samples: SamplesLike | None = None,
-    scope: Scope = "auto",
-    steps: int = 1,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    progress: Progress = no_progress,
+    samples: SamplesLike | None,
+    options: PruneWeights,
+    context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
     """Give the weights of `model` zeros, in place; see `onnxlite.prune_weights`."""
     start = time.perf_counter()
-    _check_ranges(sparsity, method, scope, steps)
-    given = samples is not None
-    check_choice(sparsity, threshold, pattern, method, scope, steps, samples=given)
-    blocks = None if pattern is None else Pattern.parse(pattern)
+    sparsity, threshold = options.sparsity, options.threshold
+    method, scope = options.method, options.scope
+    if samples is None and (scope == "sensitivity" or options.rounds > 1):
+        raise OptionError("scope='sensitivity' and rounds need method='obc' or 'wanda' and samples")
+    blocks = None if options.pattern is None else Pattern.parse(options.pattern)
     if method == "auto":
         method = "magnitude" if samples is None or threshold is not None else "obc"
     if scope == "auto":
         scope = "sensitivity" if method == "obc" and blocks is None else "layer"
-    feeds = None if samples is None else Samples(samples, input_specs(model), limit=limit)
+    feeds = None if samples is None else Samples(samples, input_specs(model), limit=options.limit)
     if method != "magnitude":
         normalize(model)
-    layers, skipped = _prunable(model, include, exclude, blocks)
+    layers, skipped = _prunable(model, options.include, options.exclude, blocks)
     if method == "magnitude" or not layers or feeds is None:
-        rows = _smallest_zero(model, layers, sparsity, threshold, blocks, scope, progress)
+        rows = _smallest_zero(model, layers, sparsity, threshold, blocks, scope, context.progress)
     else:
         before = [(parameter, _zeros(parameter)) for parameter in layers]
-        options = SparsityOptions(
+        choice = SparsityOptions(
             share=blocks.share if blocks is not None else sparsity or 0.0,
             pattern=blocks,
             scope=scope,
             method=method,
-            steps=steps,
-            threads=threads,
+            steps=options.rounds,
+            threads=context.threads,
         )
-        skipped += prune_sparsegpt(model, layers, feeds, options, progress)
+        skipped += prune_sparsegpt(model, layers, feeds, choice, context.progress)
         rows = [_row(parameter, zeros, _zeros(parameter)) for parameter, zeros in before]
     changed = sum(int(row.values["zeroed"] or 0) for row in rows)
     total = sum(parameter.tensor.size for parameter in layers)
@@ -122,50 +109,6 @@ def _smallest_zero(
         rows.append(_replaced(parameter, partial(zeroed, threshold=limit, ties=ties)))
     progress(_STEP, len(layers), len(layers))
     return rows
-
-
-def check_choice(
-    sparsity: float | None,
-    threshold: float | None,
-    pattern: str | None,
-    method: SparseMethod,
-    scope: Scope,
-    steps: int,
-    *,
-    samples: bool,
-) -> None:
-    """Raise `OptionError` for options that do not go together."""
-    if (sparsity, threshold, pattern).count(None) != 2:
-        raise OptionError(
-            "give either sparsity (a share of zeros, 0 to 1) or threshold or pattern ('2:4'), "
-            "not both"
-        )
-    if threshold is not None and not (threshold >= 0 and np.isfinite(threshold)):
-        raise OptionError(f"threshold is a finite magnitude from 0 on, given was {threshold}")
-    if pattern is not None:
-        Pattern.parse(pattern)
-    if method in ("wanda", "obc"):
-        if threshold is not None:
-            raise OptionError(f"a threshold is of magnitudes: method={method!r} needs sparsity")
-        if not samples:
-            raise OptionError(
-                f"method={method!r} needs samples: give some hundred unlabelled inputs"
-            )
-    by_magnitude = method == "magnitude" or threshold is not None or not samples
-    if by_magnitude and (scope == "sensitivity" or steps > 1):
-        raise OptionError("scope='sensitivity' and steps need method='obc' or 'wanda' and samples")
-
-
-def _check_ranges(sparsity: float | None, method: str, scope: str, steps: int) -> None:
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise OptionError(f"sparsity is a share from 0 to below 1, given was {sparsity}")
-    if scope not in get_args(Scope):
-        raise OptionError(f"scope is one of {', '.join(get_args(Scope))}, given was {scope!r}")
-    if method not in get_args(SparseMethod):
-        names = ", ".join(get_args(SparseMethod))
-        raise OptionError(f"method is one of {names}, given was {method!r}")
-    if steps < 1:
-        raise OptionError(f"steps counts rounds of pruning, from 1 on, given was {steps}")
 
 
 def _prunable(

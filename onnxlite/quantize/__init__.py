@@ -1,162 +1,198 @@
-"""Quantization: weights and activations on 8-bit integers."""
+"""Quantization: integers for weights and activations, few bits for weights, 16-bit floats."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from typing import Any
 
-import onnx_ir as ir
-
-from onnxlite.model import ModelLike, in_kind, load
-from onnxlite.quantize.core.options import (
-    Form,
-    ObserverChoice,
-    PlacementBy,
-    Rounding,
-    Smooth,
-    StaticOptions,
-    WeightBits,
-)
+from onnxlite.model import ModelLike
+from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.quantize.mixed.mixed_precision import quantize_mixed_ir
-from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import Progress, ReportSink, announce, no_progress
+from onnxlite.quantize.dynamic.options import QuantizeDynamic
+from onnxlite.quantize.float16.options import ToFloat16
+from onnxlite.quantize.mixed.options import QuantizeAuto
+from onnxlite.quantize.weight_only.options import QuantizeWeights
+from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
+from onnxlite.step import Result, StepContext, from_options, run_step
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "TARGETS",
+    "QuantizeAuto",
+    "QuantizeDynamic",
+    "QuantizeStatic",
+    "QuantizeWeights",
+    "ToFloat16",
+    "quantize_auto",
+    "quantize_dynamic",
+    "quantize_static",
+    "quantize_weights",
+    "to_float16",
+]
 
 
-@in_kind
+@from_options(QuantizeStatic)
 def quantize_static(
-    model: ModelLike,
-    samples: SamplesLike,
-    *,
-    target: str = "cpu",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    placement: PlacementBy = "measured",
-    rounding: Rounding = "compensated",
-    smooth: Smooth = "auto",
-    embeddings: bool = True,
-    observer: ObserverChoice = "auto",
-    weight_bits: WeightBits = 8,
-    equalize: bool = True,
-    form: Form = "qdq",
-    int16: Sequence[str] = (),
-    min_sqnr_db: float | None = None,
-    limit: int | None = None,
-    threads: int | None = None,
-    executor: Executor | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = no_progress,
-) -> ir.Model:
+    model: ModelLike, samples: SamplesLike, *, options: QuantizeStatic, context: StepContext
+) -> Result[Any, StepReport]:
     """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
 
     By default the result is in QDQ form: per-channel int8 weights, uint8 activations, int32
-    biases.
-    Conv, Gemm and MatMul with constant weights run on integers, and with them the
+    biases. Conv, Gemm and MatMul with constant weights run on integers, and with them the
     operators between them that have integer kernels. Simplify the model first: a
     BatchNormalization that is not folded stays float.
 
     Args:
-        model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
+        model: a float32 model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not
+            changed.
         samples: unlabelled inputs, some hundreds, in any form of `SamplesLike`.
-        target: which runtime's integer types to use: a row of `onnxlite.quantize.TARGETS`.
-        include: patterns (`fnmatch`) of layer names to quantize; empty means all.
-        exclude: patterns of names that stay float.
-        placement: `"measured"` leaves layers in float where integers, with the conversions
-            around them, are measured to be slower on this machine (one thread; on one sample
-            and on up to eight at once), and the whole model where nothing is gained: the
-            result is never slower than the float model. It is done for those of the targets
-            `cpu`, `cpu-avx2` and `cpu-arm` that this machine can be, and its findings are
-            kept. A model of more than 1 GiB is not timed. `"everything"` quantizes whatever
-            can be.
-        rounding: `"compensated"` fits each layer's weights to the samples, on the integer
-            activations that the layer gets, and rounds them so that their errors cancel (GPTQ,
-            Frantar et al. 2023); a scale and bias per output channel make up for the rest. The
-            nearest integers are kept where they are no worse on samples held out.
-            `"nearest"` only rounds.
-        smooth: move outliers of the channels that MatMul and Gemm read into the weights
-            (SmoothQuant, Xiao et al. 2023): `"auto"` where the error on samples falls clearly,
-            True wherever it can be done, False never.
-        equalize: scale channels up that use little of their tensor's range, and divide where
-            they are read, if the quantized model is closer to the float one for it on samples
-            held out (cross-layer equalization, after Nagel et al. 2019).
-        embeddings: also store look-up tables with 8 bits and a scale per row, for the targets
-            `cpu`, `cpu-avx2` and `cpu-arm`: smaller, hardly slower.
-        form: `"qdq"` writes Q and DQ nodes around float operators, which every runtime reads.
-            `"qoperator"` writes ONNX Runtime's integer operators, with the same results and a
-            smaller file; for the targets `cpu`, `cpu-avx2` and `cpu-arm`.
-        int16: patterns of names of layers that get 16-bit activations, for the targets `qnn` and
-            `generic`; the model is then brought to opset 21, which has such types.
-        min_sqnr_db: the SQNR at the worst output, in dB, to be reached on samples held out (a
-            quarter of the feeds): as few layers as are needed for it stay float, or get 16-bit
-            activations where the target has them; those whose noise weighs most for the time
-            that is lost. The report says which, and whether it was reached.
-        weight_bits: 8, or fewer, packed in the file: as fast as 8 bits, and smaller. Layers that
-            add up few products, as depthwise convolutions do, keep 8.
-        observer: which range of an activation its integers cover: `"minmax"`, all that was
-            seen; `"moving-average"`, the limits of a batch on average; `"percentile"`, all
-            but one in 100,000; `"entropy"`, the least divergence of the distributions;
-            `"mse"`, the least squared error. `"auto"` measures for each activation what the
-            error of these ranges does to its readers, and keeps min/max where its choice is not
-            better at the model's outputs on samples held out.
-        limit: use at most this many samples.
-        threads: intra-operator threads for calibration; None takes all cores.
-        executor: whose workers calibrate on a shard of the samples each; what they find merges
-            exactly, so the result is the same.
-        on_report: called with the `StepReport`: one row per layer, and what stays float and why.
-        progress: called after every calibration batch.
 
     Returns:
-        The quantized model, or a copy of the input if no layer can be quantized (the report
-        and a logged warning say why): a `ModelProto` if one came in, else an `ir.Model`.
+        The quantized model, a `ModelProto` if one came in, otherwise an `ir.Model`; a copy of
+        the input if no layer can be quantized. The report has one row per layer, and what
+        stays float and why.
 
     Raises:
-        OptionError: an unknown target, a form or 16-bit activations that it does not
-            have, or a `min_sqnr_db` that is no number.
+        OptionError: a wrong option, an unknown target, or a form or 16-bit activations that the
+            target does not have.
         SamplesError: the samples do not fit, or make an inner value NaN or infinite.
         ExecutionError: ONNX Runtime cannot run the model or its quantized form.
         VerificationError: the quantized model's output is not finite.
     """
-    result, report = quantize_mixed_ir(
-        load(model),
-        samples,
-        StaticOptions(
-            target=target,
-            include=tuple(include),
-            exclude=tuple(exclude),
-            placement=placement,
-            rounding=rounding,
-            smooth=smooth,
-            embeddings=embeddings,
-            observer=observer,
-            weight_bits=weight_bits,
-            equalize=equalize,
-            form=form,
-            int16=tuple(int16),
-            min_sqnr_db=min_sqnr_db,
-            limit=limit,
-            threads=threads,
-            executor=executor,
-        ),
-        progress=progress,
-    )
-    announce(report, on_report, logger)
-    return result
+    return run_step(options, model, samples, context)
 
 
-__all__ = [
-    "TARGETS",
-    "Form",
-    "ObserverChoice",
-    "PlacementBy",
-    "Rounding",
-    "Smooth",
-    "StaticOptions",
-    "WeightBits",
-    "quantize_mixed_ir",
-    "quantize_static",
-    "quantize_static_ir",
-]
+@from_options(QuantizeDynamic)
+def quantize_dynamic(
+    model: ModelLike,
+    *,
+    samples: SamplesLike | None = None,
+    options: QuantizeDynamic,
+    context: StepContext,
+) -> Result[Any, StepReport]:
+    """Quantize weights to 8 bits, and activations with scales that each run computes.
+
+    MatMul and Gemm with a constant operand and LSTM run on integers, also in the bodies of
+    `If`, `Loop` and `Scan`. Nothing is calibrated, so no sample is needed. The activations of
+    a run decide its scales, so a sample's result depends a little on the rest of its batch.
+    Simplify the model first.
+
+    Args:
+        model: a float32 model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not
+            changed.
+        samples: inputs of the size that matters: kernels are timed on the shapes of the first
+            one, and the first 64 show outliers. None generates inputs, whose dynamic axes are
+            small.
+
+    Returns:
+        The quantized model, a `ModelProto` if one came in, otherwise an `ir.Model`; a copy of
+        the input if nothing is to be quantized. The report has one row per layer, and what
+        stays float and why.
+
+    Raises:
+        OptionError: a wrong option or an unknown target.
+        SamplesError: the samples do not fit the model.
+        ExecutionError: ONNX Runtime cannot run the model or its quantized form.
+        VerificationError: the quantized model's output is not finite.
+    """
+    return run_step(options, model, samples, context)
+
+
+@from_options(QuantizeAuto)
+def quantize_auto(
+    model: ModelLike, samples: SamplesLike, *, options: QuantizeAuto, context: StepContext
+) -> Result[Any, StepReport]:
+    """Quantize to INT8 with `quantize_static` or `quantize_dynamic`, whichever measures better.
+
+    Both are made and compared with the float model, in fidelity and in latency of interleaved
+    runs on one thread, on samples that neither was calibrated on. Of those that keep
+    `min_sqnr_db` the fastest is returned, and of two that are equally fast the more exact one.
+    Where none is both exact enough and faster than float, the model stays float.
+
+    Args:
+        model: a float32 model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not
+            changed.
+        samples: unlabelled inputs in any form of `SamplesLike`, of the sizes that matter: the
+            first three quarters of their batches calibrate, the others are held out. A single
+            batch does both, which the report says.
+
+    Returns:
+        The quantized model, a `ModelProto` if one came in, otherwise an `ir.Model`; a copy of
+        the input if neither is better. The report has one row per candidate with its figures,
+        then the rows of the one that was taken.
+
+    Raises:
+        OptionError: a wrong option or an unknown target.
+        SamplesError: the samples do not fit, or make an inner value NaN or infinite.
+        ExecutionError: ONNX Runtime cannot run the model.
+    """
+    return run_step(options, model, samples, context)
+
+
+@from_options(QuantizeWeights)
+def quantize_weights(
+    model: ModelLike,
+    *,
+    samples: SamplesLike | None = None,
+    options: QuantizeWeights,
+    context: StepContext,
+) -> Result[Any, StepReport]:
+    """Store weights in few bits; activations stay float.
+
+    In storage mode weights are packed into bytes and decoded by ordinary ONNX nodes, which ONNX
+    Runtime folds when it loads the model: the file is smaller, the speed is that of float
+    weights. In compute mode ONNX Runtime's kernels read packed weights of products and
+    embeddings: memory is smaller, too, and so is the time of products of few rows.
+
+    Args:
+        model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed. A model
+            in external data is read and written tensor by tensor.
+        samples: unlabelled inputs, some hundreds, that weights are fitted to.
+
+    Returns:
+        The packed model, a `ModelProto` if one came in, otherwise an `ir.Model`; a copy of the
+        input if no weight gets smaller. The report has one row per weight, and what stays
+        float and why.
+
+    Raises:
+        OptionError: a wrong option, or a pattern that matches nothing.
+        SamplesError: the samples do not fit the model.
+        VerificationError: ONNX Runtime decodes other numbers than were packed, or does not
+            fold the decoding.
+    """
+    return run_step(options, model, samples, context)
+
+
+@from_options(ToFloat16)
+def to_float16(
+    model: ModelLike,
+    *,
+    samples: SamplesLike | None = None,
+    options: ToFloat16,
+    context: StepContext,
+) -> Result[Any, StepReport]:
+    """Convert float32 weights and activations to 16 bits: half the size, not faster on CPU.
+
+    Every node that onnx's schemas allow computes in float16; the others, and the inputs and
+    outputs of subgraphs, stay float32 with casts between. Constants that are not representable
+    are clamped and named in the report. float64 and integers stay as they are; so does a
+    quantized model. Memory is bounded by the largest tensor.
+
+    Args:
+        model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed.
+        samples: unlabelled inputs, in any form of `SamplesLike`, to find overflow on and to
+            check the result: values that leave the range of float16 stay float32. Below 53 dB
+            some parts stay float32, and layers get biases that correct what rounding shifts.
+            Without samples a model of at most 1 GiB is checked on generated inputs.
+
+    Returns:
+        The converted model, a `ModelProto` if one came in, otherwise an `ir.Model`; a copy of
+        the input if nothing could be converted. The report says what stays float32 and why.
+
+    Raises:
+        OptionError: a wrong option, or a pattern that matches nothing.
+        SamplesError: the samples do not fit the model.
+        ExecutionError: ONNX Runtime does not run the model on the samples.
+        VerificationError: ONNX Runtime refuses the result, or an output is NaN or infinite
+            where the original's is not.
+    """
+    return run_step(options, model, samples, context)

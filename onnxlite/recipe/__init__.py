@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from onnxlite.recipe.document import Recipe, load_recipe
-from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
-from onnxlite.recipe.half import ToFloat16
+from onnxlite.prune.options import PruneChannels, PruneWeights, SparseStorage
+from onnxlite.quantize.core.options import QuantizeStatic
+from onnxlite.quantize.dynamic.options import QuantizeDynamic
+from onnxlite.quantize.float16.options import ToFloat16
+from onnxlite.quantize.mixed.options import QuantizeAuto
+from onnxlite.quantize.weight_only.options import QuantizeWeights
+from onnxlite.recipe.document import STEPS, Recipe, RecipeLike, as_recipe, load_recipe
 from onnxlite.recipe.layers import LayerPair, LayerState
-from onnxlite.recipe.lowbits import QuantizeWeights
-from onnxlite.recipe.outcome import Environment, Outcome, RunReport, Sizes
+from onnxlite.recipe.report import Environment, RunReport, Sizes
 from onnxlite.recipe.run import run
-from onnxlite.recipe.sparse import PruneWeights
 from onnxlite.recipe.split import SampleUse
-from onnxlite.recipe.steps import (
-    STEPS,
-    PruneChannels,
-    QuantizeStatic,
-    Simplify,
-    Step,
-    step_name,
-)
-from onnxlite.recipe.storage import SparseStorage
-from onnxlite.recipe.tuning import Tune
+from onnxlite.repair.options import Repair
+from onnxlite.simplify.options import Simplify
+from onnxlite.step import Step
+from onnxlite.tune.options import Tune
 
 __all__ = [
     "STEPS",
     "Environment",
     "LayerPair",
     "LayerState",
-    "Outcome",
     "PruneChannels",
     "PruneWeights",
     "QuantizeAuto",
@@ -35,6 +30,8 @@ __all__ = [
     "QuantizeStatic",
     "QuantizeWeights",
     "Recipe",
+    "RecipeLike",
+    "Repair",
     "RunReport",
     "SampleUse",
     "Simplify",
@@ -43,7 +40,7 @@ __all__ = [
     "Step",
     "ToFloat16",
     "Tune",
+    "as_recipe",
     "load_recipe",
     "run",
-    "step_name",
 ]

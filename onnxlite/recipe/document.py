@@ -15,54 +15,90 @@ step = "quantize-static"
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import tomli_w
+from msgspec import Meta
 
 from onnxlite.errors import OptionError
-from onnxlite.recipe.steps import STEPS, Step
+from onnxlite.options import Options, check_names
+from onnxlite.prune.options import PruneChannels, PruneWeights, SparseStorage
+from onnxlite.quantize.core.options import QuantizeStatic
+from onnxlite.quantize.dynamic.options import QuantizeDynamic
+from onnxlite.quantize.float16.options import ToFloat16
+from onnxlite.quantize.mixed.options import QuantizeAuto
+from onnxlite.quantize.weight_only.options import QuantizeWeights
+from onnxlite.repair.options import Repair
+from onnxlite.simplify.options import Simplify
+from onnxlite.step import Step
+from onnxlite.tune.options import Tune
 
 VERSION = 1
 
+#: Every step of a recipe by its name.
+STEPS: dict[str, type[Step]] = {
+    cls.name(): cls
+    for cls in (
+        Simplify,
+        PruneChannels,
+        PruneWeights,
+        Repair,
+        Tune,
+        QuantizeStatic,
+        QuantizeDynamic,
+        QuantizeAuto,
+        QuantizeWeights,
+        ToFloat16,
+        SparseStorage,
+    )
+}
 
-class Recipe(msgspec.Struct, frozen=True):
+
+class Recipe(Options, frozen=True):
     """Steps that are applied to a model one after the other.
 
     Attributes:
         steps: in order.
-        calibration: how many of the samples, from the first on, the steps are given; what
-            comes after them is held out. None leaves it to the split of `run`. A result
-            depends on it, so a recipe that reproduces one names it.
+        calibration: number of samples, from the first on, that the steps are given; what comes
+            after them is held out. None leaves it to the split of `run`. A result depends on
+            it, so a recipe that reproduces one names it.
 
     Raises:
-        OptionError: there is no step, or a step has a value that is out of range; the
-            message names the step's number, the field and what is allowed.
+        OptionError: there is no step, or an entry is no step or has an option that TOML
+            cannot hold; the message names the step's number.
     """
 
     steps: tuple[Step, ...]
-    calibration: int | None = None
+    calibration: Annotated[int, Meta(ge=1, description="Samples for the steps.")] | None = None
 
     def __post_init__(self) -> None:
+        for number, step in enumerate(self.steps, 1):
+            if not isinstance(step, Step):
+                raise OptionError(
+                    f"step {number} is {step!r}, of type {type(step).__name__}: give a step of a "
+                    f"recipe, one of {', '.join(cls.__name__ for cls in STEPS.values())}"
+                )
+        super().__post_init__()
+
+    def validate(self) -> None:
+        """Raise `OptionError` without a step, or for options that TOML cannot hold."""
         if not self.steps:
             raise OptionError(f"a recipe needs at least one step: {_names()}")
-        count = self.calibration
-        if count is not None and (type(count) is not int or count < 1):
-            raise OptionError(f"calibration counts samples, from 1 on; given was {count!r}")
         for number, step in enumerate(self.steps, 1):
-            if type(step) not in STEPS.values():
-                raise OptionError(
-                    f"step {number} is of type {type(step).__name__}, not a step of a recipe: "
-                    f"{', '.join(cls.__name__ for cls in STEPS.values())}"
-                )
-            _step(number, _fields(step))
+            _fields(number, step)
 
     def to_toml(self) -> str:
-        """The recipe as TOML, with every option written out; `from_toml` gives it back."""
-        tables = (f"\n[[steps]]\n{_table(_fields(step))}" for step in self.steps)
+        """Return the recipe as TOML with every option written out; `from_toml` reads it."""
+        tables = (
+            f"\n[[steps]]\n{_table(_fields(number, step))}"
+            for number, step in enumerate(self.steps, 1)
+        )
         count = "" if self.calibration is None else f"calibration = {self.calibration}\n"
         return f"version = {VERSION}\n{count}{''.join(tables)}"
 
@@ -71,18 +107,14 @@ class Recipe(msgspec.Struct, frozen=True):
         """Read a recipe from TOML.
 
         Raises:
-            OptionError: not TOML, an unknown step or field, or a wrong value; the message
-                names the step's number, the field and what is allowed.
+            OptionError: not TOML, an unknown step or option, or a wrong value; the message
+                names the step's number, the option and what is allowed.
         """
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise OptionError(f"the recipe is not valid TOML: {error}") from error
-        if unknown := sorted(data.keys() - {"version", "calibration", "steps"}):
-            raise OptionError(
-                f"a recipe has no key {unknown[0]!r}: it holds 'version', 'calibration' and "
-                "one [[steps]] table per step"
-            )
+        check_names(data, ("version", "calibration", "steps"), where="a recipe")
         if (version := data.get("version", VERSION)) != VERSION:
             raise OptionError(
                 f"the recipe has version {version!r}, this onnxlite reads version {VERSION}"
@@ -92,6 +124,25 @@ class Recipe(msgspec.Struct, frozen=True):
             raise OptionError("'steps' is a list of tables: write [[steps]] above each step")
         steps = tuple(_step(number, table) for number, table in enumerate(tables, 1))
         return Recipe(steps, data.get("calibration"))
+
+
+#: Every form in which functions accept a recipe.
+RecipeLike: TypeAlias = Recipe | Step | Iterable[Step] | str | os.PathLike[str]
+
+
+def as_recipe(recipe: RecipeLike) -> Recipe:
+    """Return a recipe from a recipe, a step, a list of steps or the path of a TOML file."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | os.PathLike):
+        return load_recipe(recipe)
+    if isinstance(recipe, Step):
+        return Recipe((recipe,))
+    if not isinstance(recipe, Iterable):
+        raise OptionError(
+            f"recipe={recipe!r}: give a Recipe, a list of steps or the path of a TOML file"
+        )
+    return Recipe(tuple(recipe))
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -121,64 +172,35 @@ def _table(fields: dict[str, Any]) -> str:
     return tomli_w.dumps(plain) + "".join(below)
 
 
-def _fields(step: Step) -> dict[str, Any]:
+def _fields(number: int, step: Step) -> dict[str, Any]:
     """A step's options as TOML types; TOML has no null, so an option not given is left out."""
-    return {key: value for key, value in msgspec.to_builtins(step).items() if value is not None}
+    if functions := [name for name in step.__struct_fields__ if callable(getattr(step, name))]:
+        raise OptionError(
+            f"step {number} ({step.name()}): {functions[0]} is a function, which a recipe cannot "
+            f"hold: call onnxlite.{step.name().replace('-', '_')} instead"
+        )
+    values = msgspec.to_builtins(step, enc_hook=os.fspath)
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _step(number: int, table: Any) -> Step:
+    """Make a step from its table."""
     if not isinstance(table, dict) or "step" not in table:
         raise OptionError(f"step {number} does not say which step it is: step = {_names()}")
     name = table["step"]
     cls = STEPS.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise OptionError(f"step {number}: there is no step {name!r}; allowed: {_names()}")
+        near = difflib.get_close_matches(str(name), STEPS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise OptionError(f"step {number}: there is no step {name!r}; {hint}allowed: {_names()}")
     where = f"step {number} ({name})"
-    kinds = {field.name: field.type for field in msgspec.structs.fields(cls)}
-    for field, value in table.items():
-        if field == "step":
-            continue
-        if field not in kinds:
-            allowed = ", ".join(kinds) or "none"
-            raise OptionError(f"{where}: there is no field {field!r}; allowed: {allowed}")
-        try:
-            msgspec.convert(value, kinds[field])
-        except msgspec.ValidationError as error:
-            allowed = _allowed(msgspec.inspect.type_info(kinds[field]))
-            raise OptionError(f"{where}: {field} is {allowed}, given was {value!r}") from error
+    options = {key: value for key, value in table.items() if key != "step"}
+    check_names(options, cls.__struct_fields__, cls.renamed, where=where)
     try:
-        return msgspec.convert(table, cls)
-    except msgspec.ValidationError as error:
+        return cls(**options)
+    except OptionError as error:
         raise OptionError(f"{where}: {error}") from error
 
 
 def _names() -> str:
     return ", ".join(repr(name) for name in STEPS)
-
-
-def _allowed(kind: msgspec.inspect.Type) -> str:
-    """What a field takes, in words: "a number >= 0 and < 1"."""
-    match kind:
-        case msgspec.inspect.UnionType(types=types):
-            given = [t for t in types if not isinstance(t, msgspec.inspect.NoneType)]
-            return " or ".join(_allowed(t) for t in given)
-        case msgspec.inspect.LiteralType(values=values):
-            return f"one of {', '.join(map(repr, values))}"
-        case msgspec.inspect.BoolType():
-            return "true or false"
-        case msgspec.inspect.IntType():
-            return f"a whole number{_bounds(kind)}"
-        case msgspec.inspect.FloatType():
-            return f"a number{_bounds(kind)}"
-        case msgspec.inspect.VarTupleType(item_type=item):
-            return f"a list, each item {_allowed(item)}"
-        case msgspec.inspect.StrType():
-            return "a text"
-        case _:
-            return f"a {type(kind).__name__.removesuffix('Type').lower()}"
-
-
-def _bounds(kind: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
-    bounds = ((">=", kind.ge), (">", kind.gt), ("<=", kind.le), ("<", kind.lt))
-    parts = [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
-    return f" {' and '.join(parts)}" if parts else ""

@@ -1,129 +1,150 @@
-"""The proof of a result: compared with its input, measured against it, saved, reported."""
+"""The proof of a run: each step's model runs, and the result is compared, timed and saved."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite import evaluate
 from onnxlite.analysis.summary import inspect
-from onnxlite.errors import SaveError, VerificationError
+from onnxlite.errors import ExecutionError, SaveError, VerificationError
 from onnxlite.evaluate import Fidelity, Latency, Metric
-from onnxlite.model import ModelLike, disk_bytes, mapped_files, size_bytes, to_bytes
+from onnxlite.model import PlainModel, disk_bytes, mapped_files, size_bytes, to_bytes
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.layers import layer_pairs
-from onnxlite.recipe.outcome import RunReport, Sizes, environment
+from onnxlite.recipe.report import RunReport, Sizes, environment
 from onnxlite.recipe.split import SampleUse
-from onnxlite.records import Progress, StepReport
+from onnxlite.records import StepReport
+from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
+from onnxlite.step import StepContext
 
 #: Serialising a larger model only to know its size would cost more memory than it is worth.
 _SERIALISE_BELOW_BYTES = 1 << 28
+_FEEDS_VERIFIED = 2
 
 
-def prove(
-    model: ModelLike,
-    original: ir.Model,
-    result: ir.Model,
-    held_out: SamplesLike,
-    *,
-    recipe: Recipe,
-    steps: Sequence[StepReport],
-    use: SampleUse,
-    output: str | os.PathLike[str] | None,
-    labels: NDArray[Any] | None,
-    metric: Metric | None,
-    benchmark: bool | Latency,
-    command: str | None,
-    start: float,
-    progress: Progress,
-) -> RunReport:
-    """Compare a result with its input, measure it, save it, and write down all of that.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run was asked for, and what it was given.
 
-    Args:
+    Attributes:
         model: the input as the caller gave it.
         original: the same, loaded.
-        result: what the steps made of it.
-        held_out: samples that no step was given.
         recipe: the steps.
-        steps: what each of them reported; where none changed anything, nothing is measured
-            or written.
+        held_out: samples that no step was given.
         use: which samples were used for what.
         output: where to write the result.
+        benchmark: whether to measure latency; or the latency, where it is measured already.
         labels: class of each held-out sample.
         metric: a task metric.
-        benchmark: whether to measure latency; or the latency, where it is measured already.
-        command: the command line, for the record.
+        context: threads and progress.
         start: when the run began, by `time.perf_counter`.
-        progress: called as the work goes on.
+    """
+
+    model: PlainModel
+    original: ir.Model
+    recipe: Recipe
+    held_out: SamplesLike
+    use: SampleUse
+    output: Path | None
+    benchmark: bool | Latency
+    labels: NDArray[Any] | None = None
+    metric: Metric | None = None
+    context: StepContext
+    start: float
+
+
+class Reference:
+    """The input model's outputs on a few feeds, which every step's result is compared with."""
+
+    def __init__(self, model: ir.Model, samples: SamplesLike) -> None:
+        feeds = Samples(samples, input_specs(model))
+        self._feeds = list(itertools.islice(feeds, _FEEDS_VERIFIED))
+        session = Session(model, threads=1)
+        self._outputs = [session.run(feed) for feed in self._feeds]
+
+    def verify(self, model: ir.Model, where: str, *, any_width: bool = False) -> None:
+        """Raise `VerificationError` unless `model` runs with outputs like the reference's.
+
+        Args:
+            model: the result of a step.
+            where: the step, for the message.
+            any_width: float inputs and outputs may have another width than the reference's.
+        """
+        try:
+            session = Session(model, threads=1)
+            feeds = [session.suited(feed) for feed in self._feeds] if any_width else self._feeds
+            results = [session.run(feed) for feed in feeds]
+        except ExecutionError as error:
+            raise VerificationError(
+                f"{where} made a model that does not run, nothing was written; {error}"
+            ) from error
+        for expected, result in zip(self._outputs, results, strict=True):
+            if fault := _fault(expected, result, any_width):
+                raise VerificationError(f"{where} made a wrong model, nothing was written: {fault}")
+
+
+def prove(run: Run, result: ir.Model, steps: Sequence[StepReport]) -> RunReport:
+    """Compare a result with its input, measure it, save it, and record all of that.
+
+    Args:
+        run: what was asked for.
+        result: what the steps made of the input.
+        steps: the report of each; where none changed anything, nothing is measured or written.
 
     Raises:
         VerificationError: the result has new NaN or infinite outputs; nothing was written.
         SaveError: the output cannot be written.
     """
-    # The file itself, where there is one: no second copy of it is made in memory.
-    source = model if isinstance(model, str | os.PathLike) else original
-    changed = any(report.changed for report in steps)
-    fidelity: Fidelity | None = None
-    latency: Latency | None = None
+    model, changed = run.model, any(report.changed for report in steps)
+    fidelity, latency = _measured(run, result) if changed else (None, None)
     saved: Path | None = None
-    if changed:
-        fidelity = evaluate.compare(
-            source,
-            result,
-            held_out,
-            metric=metric,
-            labels=labels,
-            progress=progress,
-        )
-        _check_finite(fidelity)
-        if isinstance(benchmark, Latency):
-            latency = benchmark
-        elif benchmark:
-            latency = evaluate.benchmark(source, result, samples=held_out, progress=progress)
-        if output is not None:
-            saved = save(result, output, progress=progress)
-    sizes = _sizes(model, original, result, saved)
-    before, after = inspect(original, samples=held_out), inspect(result, samples=held_out)
-    feed = _one(original, held_out) if latency is not None else None
+    if changed and run.output is not None:
+        saved = save(result, run.output, progress=run.context.progress)
+    sizes = _sizes(run, result, saved)
+    before, after = (
+        inspect(run.original, samples=run.held_out),
+        inspect(result, samples=run.held_out),
+    )
+    feed = _one(run.original, run.held_out) if latency is not None else None
     return RunReport(
         changed=changed,
-        recipe=recipe.to_toml(),
-        command=command,
+        recipe=run.recipe.to_toml(),
         input_path=os.fspath(model) if isinstance(model, str | os.PathLike) else None,
         output_path=str(saved) if saved else None,
         input=before,
         output=after,
-        samples=use,
+        samples=run.use,
         steps=tuple(steps),
-        layers=layer_pairs(original, result, before, after, feed) if changed else (),
+        layers=layer_pairs(run.original, result, before, after, feed) if changed else (),
         sizes=sizes,
         fidelity=fidelity,
         latency=latency,
-        warnings=_warnings(steps, sizes, latency, use),
+        warnings=_warnings(steps, sizes, latency, run.use),
         environment=environment(),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - run.start,
     )
 
 
-def _one(model: ir.Model, samples: SamplesLike) -> Feed:
-    """One sample, or a whole feed where its size is fixed."""
-    specs = input_specs(model)
-    first = next(iter(Samples(samples, specs)))
-    return trim(first, specs, 1) or first
-
-
 def check_target(target: Path, source: ir.Model) -> None:
-    """Refuse before the work what `save` would refuse after it."""
+    """Refuse before the work what `save` would refuse after it.
+
+    Raises:
+        SaveError: the target is the input, or its folder is missing.
+    """
     if target.resolve() in mapped_files(source):
         raise SaveError(
             f"{str(target)!r} is the input, or its external data: choose another output path "
@@ -131,6 +152,46 @@ def check_target(target: Path, source: ir.Model) -> None:
         )
     if not target.parent.is_dir():
         raise SaveError(f"cannot write {str(target)!r}: create the directory first")
+
+
+def _fault(expected: Outputs, result: Outputs, any_width: bool) -> str | None:
+    """The first difference in names, types, shapes or finiteness of two models' outputs."""
+    if list(expected) != list(result):
+        return f"its outputs are {list(result)}, they were {list(expected)}"
+    # Of a sequence or a map nothing but the name is compared.
+    for name in [name for name, value in expected.items() if isinstance(value, np.ndarray)]:
+        want, have = expected[name], result[name]
+        like = have.dtype == want.dtype or (any_width and have.dtype.kind == want.dtype.kind == "f")
+        if have.shape != want.shape or not like:
+            return (
+                f"output {name!r} is {have.dtype}{list(have.shape)}, "
+                f"it was {want.dtype}{list(want.shape)}"
+            )
+        if want.dtype.kind == "f" and (bad := int((np.isfinite(want) & ~np.isfinite(have)).sum())):
+            return f"output {name!r} has {bad} new NaN or infinite of {want.size} values"
+    return None
+
+
+def _measured(run: Run, result: ir.Model) -> tuple[Fidelity, Latency | None]:
+    """Fidelity and latency of the result against the input."""
+    # The file itself, where there is one: no second copy of it is made in memory.
+    source = run.model if isinstance(run.model, str | os.PathLike) else run.original
+    progress = run.context.progress
+    fidelity = evaluate.compare(
+        source,
+        result,
+        samples=run.held_out,
+        metric=run.metric,
+        labels=run.labels,
+        threads=run.context.threads,
+        progress=progress,
+    )
+    _check_finite(fidelity)
+    if isinstance(run.benchmark, Latency):
+        return fidelity, run.benchmark
+    if not run.benchmark:
+        return fidelity, None
+    return fidelity, evaluate.benchmark(source, result, samples=run.held_out, progress=progress)
 
 
 def _check_finite(fidelity: Fidelity) -> None:
@@ -142,13 +203,20 @@ def _check_finite(fidelity: Fidelity) -> None:
         )
 
 
-def _sizes(source: ModelLike, original: ir.Model, result: ir.Model, saved: Path | None) -> Sizes:
-    before, before_deflated = _serialised(original)
+def _one(model: ir.Model, samples: SamplesLike) -> Feed:
+    """One sample, or a whole feed where its size is fixed."""
+    specs = input_specs(model)
+    first = next(iter(Samples(samples, specs)))
+    return trim(first, specs, 1) or first
+
+
+def _sizes(run: Run, result: ir.Model, saved: Path | None) -> Sizes:
+    before, before_deflated = _serialised(run.original)
     after, after_deflated = _serialised(result)
-    if isinstance(source, str | os.PathLike):
-        before = disk_bytes(source)
-    elif isinstance(source, onnx.ModelProto):
-        before = source.ByteSize()
+    if isinstance(run.model, str | os.PathLike):
+        before = disk_bytes(run.model)
+    elif isinstance(run.model, onnx.ModelProto):
+        before = run.model.ByteSize()
     if saved is not None:
         after = disk_bytes(saved)
     return Sizes(

@@ -1,77 +1,65 @@
-"""Running a recipe: apply, verify each step, compare with the input, measure, save."""
+"""Running a recipe: apply each step, verify it, then prove the result."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from onnxlite.analysis.lineage import record_original
 from onnxlite.errors import OptionError, SamplesError
-from onnxlite.evaluate import Metric
-from onnxlite.model import ModelLike, clone, load, plain_model, to_proto
-from onnxlite.recipe.document import Recipe
-from onnxlite.recipe.outcome import Outcome
-from onnxlite.recipe.proof import check_target, prove
+from onnxlite.evaluate.compare import Metric
+from onnxlite.model import ModelLike, clone, give_back, load, plain_model
+from onnxlite.options import Options
+from onnxlite.recipe.document import Recipe, RecipeLike, as_recipe
+from onnxlite.recipe.proof import Reference, Run, check_target, prove
+from onnxlite.recipe.report import RunReport
 from onnxlite.recipe.split import SampleUse, split
-from onnxlite.recipe.steps import SamplesOptional, Step, changes_io, step_name, uses_samples
-from onnxlite.recipe.verify import Reference
-from onnxlite.records import Progress, StepReport, no_progress
+from onnxlite.records import StepReport
 from onnxlite.runtime import probe_feeds
 from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.step import Result, StepContext, from_options
 
 logger = logging.getLogger(__name__)
 
 
-@overload
-def run(
-    model: onnx.ModelProto,
-    samples: SamplesLike | None,
-    recipe: Recipe | Sequence[Step],
-    *,
-    output: str | os.PathLike[str] | None = None,
-    evaluation: SamplesLike | None = None,
-    labels: NDArray[Any] | Sequence[int] | None = None,
-    metric: Metric | None = None,
-    benchmark: bool = True,
-    command: str | None = None,
-    progress: Progress = no_progress,
-) -> Outcome[onnx.ModelProto]: ...
-@overload
-def run(
-    model: str | os.PathLike[str] | ir.Model,
-    samples: SamplesLike | None,
-    recipe: Recipe | Sequence[Step],
-    *,
-    output: str | os.PathLike[str] | None = None,
-    evaluation: SamplesLike | None = None,
-    labels: NDArray[Any] | Sequence[int] | None = None,
-    metric: Metric | None = None,
-    benchmark: bool = True,
-    command: str | None = None,
-    progress: Progress = no_progress,
-) -> Outcome[ir.Model]: ...
+class RunOptions(Options, frozen=True, kw_only=True):
+    """Options of `run`."""
+
+    output: (
+        Annotated[
+            Path,
+            Meta(
+                description="Write the result here, atomically. Nothing is written if no step "
+                "changed the model."
+            ),
+        ]
+        | None
+    ) = None
+    benchmark: Annotated[
+        bool, Meta(description="Measure the latency of the result against the input.")
+    ] = True
+
+
+@from_options(RunOptions, runtime=("threads", "executor", "progress"))
 def run(
     model: ModelLike,
-    samples: SamplesLike | None,
-    recipe: Recipe | Sequence[Step],
+    recipe: RecipeLike,
     *,
-    output: str | os.PathLike[str] | None = None,
+    samples: SamplesLike | None = None,
     evaluation: SamplesLike | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
     metric: Metric | None = None,
-    benchmark: bool = True,
-    command: str | None = None,
-    progress: Progress = no_progress,
-) -> Outcome[onnx.ModelProto] | Outcome[ir.Model]:
+    options: RunOptions,
+    context: StepContext,
+) -> Result[Any, RunReport]:
     """Apply a recipe to a model, prove the result, and save it.
 
     After every step ONNX Runtime must load and run the model with the outputs of the
@@ -79,20 +67,15 @@ def run(
     compared with the *input* on samples that no step was given.
 
     Args:
-        model: a path, a `ModelProto` or an `ir.Model`; it is never changed.
+        model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is never changed.
+        recipe: a `Recipe`, a list of steps, or the path of a recipe as TOML.
         samples: unlabelled inputs, in any form of `SamplesLike`; None if no step of the
             recipe needs them (fidelity is then measured on generated inputs).
-        recipe: what to do.
-        output: write the result here, atomically. Nothing is written if no step changed
-            the model.
-        evaluation: separate samples to measure fidelity on. Without them the last
-            quarter of `samples` (at least 8, at most half) is held out for that.
-        labels: class of each evaluation sample (of each of `samples`, if those are
-            split), for the accuracy of both models.
+        evaluation: separate samples to measure fidelity on. Without them the last quarter of
+            `samples` (at least 8, at most half) is held out for that.
+        labels: class of each evaluation sample (of each of `samples`, if those are split),
+            for the accuracy of both models.
         metric: a task metric of a model's outputs, see `compare`.
-        benchmark: whether to measure the latency of the result against the input.
-        command: the command line, for the record.
-        progress: called as the work goes on.
 
     Returns:
         The result in the kind of `model`, and the report. `report.warnings` says if the
@@ -106,48 +89,48 @@ def run(
         VerificationError: a step's result is not valid; nothing was written.
     """
     start = time.perf_counter()
+    recipe = as_recipe(recipe)
     model = plain_model(model)
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe(tuple(recipe))
     original = load(model)
-    if output is not None:
-        check_target(Path(output), original)
+    if options.output is not None:
+        check_target(options.output, original)
     calibration, held_out, use = _samples(original, samples, evaluation, recipe)
-    classes = None if labels is None else _labels(labels, use)
-    reference = Reference(original, held_out)
-    current = clone(original)
-    reports: list[StepReport] = []
-    for number, step in enumerate(recipe.steps, 1):
-        record_original(current, original)
-        # What was made up, or is kept for the evaluation, decides nothing.
-        if isinstance(step, SamplesOptional) and not use.calibration:
-            current, report = step.apply(current, None, progress)
-        else:
-            current, report = step.apply(current, calibration, progress)
-        reports.append(report)
-        if report.changed:
-            narrowed = any(map(changes_io, recipe.steps[:number]))
-            reference.verify(current, f"step {number} ({step_name(step)})", any_width=narrowed)
-        else:
-            logger.warning("step %d (%s): %s", number, step_name(step), report.summary)
-    record = prove(
-        model,
-        original,
-        current,
-        held_out,
+    asked = Run(
+        model=model,
+        original=original,
         recipe=recipe,
-        steps=reports,
+        held_out=held_out,
         use=use,
-        output=output,
-        labels=classes,
+        output=options.output,
+        benchmark=options.benchmark,
+        labels=None if labels is None else _labels(labels, use),
         metric=metric,
-        benchmark=benchmark,
-        command=command,
+        context=context,
         start=start,
-        progress=progress,
     )
-    if isinstance(model, onnx.ModelProto):
-        return Outcome(model=to_proto(current), report=record)
-    return Outcome(model=current, report=record)
+    result, reports = _applied(asked, calibration)
+    return Result(give_back(model, result), prove(asked, result, reports))
+
+
+def _applied(run: Run, calibration: SamplesLike) -> tuple[ir.Model, list[StepReport]]:
+    """Apply the steps one after the other, and verify the model after each."""
+    reference = Reference(run.original, run.held_out)
+    current = clone(run.original)
+    reports: list[StepReport] = []
+    narrowed = False
+    for number, step in enumerate(run.recipe.steps, 1):
+        record_original(current, run.original)
+        # Generated samples, or those kept for the evaluation, decide nothing.
+        given = calibration if run.use.calibration or not step.fits_samples else None
+        current, report = step.apply(current, given, run.context)
+        reports.append(report)
+        narrowed = narrowed or step.changes_io
+        if report.changed:
+            where = f"step {number} ({step.name()})"
+            reference.verify(current, where, any_width=narrowed)
+        else:
+            logger.warning("step %d (%s): %s", number, step.name(), report.summary)
+    return current, reports
 
 
 def _samples(
@@ -155,8 +138,9 @@ def _samples(
 ) -> tuple[SamplesLike, SamplesLike, SampleUse]:
     """Samples for the steps, samples to evaluate on, and the record of which they are."""
     inputs = input_specs(model)
-    needy = [step_name(step) for step in recipe.steps if step.needs_samples]
-    if samples is not None and (recipe.calibration or any(map(uses_samples, recipe.steps))):
+    needy = [step.name() for step in recipe.steps if step.needs_samples]
+    fitted = recipe.calibration or any(step.fits_samples for step in recipe.steps)
+    if samples is not None and fitted:
         return split(Samples(samples, inputs), evaluation, calibration=recipe.calibration)
     if needy:
         takes = ", ".join(str(spec) for spec in inputs)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
@@ -25,11 +23,39 @@ from onnxlite.normalize import normalize
 from onnxlite.records import HoldOut, LayerRow, Progress, Skipped, StepReport, no_progress
 from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.fit import Fit
-from onnxlite.repair.regression import Method
+from onnxlite.repair.options import Repair
 from onnxlite.repair.targets import STEP, FitPair, match_layers
 from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.step import StepContext
 
 _DEFAULTS = FitOptions()
+
+
+def repair_with(
+    reference: ir.Model,
+    candidate: ir.Model,
+    samples: SamplesLike,
+    options: Repair,
+    context: StepContext,
+) -> tuple[ir.Model, StepReport]:
+    """Repair a compressed model, which is changed, with the options of the step."""
+    fits = FitOptions(
+        method=options.method,
+        ridge=options.ridge,
+        max_rows=options.max_rows,
+        limit=options.limit,
+        seed=options.seed,
+        threads=context.threads,
+    )
+    return repair_ir(
+        reference,
+        candidate,
+        samples,
+        fits,
+        include=options.include,
+        exclude=options.exclude,
+        progress=context.progress,
+    )
 
 
 def repair_ir(
@@ -59,7 +85,6 @@ def repair_ir(
             with other inputs.
         VerificationError: the reference has other outputs.
     """
-    _check_options(options)
     _check_inputs(reference, candidate)
     run = _Run(clone(reference), candidate, source=clone(candidate))
     stream = Samples(samples, input_specs(run.reference), limit=options.limit)
@@ -164,15 +189,6 @@ def _row(pair: FitPair, fit: Fit, count: int) -> LayerRow:
             "error": fit.error,
         },
     )
-
-
-def _check_options(options: FitOptions) -> None:
-    if options.method not in get_args(Method):
-        raise OptionError(f"method={options.method!r}: use one of {', '.join(get_args(Method))}")
-    if not (options.ridge >= 0 and np.isfinite(options.ridge)):
-        raise OptionError(f"ridge={options.ridge}: give a finite number from 0 on")
-    if options.max_rows < 1:
-        raise OptionError(f"max_rows={options.max_rows}: give a number of rows from 1 on")
 
 
 def _check_inputs(reference: ir.Model, candidate: ir.Model) -> None:

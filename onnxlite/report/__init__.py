@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxlite.report.channels_view import channels_view
-from onnxlite.report.files import load_report, report_kind, save_report
+from onnxlite.report.files import load_report, report_kind, save_report, write_text
 from onnxlite.report.json_form import SCHEMA, from_json, to_json
 from onnxlite.report.measure_view import fidelity_view, latency_view
 from onnxlite.report.page import html_page
@@ -30,4 +30,5 @@ __all__ = [
     "summary_view",
     "to_json",
     "trial_line",
+    "write_text",
 ]

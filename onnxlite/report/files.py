@@ -33,11 +33,16 @@ def save_report(report: RunReport, path: str | os.PathLike[str]) -> Path:
     if target.suffix not in _SUFFIXES:
         raise OptionError(f"{str(target)!r}: a report is written to .json or to .html")
     text = html_page(report) if target.suffix == ".html" else to_json(report_kind(report), report)
-    try:
-        write_atomically(target, text.encode())
-    except OSError as error:
-        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    write_text(target, text)
     return target
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; raises `SaveError` where that fails."""
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise SaveError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def load_report(path: str | os.PathLike[str]) -> RunReport:

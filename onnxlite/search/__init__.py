@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxlite.search.budget import Budget, Check
 from onnxlite.search.estimate import Estimate
-from onnxlite.search.optimize import OptimizeOutcome, optimize
+from onnxlite.search.optimize import optimize
 from onnxlite.search.quality_evaluator import Quality
 from onnxlite.search.records import OptimizeReport, SearchRecord, Trial
 
@@ -12,7 +12,6 @@ __all__ = [
     "Budget",
     "Check",
     "Estimate",
-    "OptimizeOutcome",
     "OptimizeReport",
     "Quality",
     "SearchRecord",

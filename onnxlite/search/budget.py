@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from onnxlite.errors import OptionError
+from onnxlite.options import Options
 from onnxlite.search.estimate import Estimate
 
 Verdict = Literal["met", "missed", "undecided"]
@@ -58,44 +59,79 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         return text
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits that a result must keep; all of them.
+class Budget(Options, frozen=True, kw_only=True):
+    """Limits that a result must keep; all of them."""
 
-    Attributes:
-        max_drop: most that the metric may fall, 0.01 is one point of accuracy, agreement or
-            cosine.
-        min_agreement: least share of samples whose top class stays that of the original.
-        min_cosine: least mean cosine similarity to the original's outputs.
-        min_sqnr_db: least signal to noise ratio of the outputs, in dB.
-        max_error: largest absolute difference of an output value.
-        max_latency: latency as a share of the original's: 0.5 is twice as fast.
-        max_latency_ms: latency in milliseconds on this machine, one thread, batch 1.
-        max_size: size of the file as a share of the original's.
-        max_bytes: size of the file in bytes.
-        certain: also take a limit that is undecided (its bound lies inside of the figure's
-            interval) as missed; otherwise the figure itself decides, and the report says so.
-    """
-
-    max_drop: Annotated[float, Meta(ge=0, le=1)] | None = None
-    min_agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
-    min_cosine: Annotated[float, Meta(gt=0, le=1)] | None = None
-    min_sqnr_db: float | None = None
-    max_error: Annotated[float, Meta(ge=0)] | None = None
-    max_latency: Annotated[float, Meta(gt=0)] | None = None
-    max_latency_ms: Annotated[float, Meta(gt=0)] | None = None
-    max_size: Annotated[float, Meta(gt=0)] | None = None
-    max_bytes: Annotated[int, Meta(gt=0)] | None = None
-    certain: bool = False
-
-    def __post_init__(self) -> None:
-        for field in msgspec.structs.fields(type(self)):
-            value = getattr(self, field.name)
-            try:  # msgspec checks ranges only when it decodes
-                msgspec.convert(value, field.type)
-            except msgspec.ValidationError as error:
-                raise OptionError(f"budget: {field.name}={value!r}: {error}") from error
-            if isinstance(value, float) and not math.isfinite(value):
-                raise OptionError(f"budget: {field.name} is a finite number, not {value}")
+    max_drop: (
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=1,
+                description="Largest drop of the metric: 0.01 is one point of accuracy, agreement "
+                "or cosine.",
+            ),
+        ]
+        | None
+    ) = None
+    min_agreement: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                le=1,
+                description="Least fraction of samples that keep the top class of the original.",
+            ),
+        ]
+        | None
+    ) = None
+    min_cosine: (
+        Annotated[
+            float,
+            Meta(gt=0, le=1, description="Least mean cosine similarity to the original's outputs."),
+        ]
+        | None
+    ) = None
+    min_sqnr_db: Annotated[
+        float | None, Meta(description="SQNR in dB that the worst output must keep.")
+    ] = None
+    max_error: (
+        Annotated[float, Meta(ge=0, description="Largest absolute error of an output value.")]
+        | None
+    ) = None
+    max_latency: (
+        Annotated[
+            float,
+            Meta(
+                gt=0, description="Latency as a fraction of the original's; 0.5 is twice as fast."
+            ),
+        ]
+        | None
+    ) = None
+    max_latency_ms: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                description="Latency in milliseconds on this machine, one thread, batch size 1.",
+            ),
+        ]
+        | None
+    ) = None
+    max_size: (
+        Annotated[
+            float, Meta(gt=0, description="Size of the file as a fraction of the original's.")
+        ]
+        | None
+    ) = None
+    max_bytes: Annotated[int, Meta(gt=0, description="Size of the file in bytes.")] | None = None
+    certain: Annotated[
+        bool,
+        Meta(
+            description="Also treat an undecided limit (its bound lies inside of the figure's "
+            "interval) as missed; otherwise the figure itself decides, and the report says so."
+        ),
+    ] = False
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""

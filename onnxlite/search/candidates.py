@@ -10,13 +10,18 @@ from typing import Literal
 
 import msgspec
 
-from onnxlite.prune.eligibility import RoundTo
+from onnxlite.prune.options import RoundTo
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.recipe.dynamic import QuantizeDynamic
-from onnxlite.recipe.half import ToFloat16
-from onnxlite.recipe.lowbits import QuantizeWeights
-from onnxlite.recipe.steps import PruneChannels, QuantizeStatic, Simplify, Step
-from onnxlite.recipe.tuning import Tune
+from onnxlite.recipe import (
+    PruneChannels,
+    QuantizeDynamic,
+    QuantizeStatic,
+    QuantizeWeights,
+    Simplify,
+    ToFloat16,
+    Tune,
+)
+from onnxlite.step import Step
 
 INT8 = "int8"
 #: Between a format's name and what its channels are multiples of, in the name of a line.
@@ -140,7 +145,7 @@ def pruning_line(
         step = PruneChannels(latency=latency, macs=macs, round_to=round_to, seed=seed)
         label = f"{share:.0%} of {_WORDS[by]}{suffix}, {form.name}"
         # Some hundred samples are few to train on: the original answers varied ones as well.
-        tune = () if training is None else (Tune(steps=training, seed=seed, vary=True),)
+        tune = () if training is None else (Tune(steps=training, seed=seed, augment=True),)
         return Candidate(label, (Simplify(), step, *tune, *form.steps), name, share)
 
     return SweepAxis(name, make)

@@ -16,11 +16,11 @@ import onnx_ir as ir
 from onnxlite.analysis.lineage import Origin, lineage_of, record_original, restore_lineage
 from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.model import load, to_bytes
-from onnxlite.recipe.dynamic import QuantizeAuto, QuantizeDynamic
-from onnxlite.recipe.steps import PruneChannels, QuantizeStatic, Step, step_name
-from onnxlite.recipe.verify import Reference
+from onnxlite.recipe import PruneChannels, QuantizeAuto, QuantizeDynamic, QuantizeStatic
+from onnxlite.recipe.proof import Reference
 from onnxlite.records import Progress, StepReport, no_progress
 from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.step import Step, StepContext
 from onnxlite.workers import Lost, Workers, local_workers
 
 logger = logging.getLogger(__name__)
@@ -74,9 +74,9 @@ def do(work: StepTask, progress: Progress = no_progress) -> StepResult:
         original = parse(work.original)
         current = parse(work.model, work.lineage)
         record_original(current, original)
-        result, report = work.step.apply(current, work.samples, progress)
+        result, report = work.step.apply(current, work.samples, StepContext(progress=progress))
         if report.changed:
-            Reference(original, work.samples).verify(result, step_name(work.step))
+            Reference(original, work.samples).verify(result, work.step.name())
         return StepResult(to_bytes(result), dict(lineage_of(result)), report, None)
     except OnnxliteError as error:
         return StepResult(None, {}, None, str(error))
@@ -85,7 +85,7 @@ def do(work: StepTask, progress: Progress = no_progress) -> StepResult:
     except Exception as error:
         logger.warning(
             "%s broke on this model and is left out; please report it (%s: %s)",
-            step_name(work.step),
+            work.step.name(),
             type(error).__name__,
             error,
         )

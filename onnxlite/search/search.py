@@ -13,11 +13,10 @@ import onnx_ir as ir
 from onnxlite.errors import OnnxliteError
 from onnxlite.evaluate import Latency, Ratio, benchmark
 from onnxlite.machine import machine
-from onnxlite.model import ModelLike, clone, disk_bytes, to_bytes
+from onnxlite.model import PlainModel, clone, disk_bytes, to_bytes
 from onnxlite.prune import explain_channels
 from onnxlite.recipe import Recipe, RunReport, Simplify
-from onnxlite.recipe.proof import prove
-from onnxlite.recipe.steps import Step
+from onnxlite.recipe.proof import Run, prove
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from onnxlite.search.budget import QUALITY_LIMITS, Budget, Check
@@ -46,6 +45,7 @@ from onnxlite.search.trial_runner import (
     no_better,
     with_front,
 )
+from onnxlite.step import StepContext
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Search:
 
     def __init__(
         self,
-        model: ModelLike,
+        model: PlainModel,
         original: ir.Model,
         shares: SampleSplit,
         *,
@@ -73,11 +73,10 @@ class Search:
         clock: Deadline,
         crew: TaskExecutor,
         seed: int,
-        command: str | None,
     ) -> None:
         self._model, self._original, self._shares = model, original, shares
         self._budget, self._store, self._clock = budget, cache, clock
-        self._seed, self._command = seed, command
+        self._seed = seed
         self._noise: dict[str, float] = {}
         self._prefer: Prefer = prefer or ("both" if budget.limits_quality else "quality")
         labelled = shares.selection_labels is not None
@@ -226,14 +225,14 @@ class Search:
             self._source,
             model,
             samples=self._shares.selection,
-            time_budget_s=_FINAL_TIMING_S,
+            time_limit_s=_FINAL_TIMING_S,
             progress=self._clock.final,
         )
         self._store.keep(key, latency)
         return latency
 
     @property
-    def _source(self) -> ModelLike:
+    def _source(self) -> PlainModel:
         """The file, where there is one."""
         is_path = isinstance(self._model, str | os.PathLike)
         return self._model if is_path else self._original
@@ -242,8 +241,7 @@ class Search:
         return self._prove(model, Recipe.from_toml(trial.recipe), self.lab.reports(trial), latency)
 
     def _unchanged(self) -> RunReport:
-        step: Step = Simplify()
-        return self._prove(clone(self._original), Recipe((step,)), [], False)
+        return self._prove(clone(self._original), Recipe((Simplify(),)), [], False)
 
     def _prove(
         self,
@@ -253,22 +251,19 @@ class Search:
         latency: Latency | Literal[False],
     ) -> RunReport:
         shares = self._shares
-        return prove(
-            self._model,
-            self._original,
-            model,
-            shares.check,
+        run = Run(
+            model=self._model,
+            original=self._original,
             recipe=recipe,
-            steps=steps,
+            held_out=shares.check,
             use=shares.use,
             output=None,
-            labels=shares.check_labels if self._metric == "accuracy" else None,
-            metric=None,
             benchmark=latency,
-            command=self._command,
+            labels=shares.check_labels if self._metric == "accuracy" else None,
+            context=StepContext(progress=self._clock.final),
             start=self._clock.start,
-            progress=self._clock.final,
         )
+        return prove(run, model, steps)
 
     def _record(
         self,
@@ -340,7 +335,7 @@ class Search:
         return f"best {ratio:.2f}x latency, {top.size:.2f}x size"
 
 
-def _input_bytes(model: ModelLike, content: bytes) -> int:
+def _input_bytes(model: PlainModel, content: bytes) -> int:
     if isinstance(model, str | os.PathLike):
         return disk_bytes(model)
     return model.ByteSize() if isinstance(model, onnx.ModelProto) else len(content)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError
-from onnxlite.recipe.split import MIN_HELD_OUT, SampleUse, Windows
+from onnxlite.holdout import SampleStream
+from onnxlite.recipe.split import MIN_HELD_OUT, SampleUse
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike
 
 Labels = NDArray[Any]
@@ -60,8 +61,8 @@ def split_samples(
     Raises:
         SamplesError: the samples do not fit the model, or the labels not the samples.
     """
-    whole = Windows(Samples(samples, inputs))
-    judged = whole if evaluation is None else Windows(Samples(evaluation, inputs))
+    whole = SampleStream(Samples(samples, inputs))
+    judged = whole if evaluation is None else SampleStream(Samples(evaluation, inputs))
     classes = None if labels is None else np.asarray(labels)
     if classes is not None and (not classes.ndim or len(classes) != judged.total):
         raise SamplesError(
@@ -69,12 +70,12 @@ def split_samples(
             f"sample{'' if evaluation is None else ' of the evaluation set'}"
         )
     if evaluation is not None:
-        first, stop = 0, judged.cut_near(judged.total // 2)
+        first, stop = 0, judged.nearest_cut(judged.total // 2)
         count = whole.total
     else:
         held = max(judged.total // 2, min(2 * MIN_HELD_OUT, 2 * judged.total // 3))
-        first = count = judged.cut_near(judged.total - held)
-        stop = judged.cut_near(judged.total - held // 2)
+        first = count = judged.nearest_cut(judged.total - held)
+        stop = judged.nearest_cut(judged.total - held // 2)
     selection, check = stop - first, judged.total - stop
     if not (count and selection and check):
         return _shared(whole, judged, classes)
@@ -99,7 +100,7 @@ def split_samples(
     )
 
 
-def _shared(whole: Windows, judged: Windows, labels: Labels | None) -> SampleSplit:
+def _shared(whole: SampleStream, judged: SampleStream, labels: Labels | None) -> SampleSplit:
     """Too few to cut: the parts are the same samples, and the record says so."""
     note = (
         f"{judged.total} samples cannot be cut into calibration, choice and check, so these share "

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from onnxlite.prune.eligibility import RoundTo
+from onnxlite.prune.options import RoundTo
 from onnxlite.recipe.document import Recipe
 from onnxlite.search.budget import QUALITY_LIMITS, Budget, Check
 from onnxlite.search.candidates import (

@@ -15,9 +15,8 @@ from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.evaluate import Ratio, benchmark
 from onnxlite.machine import machine
 from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
+from onnxlite.recipe import Tune
 from onnxlite.recipe.document import Recipe
-from onnxlite.recipe.steps import Step
-from onnxlite.recipe.tuning import Tune
 from onnxlite.records import Progress, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.search.budget import QUALITY_LIMITS, Budget
@@ -27,6 +26,7 @@ from onnxlite.search.executor import StepResult, StepTask, TaskExecutor, parse
 from onnxlite.search.quality_evaluator import Quality, QualityEvaluator
 from onnxlite.search.records import Trial, TrialStatus
 from onnxlite.search.trial_cache import CachedStep, Store, code_digest, key_of
+from onnxlite.step import Step
 
 logger = logging.getLogger(__name__)
 
@@ -282,7 +282,7 @@ class TrialRunner:
             parse(content),
             samples=setting.selection,
             memory=False,
-            time_budget_s=_TIMING_S,
+            time_limit_s=_TIMING_S,
             progress=self._progress,
         )
         timed = TrialLatency(ratio=found.ratio, candidate_ms=found.candidate.median_ms)

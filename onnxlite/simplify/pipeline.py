@@ -13,15 +13,17 @@ from onnxlite.builder import drop_unused_initializers
 from onnxlite.graph import iter_graphs
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
-from onnxlite.records import Progress, Skipped, StepReport, no_progress
+from onnxlite.records import Progress, Skipped, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.driver import Firing, rewrite_to_fixed_point
 from onnxlite.simplify.driver import Outcome as Run
 from onnxlite.simplify.graph_cleanup import merge_duplicate_initializers, remove_all_dead
 from onnxlite.simplify.onnxsim import run_onnxsim
+from onnxlite.simplify.options import Simplify
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES
 from onnxlite.simplify.verify import Reference, take_reference
+from onnxlite.step import StepContext
 
 #: Folding may enlarge the model by this many bytes, or this fraction if that is more.
 GROWTH_BYTES = 1 << 20
@@ -39,19 +41,18 @@ class _Log:
 
 def simplify_ir(
     model: ir.Model,
+    samples: SamplesLike | None,
+    options: Simplify,
+    context: StepContext,
     *,
-    samples: SamplesLike | None = None,
-    verify: bool = True,
     rules: Sequence[Rewrite] | None = None,
-    onnxsim: bool = True,
-    time_limit: float = 120.0,
-    progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
-    """Simplify a private copy of a model; see `onnxlite.simplify.simplify`."""
+    """Simplify a private copy of a model; see `onnxlite.simplify`."""
     started = time.perf_counter()
+    progress = context.progress
     original = clone(model)
     progress("verify", 0, 1)
-    reference = take_reference(original, samples=samples, verify=verify)
+    reference = take_reference(original, samples=samples, verify=options.verify)
     if rules is None:
         rules = DEFAULT_RULES if reference.runs else EXACT_RULES
     log = _Log()
@@ -59,9 +60,9 @@ def simplify_ir(
     for number in range(_MAX_ROUNDS):
         progress("simplify", number, _MAX_ROUNDS)
         model = _rewritten(model, rules, reference, log, progress)
-        if not onnxsim or count_nodes(model) < 2:
+        if not options.onnxsim or count_nodes(model) < 2:
             break
-        shrunk = _by_onnxsim(model, reference, log, time_limit=time_limit)
+        shrunk = _by_onnxsim(model, reference, log, time_limit=options.time_limit_s)
         if shrunk is None:
             break
         model = shrunk

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onnxlite.errors import OptionError
 from onnxlite.files import staging_directory, sync_file
-from onnxlite.tune.options import TuneOptions
+from onnxlite.tune.options import Tune
 
 #: Seconds between two writes at least.
 INTERVAL_S = 30.0
@@ -68,7 +68,7 @@ class Checkpoint:
         self,
         path: str | os.PathLike[str] | None,
         tensors: Sequence[Tensor],
-        options: TuneOptions,
+        options: Tune,
         rows: int,
     ) -> None:
         self._path = None if path is None else Path(path)

@@ -13,7 +13,7 @@ from torch import Tensor
 from onnxlite.records import no_progress
 from onnxlite.tune.dataset import Batch, Dataset
 from onnxlite.tune.losses import Loss
-from onnxlite.tune.options import TuneOptions
+from onnxlite.tune.options import Tune
 from onnxlite.tune.student import Student
 
 #: Fraction of the training that is averaged over, roughly: what is older weighs less than a
@@ -36,7 +36,7 @@ class Distillation:
     student: Student
     loss: Loss
     data: Dataset
-    options: TuneOptions
+    options: Tune
     progress: Callable[[str, int, int], None] = no_progress
 
     def batches(self, order: torch.Generator) -> Iterator[list[Batch]]:

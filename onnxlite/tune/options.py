@@ -2,48 +2,120 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from onnxlite.errors import OptionError
+from onnxlite.analysis.lineage import paired
+from onnxlite.options import Limit, Seed
+from onnxlite.records import StepReport
+from onnxlite.samples import SamplesLike
+from onnxlite.step import Step, StepContext
 
 #: Class of each sample.
 Labels: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
+#: A function of the outputs of student and reference, dictionaries of tensors by name.
+LossFunction: TypeAlias = Callable[..., Any]
 
-LOSSES = ("auto", "kl", "mse")
 
+class Tune(Step, frozen=True, kw_only=True):
+    """Train the model to compute what the recipe's input does; see `onnxlite.tune`.
 
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """See `onnxlite.tune`."""
+    With `candidate`, the path of a model, that model is trained to compute what the model at
+    this place of the recipe does, and replaces it.
+    """
 
-    steps: int | None = None
-    time_limit_s: float | None = None
-    loss: str | Callable[..., Any] = "auto"
-    lr: float | None = None
-    batch_size: int = 32
-    inner: bool = True
-    blocks: bool = True
-    augment: bool = False
-    limit: int | None = None
-    seed: int = 0
-    checkpoint: str | os.PathLike[str] | None = None
+    samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
+    renamed: ClassVar[dict[str, str]] = {
+        "student": "candidate",
+        "time_limit": "time_limit_s",
+        "batch": "batch_size",
+        "vary": "augment",
+    }
 
-    def check(self) -> None:
-        """Raise `OptionError` for an option out of range."""
-        if self.steps is not None and self.steps < 1:
-            raise OptionError(f"steps={self.steps}: give a number of steps from 1 on")
-        if self.time_limit_s is not None and not self.time_limit_s > 0:
-            raise OptionError(f"time_limit={self.time_limit_s}: give seconds above 0")
-        if not callable(self.loss) and self.loss not in LOSSES:
-            raise OptionError(f"loss={self.loss!r}: use one of {', '.join(LOSSES)}, or a function")
-        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
-            raise OptionError(f"lr={self.lr}: give a finite number above 0")
-        if self.batch_size < 1:
-            raise OptionError(f"batch={self.batch_size}: give a number of samples from 1 on")
+    candidate: (
+        Annotated[
+            Path, Meta(description="File of the model to train; by default the present model.")
+        ]
+        | None
+    ) = None
+    steps: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Optimizer steps; None takes 20 passes over the samples, 300 to "
+                "5,000 steps.",
+            ),
+        ]
+        | None
+    ) = None
+    time_limit_s: (
+        Annotated[
+            float,
+            Meta(gt=0, description="Seconds of training at most; the learning rate follows it."),
+        ]
+        | None
+    ) = None
+    loss: Annotated[
+        Literal["auto", "kl", "mse"] | LossFunction,
+        Meta(
+            description='`"mse"`: squared error over variance; `"kl"`: that, and the divergence '
+            'of class probabilities; `"auto"`: `"kl"` where an output holds class scores. Or a '
+            "function of the outputs of student and reference, dictionaries of tensors by name, "
+            "that returns a tensor of one number."
+        ),
+    ] = "auto"
+    lr: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                description="Learning rate relative to the typical value of each tensor; None "
+                "chooses it by short trials.",
+            ),
+        ]
+        | None
+    ) = None
+    batch_size: Annotated[int, Meta(ge=1, description="Samples per optimizer step.")] = 32
+    inner: Annotated[bool, Meta(description="Compare inner layers, too.")] = True
+    blocks: Annotated[
+        bool,
+        Meta(description="Before the whole, train block by block to meet the inner values."),
+    ] = True
+    augment: Annotated[
+        bool,
+        Meta(
+            description="Also train on mixed, shifted and mirrored inputs, which the reference "
+            "answers like real ones; inputs that are not real numbers stay as they are."
+        ),
+    ] = False
+    limit: Limit = None
+    seed: Seed = 0
+    checkpoint: (
+        Annotated[
+            Path,
+            Meta(
+                description="File that the state of training is written to every half minute "
+                "and when `progress` raises. If it exists, training resumes from it; it is "
+                "removed in the end."
+            ),
+        ]
+        | None
+    ) = None
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike | None, context: StepContext
+    ) -> tuple[ir.Model, StepReport]:
+        """Tune `model`, or the candidate that is named, on the calibration samples."""
+        from onnxlite.tune import tune_ir
+
+        assert samples is not None
+        reference, candidate = paired(self.candidate, model, self.name())
+        result, report = tune_ir(reference, candidate, samples, self, context)
+        return (result if report.changed else model), report

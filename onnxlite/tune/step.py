@@ -24,7 +24,7 @@ from onnxlite.step import StepContext
 from onnxlite.tune.dataset import Dataset, Row, make_dataset
 from onnxlite.tune.losses import make_loss
 from onnxlite.tune.optimizer import Distillation
-from onnxlite.tune.options import Labels, TuneOptions
+from onnxlite.tune.options import Labels, Tune
 from onnxlite.tune.significance import chance_of, gained, losses_of
 from onnxlite.tune.student import Student
 from onnxlite.tune.train import STEP, Training, train
@@ -34,7 +34,7 @@ def tune_ir(
     reference: ir.Model,
     candidate: ir.Model,
     samples: SamplesLike,
-    options: TuneOptions,
+    options: Tune,
     context: StepContext,
     *,
     labels: Labels | None = None,
@@ -49,7 +49,6 @@ def tune_ir(
         context: threads and progress.
         labels: class of each sample.
     """
-    options.check()
     run = _Run(clone(reference), clone(candidate), context)
     normalize(run.reference)
     infer_shapes(run.reference)
@@ -93,7 +92,7 @@ def _prepare(
     run: _Run,
     student: Student,
     samples: SamplesLike,
-    options: TuneOptions,
+    options: Tune,
     labels: Labels | None,
 ) -> Distillation:
     """Get the teacher's answers and make the loss."""

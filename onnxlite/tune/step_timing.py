@@ -17,7 +17,7 @@ from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.tune.dataset import make_dataset
 from onnxlite.tune.losses import Loss
 from onnxlite.tune.optimizer import Distillation
-from onnxlite.tune.options import TuneOptions
+from onnxlite.tune.options import Tune
 from onnxlite.tune.student import Student
 
 #: The first step is slower than others: memory is new, and kernels are chosen. Where that alone
@@ -45,7 +45,7 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
     if not student.tensors:
         raise UnsupportedError("the model has no constant that can be learned")
     loss = Loss([], {}, [], {}, custom=_energy)
-    task = Distillation(student, loss, data, TuneOptions(batch_size=batch))
+    task = Distillation(student, loss, data, Tune(batch_size=batch))
     adam = task.optimizer()
     (first, *_) = data.batches([*data.training, *data.held_out], batch)
     seconds = []

@@ -28,9 +28,9 @@ def test_inspect(name):
 def test_compare_with_itself(name):
     if name in NOT_RUNNABLE:
         with pytest.raises(ExecutionError):
-            ol.compare(odd(name), odd(name), feeds(name))
+            ol.compare(odd(name), odd(name), samples=feeds(name))
         return
-    fidelity = ol.compare(odd(name), odd(name), feeds(name))
+    fidelity = ol.compare(odd(name), odd(name), samples=feeds(name))
     assert all(output.max_abs in (0, None) for output in fidelity.outputs)
 
 
@@ -42,10 +42,10 @@ def test_run(name, tmp_path):
     data = feeds(name) * 2
     if name in NOT_RUNNABLE:
         with pytest.raises(OnnxliteError):
-            ol.run(source, data, RECIPE, output=target, benchmark=False)
+            ol.run(source, RECIPE, samples=data, output=target, benchmark=False)
         assert os.listdir(tmp_path) == ["in.onnx"]
         return
-    outcome = ol.run(source, data, RECIPE, output=target, benchmark=False)
+    outcome = ol.run(source, RECIPE, samples=data, output=target, benchmark=False)
     assert source.read_bytes() == before
     assert [report.step for report in outcome.report.steps] == [
         "simplify", "prune-weights", "quantize-static",
@@ -64,9 +64,9 @@ def test_broken(name, tmp_path):
     (tmp_path / "in.onnx").write_bytes(parse(text).SerializeToString())
     for call in (
         lambda path: ol.inspect(path),
-        lambda path: ol.compare(path, path, None),
+        lambda path: ol.compare(path, path),
         lambda path: ol.benchmark(path, path),
-        lambda path: ol.run(path, None, RECIPE, output=tmp_path / "out.onnx"),
+        lambda path: ol.run(path, RECIPE, output=tmp_path / "out.onnx"),
         lambda path: ol.save(path, tmp_path / "out.onnx"),
     ):
         with pytest.raises(error, match=message):
@@ -78,5 +78,5 @@ def test_output_over_the_input(external_model):
     before = {path: path.read_bytes() for path in external_model.parent.iterdir()}
     for target in before:
         with pytest.raises(SaveError, match="input"):
-            ol.run(external_model, None, [ol.PruneWeights(sparsity=0.5)], output=target)
+            ol.run(external_model, [ol.PruneWeights(sparsity=0.5)], output=target)
     assert {path: path.read_bytes() for path in external_model.parent.iterdir()} == before

@@ -93,7 +93,7 @@ def test_sharded_calibration_gives_the_same_model(observer):
             rounding="nearest",
             observer=observer,
             executor=executor,
-        ).SerializeToString()
+        ).model.SerializeToString()
 
     with ThreadPoolExecutor(2) as executor:
         assert quantized(executor) == quantized(None)

@@ -16,7 +16,7 @@ from tests.odd_models import feeds, odd, parse
 
 
 def test_a_model_against_itself() -> None:
-    latency = benchmark(odd("plain"), odd("plain"), rounds=8, time_budget_s=0.5)
+    latency = benchmark(odd("plain"), odd("plain"), rounds=8, time_limit_s=0.5)
     ratio = latency.ratio
     assert 0 < ratio.low <= ratio.median <= ratio.high
     assert ratio.minimum > 0
@@ -38,7 +38,7 @@ def test_the_time_budget_bounds_the_rounds() -> None:
     latency = benchmark(
         odd("plain"),
         odd("plain"),
-        time_budget_s=0.1,
+        time_limit_s=0.1,
         memory=False,
         progress=lambda *step: steps.append(step),
     )
@@ -49,7 +49,7 @@ def test_the_time_budget_bounds_the_rounds() -> None:
 
 
 def test_batch_and_samples() -> None:
-    assert benchmark(odd("plain"), odd("plain"), batch=3, rounds=1, memory=False).inputs == {
+    assert benchmark(odd("plain"), odd("plain"), batch_size=3, rounds=1, memory=False).inputs == {
         "x": (3, 3, 8, 8)
     }
     images = np.zeros((10, 3, 8, 8), np.float32)
@@ -57,14 +57,14 @@ def test_batch_and_samples() -> None:
     assert latency.inputs == {"x": (1, 3, 8, 8)}
     batches = [{"x": images[:4]}, {"x": images[4:]}]
     latency = benchmark(
-        odd("plain"), odd("plain"), samples=batches, batch=2, rounds=1, memory=False
+        odd("plain"), odd("plain"), samples=batches, batch_size=2, rounds=1, memory=False
     )
     assert latency.inputs == {"x": (2, 3, 8, 8)}
     sized = benchmark(
         odd("unnamed dims"),
         odd("unnamed dims"),
         samples=feeds("unnamed dims"),
-        batch=2,
+        batch_size=2,
         rounds=1,
         memory=False,
     )
@@ -92,9 +92,9 @@ def test_the_interval_holds_the_true_ratio() -> None:
     assert ratio == _ratio(times, seed=0)
 
 
-@pytest.mark.parametrize("option", [{"batch": 0}, {"rounds": 0}, {"time_budget_s": 0.0}])
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"rounds": 0}, {"time_limit_s": 0.0}])
 def test_options_must_be_positive(option: dict[str, int]) -> None:
-    with pytest.raises(OptionError, match="positive"):
+    with pytest.raises(OptionError, match="give a"):
         benchmark(odd("plain"), odd("plain"), **option)  # type: ignore[arg-type]
 
 

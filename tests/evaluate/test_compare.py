@@ -27,14 +27,14 @@ def scaled(
 
 @pytest.mark.parametrize("name", sorted(set(ODD) - NOT_RUNNABLE))
 def test_a_model_is_identical_to_itself(name: str) -> None:
-    fidelity = compare(odd(name), odd(name), feeds(name))
+    fidelity = compare(odd(name), odd(name), samples=feeds(name))
     assert fidelity.sqnr_db == math.inf
     assert all(row.equal == 1.0 for row in fidelity.outputs)
     assert "identical" in str(fidelity)
 
 
 def test_a_known_error() -> None:
-    fidelity = compare(scaled(1.0), scaled(1.1), X)
+    fidelity = compare(scaled(1.0), scaled(1.1), samples=X)
     assert fidelity.samples == 20
     assert fidelity.sqnr_db == pytest.approx(20.0, abs=1e-4)
     assert fidelity.agreement == 1.0
@@ -48,14 +48,14 @@ def test_a_known_error() -> None:
 def test_new_nan_is_worse_than_any_error() -> None:
     root = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[n,4] y) { y = Sqrt(x) }""")
-    fidelity = compare(scaled(1.0), root, X)
+    fidelity = compare(scaled(1.0), root, samples=X)
     assert fidelity.outputs[0].broken == int((X < 0).sum())
     assert fidelity.sqnr_db == -math.inf
 
 
 def test_labels_give_the_accuracy_of_both() -> None:
     labels = X.argmax(1)
-    fidelity = compare(scaled(1.0), scaled(-1.0), X, labels=labels.tolist())
+    fidelity = compare(scaled(1.0), scaled(-1.0), samples=X, labels=labels.tolist())
     (metric,) = fidelity.metrics
     assert (metric.name, metric.reference) == ("accuracy", 1.0)
     assert metric.candidate == (X.argmin(1) == labels).mean()
@@ -68,7 +68,7 @@ def test_a_metric_sees_all_outputs_in_order() -> None:
         np.testing.assert_allclose(np.abs(outputs["y"]), np.abs(X))
         return float(outputs["y"].sum())
 
-    fidelity = compare(scaled(1.0), scaled(-1.0), X, metric=total)
+    fidelity = compare(scaled(1.0), scaled(-1.0), samples=X, metric=total)
     (metric,) = fidelity.metrics
     assert metric.name == "total"
     assert metric.reference == pytest.approx(X.sum(), rel=1e-5)
@@ -76,7 +76,7 @@ def test_a_metric_sees_all_outputs_in_order() -> None:
 
 
 def test_names_may_differ_and_it_says_so() -> None:
-    fidelity = compare(scaled(1.0), scaled(1.0, source="input", result="output"), X)
+    fidelity = compare(scaled(1.0), scaled(1.0, source="input", result="output"), samples=X)
     assert fidelity.sqnr_db == math.inf
     assert fidelity.outputs[0].name == "y"
     assert len(fidelity.notes) == 2
@@ -84,11 +84,11 @@ def test_names_may_differ_and_it_says_so() -> None:
 
 
 def test_a_fixed_batch_of_one_model_holds_for_both() -> None:
-    assert compare(scaled(1.0), scaled(1.0, batch="5"), X).samples == 20
+    assert compare(scaled(1.0), scaled(1.0, batch="5"), samples=X).samples == 20
 
 
 def test_generated_inputs_without_samples() -> None:
-    fidelity = compare(scaled(1.0), scaled(1.0), None)
+    fidelity = compare(scaled(1.0), scaled(1.0))
     assert fidelity.notes == ("compared on generated inputs",)
     assert fidelity.samples > 0
 
@@ -96,7 +96,7 @@ def test_generated_inputs_without_samples() -> None:
 def test_limit_and_progress() -> None:
     seen: list[tuple[str, int, int]] = []
     fidelity = compare(
-        scaled(1.0), scaled(1.0), X, limit=12, progress=lambda *step: seen.append(step)
+        scaled(1.0), scaled(1.0), samples=X, limit=12, progress=lambda *step: seen.append(step)
     )
     assert fidelity.samples == 12
     assert seen == [("compare", 1, 0), ("compare", 2, 0)]
@@ -107,7 +107,7 @@ def test_files_and_integer_outputs(tmp_path: Path) -> None:
         g (float[n,4] x) => (int64[n] y) { y = ArgMax<axis = 1, keepdims = 0>(x) }""")
     path = tmp_path / "model.onnx"
     onnx.save(proto, path)
-    fidelity = compare(path, str(path), X, labels=X.argmax(1))
+    fidelity = compare(path, str(path), samples=X, labels=X.argmax(1))
     assert fidelity.metrics[0].candidate == 1.0
     assert fidelity.outputs[0].sqnr_db is None
     assert fidelity.sqnr_db == math.inf
@@ -117,7 +117,7 @@ def test_a_sequence_is_left_out() -> None:
     proto = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[n,4] y, seq(float[n,4]) s)
         { y = Relu(x)  s = SequenceConstruct(x, y) }""")
-    fidelity = compare(proto, proto, X)
+    fidelity = compare(proto, proto, samples=X)
     assert [row.name for row in fidelity.outputs] == ["y"]
     assert fidelity.notes == ("'s' is no tensor: not compared",)
 
@@ -156,16 +156,16 @@ def test_models_that_cannot_be_compared(name: str) -> None:
     text, error, message = OTHER[name]
     other = parse(f'<ir_version: 8, opset_import: ["": 17]> g {text}')
     with pytest.raises(error, match=message):
-        compare(scaled(1.0), other, X)
+        compare(scaled(1.0), other, samples=X)
 
 
 def test_labels_that_do_not_fit() -> None:
     with pytest.raises(SamplesError, match="20 samples"):
-        compare(scaled(1.0), scaled(1.0), X, labels=[1, 2])
+        compare(scaled(1.0), scaled(1.0), samples=X, labels=[1, 2])
     proto = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[n,4,1] y) <int64[1] a = {2}> { y = Unsqueeze(x, a) }""")
     with pytest.raises(OptionError, match="give a metric"):
-        compare(proto, proto, X, labels=X.argmax(1))
+        compare(proto, proto, samples=X, labels=X.argmax(1))
 
 
 def test_a_metric_needs_outputs_of_one_size() -> None:
@@ -173,4 +173,4 @@ def test_a_metric_needs_outputs_of_one_size() -> None:
     flat = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[4,n] y) { y = Transpose<perm = [1,0]>(x) }""")
     with pytest.raises(OptionError, match="samples of one size"):
-        compare(flat, flat, ragged, metric=lambda outputs: float(outputs["y"].sum()))
+        compare(flat, flat, samples=ragged, metric=lambda outputs: float(outputs["y"].sum()))

@@ -44,7 +44,7 @@ def images(count: int = 16) -> np.ndarray:
 
 def quantized(**options: object) -> onnx.ModelProto:
     options = {"rounding": "nearest", "placement": "everything", "threads": 1, **options}
-    return quantize_static(net(), images(), **options)
+    return quantize_static(net(), images(), **options).model
 
 
 def by_name(fidelity: Fidelity) -> dict[str, LayerFidelity]:
@@ -63,7 +63,7 @@ def scaled(proto: onnx.ModelProto, **factors: float) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("form", ["qdq", "qoperator"])
 def test_layers_of_a_quantized_model(form: str) -> None:
-    fidelity = compare(net(), quantized(form=form), images(8), layers=True, threads=1)
+    fidelity = compare(net(), quantized(form=form), samples=images(8), layers=True, threads=1)
     rows = by_name(fidelity)
     assert list(rows)[:4] == ["x", "first", "second", "sum"]
     assert rows["x"].op_type == "input"
@@ -81,13 +81,13 @@ def test_layers_of_a_quantized_model(form: str) -> None:
 
 
 def test_without_asking_there_are_none() -> None:
-    assert compare(net(), quantized(), images(8)).layers == ()
+    assert compare(net(), quantized(), samples=images(8)).layers == ()
 
 
 @pytest.mark.parametrize("weight", ["w", "v", "u"])
 def test_the_broken_layer_is_found(weight: str) -> None:
     broken = scaled(net(), **{weight: -1.0})
-    fidelity = compare(net(), broken, images(8), layers=True)
+    fidelity = compare(net(), broken, samples=images(8), layers=True)
     worst = max(fidelity.layers, key=lambda row: row.lost)
     assert worst.name == {"w": "first", "v": "second", "u": "head"}[weight]
     others = [row for row in fidelity.layers if row.name != worst.name]
@@ -98,7 +98,7 @@ def test_the_broken_layer_is_found(weight: str) -> None:
 
 def test_new_nan_is_told_where_it_appears() -> None:
     broken = scaled(net(), v=float("nan"))
-    rows = by_name(compare(net(), broken, images(8), layers=True))
+    rows = by_name(compare(net(), broken, samples=images(8), layers=True))
     assert rows["second"].own_db == -math.inf
     assert rows["second"].lost == math.inf
     assert rows["first"].sqnr_db == math.inf
@@ -106,11 +106,13 @@ def test_new_nan_is_told_where_it_appears() -> None:
 
 def test_channels_that_are_gone_are_left_out(residual_path: Path) -> None:
     reference = load(residual_path)
-    narrow = prune_channels(reference, samples=data.calibration_images(32), ratio=0.3)
+    narrow = prune_channels(reference, samples=data.calibration_images(32), remove=0.3).model
     narrow = quantize_static(
         narrow, data.calibration_images(32), rounding="nearest", placement="everything"
+    ).model
+    fidelity = compare(
+        reference, narrow, samples=data.calibration_images(8), layers=True, threads=1
     )
-    fidelity = compare(reference, narrow, data.calibration_images(8), layers=True, threads=1)
     weighted = [row for row in fidelity.layers if row.op_type.startswith(("Conv", "Gemm"))]
     assert len(weighted) == 16
     assert not [note for note in fidelity.notes if "shape" in note]
@@ -129,7 +131,7 @@ def without_sum(proto: onnx.ModelProto) -> onnx.ModelProto:
 def test_a_rescaled_value_is_no_loss(factor: float) -> None:
     """A factor moved from one layer into the next, as equalization does; the names stay."""
     moved = without_sum(scaled(net(), w=factor, b=factor, v=1 / factor))
-    fidelity = compare(without_sum(net()), moved, images(8), layers=True)
+    fidelity = compare(without_sum(net()), moved, samples=images(8), layers=True)
     assert fidelity.sqnr_db > 100
     rows = by_name(fidelity)
     assert {"first", "relu", "second"} <= set(rows)
@@ -139,7 +141,7 @@ def test_a_rescaled_value_is_no_loss(factor: float) -> None:
 
 def test_a_factor_that_no_reader_takes_back_is_found() -> None:
     wrong = without_sum(scaled(net(), w=4.0, b=4.0))
-    rows = by_name(compare(without_sum(net()), wrong, images(8), layers=True))
+    rows = by_name(compare(without_sum(net()), wrong, samples=images(8), layers=True))
     assert min(row.own_db for row in rows.values()) < 5
 
 
@@ -150,7 +152,7 @@ def test_values_with_another_meaning_are_left_out() -> None:
         if tensor.name in ("w", "b", "v"):
             turned = np.flip(onnx.numpy_helper.to_array(tensor), axis=tensor.name == "v")
             tensor.CopyFrom(onnx.numpy_helper.from_array(turned.copy(), tensor.name))
-    fidelity = compare(without_sum(net()), moved, images(8), layers=True)
+    fidelity = compare(without_sum(net()), moved, samples=images(8), layers=True)
     assert fidelity.sqnr_db > 100
     rows = by_name(fidelity)
     assert not {"first", "relu"} & set(rows)
@@ -164,17 +166,17 @@ def test_what_is_not_heard_is_not_missed(residual_path: Path) -> None:
     samples = data.calibration_images(64)
     small = quantize_static(
         load(residual_path), samples, rounding="nearest", placement="everything"
-    )
-    fidelity = compare(load(residual_path), small, data.calibration_images(8), layers=True)
+    ).model
+    fidelity = compare(load(residual_path), small, samples=data.calibration_images(8), layers=True)
     assert any("a factor per channel" in note for note in fidelity.notes)
     assert min(row.own_db for row in fidelity.layers) > 25
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     candidate = quantized()
-    whole = compare(net(), candidate, images(8), layers=True, threads=1).layers
+    whole = compare(net(), candidate, samples=images(8), layers=True, threads=1).layers
     monkeypatch.setattr(layers, "_CHUNK_BYTES", 4096)
-    parts = compare(net(), candidate, images(8), layers=True, threads=1).layers
+    parts = compare(net(), candidate, samples=images(8), layers=True, threads=1).layers
     assert [row.name for row in parts] == [row.name for row in whole]
     for one, two in zip(parts, whole, strict=True):
         assert one.sqnr_db == pytest.approx(two.sqnr_db, abs=0.2)
@@ -192,7 +194,7 @@ def test_models_without_a_common_layer() -> None:
     nodes = sorted(other.graph.node, key=lambda node: node.op_type != "Constant")
     del other.graph.node[:]
     other.graph.node.extend(nodes)
-    fidelity = compare(net(), other, images(4), layers=True)
+    fidelity = compare(net(), other, samples=images(4), layers=True)
     assert {row.name for row in fidelity.layers} <= {"head"}
 
 
@@ -206,15 +208,15 @@ def test_a_batch_norm_that_was_folded_is_compared_behind_it() -> None:
 
     proto = parse(text)
     proto.graph.node[0].name, proto.graph.node[1].name = "conv", "norm"
-    folded = simplify(proto)
+    folded = simplify(proto).model
     assert len(folded.graph.node) == 1
-    rows = by_name(compare(proto, folded, images(4), layers=True))
+    rows = by_name(compare(proto, folded, samples=images(4), layers=True))
     assert list(rows) == ["norm"]
     assert rows["norm"].own_db > 100
 
 
 def test_the_report_survives_json() -> None:
-    fidelity = compare(net(), quantized(), images(8), layers=True, threads=1)
+    fidelity = compare(net(), quantized(), samples=images(8), layers=True, threads=1)
     assert from_json(to_json("fidelity", fidelity), "fidelity", Fidelity) == fidelity
 
 

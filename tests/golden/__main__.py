@@ -76,7 +76,7 @@ def hashes_of(net: str, pattern: str = "*") -> dict[str, dict[str, str] | str]:
             if not fnmatch(name, pattern):
                 continue
             try:
-                found[name] = fingerprint(step(model, golden.samples))
+                found[name] = fingerprint(step(model, golden.samples).model)
             except OnnxliteError as error:
                 found[name] = type(error).__name__
             spent, start = time.process_time() - start, time.process_time()

@@ -9,12 +9,12 @@ import onnx
 import onnxlite as ol
 from tests.golden.nets import Golden, Inputs
 
-Step = Callable[[onnx.ModelProto, Inputs], onnx.ModelProto]
+Step = Callable[[onnx.ModelProto, Inputs], ol.Result]
 
 
-def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+def _pruned(model: onnx.ModelProto) -> ol.Result:
     """The model without a third of its units, unrepaired: what repair and tuning start from."""
-    return ol.prune_channels(model, ratio=0.34, importance="l2", round_to=1)
+    return ol.prune_channels(model, remove=0.34, importance="l2", round_to=1)
 
 
 #: Steps by name; each gets the simplified model.
@@ -30,7 +30,7 @@ STEPS: dict[str, Step] = {
         model, pattern="2:4", method="wanda", samples=x
     ),
     "sparse": lambda model, _: ol.sparse_storage(ol.prune_weights(model, sparsity=0.9)),
-    "repair": lambda model, x: ol.repair(_pruned(model), model, x),
+    "repair": lambda model, x: ol.repair(model, _pruned(model), x),
     "int8": lambda model, x: ol.quantize_static(model, x, placement="everything"),
     "int8-nearest": lambda model, x: ol.quantize_static(
         model, x, placement="everything", rounding="nearest", observer="mse", equalize=False
@@ -63,15 +63,17 @@ STEPS: dict[str, Step] = {
     "int8-openvino": lambda model, x: ol.quantize_static(
         model, x, target="openvino", rounding="nearest"
     ),
-    "dynamic-integer": lambda model, x: ol.quantize_dynamic(model, x, kernel="integer"),
-    "dynamic-blocks": lambda model, x: ol.quantize_dynamic(model, x, kernel="blocks"),
-    "weights-4": lambda model, x: ol.quantize_weights(model, x),
+    "dynamic-integer": lambda model, x: ol.quantize_dynamic(model, samples=x, kernel="integer"),
+    "dynamic-blocks": lambda model, x: ol.quantize_dynamic(model, samples=x, kernel="blocks"),
+    "weights-4": lambda model, x: ol.quantize_weights(model, samples=x),
     "weights-hqq-3": lambda model, _: ol.quantize_weights(model, bits=3),
-    "weights-rtn-5": lambda model, _: ol.quantize_weights(model, bits=5, method="rtn", ends="same"),
-    "weights-ternary": lambda model, x: ol.quantize_weights(model, x, bits="ternary"),
-    "weights-binary": lambda model, x: ol.quantize_weights(model, x, bits="binary"),
-    "weights-size": lambda model, x: ol.quantize_weights(model, x, size=0.3),
-    "weights-compute": lambda model, x: ol.quantize_weights(model, x, mode="compute"),
+    "weights-rtn-5": lambda model, _: ol.quantize_weights(
+        model, bits=5, method="rtn", first_last_bits="same"
+    ),
+    "weights-ternary": lambda model, x: ol.quantize_weights(model, samples=x, bits="ternary"),
+    "weights-binary": lambda model, x: ol.quantize_weights(model, samples=x, bits="binary"),
+    "weights-size": lambda model, x: ol.quantize_weights(model, samples=x, max_size=0.3),
+    "weights-compute": lambda model, x: ol.quantize_weights(model, samples=x, mode="compute"),
     "float16": lambda model, x: ol.to_float16(model, samples=x),
     "float16-storage": lambda model, _: ol.to_float16(model, mode="storage"),
 }
@@ -79,7 +81,7 @@ STEPS: dict[str, Step] = {
 #: Steps that are slow or need torch: on two nets only.
 SLOW: dict[str, Step] = {
     "tune": lambda model, x: ol.tune(
-        _pruned(model), model, x, steps=12, lr=0.01, batch=8, threads=1
+        model, _pruned(model), x, steps=12, lr=0.01, batch_size=8, threads=1
     ),
 }
 SLOW_ON = ("residual", "perceptron")
@@ -107,7 +109,7 @@ LONG = ("prune-macs", "repair", "zeros-obc")
 
 def simplified(golden: Golden) -> onnx.ModelProto:
     """The first step: what every other one gets."""
-    return ol.simplify(golden.model, samples=golden.samples)
+    return ol.simplify(golden.model, samples=golden.samples).model
 
 
 def steps_of(net: str) -> dict[str, Step]:

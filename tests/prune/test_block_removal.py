@@ -35,11 +35,8 @@ def net():
 
 
 def pruned(**options):
-    reports = []
-    result = prune_channels(
-        net(), samples=X, macs=0.53, round_to=4, on_report=reports.append, **options
-    )
-    return load(result), reports[0]
+    result, report = prune_channels(net(), samples=X, macs=0.53, round_to=4, **options)
+    return load(result), report
 
 
 def test_the_branch_that_adds_least_goes() -> None:
@@ -55,16 +52,15 @@ def test_the_branch_that_adds_least_goes() -> None:
 
 
 def test_none_goes_where_that_is_not_wanted() -> None:
-    for options in ({"branches": False}, {"repair": False}, {"protect": ["i"]}):
+    for options in ({"branches": False}, {"repair": False}, {"exclude": ["i"]}):
         model, _ = pruned(**options)
         assert "f" in {node.outputs[0].name for node in model.graph}, options
 
 
 def test_the_sum_before_is_fitted_to_the_sum_after() -> None:
     model, _ = pruned(repair="auto")
-    rows = []
-    repair(model, net(), X, on_report=lambda report: rows.extend(report.layers))
-    targets = [row.values["target"] for row in rows]
+    _, report = repair(net(), model, X)
+    targets = [row.values["target"] for row in report.layers]
     assert "m" in targets
     assert "p" not in targets
 

@@ -43,7 +43,8 @@ def shapes(model) -> dict[str, tuple[int, ...]]:
 def test_ratio_of_every_group():
     proto = parse(NET)
     reports = []
-    result = prune_channels(proto, ratio=0.25, round_to=1, on_report=reports.append)
+    result, report = prune_channels(proto, remove=0.25, round_to=1)
+    reports.append(report)
     assert isinstance(result, onnx.ModelProto)
     found = shapes(result)
     assert found == {"w1": (9, 3, 1, 1), "b1": (9,), "w2": (15, 9, 1, 1), "w3": (15, 5)}
@@ -64,14 +65,16 @@ def test_the_smallest_go():
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
     for importance in ("l1", "l2"):
-        result = prune_channels(proto, ratio=0.25, round_to=1, importance=importance)
+        result = prune_channels(proto, remove=0.25, round_to=1, importance=importance).model
         kept = load(result).graph.initializers["b1"].const_value.numpy()
         np.testing.assert_array_equal(kept, np.delete(weights["b1"], small))
 
 
 def test_random_follows_the_seed():
     def kept(seed):
-        model = prune_channels(parse(NET), ratio=0.5, round_to=1, importance="random", seed=seed)
+        model = prune_channels(
+            parse(NET), remove=0.5, round_to=1, importance="random", seed=seed
+        ).model
         return load(model).graph.initializers["b1"].const_value.numpy().tolist()
 
     assert kept(1) == kept(1)
@@ -92,27 +95,27 @@ def test_random_follows_the_seed():
     ],
 )
 def test_counts(options, channels, hidden):
-    found = shapes(prune_channels(parse(NET), **options))
+    found = shapes(prune_channels(parse(NET), **options).model)
     assert (found["w1"][0], found["w3"][0]) == (channels, hidden)
 
 
 def test_ratio_by_group_and_protection():
     proto = parse(NET)
     first, second = (name for name in names(proto) if name.startswith("Conv"))
-    found = shapes(prune_channels(proto, ratio={first: 0.5}, round_to=1))
+    found = shapes(prune_channels(proto, remove={first: 0.5}, round_to=1).model)
     assert (found["w1"], found["w2"]) == ((6, 3, 1, 1), (20, 6, 1, 1))
-    found = shapes(prune_channels(proto, ratio=0.5, round_to=1, protect=("w1",)))
+    found = shapes(prune_channels(proto, remove=0.5, round_to=1, exclude=("w1",)).model)
     assert (found["w1"], found["w2"]) == ((12, 3, 1, 1), (10, 12, 1, 1))
-    reports = []
-    prune_channels(proto, ratio=0.5, round_to=1, protect=(second,), on_report=reports.append)
-    assert not reports[0].changed
+    report = prune_channels(proto, remove=0.5, round_to=1, exclude=(second,)).report
+    assert not report.changed
 
 
 @pytest.mark.parametrize("goal", ["macs", "params"])
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
 def test_goals_are_reached_and_not_far_exceeded(goal, share):
     proto, reports = parse(NET), []
-    result = prune_channels(proto, round_to=1, on_report=reports.append, **{goal: share})
+    result, report = prune_channels(proto, round_to=1, **{goal: share})
+    reports.append(report)
     before, after = (cost(load(model)) for model in (proto, result))
     attribute = {"macs": "macs", "params": "parameters"}[goal]
     left = getattr(after, attribute) / getattr(before, attribute)
@@ -121,11 +124,10 @@ def test_goals_are_reached_and_not_far_exceeded(goal, share):
 
 
 def test_a_goal_out_of_reach_says_what_stays():
-    reports = []
-    result = prune_channels(parse(NET), macs=0.01, round_to=4, on_report=reports.append)
+    result, report = prune_channels(parse(NET), macs=0.01, round_to=4)
     assert {name: shape[0] for name, shape in shapes(result).items()}["b1"] == 4
-    assert "(wanted 1.0%)" in reports[0].skipped[0].message
-    assert "'Gemm' (5 units)" in reports[0].skipped[0].message
+    assert "(wanted 1.0%)" in report.skipped[0].message
+    assert "'Gemm' (5 units)" in report.skipped[0].message
 
 
 def test_dead_channels_go_first():
@@ -139,11 +141,11 @@ def test_dead_channels_go_first():
         tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
     feed = {"x": np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float32)}
     for samples in (None, feed["x"]):
-        result = prune_channels(proto, samples=samples, macs=0.75, round_to=1, repair=False)
+        result = prune_channels(proto, samples=samples, macs=0.75, round_to=1, repair=False).model
         kept = load(result).graph.initializers["b1"].const_value.numpy()
         assert not np.isin(weights["b1"][dead], kept).any()
         assert len(kept) <= 9
-        first = prune_channels(proto, samples=samples, macs=0.8, round_to=1, repair=False)
+        first = prune_channels(proto, samples=samples, macs=0.8, round_to=1, repair=False).model
         before, after = run_all(load(proto), [feed])[0], run_all(load(first), [feed])[0]
         np.testing.assert_allclose(after["y"], before["y"], rtol=1e-4, atol=1e-4)
 
@@ -156,7 +158,7 @@ def test_a_users_importance():
         seen[name] = [array.shape for array in slices]
         return -np.arange(len(slices[0]))
 
-    result = prune_channels(proto, ratio=0.25, round_to=1, importance=last_first)
+    result = prune_channels(proto, remove=0.25, round_to=1, importance=last_first).model
     first, second = (shapes(proto)[name][0] for name in ("b1", "w2"))
     assert list(seen.values()) == [[(12, 3), (12, 1), (12, 20)], [(20, 12), (20, 5)]]
     kept = load(result).graph.initializers["b1"].const_value.numpy()
@@ -172,13 +174,10 @@ def test_batch_norm_scales():
          float[4] v = {1, 1, 1, 1}, float[5,4,1,1] u, float[6,5,1,1] t, float[5,6,1,1] q>
         { c = Conv(x, w) d = BatchNormalization(c, s, b, m, v) e = Conv(d, u) f = Conv(e, t)
           y = Conv(f, q) }"""
-    reports = []
-    result = prune_channels(
-        parse(text), ratio=0.5, round_to=1, importance="bn", on_report=reports.append
-    )
+    result, report = prune_channels(parse(text), remove=0.5, round_to=1, importance="bn")
     np.testing.assert_allclose(load(result).graph.initializers["s"].const_value.numpy(), [3, 2])
     assert shapes(result)["t"] == (6, 5, 1, 1)
-    assert any("no normalization" in skipped.message for skipped in reports[0].skipped)
+    assert any("no normalization" in skipped.message for skipped in report.skipped)
 
 
 def test_energy_counts_what_samples_show():
@@ -190,8 +189,8 @@ def test_energy_counts_what_samples_show():
     samples = np.random.default_rng(0).random((64, 2)).astype(np.float32)
     for importance in ("energy", "reconstruction"):
         result = prune_channels(
-            parse(text), samples=samples, ratio=0.5, round_to=1, importance=importance
-        )
+            parse(text), samples=samples, remove=0.5, round_to=1, importance=importance
+        ).model
         np.testing.assert_array_equal(
             load(result).graph.initializers["w"].const_value.numpy(), [[1], [1]]
         )
@@ -204,7 +203,8 @@ def test_latency_is_measured():
         { a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv(b, w2) d = Relu(c)
           y = Conv(d, w3) }"""
     proto, reports = parse(text), []
-    result = prune_channels(proto, latency=0.5, on_report=reports.append)
+    result, report = prune_channels(proto, latency=0.5)
+    reports.append(report)
     assert "of the latency is left (wanted 50.0%)" in reports[0].summary
     before, after = (cost(load(model)) for model in (proto, result))
     assert 0.2 < after.macs / before.macs < 0.8
@@ -240,15 +240,14 @@ def test_wrong_options(options, message):
 def test_nothing_to_prune_warns(caplog):
     text = """<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[n,3] y) <float[4,3] w> { y = MatMul(x, w) }"""
-    reports = []
     with caplog.at_level(logging.WARNING):
-        prune_channels(parse(text), ratio=0.3, on_report=reports.append)
-    assert not reports[0].changed
+        report = prune_channels(parse(text), remove=0.3).report
+    assert not report.changed
     assert "changed nothing" in caplog.text
 
 
 def test_shapes_are_fresh_and_the_batch_stays_dynamic():
-    model = prune_channels(load(parse(NET)), ratio=0.5, round_to=1)
+    model = prune_channels(load(parse(NET)), remove=0.5, round_to=1).model
     known = {v.name: list(v.shape) for node in model.graph for v in node.outputs}
     assert known["r"][1:] == [6, 4, 4]
     assert str(known["b"][0]) == "n"
@@ -310,9 +309,8 @@ def test_unshared_copies():
 @pytest.mark.parametrize("name", [name for name in ODD if name not in NOT_RUNNABLE])
 def test_odd_models_still_run(name):
     model = load(parse(ODD[name]))
-    reports = []
-    pruned = prune_channels(model, ratio=0.5, round_to=1, on_report=reports.append)
-    assert reports[0].summary
+    pruned, report = prune_channels(model, remove=0.5, round_to=1)
+    assert report.summary
     try:
         feed = generated_feed(model)
     except ExecutionError as error:

@@ -21,7 +21,9 @@ def test_the_same_question_is_measured_once(monkeypatch, tmp_path):
     monkeypatch.setattr(channel_step, "latency_ratio", ratio)
 
     def pruned(latency, samples=X):
-        return to_bytes(load(prune_channels(net(), samples=samples, latency=latency, round_to=4)))
+        return to_bytes(
+            load(prune_channels(net(), samples=samples, latency=latency, round_to=4).model)
+        )
 
     first = pruned(0.6)
     count = len(measured)

@@ -16,9 +16,8 @@ FREE = [name for name, net in NETS.items() if net.free]
 
 @pytest.mark.parametrize("name", FREE)
 def test_by_weights(name: str) -> None:
-    reports = []
-    prune_channels(parse(NETS[name].text), ratio=0.5, round_to=1, on_report=reports.append)
-    assert reports[0].changes["units-removed"] > 0 or max(NETS[name].free) == 1
+    report = prune_channels(parse(NETS[name].text), remove=0.5, round_to=1).report
+    assert report.changes["units-removed"] > 0 or max(NETS[name].free) == 1
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -26,8 +25,8 @@ def test_by_samples(name: str) -> None:
     proto, reports = parse(NETS[name].text), []
     feeds = [generated_feed(load(proto), batch=4, seed=seed) for seed in range(3)]
     try:
-        prune_channels(
-            proto, samples=feeds, params=0.6, round_to=1, repair=False, on_report=reports.append
+        reports.append(
+            prune_channels(proto, samples=feeds, params=0.6, round_to=1, repair=False).report
         )
     except OptionError as error:
         pytest.skip(str(error))

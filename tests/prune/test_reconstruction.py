@@ -124,7 +124,7 @@ def test_reconstruction_drops_what_others_know() -> None:
     samples = rng.standard_normal((400, 6)).astype(np.float32)
     options = {"ratio": 0.25, "round_to": 1, "repair": False}
     for importance, kept_twins in (("reconstruction", 1), ("l2", 2)):
-        result = prune_channels(model, samples=samples, importance=importance, **options)
+        result = prune_channels(model, samples=samples, importance=importance, **options).model
         columns = next(iter(result.graph.initializers.values())).const_value.numpy()
         twins = sum(np.allclose(column, weight[:, 0]) for column in columns.T)
         assert twins == kept_twins

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxlite import sparse_storage
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
-from onnxlite.prune.sparse_storage import sparse_storage
 from onnxlite.recipe import PruneWeights, Recipe, SparseStorage, run
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
@@ -26,16 +26,15 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 
 
 def zeroed(share: float) -> onnx.ModelProto:
-    return prune_weights(parse(NET), sparsity=share, include=["w"])
+    return prune_weights(parse(NET), sparsity=share, include=["w"]).model
 
 
 def stored(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, StepReport]:
-    reports: list[StepReport] = []
     before = proto.SerializeToString()
-    result = sparse_storage(proto, on_report=reports.append)
+    result, report = sparse_storage(proto)
     assert proto.SerializeToString() == before
     onnx.checker.check_model(result)
-    return result, reports[0]
+    return result, report
 
 
 @pytest.mark.parametrize("share", [0.75, 0.95])
@@ -63,7 +62,7 @@ def test_dense_where_that_is_smaller(share: float) -> None:
 
 def test_saved_sparse_and_read_dense(tmp_path: Path) -> None:
     dense = zeroed(0.9)
-    path = save(sparse_storage(load(dense)), tmp_path / "sparse.onnx")
+    path = save(sparse_storage(load(dense)).model, tmp_path / "sparse.onnx")
     assert len(onnx.load(path).graph.sparse_initializer) == 1
     assert path.stat().st_size < 0.5 * dense.ByteSize()
     again = load(path)
@@ -86,7 +85,7 @@ def test_a_weight_that_is_an_output_stays_dense() -> None:
 
 def test_as_a_step(tmp_path: Path) -> None:
     steps = (PruneWeights(sparsity=0.9, method="magnitude"), SparseStorage())
-    outcome = run(parse(NET), None, Recipe(steps), output=tmp_path / "o.onnx", benchmark=False)
+    outcome = run(parse(NET), Recipe(steps), output=tmp_path / "o.onnx", benchmark=False)
     assert [step.changed for step in outcome.report.steps] == [True, True]
     assert outcome.report.sizes.ratio < 0.6
     assert onnx.load(tmp_path / "o.onnx").graph.sparse_initializer

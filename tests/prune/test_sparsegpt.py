@@ -37,13 +37,12 @@ def samples(count: int = 48, seed: int = 0) -> np.ndarray:
 def pruned(
     proto: onnx.ModelProto | str, data: object, **options: object
 ) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     proto = parse(proto) if isinstance(proto, str) else proto
     before = proto.SerializeToString()
-    model = prune_weights(proto, samples=data, on_report=reports.append, **options)
+    model, report = prune_weights(proto, samples=data, **options)
     assert proto.SerializeToString() == before
     onnx.checker.check_model(model, full_check=True)
-    return load(model), reports[0]
+    return load(model), report
 
 
 def error(proto: onnx.ModelProto, model: ir.Model, feed: dict[str, np.ndarray]) -> float:
@@ -60,7 +59,7 @@ def test_the_model_gets_its_share_and_comes_closer_than_magnitude(scope: str) ->
     zeros = sum(int(row.values["zeros"]) for row in report.layers)
     assert zeros == pytest.approx(0.6 * weights, abs=0.02 * weights)
     assert "obc" in report.summary
-    plain = load(prune_weights(proto, sparsity=0.6))
+    plain = load(prune_weights(proto, sparsity=0.6).model)
     feed = {"x": samples(32, seed=1)}
     assert error(proto, model, feed) < 0.3 * error(proto, plain, feed)
 
@@ -195,7 +194,7 @@ def test_residual_net_keeps_its_accuracy(residual_path: Path, options: dict, los
     from models.data import calibration_images, test_set
 
     images, labels = test_set()
-    model = prune_weights(load(residual_path), samples=calibration_images(512), **options)
+    model = prune_weights(load(residual_path), samples=calibration_images(512), **options).model
     want, got = (
         Session(m).run({"image": images})["logits"].argmax(1) for m in (load(residual_path), model)
     )

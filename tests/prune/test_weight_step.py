@@ -43,7 +43,7 @@ def two_layers() -> onnx.ModelProto:
 
 @pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.9])
 def test_layer_scope_reaches_the_target_in_every_layer(two_layers, sparsity: float) -> None:
-    model = prune_weights(load(two_layers), sparsity=sparsity)
+    model = prune_weights(load(two_layers), sparsity=sparsity).model
     for name, array in weights(model).items():
         zeros = int((array == 0).sum())
         assert zeros == (0 if name == "b" else round(sparsity * array.size))
@@ -51,7 +51,7 @@ def test_layer_scope_reaches_the_target_in_every_layer(two_layers, sparsity: flo
 
 
 def test_global_scope_takes_the_smallest_of_all(two_layers) -> None:
-    model = prune_weights(load(two_layers), sparsity=0.5, scope="global")
+    model = prune_weights(load(two_layers), sparsity=0.5, scope="global").model
     after = weights(model)
     total = after["w"].size + after["v"].size
     assert (after["w"] == 0).sum() == round(0.5 * total)
@@ -60,14 +60,14 @@ def test_global_scope_takes_the_smallest_of_all(two_layers) -> None:
 
 def test_threshold(two_layers) -> None:
     before = weights(load(two_layers))
-    after = weights(prune_weights(load(two_layers), threshold=1.0))
+    after = weights(prune_weights(load(two_layers), threshold=1.0).model)
     assert np.array_equal(after["w"] == 0, np.abs(before["w"]) < 1)
     assert np.array_equal(after["w"][after["w"] != 0], before["w"][np.abs(before["w"]) >= 1])
 
 
 def test_report_states_each_layer(two_layers) -> None:
     reports: list[StepReport] = []
-    prune_weights(two_layers, sparsity=0.5, on_report=reports.append)
+    reports.append(prune_weights(two_layers, sparsity=0.5).report)
     (report,) = reports
     assert report.changed
     assert [row.values["sparsity"] for row in report.layers] == [0.5, 0.5]
@@ -76,16 +76,16 @@ def test_report_states_each_layer(two_layers) -> None:
 
 def test_proto_in_proto_out_and_input_untouched(two_layers) -> None:
     before = two_layers.SerializeToString()
-    result = prune_weights(two_layers, sparsity=0.5)
+    result = prune_weights(two_layers, sparsity=0.5).model
     assert isinstance(result, onnx.ModelProto)
     assert two_layers.SerializeToString() == before
 
 
 def test_names_select_layers(two_layers) -> None:
-    after = weights(prune_weights(load(two_layers), sparsity=0.5, include=["v"]))
+    after = weights(prune_weights(load(two_layers), sparsity=0.5, include=["v"]).model)
     assert (after["v"] == 0).sum() == 15
     assert (after["w"] == 0).sum() == 0
-    after = weights(prune_weights(load(two_layers), sparsity=0.5, exclude=["v"]))
+    after = weights(prune_weights(load(two_layers), sparsity=0.5, exclude=["v"]).model)
     assert (after["v"] == 0).sum() == 0
     with pytest.raises(OptionError, match="matches 'nothing\\*'"):
         prune_weights(two_layers, sparsity=0.5, include=["nothing*"])
@@ -126,14 +126,13 @@ def test_weight_that_is_also_data_is_skipped() -> None:
         g (float[n,4] x) => (float[n,4] y) <float[4,4] w = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}>
         { t = MatMul(x, w) s = ReduceSum(w) y = Add(t, s) }"""
     )
-    reports: list[StepReport] = []
-    prune_weights(model, sparsity=0.5, on_report=reports.append)
-    assert not reports[0].changed
-    assert "ReduceSum" in reports[0].skipped[0].message
+    report = prune_weights(model, sparsity=0.5).report
+    assert not report.changed
+    assert "ReduceSum" in report.skipped[0].message
 
 
 def test_external_weights_stay_on_disk_until_saved(external_model: Path, tmp_path: Path) -> None:
-    model = prune_weights(external_model, sparsity=0.75)
+    model = prune_weights(external_model, sparsity=0.75).model
     saved = load(save(model, tmp_path / "pruned.onnx", external_data="always"))
     for name, array in weights(saved).items():
         if array.ndim == 2:

@@ -16,13 +16,14 @@ from tests.prune.test_channel_step import NET, names, shapes
 def test_groups_keep_as_many_as_is_said():
     proto = parse(NET)
     first, second = (name for name in names(proto) if name.startswith("Conv"))
-    found = shapes(prune_channels(proto, widths={first: 7, second: 20}))
+    found = shapes(prune_channels(proto, widths={first: 7, second: 20}).model)
     assert (found["w1"], found["w2"], found["w3"]) == ((7, 3, 1, 1), (20, 7, 1, 1), (20, 5))
 
 
 def test_what_a_latency_chose_is_done_again_without_measuring():
     reports = []
-    timed = prune_channels(net(), samples=X, latency=0.6, round_to=4, on_report=reports.append)
+    timed, report = prune_channels(net(), samples=X, latency=0.6, round_to=4)
+    reports.append(report)
     (report,) = reports
     assert report.changed
     assert report.resolved_options["latency"] is None
@@ -32,20 +33,21 @@ def test_what_a_latency_chose_is_done_again_without_measuring():
         step,
         resolved_options,
     )
-    again = prune_channels(net(), samples=X, round_to=4, widths=report.resolved_options["widths"])
+    again = prune_channels(
+        net(), samples=X, round_to=4, widths=report.resolved_options["widths"]
+    ).model
     assert to_bytes(load(again)) == to_bytes(load(timed))
 
 
 def test_what_is_no_time_is_not_settled():
-    reports = []
-    prune_channels(net(), samples=X, macs=0.6, on_report=reports.append)
-    assert reports[0].resolved_options == {}
+    report = prune_channels(net(), samples=X, macs=0.6).report
+    assert report.resolved_options == {}
 
 
 def test_a_branch_may_be_ended_and_other_groups_may_not():
     ends = [row.name for row in explain_channels(net()).groups if row.ends]
     others = [row.name for row in explain_channels(net()).groups if not row.ends and not row.pinned]
-    result = load(prune_channels(net(), samples=X, widths={ends[-1]: 0}))
+    result = load(prune_channels(net(), samples=X, widths={ends[-1]: 0}).model)
     assert "f" not in {node.outputs[0].name for node in result.graph}
     with pytest.raises(OptionError, match="keeps 1 at least, given was 0"):
         prune_channels(net(), samples=X, widths={others[0]: 0})

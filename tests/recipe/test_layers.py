@@ -16,8 +16,8 @@ def pairs_of(result, *, feed=None):
 
 def test_pruned_and_quantized_layers_find_their_originals():
     x = images(32)
-    small = prune_channels(load(net()), samples=x, macs=0.5, round_to=4)
-    result = quantize_static(small, x, placement="everything", rounding="nearest")
+    small = prune_channels(load(net()), samples=x, macs=0.5, round_to=4).model
+    result = quantize_static(small, x, placement="everything", rounding="nearest").model
     pairs = pairs_of(result, feed={"x": x[:1]})
     assert [pair.before.op_type for pair in pairs] == ["Conv", "Conv", "Conv", "MatMul"]
     assert all(pair.after is not None for pair in pairs)

@@ -14,6 +14,8 @@ from onnxlite.errors import OptionError, SamplesError, SaveError, VerificationEr
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.graph import add_initializer
 from onnxlite.model import load
+from onnxlite.prune import weight_step
+from onnxlite.quantize.mixed import mixed_precision
 from onnxlite.recipe import (
     PruneChannels,
     PruneWeights,
@@ -23,9 +25,7 @@ from onnxlite.recipe import (
     ToFloat16,
     run,
 )
-from onnxlite.recipe import sparse as sparse_module
-from onnxlite.recipe import steps as step_module
-from onnxlite.recipe.verify import Reference
+from onnxlite.recipe.proof import Reference
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -62,7 +62,9 @@ def test_a_path_in_and_a_file_out(net, images, tmp_path):
     source, target = tmp_path / "net.onnx", tmp_path / "small.onnx"
     onnx.save(net, source)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    outcome = run(source, images, [Simplify(onnxsim=False), PRUNE], output=target, benchmark=False)
+    outcome = run(
+        source, [Simplify(onnxsim=False), PRUNE], samples=images, output=target, benchmark=False
+    )
     report = outcome.report
     assert hashlib.sha256(source.read_bytes()).hexdigest() == digest
     assert isinstance(outcome.model, ir.Model)
@@ -85,7 +87,7 @@ def test_a_path_in_and_a_file_out(net, images, tmp_path):
 
 def test_a_proto_gives_a_proto_and_stays_as_it_was(net, images):
     before = net.SerializeToString()
-    outcome = run(net, images, Recipe((PRUNE,)), benchmark=False)
+    outcome = run(net, Recipe((PRUNE,)), samples=images, benchmark=False)
     assert isinstance(outcome.model, onnx.ModelProto)
     assert net.SerializeToString() == before
     assert outcome.report.output_path is None
@@ -94,49 +96,53 @@ def test_a_proto_gives_a_proto_and_stays_as_it_was(net, images):
 
 def test_evaluation_samples_are_never_used_for_calibration(net, images, monkeypatch):
     seen = []
-    original = step_module.quantize_mixed_ir
+    original = mixed_precision.quantize_mixed_ir
 
     def recorded(model, samples, *arguments, **options):
         feeds = list(samples)
         seen.extend(np.concatenate([feed["x"] for feed in feeds]))
         return original(model, feeds, *arguments, **options)
 
-    monkeypatch.setattr(step_module, "quantize_mixed_ir", recorded)
-    report = run(net, images, [QuantizeStatic()], benchmark=False).report
+    monkeypatch.setattr(mixed_precision, "quantize_mixed_ir", recorded)
+    report = run(net, [QuantizeStatic()], samples=images, benchmark=False).report
     assert np.array_equal(seen, images[:30])
     assert (report.samples.calibration, report.fidelity.samples) == (30, 10)
     assert "last 10 of 40" in report.samples.note
     seen.clear()
-    report = run(net, images, [QuantizeStatic()], evaluation=images[:5], benchmark=False).report
+    report = run(
+        net, [QuantizeStatic()], samples=images, evaluation=images[:5], benchmark=False
+    ).report
     assert np.array_equal(seen, images)
     assert report.fidelity.samples == 5
     assert report.samples.origin == "given"
 
 
 def test_fidelity_is_against_the_input_not_the_last_step(net, images):
-    one = run(net, images, [PRUNE], benchmark=False)
-    two = run(one.model, images, [QuantizeStatic()], evaluation=images, benchmark=False)
-    both = run(net, images, [PRUNE, QuantizeStatic()], evaluation=images, benchmark=False)
+    one = run(net, [PRUNE], samples=images, benchmark=False)
+    two = run(one.model, [QuantizeStatic()], samples=images, evaluation=images, benchmark=False)
+    both = run(net, [PRUNE, QuantizeStatic()], samples=images, evaluation=images, benchmark=False)
     assert one.report.fidelity.sqnr_db < 20 < two.report.fidelity.sqnr_db
     assert both.report.fidelity.sqnr_db < 20
 
 
 def test_labels_give_the_accuracy_of_both(net, images):
-    logits = evaluate.compare(net, net, images, metric=lambda outputs: outputs["y"].argmax(1)[0])
+    logits = evaluate.compare(
+        net, net, samples=images, metric=lambda outputs: outputs["y"].argmax(1)[0]
+    )
     labels = np.full(40, int(logits.metrics[0].reference))
-    report = run(net, images, [PRUNE], labels=labels, benchmark=False).report
+    report = run(net, [PRUNE], samples=images, labels=labels, benchmark=False).report
     assert [metric.name for metric in report.fidelity.metrics] == ["accuracy"]
     # Labels of a set that is split belong to its end.
-    report = run(net, images, [QuantizeStatic()], labels=labels, benchmark=False).report
+    report = run(net, [QuantizeStatic()], samples=images, labels=labels, benchmark=False).report
     assert report.fidelity.samples == 10
     with pytest.raises(SamplesError, match=r"labels of shape \[39\] for 10"):
-        run(net, images, [QuantizeStatic()], labels=labels[:39], benchmark=False)
+        run(net, [QuantizeStatic()], samples=images, labels=labels[:39], benchmark=False)
 
 
 def test_no_samples(net):
     with pytest.raises(OptionError, match=r"'quantize-static' needs samples.*x: float32\[n, 3"):
-        run(net, None, [PRUNE, QuantizeStatic()])
-    report = run(net, None, [PRUNE], benchmark=False).report
+        run(net, [PRUNE, QuantizeStatic()])
+    report = run(net, [PRUNE], benchmark=False).report
     assert report.samples.origin == "generated"
     assert any("generated inputs" in warning for warning in report.warnings)
 
@@ -145,7 +151,7 @@ def test_nothing_done_is_no_success(tmp_path):
     net = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[n,4] y) { y = Relu(x) }""")
     target = tmp_path / "out.onnx"
-    report = run(net, None, [PRUNE], output=target).report
+    report = run(net, [PRUNE], output=target).report
     assert not report.changed
     assert (report.fidelity, report.latency, report.output_path) == (None, None, None)
     assert not target.exists()
@@ -167,7 +173,7 @@ def test_a_larger_or_slower_result_says_so(images, monkeypatch):
         seconds=0.0,
     )
     monkeypatch.setattr(evaluate, "benchmark", lambda *args, **options: slow)
-    report = run(parse(TINY), images, [QuantizeStatic()]).report
+    report = run(parse(TINY), [QuantizeStatic()], samples=images).report
     assert report.latency == slow
     assert "larger than the input" in report.warnings[0]
     sizes = report.sizes
@@ -183,7 +189,7 @@ def test_a_larger_or_slower_result_says_so(images, monkeypatch):
 
 
 def _break(change):
-    def broken_step(model, **options):
+    def broken_step(model, *_):
         change(model)
         return model, StepReport(step="prune-weights", changed=True, summary="broken")
 
@@ -224,30 +230,30 @@ def _unknown_operator(model):
 def test_a_step_that_breaks_the_model_is_caught(
     net, images, change, message, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(sparse_module, "prune_weights_ir", _break(change))
+    monkeypatch.setattr(weight_step, "prune_weights_ir", _break(change))
     with pytest.raises(VerificationError, match=rf"step 1 \(prune-weights\).*{message}"):
-        run(net, images, [PRUNE], output=tmp_path / "out.onnx")
+        run(net, [PRUNE], samples=images, output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_outputs_are_refused_before_the_work(net, images, monkeypatch, tmp_path):
-    monkeypatch.setattr(sparse_module, "prune_weights_ir", None)
+    monkeypatch.setattr(weight_step, "prune_weights_ir", None)
     source = tmp_path / "net.onnx"
     onnx.save(net, source)
     with pytest.raises(SaveError, match="is the input"):
-        run(source, images, [PRUNE], output=tmp_path / "." / "net.onnx")
+        run(source, [PRUNE], samples=images, output=tmp_path / "." / "net.onnx")
     with pytest.raises(SaveError, match="create the directory first"):
-        run(source, images, [PRUNE], output=tmp_path / "missing" / "net.onnx")
+        run(source, [PRUNE], samples=images, output=tmp_path / "missing" / "net.onnx")
 
 
 def test_wrong_samples(net):
     with pytest.raises(SamplesError, match="shape"):
-        run(net, np.zeros((4, 5), np.float32), [PRUNE])
+        run(net, [PRUNE], samples=np.zeros((4, 5), np.float32))
 
 
 def test_samples_may_be_prepared(net, images):
     samples = Samples(images, input_specs(load(net)), limit=20)
-    report = run(net, samples, [QuantizeStatic()], benchmark=False).report
+    report = run(net, [QuantizeStatic()], samples=samples, benchmark=False).report
     assert (report.samples.calibration, report.samples.evaluation) == (12, 8)
 
 
@@ -257,7 +263,9 @@ def test_channels_are_removed_and_repaired(images):
         <float[16,3,3,3] w, float[16] b, float[8,16,3,3] u, float[8] c, float[8,4] v>
         { t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)  s = Conv(r, u, c)  q = Relu(s)
           p = GlobalAveragePool(q)  f = Flatten(p)  y = MatMul(f, v) }"""
-    outcome = run(parse(text), images, [PruneChannels(ratio=0.5, round_to=4)], benchmark=False)
+    outcome = run(
+        parse(text), [PruneChannels(remove=0.5, round_to=4)], samples=images, benchmark=False
+    )
     (report,) = outcome.report.steps
     assert report.changes["units-removed"] == 12
     assert "repair" in report.summary
@@ -270,13 +278,13 @@ def test_channels_are_removed_and_repaired(images):
 def test_inputs_of_16_bits_are_fed_and_compared(net, images, tmp_path):
     target = tmp_path / "half.onnx"
     steps = [ToFloat16(io="float16"), PruneWeights(sparsity=0.1, method="magnitude")]
-    outcome = run(net, images, steps, output=target)
+    outcome = run(net, steps, samples=images, output=target)
     half = load(target).graph
     assert {v.dtype for v in (*half.inputs, *half.outputs)} == {ir.DataType.FLOAT16}
     assert outcome.report.fidelity.sqnr_db > 15
     with pytest.raises(VerificationError, match="float16"):
         Reference(load(net), images).verify(load(target), "a step")
-    rows = evaluate.compare(net, target, images, layers=True).layers
+    rows = evaluate.compare(net, target, samples=images, layers=True).layers
     assert rows
     assert min(row.sqnr_db for row in rows) > 10
 

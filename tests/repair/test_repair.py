@@ -36,7 +36,7 @@ def test_a_perturbed_layer_is_recovered(kind: str) -> None:
     text, shape = LAYERS[kind]
     reference = parse(f"{HEADER} g ({text}")
     damaged = noisy(reference)
-    result = repair(damaged, reference, images(*shape), ridge=1e-9)
+    result = repair(reference, damaged, images(*shape), ridge=1e-9).model
     for name, array in weights(reference).items():
         found = weights(result)[name]
         assert found.shape == array.shape
@@ -50,7 +50,7 @@ def test_affine_undoes_a_factor_per_channel(kind: str) -> None:
     text, shape = LAYERS[kind]
     reference = parse(f"{HEADER} g ({text}")
     damaged = changed(reference, lambda name, a: a * 1.5 if name == "w" else a)
-    result = repair(damaged, reference, images(*shape), method="affine", ridge=0)
+    result = repair(reference, damaged, images(*shape), method="affine", ridge=0).model
     np.testing.assert_allclose(weights(result)["w"], weights(reference)["w"], atol=1e-4)
 
 
@@ -62,13 +62,13 @@ def test_a_layer_without_bias_gets_one_where_it_costs_nothing() -> None:
     del damaged.graph.initializer[1]
     x = images(16, 3, 6, 6)
     assert noise(damaged, reference, x) > 0.01
-    assert noise(repair(damaged, reference, x, ridge=1e-9), reference, x) < 1e-8
+    assert noise(repair(reference, damaged, x, ridge=1e-9).model, reference, x) < 1e-8
 
 
 def test_zeros_stay_and_the_rest_makes_up_for_them() -> None:
     reference = parse(NET)
     damaged = pruned(reference)
-    result = repair(damaged, reference, images(64, 3, 8, 8))
+    result = repair(reference, damaged, images(64, 3, 8, 8)).model
     for name, array in weights(damaged).items():
         if array.ndim > 1:
             assert (array == 0).mean() > 0.3
@@ -86,7 +86,7 @@ def test_dead_channels_stay_dead() -> None:
             dead[2] = 0
         return dead
 
-    result = repair(changed(reference, kill), reference, images(64, 3, 8, 8))
+    result = repair(reference, changed(reference, kill), images(64, 3, 8, 8)).model
     assert not weights(result)["w"][2].any()
     assert weights(result)["b"][2] == 0
 
@@ -105,14 +105,16 @@ def test_removed_channels_are_lined_up_by_the_lineage() -> None:
         value.shape = None
     x = images(128, 3, 8, 8)
     reports: list[StepReport] = []
-    unknown = repair(small, reference, x, on_report=reports.append)
+    unknown, report = repair(reference, small, x)
+    reports.append(report)
     assert "6 channels" in reports[0].skipped[0].message or "kept" in reports[0].skipped[0].message
     node.name = "first"
     small.graph.sort()
     original = next(n for n in load(reference).graph if n.op_type == "Conv")
     record_renamed(small, original.name or "", "first")
     record_kept(small, "first", kept)
-    result = repair(small, reference, x, on_report=reports.append)
+    result, report = repair(reference, small, x)
+    reports.append(report)
     assert not reports[1].skipped
     fresh = images(64, 3, 8, 8, seed=1)
     assert noise(result, reference, fresh) < 0.7 * noise(small, reference, fresh)
@@ -122,7 +124,7 @@ def test_removed_channels_are_lined_up_by_the_lineage() -> None:
 def test_a_model_that_needs_no_repair_stays(caplog: pytest.LogCaptureFixture) -> None:
     reference = parse(NET)
     with caplog.at_level(logging.WARNING):
-        result = repair(reference, reference, images(32, 3, 8, 8))
+        result = repair(reference, reference, images(32, 3, 8, 8)).model
     assert "changed nothing" in caplog.text
     assert result == onnx.load_from_string(result.SerializeToString())
     x = images(4, 3, 8, 8)
@@ -138,10 +140,9 @@ def test_a_repair_that_would_make_the_model_worse_is_undone() -> None:
     reference = changed(
         model, lambda name, a: a * -10 if name in ("w", "b") else np.float32(-0.099)
     )
-    reports: list[StepReport] = []
-    result = repair(model, reference, images(64, 4), on_report=reports.append)
-    assert not reports[0].changed
-    assert "undone" in reports[0].summary
+    result, report = repair(reference, model, images(64, 4))
+    assert not report.changed
+    assert "undone" in report.summary
     assert np.array_equal(weights(result)["w"], weights(model)["w"])
 
 
@@ -150,9 +151,8 @@ def test_random_targets_change_nothing() -> None:
     reference = parse(f"{HEADER} g (float[n,40] x) => (float[n,3] y) <float[40,3] w>"
                       "{ y = MatMul(x, w) }")  # fmt: skip
     model = changed(reference, lambda _, a: a + 1e-3 * images(*a.shape, seed=3))
-    reports: list[StepReport] = []
-    repair(model, reference, images(16, 40), on_report=reports.append)
-    (row,) = reports[0].layers
+    report = repair(reference, model, images(16, 40)).report
+    (row,) = report.layers
     assert row.values["error"] <= row.values["error_before"]
 
 
@@ -163,14 +163,15 @@ def test_shared_weights_keep_their_values() -> None:
     )
     damaged = changed(reference, lambda _, a: a + 0.5)
     reports: list[StepReport] = []
-    result = repair(damaged, reference, images(64, 4), on_report=reports.append)
+    result, report = repair(reference, damaged, images(64, 4))
+    reports.append(report)
     assert np.array_equal(weights(result)["w"], weights(damaged)["w"])
     assert {row.values["method"] for row in reports[0].layers} == {"bias"}
     assert len(weights(result)) == 3
     x = images(32, 4, seed=2)
     assert noise(result, reference, x) < noise(damaged, reference, x)
     bare = odd("shared weight")
-    repair(noisy(bare), bare, images(32, 4), on_report=reports.append)
+    reports.append(repair(bare, noisy(bare), images(32, 4)).report)
     assert "shared" in reports[1].skipped[0].message
 
 
@@ -180,10 +181,9 @@ def test_what_has_no_counterpart_is_skipped() -> None:
     model = load(noisy(other))
     for number, node in enumerate(model.graph):
         node.name = f"new{number}"
-    reports: list[StepReport] = []
-    result = repair(model, reference, images(32, 3, 8, 8), on_report=reports.append)
-    assert ["'zz'" in d.message for d in reports[0].skipped] == [True]
-    assert len(reports[0].layers) == 2
+    result, report = repair(reference, model, images(32, 3, 8, 8))
+    assert ["'zz'" in d.message for d in report.skipped] == [True]
+    assert len(report.layers) == 2
     assert isinstance(result, ir.Model)
 
 
@@ -194,10 +194,9 @@ def test_odd_models_survive(name: str) -> None:
         Session(load(reference)).run(feeds(name)[0])
     except OnnxliteError:
         pytest.skip("ONNX Runtime does not run it")
-    reports: list[StepReport] = []
-    result = repair(reference, reference, feeds(name), on_report=reports.append)
+    result, report = repair(reference, reference, feeds(name))
     Session(load(result)).run(feeds(name)[0])
-    assert not reports[0].changed
+    assert not report.changed
 
 
 def test_bodies_of_control_flow_are_skipped_and_carried_along() -> None:
@@ -207,10 +206,9 @@ def test_bodies_of_control_flow_are_skipped_and_carried_along() -> None:
            y = If(flag) <then_branch = yes () => (float[n,4] a) {{ a = MatMul(t, v) }},
                          else_branch = no () => (float[n,4] c) {{ c = Relu(t) }}> }}"""
     reference = parse(text)
-    reports: list[StepReport] = []
     mixed = [{"flag": np.array(True), "x": images(8, 4, seed=i)} for i in range(16)]
-    result = repair(noisy(reference), reference, mixed, ridge=1e-9, on_report=reports.append)
-    assert "control-flow" in reports[0].skipped[0].message
+    result, report = repair(reference, noisy(reference), mixed, ridge=1e-9)
+    assert "control-flow" in report.skipped[0].message
     np.testing.assert_allclose(weights(result)["w"], weights(reference)["w"], atol=1e-4)
 
 
@@ -218,7 +216,7 @@ def test_any_batch_and_any_size() -> None:
     text = NET.replace("[n,3,8,8]", "[n,3,h,k]")
     reference = parse(text)
     batches = [images(1 + i % 3, 3, 6 + i % 4, 9, seed=i) for i in range(24)]
-    result = repair(noisy(reference, 0.1), reference, batches, ridge=1e-9)
+    result = repair(reference, noisy(reference, 0.1), batches, ridge=1e-9).model
     x = images(5, 3, 12, 7)
     assert noise(result, reference, x) < 1e-6
     assert [d.dim_param for d in result.graph.input[0].type.tensor_type.shape.dim] == [
@@ -227,11 +225,8 @@ def test_any_batch_and_any_size() -> None:
 
 def test_names_select_layers_and_the_report_has_their_errors() -> None:
     reference = parse(NET)
-    reports: list[StepReport] = []
-    result = repair(
-        noisy(reference), reference, images(32, 3, 8, 8), exclude=["v"], on_report=reports.append
-    )
-    report = reports[0]
+    result, report = repair(reference, noisy(reference), images(32, 3, 8, 8), exclude=["v"])
+    report = report
     assert report.step == "repair"
     assert report.changes == {"layers-repaired": 2}
     assert [d.message for d in report.skipped] == ["excluded by name"]
@@ -265,7 +260,7 @@ def test_wrong_options(options: dict, message: str) -> None:
 
 def test_a_reference_with_other_inputs_is_refused() -> None:
     with pytest.raises(OptionError, match="made from"):
-        repair(parse(NET), parse(ODD["plain"].replace("x", "z")), images(4, 3, 8, 8))
+        repair(parse(ODD["plain"].replace("x", "z")), parse(NET), images(4, 3, 8, 8))
 
 
 @pytest.mark.parametrize("kind", ["float16", "double", "bfloat16"])
@@ -282,7 +277,7 @@ def test_other_float_types(kind: str) -> None:
         Session(load(reference)).run({"x": x})
     except OnnxliteError:
         pytest.skip(f"ONNX Runtime has no {kind} Gemm")
-    result = repair(damaged, reference, x, ridge=1e-9)
+    result = repair(reference, damaged, x, ridge=1e-9).model
     assert noise(result, reference, x) < 1e-4 * noise(damaged, reference, x)
     assert result.graph.initializer[0].data_type == reference.graph.initializer[0].data_type
 
@@ -291,16 +286,15 @@ def test_a_very_wide_layer_gets_a_factor_and_a_bias(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(regression, "MAX_FEATURES", 20)
     reference = parse(NET)
     damaged = changed(reference, lambda name, a: a * 1.4 if name in ("w", "v") else a)
-    reports: list[StepReport] = []
-    result = repair(damaged, reference, images(64, 3, 8, 8), ridge=0, on_report=reports.append)
-    assert [row.values["method"] for row in reports[0].layers][:2] == ["affine", "affine"]
+    result, report = repair(reference, damaged, images(64, 3, 8, 8), ridge=0)
+    assert [row.values["method"] for row in report.layers][:2] == ["affine", "affine"]
     np.testing.assert_allclose(weights(result)["v"], weights(reference)["v"], atol=1e-4)
 
 
 def test_few_samples_are_held_back_row_by_row() -> None:
     reference = parse(NET)
     x = images(6, 3, 8, 8)
-    result = repair(noisy(reference), reference, x, include=["w"])
+    result = repair(reference, noisy(reference), x, include=["w"]).model
     fresh = images(32, 3, 8, 8, seed=4)
     assert noise(result, reference, fresh) < noise(noisy(reference), reference, fresh)
 
@@ -311,17 +305,16 @@ def test_infinite_values_are_skipped() -> None:
         {{ z = Sub(x, x)  i = Div(x, z)  t = MatMul(i, w)  m = IsInf(t)  k = Cast<to=1>(m)
            y = Add(k, x) }}"""
     )
-    reports: list[StepReport] = []
-    repair(noisy(reference), reference, images(16, 4), on_report=reports.append)
-    assert "NaN or infinite" in reports[0].skipped[0].message
+    report = repair(reference, noisy(reference), images(16, 4)).report
+    assert "NaN or infinite" in report.skipped[0].message
 
 
 def test_progress_is_told_and_can_stop_the_work() -> None:
     reference = parse(NET)
     seen: list[tuple[int, int]] = []
     repair(
-        noisy(reference),
         reference,
+        noisy(reference),
         images(8, 3, 8, 8),
         progress=lambda stage, done, total: seen.append((done, total)),
     )

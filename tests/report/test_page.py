@@ -64,9 +64,13 @@ def read(page):
 @pytest.fixture(scope="module")
 def report():
     x = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
-    return run(
-        parse(NET), x, [PruneWeights(sparsity=0.5)], benchmark=False, command="onnxlite prune"
+    report = run(
+        parse(NET),
+        [PruneWeights(sparsity=0.5)],
+        samples=x,
+        benchmark=False,
     ).report
+    return msgspec.structs.replace(report, command="onnxlite prune")
 
 
 def trial(number, drop, latency, **fields):

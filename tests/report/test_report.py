@@ -47,7 +47,7 @@ def shown(view, width=160):
 def report():
     samples = np.random.default_rng(0).standard_normal((32, 8)).astype(np.float32)
     steps = [PruneWeights(sparsity=0.25, exclude=("v",)), QuantizeStatic()]
-    return run(parse(NET), samples, steps, benchmark=False).report
+    return run(parse(NET), steps, samples=samples, benchmark=False).report
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from onnxlite.errors import OptionError
-from onnxlite.recipe import PruneChannels, QuantizeStatic, Simplify
-from onnxlite.recipe.dynamic import QuantizeDynamic
+from onnxlite.recipe import PruneChannels, QuantizeDynamic, QuantizeStatic, Simplify
 from onnxlite.search import Budget, optimize
 from onnxlite.search.executor import measures
 from tests.search.nets import images, net
@@ -21,7 +20,7 @@ from tests.search.nets import images, net
 def found(executor=None, **options):
     outcome = optimize(
         net(),
-        samples=images(64),
+        images(64),
         budget=Budget(max_drop=0.3),
         executor=executor,
         cache=False,

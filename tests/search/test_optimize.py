@@ -17,8 +17,8 @@ from models.data import calibration_images
 from onnxlite import evaluate
 from onnxlite.errors import OptionError, SamplesError, SaveError, UnsupportedError
 from onnxlite.model import to_bytes
+from onnxlite.quantize.mixed import mixed_precision
 from onnxlite.recipe import Recipe, run
-from onnxlite.recipe import steps as step_module
 from onnxlite.report import from_json, to_json
 from onnxlite.search import Budget, OptimizeReport, optimize, search, trial_runner
 from onnxlite.search.search import Search
@@ -41,11 +41,10 @@ def found(tmp_path_factory):
     trials = []
     outcome = optimize(
         folder / "net.onnx",
-        folder / "small.onnx",
-        samples=images(160),
+        images(160),
+        output=folder / "small.onnx",
         budget=Budget(max_drop=0.2),
         cache=folder / "cache",
-        command="a command",
         on_trial=trials.append,
     )
     return folder, outcome, trials
@@ -62,7 +61,7 @@ def test_the_result_keeps_to_the_budget_and_is_smaller(found):
     assert report.output_path == str(folder / "small.onnx")
     assert record.samples == {"calibration": 80, "selection": 40, "check": 40}
     assert report.fidelity.samples == 40
-    assert report.command == "a command"
+    assert report.command is None
     assert record.stopped == "finished"
 
 
@@ -80,7 +79,7 @@ def test_every_trial_is_told_and_recorded(found):
 def test_the_recipe_reproduces_the_result_bit_by_bit(found):
     folder, outcome, _ = found
     recipe = Recipe.from_toml(outcome.report.recipe)
-    again = run(folder / "net.onnx", images(160), recipe, output=folder / "again.onnx")
+    again = run(folder / "net.onnx", recipe, samples=images(160), output=folder / "again.onnx")
     assert again.report.samples.calibration == 80
     assert (folder / "again.onnx").read_bytes() == (folder / "small.onnx").read_bytes()
 
@@ -90,7 +89,7 @@ def test_a_warm_cache_makes_nothing_again(found, monkeypatch):
     monkeypatch.setattr("onnxlite.search.executor.do", None)
     again = optimize(
         folder / "net.onnx",
-        samples=images(160),
+        images(160),
         budget=Budget(max_drop=0.2),
         cache=folder / "cache",
     )
@@ -106,7 +105,7 @@ def test_other_samples_find_nothing_in_the_cache(found, monkeypatch):
     calls = []
     monkeypatch.setattr(TrialRunner, "_keep", lambda self, key, done: calls.append(key) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        optimize(folder / "net.onnx", samples=images(160, seed=1), cache=folder / "cache")
+        optimize(folder / "net.onnx", images(160, seed=1), cache=folder / "cache")
     assert len(calls) == 1
 
 
@@ -123,8 +122,8 @@ def test_a_budget_that_nothing_keeps_gives_the_original(tmp_path, unpruned):
     before = proto.SerializeToString()
     outcome = optimize(
         proto,
-        tmp_path / "small.onnx",
-        samples=images(40),
+        images(40),
+        output=tmp_path / "small.onnx",
         budget=Budget(max_drop=0.2, max_bytes=100),
         cache=False,
     )
@@ -145,7 +144,7 @@ def test_nothing_is_better_than_a_net_with_nothing_to_gain():
         { y = Relu(x) }"""
     )
     x = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
-    outcome = optimize(proto, samples=x, cache=False)
+    outcome = optimize(proto, x, cache=False)
     assert not outcome.report.search.met
     assert "the result is the original" in outcome.report.search.verdict
 
@@ -154,8 +153,8 @@ def test_a_step_that_breaks_costs_its_trials_only(monkeypatch, caplog, unpruned)
     def broken(*args, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(step_module, "quantize_mixed_ir", broken)
-    outcome = optimize(net(), samples=images(40), budget=Budget(max_drop=0.5), cache=False)
+    monkeypatch.setattr(mixed_precision, "quantize_mixed_ir", broken)
+    outcome = optimize(net(), images(40), budget=Budget(max_drop=0.5), cache=False)
     (failed,) = [t for t in outcome.report.search.trials if t.label == "int8"]
     assert (failed.status, failed.reason) == ("failed", "RuntimeError: a bug")
     assert "please report it" in caplog.text
@@ -177,7 +176,7 @@ def test_ctrl_c_gives_the_best_so_far(caplog):
     seen, progress = stopping(2, KeyboardInterrupt())
     outcome = optimize(
         net(),
-        samples=images(40),
+        images(40),
         budget=Budget(max_drop=0.5),
         cache=False,
         on_trial=seen.append,
@@ -192,12 +191,12 @@ def test_ctrl_c_gives_the_best_so_far(caplog):
 
 def test_ctrl_c_before_anything_is_done_gives_the_original():
     _, progress = stopping(0, KeyboardInterrupt())
-    outcome = optimize(net(), samples=images(40), cache=False, progress=progress)
+    outcome = optimize(net(), images(40), cache=False, progress=progress)
     assert outcome.report.search.verdict.endswith("before its first trial did")
 
 
 def test_time_is_kept():
-    outcome = optimize(net(), samples=images(40), cache=False, time_limit=0.01)
+    outcome = optimize(net(), images(40), cache=False, time_limit_s=0.01)
     assert outcome.report.search.stopped == "time limit"
     assert not outcome.report.search.met
 
@@ -219,7 +218,7 @@ def test_wrong_options_are_refused_before_any_work(tmp_path):
 
 
 def test_too_few_samples_are_said_to_be_too_few(unpruned):
-    outcome = optimize(net(), samples=images(24), budget=Budget(max_drop=0.3), cache=False)
+    outcome = optimize(net(), images(24), budget=Budget(max_drop=0.3), cache=False)
     (check,) = outcome.report.search.checks
     assert check.verdict == "undecided"
     assert check.samples_needed is None or check.samples_needed > 8
@@ -230,7 +229,7 @@ def test_a_model_that_no_message_holds(monkeypatch):
     module = importlib.import_module("onnxlite.search.optimize")  # the name is also a function's
     monkeypatch.setattr(module, "PROTO_LIMIT_BYTES", 1000)
     with pytest.raises(UnsupportedError, match="use run"):
-        optimize(net(), samples=images(40), cache=False)
+        optimize(net(), images(40), cache=False)
 
 
 KILLED = """
@@ -256,9 +255,7 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     assert done.returncode == -signal.SIGKILL
     before = {path.name for path in folder.glob("*.onnx")}
     assert len(before) >= 2
-    outcome = optimize(
-        tmp_path / "net.onnx", samples=images(64), budget=Budget(max_drop=0.3), cache=folder
-    )
+    outcome = optimize(tmp_path / "net.onnx", images(64), budget=Budget(max_drop=0.3), cache=folder)
     assert outcome.report.search.met
     assert outcome.report.search.cached >= 3  # two steps, and what was judged
     assert outcome.report.search.trials[1].seconds < 5
@@ -270,7 +267,7 @@ def test_with_a_real_clock(monkeypatch, residual_path):
     """The whole way on a trained net, timed; INT8 alone keeps the budget and is far faster."""
     monkeypatch.setattr(trial_runner, "benchmark", evaluate.benchmark)
     monkeypatch.setattr(search, "benchmark", evaluate.benchmark)
-    outcome = optimize(residual_path, samples=calibration_images(512), time_limit=120, cache=False)
+    outcome = optimize(residual_path, calibration_images(512), time_limit_s=120, cache=False)
     assert outcome.report.search.met
     assert outcome.report.latency.ratio.high < 0.8
     assert outcome.report.sizes.ratio < 0.35

@@ -15,7 +15,7 @@ from onnxlite.model import clone, load
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import generate, input_specs
-from onnxlite.simplify import simplify_ir
+from onnxlite.simplify import simplify
 from onnxlite.simplify.verify import relative_difference
 
 
@@ -61,7 +61,7 @@ def simplified() -> Callable[..., Simplified]:
 
     def run(text: str, *, opset: int = 21, onnxsim: bool = False) -> Simplified:
         model = build(text, opset=opset)
-        result, report = simplify_ir(clone(model), onnxsim=onnxsim)
+        result, report = simplify(clone(model), onnxsim=onnxsim)
         onnx.checker.check_model(ir.to_proto(result), full_check=True)
         return Simplified(result, report, difference(model, result))
 

@@ -21,7 +21,7 @@ from onnxlite.errors import ExecutionError, ModelError
 from onnxlite.model import clone, load
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed
-from onnxlite.simplify import simplify_ir
+from onnxlite.simplify import simplify
 from onnxlite.simplify.verify import mismatch
 
 _ON_DISK = ("simple", "pytorch-converted", "pytorch-operator")
@@ -72,7 +72,7 @@ def _check(step: int, *, minimum: int) -> None:
             continue
         model, feed, expected = case
         ran += 1
-        result, report = simplify_ir(clone(model), onnxsim=False)
+        result, report = simplify(clone(model), onnxsim=False)
         found = Session(result, threads=1).run(feed)
         for key, value in expected.items():
             if (text := mismatch(value, found[key])) is not None:

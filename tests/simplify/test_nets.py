@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxlite.model import load
-from onnxlite.simplify import simplify_ir
+from onnxlite.simplify import simplify
 from onnxlite.simplify.pipeline import count_nodes
 from onnxlite.simplify.verify import take_reference
 
@@ -73,7 +73,7 @@ def test_fashion_nets(name, most):
         pytest.skip(f"{path} is not there: train it with `python -m models.train`")
     model = load(path)
     images = np.random.default_rng(0).random((4, 1, 28, 28), np.float32)
-    result, report = simplify_ir(load(path), samples=images, onnxsim=False)
+    result, report = simplify(load(path), samples=images, onnxsim=False)
     assert count_nodes(result) <= most
     assert not [d for d in report.skipped if "rolled back" in d.message]
     assert take_reference(model, samples=images).difference(result) is None

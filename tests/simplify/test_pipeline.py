@@ -16,7 +16,7 @@ from onnxlite.graph import constant
 from onnxlite.model import clone, load, to_bytes
 from onnxlite.opset import opset_version
 from onnxlite.runtime import Session
-from onnxlite.simplify import DEFAULT_RULES, simplify, simplify_ir, upgrade_opset
+from onnxlite.simplify import DEFAULT_RULES, simplify, upgrade_opset
 from onnxlite.simplify.onnxsim import run_onnxsim
 from onnxlite.simplify.rewrite import Rule, replace_with
 from onnxlite.simplify.verify import mismatch, relative_difference, take_reference
@@ -44,7 +44,7 @@ def crashing(node, context):
 def test_a_wrong_rewrite_is_rolled_back_alone():
     model = build(CONV_BN)
     rules = (*DEFAULT_RULES, Rule("wrong", frozenset({"Relu"}), wrong_relu))
-    result, report = simplify_ir(clone(model), rules=rules, onnxsim=False)
+    result, report = simplify(clone(model), rules=rules, onnxsim=False)
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
     assert report.changes["fold-batchnorm"] == 1
     assert "wrong" not in report.changes
@@ -60,7 +60,7 @@ def test_a_rule_that_is_always_wrong_is_given_up():
         " { a = Sin(x) b = Sin(a) c = Sin(b) d = Sin(c) y = Sin(d) }"
     )
     rules = (Rule("wrong", frozenset({"Sin"}), wrong_sine),)
-    result, report = simplify_ir(clone(model), rules=rules, onnxsim=False)
+    result, report = simplify(clone(model), rules=rules, onnxsim=False)
     assert operators(result) == operators(model)
     assert len([d for d in report.skipped if d.what == "wrong"]) == 3
 
@@ -68,14 +68,14 @@ def test_a_rule_that_is_always_wrong_is_given_up():
 def test_a_crashing_rule_is_reported(caplog):
     rules = (Rule("buggy", frozenset({"Relu"}), crashing), *DEFAULT_RULES)
     with caplog.at_level(logging.CRITICAL):
-        result, report = simplify_ir(build(CONV_BN), rules=rules, onnxsim=False)
+        result, report = simplify(build(CONV_BN), rules=rules, onnxsim=False)
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
     assert any("KeyError" in d.message for d in report.skipped)
 
 
 def test_without_verification_nothing_is_rolled_back():
     rules = (Rule("wrong", frozenset({"Relu"}), wrong_relu),)
-    result, report = simplify_ir(build(CONV_BN), rules=rules, verify=False, onnxsim=False)
+    result, report = simplify(build(CONV_BN), rules=rules, verify=False, onnxsim=False)
     assert operators(result)["Abs"] == 1
     assert "not verified: verification was turned off" in report.summary
 
@@ -83,36 +83,34 @@ def test_without_verification_nothing_is_rolled_back():
 def test_proto_in_proto_out_and_the_input_stays():
     proto = ir.to_proto(build(CONV_BN))
     before = proto.SerializeToString(deterministic=True)
-    reports = []
-    result = simplify(proto, onnxsim=False, on_report=reports.append)
+    result, report = simplify(proto, onnxsim=False)
     assert isinstance(result, onnx.ModelProto)
     assert proto.SerializeToString(deterministic=True) == before
     assert [node.op_type for node in result.graph.node] == ["Conv", "Relu"]
-    assert reports[0].changed
-    assert reports[0].summary == "4 -> 2 nodes"
+    assert report.changed
+    assert report.summary == "4 -> 2 nodes"
 
 
 def test_ir_model_stays_untouched():
     model = build(CONV_BN)
     before = to_bytes(model)
-    result = simplify(model, onnxsim=False)
+    result = simplify(model, onnxsim=False).model
     assert isinstance(result, ir.Model)
     assert to_bytes(model) == before
 
 
 def test_nothing_to_do_is_said(caplog):
-    reports = []
     model = build("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     with caplog.at_level(logging.WARNING, logger="onnxlite"):
-        result = simplify(model, onnxsim=False, on_report=reports.append)
-    assert not reports[0].changed
-    assert reports[0].summary.startswith("nothing to simplify")
+        result, report = simplify(model, onnxsim=False)
+    assert not report.changed
+    assert report.summary.startswith("nothing to simplify")
     assert "changed nothing" in caplog.text
     assert to_bytes(result) == to_bytes(model)
 
 
 def test_names_and_dynamic_shapes_stay():
-    result, _ = simplify_ir(build(CONV_BN), onnxsim=True)
+    result, _ = simplify(build(CONV_BN), onnxsim=True)
     assert [v.name for v in result.graph.inputs] == ["x"]
     assert [v.name for v in result.graph.outputs] == ["y"]
     assert str(result.graph.inputs[0].shape) == "[N,3,8,8]"
@@ -125,7 +123,7 @@ def test_metadata_and_layer_names_stay():
     model.metadata_props["author"] = "someone"
     model.doc_string = "a net"
     model.graph.node(1).name = "stem"
-    result, _ = simplify_ir(model, onnxsim=False)
+    result, _ = simplify(model, onnxsim=False)
     assert result.metadata_props["author"] == "someone"
     assert result.doc_string == "a net"
     assert result.graph.node(0).outputs[0].name == "d"
@@ -140,7 +138,7 @@ def test_onnxsim_that_crashes_is_skipped(monkeypatch, tmp_path):
     worker = tmp_path / "worker.py"
     worker.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr(import_module("onnxlite.simplify.onnxsim"), "_WORKER", worker)
-    result, report = simplify_ir(build(CONV_BN))
+    result, report = simplify(build(CONV_BN))
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
     assert [d.message for d in report.skipped if d.what == "onnxsim"] == ["it crashed (SIGSEGV)"]
 
@@ -150,7 +148,7 @@ def test_wrong_result_of_onnxsim_is_rolled_back(monkeypatch):
     pipeline = import_module("onnxlite.simplify.pipeline")
     monkeypatch.setattr(pipeline, "run_onnxsim", lambda *a, **k: clone(wrong))
     model = build("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) y = Exp(a) }")
-    result, report = simplify_ir(model)
+    result, report = simplify(model)
     assert dict(operators(result)) == {"Relu": 1, "Exp": 1}
     assert "rolled back" in report.skipped[0].message
 
@@ -165,7 +163,7 @@ def test_custom_operator_gets_exact_rules_only():
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in ("x", "y")]
     graph = helper.make_graph(nodes, "g", info[:1], info[1:])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
-    result, report = simplify_ir(load(helper.make_model(graph, opset_imports=opsets)))
+    result, report = simplify(load(helper.make_model(graph, opset_imports=opsets)))
     assert dict(operators(result)) == {"Mystery": 1, "Relu": 1}
     assert "not verified" in report.summary
 
@@ -182,7 +180,7 @@ IF_MODEL = """g (float[N,4] x, bool xc) => (float[N,4] y) {
 
 def test_subgraphs_are_simplified_and_captures_stay():
     model = build(IF_MODEL)
-    result, report = simplify_ir(clone(model), onnxsim=False)
+    result, report = simplify(clone(model), onnxsim=False)
     assert dict(operators(result)) == {"Relu": 2, "If": 1, "Exp": 1}
     for condition in (True, False):
         feed = {"x": np.float32([[-1, 0, 1, 2]]), "xc": np.array(condition)}
@@ -201,7 +199,7 @@ LOOP_MODEL = """g (float[4] x) => (float[4] y, float[3,4] z) {
 
 def test_loop_bodies_survive():
     model = build(LOOP_MODEL)
-    result, _ = simplify_ir(clone(model), onnxsim=False)
+    result, _ = simplify(clone(model), onnxsim=False)
     assert difference(model, result) == 0
 
 
@@ -212,14 +210,14 @@ def test_outputs_that_are_inputs_or_constants_survive():
         " k = Add(a, a) }"
     )
     model = build(text)
-    result, _ = simplify_ir(clone(model), onnxsim=False)
+    result, _ = simplify(clone(model), onnxsim=False)
     assert [v.name for v in result.graph.outputs] == ["y", "z", "k"]
     assert difference(model, result) == 0
 
 
 def test_simplifying_twice_changes_nothing_more():
-    once, _ = simplify_ir(build(CONV_BN), onnxsim=False)
-    twice, report = simplify_ir(clone(once), onnxsim=False)
+    once, _ = simplify(build(CONV_BN), onnxsim=False)
+    twice, report = simplify(clone(once), onnxsim=False)
     assert not report.changed
     assert operators(twice) == operators(once)
 
@@ -233,7 +231,7 @@ def test_samples_are_used_for_verification():
 
 def test_random_outputs_are_not_compared():
     model = build("g (float[N,4] x) => (float[N,4] y) { a = Identity(x) y = RandomNormalLike(a) }")
-    result, report = simplify_ir(model, onnxsim=False)
+    result, report = simplify(model, onnxsim=False)
     assert dict(operators(result)) == {"RandomNormalLike": 1}
     assert "random outputs not compared: y" in report.summary
 
@@ -278,7 +276,7 @@ def test_constant_weights_shared_by_two_nodes_stay_shared():
         " { c = Conv(x, w) d = Mul(c, s) y = Conv(d, w) }"
     )
     model = build(text)
-    result, _ = simplify_ir(clone(model), onnxsim=False)
+    result, _ = simplify(clone(model), onnxsim=False)
     assert {"w", "s"} == set(result.graph.initializers)
     assert difference(model, result) < 1e-5
 
@@ -294,7 +292,7 @@ def test_duplicate_initializers_are_merged():
     second = ir.node("Max", [first.outputs[0], model.graph.initializers["q"]], name="second")
     model.graph.insert_before(exp, [first, second])
     exp.replace_input_with(0, second.outputs[0])
-    result, report = simplify_ir(clone(model), onnxsim=False)
+    result, report = simplify(clone(model), onnxsim=False)
     assert report.changes == {"merge-duplicate-initializers": 1}
     assert len(result.graph.initializers) == 1
 
@@ -316,7 +314,7 @@ CONSTANT_IF = """g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
 
 def test_branches_that_are_always_taken_are_inlined():
     model = build(CONSTANT_IF)
-    result, report = simplify_ir(clone(model), onnxsim=False)
+    result, report = simplify(clone(model), onnxsim=False)
     assert dict(operators(result)) == {"Relu": 1, "Exp": 1, "Neg": 1, "Sin": 1, "Cos": 1}
     assert report.changes["inline-if"] == 2
     assert difference(model, result) == 0
@@ -340,7 +338,7 @@ SQUEEZE_IF = """g (float[N,5,S] x, float[1,16,5] w, float[1,16,4] r) => (float[1
 
 def test_an_if_whose_other_branch_cannot_run_is_decided():
     model = build(SQUEEZE_IF)
-    result, report = simplify_ir(clone(model), onnxsim=False)
+    result, report = simplify(clone(model), onnxsim=False)
     assert dict(operators(result)) == {"Squeeze": 1, "Unsqueeze": 1, "LSTM": 1}
     assert report.changes["decide-if"] == 1
     feed = {"x": np.random.default_rng(0).standard_normal((3, 5, 1)).astype(np.float32)}
@@ -355,6 +353,6 @@ def test_an_if_that_both_branches_satisfy_stays():
     text = SQUEEZE_IF.replace("=> (float[1,1,N,4] y)", "=> (float[A,B] z)")
     start = text.index("  u = Unsqueeze")
     model = build(text[:start] + "  z = Relu(q)\n}")
-    result, report = simplify_ir(clone(model), onnxsim=False)
+    result, report = simplify(clone(model), onnxsim=False)
     assert operators(result)["If"] == 1
     assert "decide-if" not in report.changes

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxlite.model import clone, load
-from onnxlite.simplify import simplify_ir
+from onnxlite.simplify import simplify
 from tests.simplify.conftest import difference, operators
 
 CHANNELS, SIZE = 4, 6
@@ -114,9 +114,9 @@ def test_simplify_keeps_outputs_and_is_idempotent(steps, seed):
     for kind, i, j in steps:
         graph.add(kind, i, j)
     model = load(graph.model())
-    once, report = simplify_ir(clone(model), onnxsim=False)
+    once, report = simplify(clone(model), onnxsim=False)
     assert not [d for d in report.skipped if "internal error" in d.message]
     assert not [d for d in report.skipped if "rolled back" in d.message]
     assert difference(model, once) < 1e-4
-    twice, _ = simplify_ir(clone(once), onnxsim=False)
+    twice, _ = simplify(clone(once), onnxsim=False)
     assert operators(twice) == operators(once)

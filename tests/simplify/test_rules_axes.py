@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxlite.model import clone
-from onnxlite.simplify import simplify_ir
+from onnxlite.simplify import simplify
 from tests.simplify.conftest import build, difference, operators
 from tests.simplify.test_rules_shapes import ints
 
@@ -70,7 +70,7 @@ def test_random_reshapes_around_a_transpose(data):
         f" {ints('m', *middle)} {ints('b', *target)} q = Reshape(x, a) r = Reshape(q, m)"
         f" t = Transpose<perm=[{','.join(map(str, order))}]>(r) y = Reshape(t, b) }}"
     )
-    result, report = simplify_ir(clone(model), onnxsim=False)
+    result, report = simplify(clone(model), onnxsim=False)
     assert not [d for d in report.skipped if "internal" in d.message or "rolled" in d.message]
     assert difference(model, result) == 0
     assert sum(operators(result).values()) <= 3

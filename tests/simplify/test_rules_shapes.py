@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.normalize import normalize
-from onnxlite.simplify import Context, Replacement, simplify_ir
+from onnxlite.simplify import Context, Replacement, simplify
 from onnxlite.simplify.rules.shapes import cancel_squeeze
 from tests.simplify.conftest import build
 
@@ -167,7 +167,7 @@ def test_quantized_weights_stay_quantized():
         [weight, scale],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    result, report = simplify_ir(load(proto), onnxsim=False)
+    result, report = simplify(load(proto), onnxsim=False)
     assert not report.changed
     assert const_array(result.graph.node(0).inputs[0]).dtype == np.int8
 
@@ -198,7 +198,7 @@ def test_large_weights_on_disk_are_folded_on_demand(tmp_path):
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     path = tmp_path / "model.onnx"
     onnx.save(proto, path, save_as_external_data=True, location="data", size_threshold=1024)
-    result, report = simplify_ir(load(path), onnxsim=False)
+    result, report = simplify(load(path), onnxsim=False)
     assert report.changes == {"fold-constants": 1}
     (folded,) = result.graph.initializers.values()
     assert isinstance(folded.const_value, ir.LazyTensor)

@@ -72,5 +72,5 @@ def test_larger_pruned_equals_zeroed(name):
 @pytest.mark.slow
 def test_simplified_encoder_has_the_same_units():
     path = model_path("sentence encoder")
-    plain, simple = explain_channels(path), explain_channels(simplify(load(path)))
+    plain, simple = explain_channels(path), explain_channels(simplify(load(path)).model)
     assert plain.prunable == simple.prunable == 3 * (12 + 1536)

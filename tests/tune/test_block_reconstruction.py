@@ -59,7 +59,9 @@ def test_a_short_course_goes_further(net, images):
     fresh = np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)
     small = noisy(net)
     found = [
-        compare(net, tune(small, net, images, steps=40, lr=0.003, blocks=blocks), fresh).sqnr_db
+        compare(
+            net, tune(net, small, images, steps=40, lr=0.003, blocks=blocks).model, samples=fresh
+        ).sqnr_db
         for blocks in (False, True)
     ]
     assert found[1] > found[0] + 0.3
@@ -76,5 +78,5 @@ def noisy(net: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_what_does_not_help_is_not_kept(net, images):
-    same = tune(net, net, images[:32], steps=10)
-    assert compare(net, same, images[:8]).sqnr_db == np.inf
+    same = tune(net, net, images[:32], steps=10).model
+    assert compare(net, same, samples=images[:8]).sqnr_db == np.inf

@@ -35,9 +35,9 @@ def images() -> NDArray[np.float32]:
 @pytest.mark.parametrize("after", [1, 17])
 def test_goes_on_where_it_was(images, tmp_path: Path, after: int):
     net = parse(NET)
-    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False)
+    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
     file = tmp_path / "state"
-    whole = tune(small, net, images, steps=30, threads=1)
+    whole = tune(net, small, images, steps=30, threads=1).model
     calls: list[str] = []
 
     def interrupt(stage: str, done: int, total: int) -> None:
@@ -48,9 +48,9 @@ def test_goes_on_where_it_was(images, tmp_path: Path, after: int):
             raise Interruption
 
     with pytest.raises(Interruption):
-        tune(small, net, images, steps=30, threads=1, checkpoint=file, progress=interrupt)
+        tune(net, small, images, steps=30, threads=1, checkpoint=file, progress=interrupt)
     assert file.exists()
-    again = tune(small, net, images, steps=30, threads=1, checkpoint=file, progress=interrupt)
+    again = tune(net, small, images, steps=30, threads=1, checkpoint=file, progress=interrupt).model
     assert len(calls) == 30
     assert again.SerializeToString() == whole.SerializeToString()
     assert not file.exists()
@@ -60,7 +60,7 @@ def test_goes_on_where_it_was(images, tmp_path: Path, after: int):
 
 def test_interrupted_before_the_first_step(images, tmp_path: Path):
     net = parse(NET)
-    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False)
+    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
     file = tmp_path / "state"
     stages: list[str] = []
 
@@ -70,43 +70,43 @@ def test_interrupted_before_the_first_step(images, tmp_path: Path):
             raise Interruption
 
     with pytest.raises(Interruption):
-        tune(small, net, images, steps=30, threads=1, checkpoint=file, progress=interrupt)
+        tune(net, small, images, steps=30, threads=1, checkpoint=file, progress=interrupt)
     assert "learning rate" in stages[-1]
     # Nothing is learned yet that could be lost.
     assert not file.exists()
-    again = tune(small, net, images, steps=30, threads=1, checkpoint=file)
-    whole = tune(small, net, images, steps=30, threads=1)
+    again = tune(net, small, images, steps=30, threads=1, checkpoint=file).model
+    whole = tune(net, small, images, steps=30, threads=1).model
     assert again.SerializeToString() == whole.SerializeToString()
 
 
 def test_of_another_training(images, tmp_path: Path):
     net = parse(NET)
-    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False)
+    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
     file = tmp_path / "state"
 
     def interrupt(stage: str, done: int, total: int) -> None:
         raise Interruption
 
     with pytest.raises(Interruption):
-        tune(small, net, images, steps=30, lr=0.01, checkpoint=file, progress=interrupt)
+        tune(net, small, images, steps=30, lr=0.01, checkpoint=file, progress=interrupt)
     with pytest.raises(OptionError, match="another model"):
-        tune(small, net, images, steps=30, lr=0.01, seed=1, checkpoint=file)
+        tune(net, small, images, steps=30, lr=0.01, seed=1, checkpoint=file)
     file.write_bytes(b"nothing of the kind")
     with pytest.raises(OptionError, match="cannot be read"):
-        tune(small, net, images, steps=30, lr=0.01, checkpoint=file)
+        tune(net, small, images, steps=30, lr=0.01, checkpoint=file)
 
 
 def test_folder_that_is_missing(images, tmp_path: Path):
     net = parse(NET)
-    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False)
+    small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
 
     def interrupt(stage: str, done: int, total: int) -> None:
         raise Interruption
 
     with pytest.raises(OptionError, match="checkpoint"):
         tune(
-            small,
             net,
+            small,
             images,
             steps=30,
             lr=0.01,

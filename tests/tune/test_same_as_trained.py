@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from models import data
+from onnxlite import quantize_weights
 from onnxlite.model import load, size_bytes
 from onnxlite.prune import prune_channels
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.runtime import Session
 from onnxlite.tune import tune
 from tests.conftest import FASHION
@@ -22,10 +22,12 @@ torch = pytest.importorskip("torch")
 from onnxlite.tune.torch_graph import TorchGraph  # noqa: E402
 
 DAMAGE: dict[str, Callable[[ir.Model], ir.Model]] = {
-    "half of the MACs": lambda m: prune_channels(m, macs=0.5, repair=False),
-    "ternary": lambda m: quantize_weights(m, bits="ternary"),
-    "4-bit weights, int8 activations": lambda m: quantize_static(
-        m, data.calibration_images(32), rounding="nearest", equalize=False, weight_bits=4
+    "half of the MACs": lambda m: prune_channels(m, macs=0.5, repair=False).model,
+    "ternary": lambda m: quantize_weights(m, bits="ternary").model,
+    "4-bit weights, int8 activations": lambda m: (
+        quantize_static(
+            m, data.calibration_images(32), rounding="nearest", equalize=False, weight_bits=4
+        ).model
     ),
 }
 
@@ -49,7 +51,7 @@ def test_accuracy_in_onnxruntime_is_that_in_torch(damage):
     original = load(FASHION / "mobilenet.onnx")
     small = damage(original)
     images, labels = data.test_set()
-    tuned = tune(small, original, data.calibration_images(64), steps=20, lr=0.003, threads=1)
+    tuned = tune(original, small, data.calibration_images(64), steps=20, lr=0.003, threads=1).model
     expected = Session(tuned, threads=1).run({"image": images})["logits"].argmax(1)
     graph = TorchGraph(tuned)
     with torch.no_grad():

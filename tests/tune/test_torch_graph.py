@@ -13,10 +13,10 @@ import pytest
 from models import zoo
 from models.fetch import PackageMissing
 from models.light import NAMES, light_models
+from onnxlite import quantize_weights
 from onnxlite.errors import UnsupportedError
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.runtime import Session, probe_feeds
 from onnxlite.samples import Feed
 from tests.conftest import FASHION
@@ -86,7 +86,7 @@ def test_light_models(name: str):
 
 def test_static_int8_is_computed_as_the_graph_says(residual_path: Path, tmp_path: Path):
     images = np.random.default_rng(0).standard_normal((16, 1, 28, 28), np.float32)
-    model = quantize_static(residual_path, images, rounding="nearest", equalize=False)
+    model = quantize_static(residual_path, images, rounding="nearest", equalize=False).model
     # Without ONNX Runtime's fusions, which round at other places.
     session = Session(model, threads=1, fuse_qdq=False, optimization="none")
     want = session.run({"image": images})["logits"]
@@ -98,7 +98,7 @@ def test_static_int8_is_computed_as_the_graph_says(residual_path: Path, tmp_path
 
 @pytest.mark.parametrize("bits", [4, 3, "ternary", "binary"])
 def test_packed_weights_are_decoded_once(residual_path: Path, bits):
-    model = quantize_weights(residual_path, bits=bits)
+    model = quantize_weights(residual_path, bits=bits).model
     graph = TorchGraph(model)
     assert len(graph._nodes) < len(list(graph.model.graph)) / 2
     images = np.random.default_rng(0).standard_normal((2, 1, 28, 28), np.float32)

@@ -39,7 +39,7 @@ def test_what_rounding_took():
 def test_of_a_quantized_net(known):
     net = parse(NET)
     images = np.random.default_rng(0).standard_normal((40, 3, 8, 8), np.float32)
-    small = load(quantize_static(net, images, placement="everything", equalize=False))
+    small = load(quantize_static(net, images, placement="everything", equalize=False).model)
     reference = clone(load(net))
     normalize(reference)
     student = Student(small, reference if known else None)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxlite.builder import GraphBuilder, replace_node
 from onnxlite.graph import const_array, const_tensor, iter_nodes
 from onnxlite.ops import row_use
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.qtypes import INT8, dequantize, params_for_weight, quantize
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
@@ -76,7 +76,7 @@ def write_embedding(builder: GraphBuilder, node: ir.Node) -> LayerRow:
     )
 
 
-def write_embeddings(model: ir.Model, target: Target, options: StaticOptions) -> list[LayerRow]:
+def write_embeddings(model: ir.Model, target: Target, options: QuantizeStatic) -> list[LayerRow]:
     """Replace every look-up in place, if the options and the target want it."""
     if not options.embeddings or target.ort_cpu is None:
         return []

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 
@@ -19,10 +19,9 @@ from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
-from onnxlite.model import ModelLike, clone, in_kind, load, size_bytes
+from onnxlite.model import clone, size_bytes
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
-from onnxlite.quantize.core.options import Smooth
 from onnxlite.quantize.core.prepare import already_quantized, prepare
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
@@ -30,27 +29,23 @@ from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import LSTM, Kernel, LayerWriter, dynamic_target, kernels_of
+from onnxlite.quantize.dynamic.options import KernelChoice, QuantizeDynamic
 from onnxlite.records import (
     Cell,
     LayerRow,
     Progress,
     Reason,
-    ReportSink,
     Skipped,
     StepReport,
-    announce,
-    no_progress,
     unchanged,
 )
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
+from onnxlite.step import StepContext
 
 logger = logging.getLogger(__name__)
 
 _STEP = "quantize-dynamic"
 _WHAT = "quantize"
-
-#: `"auto"` measures which kernel runs a layer fastest, float among them.
-KernelChoice = Literal["auto", "integer", "blocks"]
 
 #: A kernel is taken if it is faster than float by more than chance.
 _FASTER = 0.97
@@ -58,91 +53,14 @@ _FASTER = 0.97
 _BETTER = 0.95
 
 
-@dataclass(frozen=True, kw_only=True)
-class DynamicOptions:
-    """The options of `onnxlite.quantize_dynamic`, which tells what they mean."""
-
-    target: str = "cpu"
-    kernel: KernelChoice = "auto"
-    embeddings: bool = True
-    smooth: Smooth = "auto"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-
-@in_kind
-def quantize_dynamic(
-    model: ModelLike,
-    samples: SamplesLike | None = None,
-    *,
-    target: str = "cpu",
-    kernel: KernelChoice = "auto",
-    embeddings: bool = True,
-    smooth: Smooth = "auto",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    on_report: ReportSink | None = None,
-    progress: Progress = no_progress,
-) -> ir.Model:
-    """Quantize weights to 8 bits, and activations with scales that each run finds anew.
-
-    MatMul and Gemm with a constant operand and LSTM run on integers, also in the bodies of
-    `If`, `Loop` and `Scan`. No sample is needed, because nothing is calibrated: what the
-    activations of one run are decides their scale. So a sample's result depends a little on
-    what else is in its batch. Simplify the model first.
-
-    Args:
-        model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
-        samples: inputs of the size that matters: kernels are timed on the shapes of the
-            first one, and the first 64 show outliers. None takes generated inputs, whose
-            dynamic axes are small.
-        target: `"cpu"` (this machine), `"cpu-avx2"` or `"cpu-arm"`: ONNX Runtime's kernels there.
-        kernel: `"auto"` runs every layer alone, in float and on each kernel, and takes the
-            fastest on one thread; `"integer"` one scale for all activations of a layer, by standard
-            operators; `"blocks"` scales per block of each row, by ONNX Runtime's MatMulNBits.
-        embeddings: also store look-up tables with 8 bits and a scale per row: smaller, hardly
-            slower.
-        smooth: move outliers of the channels that MatMul and Gemm read into the weights
-            (SmoothQuant, Xiao et al. 2023): `"auto"` where the error on samples falls clearly,
-            True wherever it can be done, False never. It takes at least 8 samples.
-        include: patterns (`fnmatch`) of node names to quantize; empty means all.
-        exclude: patterns of names that stay float.
-        on_report: called with the `StepReport`: one row per layer, and what stays float and why.
-        progress: called after every layer.
-
-    Returns:
-        The quantized model, or a copy of the input if nothing is to be quantized (the report
-        and a logged warning say why): a `ModelProto` if one came in, else an `ir.Model`.
-
-    Raises:
-        OptionError: an unknown target.
-        SamplesError: the samples do not fit the model.
-        ExecutionError: ONNX Runtime cannot run the model or its quantized form.
-        VerificationError: the quantized model's output is not finite.
-    """
-    options = DynamicOptions(
-        target=target,
-        kernel=kernel,
-        embeddings=embeddings,
-        smooth=smooth,
-        include=tuple(include),
-        exclude=tuple(exclude),
-    )
-    result, report = quantize_dynamic_ir(load(model), samples, options, progress=progress)
-    announce(report, on_report, logger)
-    return result
-
-
 def quantize_dynamic_ir(
     model: ir.Model,
-    samples: SamplesLike | None = None,
-    options: DynamicOptions | None = None,
-    *,
-    progress: Progress = no_progress,
+    samples: SamplesLike | None,
+    options: QuantizeDynamic,
+    context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Quantize a private copy of a model; see `quantize_dynamic`."""
+    """Quantize a private copy of a model; see `onnxlite.quantize_dynamic`."""
     start = time.perf_counter()
-    options = options or DynamicOptions()
     row = dynamic_target(options.target)
     source = clone(model)
     feed = first_feed(source, samples)
@@ -155,9 +73,9 @@ def quantize_dynamic_ir(
     if samples is not None:
         feeds = Samples(samples, input_specs(source))
         smoothed = apply_smoothquant(
-            ready, feeds, options, integers_before=False, progress=progress
+            ready, feeds, options, integers_before=False, progress=context.progress
         )
-    plan = _chosen(ready, feed, row, options, skipped, progress)
+    plan = _chosen(ready, feed, row, options, skipped, context.progress)
     tables = (
         embeddings_of(ready, include=options.include, exclude=options.exclude)
         if options.embeddings
@@ -235,7 +153,7 @@ def _chosen(
     model: ir.Model,
     feed: Feed | None,
     target: Target,
-    options: DynamicOptions,
+    options: QuantizeDynamic,
     skipped: list[Skipped],
     progress: Progress,
 ) -> dict[ir.Node, _Choice]:

@@ -18,10 +18,10 @@ from onnxlite.quantize.float16.convert import Prepared, convert
 from onnxlite.quantize.float16.fallback import TARGET_DB
 from onnxlite.quantize.float16.plan import HalfPlan
 from onnxlite.quantize.float16.verify import Float16Reference
-from onnxlite.records import Progress
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.step import repair_ir
 from onnxlite.samples import Samples
+from onnxlite.step import StepContext
 
 #: Samples beyond so many tell no more about means.
 _SAMPLES = 64
@@ -32,9 +32,7 @@ def correct_biases(
     plan: HalfPlan,
     samples: Samples,
     check: Float16Reference,
-    *,
-    threads: int | None,
-    progress: Progress,
+    context: StepContext,
 ) -> bool:
     """Give a model new biases where its outputs are too far from float32 and that helps.
 
@@ -44,13 +42,12 @@ def correct_biases(
         plan: what is stored and computed in 16 bits.
         samples: real inputs.
         check: tells how far the outputs are.
-        threads: of ONNX Runtime.
-        progress: called as layers are done.
+        context: threads and progress.
 
     Returns:
         Whether any bias is new.
     """
-    before = _sqnr_db(prepared, plan, check, threads)
+    before = _sqnr_db(prepared, plan, check, context.threads)
     if before >= TARGET_DB:
         return False
     rounded = _rounded(prepared, plan)
@@ -58,13 +55,13 @@ def correct_biases(
         prepared.model,
         clone(rounded),
         samples,
-        FitOptions(method="bias", limit=_SAMPLES, threads=threads),
-        progress=progress,
+        FitOptions(method="bias", limit=_SAMPLES, threads=context.threads),
+        progress=context.progress,
     )
     if not report.changed:
         return False
     taken = _take_biases(prepared.model, rounded, repaired)
-    if _sqnr_db(prepared, plan, check, threads) > before:
+    if _sqnr_db(prepared, plan, check, context.threads) > before:
         return True
     for node, port, old in taken:
         new = node.inputs[port]

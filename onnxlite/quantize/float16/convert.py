@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 
 from onnxlite.graph import iter_nodes, value_names
 from onnxlite.model import clone
 from onnxlite.quantize.float16.dtype_limits import Rounding, half_tensor
+from onnxlite.quantize.float16.options import IoType
 from onnxlite.quantize.float16.plan import HalfPlan
 from onnxlite.quantize.float16.port_types import HalfPorts
-
-#: Of a float32 model, the type at its inputs and outputs.
-IoType = Literal["keep", "float16"]
 
 #: Smaller constants that only float32 operators read are not worth a Cast.
 _SMALL_BYTES = 1024

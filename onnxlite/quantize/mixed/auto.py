@@ -14,23 +14,17 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnxlite.errors import ExecutionError, OptionError, VerificationError
-from onnxlite.model import ModelLike, clone, in_kind, load
-from onnxlite.quantize.core.options import Rounding, StaticOptions
-from onnxlite.quantize.dynamic.kernels import dynamic_target
-from onnxlite.quantize.dynamic.step import DynamicOptions, quantize_dynamic_ir
+from onnxlite.errors import ExecutionError, VerificationError
+from onnxlite.model import clone
+from onnxlite.quantize.core.options import QuantizeStatic, Rounding
+from onnxlite.quantize.dynamic.options import QuantizeDynamic
+from onnxlite.quantize.dynamic.step import quantize_dynamic_ir
 from onnxlite.quantize.mixed.candidate_metrics import CandidateMetrics, measure_candidate
+from onnxlite.quantize.mixed.options import QuantizeAuto
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import (
-    LayerRow,
-    Progress,
-    ReportSink,
-    Skipped,
-    StepReport,
-    announce,
-    no_progress,
-)
+from onnxlite.records import LayerRow, Skipped, StepReport
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.step import StepContext
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +33,6 @@ _STEP = "quantize-auto"
 
 Way = Literal["static", "dynamic"]
 
-#: 20 dB is one percent of noise: a cosine of 0.995 to the float model's output.
-MIN_SQNR_DB = 20.0
 #: A candidate must be faster than float by more than chance.
 _FASTER = 0.97
 #: Candidates within this factor are as fast as each other: the more exact one is taken.
@@ -48,76 +40,6 @@ _TIE = 1.05
 #: A quarter of the feeds, and at most so many, are kept out of calibration to judge on.
 _MOST_JUDGED = 16
 _BUDGET_S = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoOptions:
-    """The options of `onnxlite.quantize_auto`, which tells what they mean."""
-
-    target: str = "cpu"
-    min_sqnr_db: float = MIN_SQNR_DB
-    rounding: Rounding = "compensated"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    limit: int | None = None
-
-
-@in_kind
-def quantize_auto(
-    model: ModelLike,
-    samples: SamplesLike,
-    *,
-    target: str = "cpu",
-    min_sqnr_db: float = MIN_SQNR_DB,
-    rounding: Rounding = "compensated",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    on_report: ReportSink | None = None,
-    progress: Progress = no_progress,
-) -> ir.Model:
-    """Quantize to INT8 in the way that suits the model: `quantize_static` or `quantize_dynamic`.
-
-    Both are made and compared with the float model, in fidelity and in latency of interleaved
-    runs on one thread, on samples that neither was calibrated on. Of those that keep
-    `min_sqnr_db` the fastest is returned, and of two that are equally fast the more exact one.
-    Where none is both exact enough and faster than float, the model stays float.
-
-    Args:
-        model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
-        samples: unlabelled inputs in any form of `SamplesLike`, of the sizes that matter: the
-            first three quarters of their batches calibrate, the others judge. A single batch
-            does both, which the report says.
-        target: `"cpu"` (this machine), `"cpu-avx2"` or `"cpu-arm"`.
-        min_sqnr_db: signal to quantization noise that every output must keep, in dB.
-        rounding: of static quantization, see `quantize_static`.
-        include: patterns (`fnmatch`) of layer names to quantize; empty means all.
-        exclude: patterns of names that stay float.
-        limit: use at most this many samples.
-        on_report: called with the `StepReport`: one row per candidate with its figures, then
-            the rows of the one that was taken.
-        progress: called as the work goes on.
-
-    Returns:
-        The quantized model, or a copy of the input (the report and a logged warning say
-        why): a `ModelProto` if one came in, else an `ir.Model`.
-
-    Raises:
-        OptionError: an unknown target, or `min_sqnr_db` is no number.
-        SamplesError: the samples do not fit, or make an inner value NaN or infinite.
-        ExecutionError: ONNX Runtime cannot run the model.
-    """
-    options = AutoOptions(
-        target=target,
-        min_sqnr_db=min_sqnr_db,
-        rounding=rounding,
-        include=tuple(include),
-        exclude=tuple(exclude),
-        limit=limit,
-    )
-    result, report = quantize_auto_ir(load(model), samples, options, progress=progress)
-    announce(report, on_report, logger)
-    return result
 
 
 @dataclass(frozen=True)
@@ -130,17 +52,14 @@ class _Candidate:
 def quantize_auto_ir(
     model: ir.Model,
     samples: SamplesLike,
-    options: AutoOptions | None = None,
-    *,
-    progress: Progress = no_progress,
+    options: QuantizeAuto,
+    context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Quantize a private copy of a model; see `quantize_auto`."""
+    """Quantize a private copy of a model; see `onnxlite.quantize_auto`."""
     start = time.perf_counter()
-    options = options or AutoOptions()
-    _check(options)
     feeds = Samples(samples, input_specs(model), limit=options.limit)
     calibration, judged, note = _split(feeds)
-    trial = _Trial(clone(model), calibration, judged, options, progress)
+    trial = _Trial(clone(model), calibration, judged, options, context)
     # Rounding changes no time, so the slow kind is used only where static has won by time.
     for way in ("dynamic", "static"):
         trial.make(way, "nearest")
@@ -184,14 +103,14 @@ class _Trial:
         model: ir.Model,
         calibration: Samples,
         judged: Sequence[Feed],
-        options: AutoOptions,
-        progress: Progress,
+        options: QuantizeAuto,
+        context: StepContext,
     ) -> None:
         self._model = model
         self._calibration = calibration
         self._judged = judged
         self._options = options
-        self._progress = progress
+        self._context = context
         self.candidates: dict[Way, _Candidate] = {}
         self.skipped: list[Skipped] = []
 
@@ -260,30 +179,24 @@ class _Trial:
             return quantize_dynamic_ir(
                 clone(self._model),
                 self._calibration,
-                DynamicOptions(
+                QuantizeDynamic(
                     target=options.target,
                     include=options.include,
                     exclude=options.exclude,
                 ),
-                progress=self._progress,
+                self._context,
             )
         return quantize_static_ir(
             clone(self._model),
             self._calibration,
-            StaticOptions(
+            QuantizeStatic(
                 target=options.target,
                 rounding=rounding,
                 include=options.include,
                 exclude=options.exclude,
             ),
-            progress=self._progress,
+            self._context,
         )
-
-
-def _check(options: AutoOptions) -> None:
-    dynamic_target(options.target)
-    if options.min_sqnr_db != options.min_sqnr_db:
-        raise OptionError("min_sqnr_db is a number of decibels, given was nan")
 
 
 class _First:

@@ -7,7 +7,6 @@ the model, really quantized with all that was asked for, reaches the SQNR on sam
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
@@ -19,17 +18,17 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.errors import OptionError
 from onnxlite.fidelity import Reference
 from onnxlite.model import clone
 from onnxlite.quantize.apart import apart
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, plan
 from onnxlite.quantize.mixed.sensitivity import LayerNoise, layer_noise, measured_times
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import Progress, Skipped, StepReport, no_progress
+from onnxlite.records import Skipped, StepReport
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.step import StepContext
 
 logger = logging.getLogger(__name__)
 
@@ -58,34 +57,25 @@ class _Trial:
 def quantize_mixed_ir(
     model: ir.Model,
     samples: SamplesLike,
-    options: StaticOptions | None = None,
-    *,
-    progress: Progress = no_progress,
+    options: QuantizeStatic,
+    context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a private copy of a model, to `options.min_sqnr_db` if that is set.
 
     See `onnxlite.quantize_static`. Where the SQNR cannot be reached, the best model that was
     found is returned, and the report says so.
-
-    Raises:
-        OptionError: `min_sqnr_db` is no number of decibels.
     """
-    options = options or StaticOptions()
     wanted = options.min_sqnr_db
     if wanted is None:
-        return quantize_static_ir(model, samples, options, progress=progress)
-    if not math.isfinite(wanted):
-        raise OptionError(f"min_sqnr_db is a number of decibels, given was {wanted}")
+        return quantize_static_ir(model, samples, options, context)
     start = time.perf_counter()
     reference = clone(model)
     feeds = Samples(samples, input_specs(reference), limit=options.limit)
     fit, held_out = apart(feeds)
-    float_outputs = Reference(reference, held_out, threads=options.threads)
+    float_outputs = Reference(reference, held_out, threads=context.threads)
 
     def tried(layers: Sequence[str]) -> _Trial:
-        made, report = quantize_static_ir(
-            clone(model), fit, _keeping(options, layers), progress=progress
-        )
+        made, report = quantize_static_ir(clone(model), fit, _keeping(options, layers), context)
         if not report.changed:  # nothing is left on integers
             return _Trial(made, report, -math.inf)
         sqnr_db = float_outputs.sqnr_db(made)
@@ -99,26 +89,26 @@ def quantize_mixed_ir(
     best = first
     noise: dict[str, float] = {}
     if first.sqnr_db < wanted:
-        order, noise = _order(reference, fit, first, options, progress)
+        order, noise = _order(reference, fit, first, options, context)
         kept, best = _fewest(order, noise, first, wanted, tried)
     report = _report(best, first, kept, noise, wanted, held_out, options)
     return best.model, msgspec.structs.replace(report, seconds=time.perf_counter() - start)
 
 
-def _keeping(options: StaticOptions, layers: Sequence[str]) -> StaticOptions:
+def _keeping(options: QuantizeStatic, layers: Sequence[str]) -> QuantizeStatic:
     """The same options with more than 8 bits for these layers."""
     kept = tuple(escape(name) for name in layers)
     if target_named(options.target).wide is not None:
-        return dataclasses.replace(options, min_sqnr_db=None, int16=(*options.int16, *kept))
-    return dataclasses.replace(options, min_sqnr_db=None, exclude=(*options.exclude, *kept))
+        return msgspec.structs.replace(options, min_sqnr_db=None, int16=(*options.int16, *kept))
+    return msgspec.structs.replace(options, min_sqnr_db=None, exclude=(*options.exclude, *kept))
 
 
 def _order(
     model: ir.Model,
     samples: Samples,
     first: _Trial,
-    options: StaticOptions,
-    progress: Progress,
+    options: QuantizeStatic,
+    context: StepContext,
 ) -> tuple[list[str], dict[str, float]]:
     """The layers on integers, those first that are to be kept, and the share of the noise each."""
     target = target_named(options.target)
@@ -126,9 +116,13 @@ def _order(
     planned = plan(clone(model), target, include=layers, exclude=options.exclude)
     assert not isinstance(planned, Skipped)  # it was quantized already
     ready, placement, _ = planned
-    baseline = Baseline(ready, placement, samples, target, threads=options.threads)
+    baseline = Baseline(ready, placement, samples, target, threads=context.threads)
     noise = layer_noise(
-        baseline, samples, per_layer=_PER_LAYER, threads=options.threads, progress=progress
+        baseline,
+        samples,
+        per_layer=_PER_LAYER,
+        threads=context.threads,
+        progress=context.progress,
     )
     names = [node.name or "" for node in baseline.layers]
     times = measured_times(baseline, samples, target)
@@ -211,7 +205,7 @@ def _report(
     noise: dict[str, float],
     wanted: float,
     held_out: Sequence[Feed],
-    options: StaticOptions,
+    options: QuantizeStatic,
 ) -> StepReport:
     """The step's report, with what was kept and whether that was enough."""
     wide = target_named(options.target).wide is not None

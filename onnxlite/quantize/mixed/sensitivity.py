@@ -12,22 +12,27 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import concrete_shapes
-from onnxlite.errors import OptionError, UnsupportedError
+from onnxlite.errors import UnsupportedError
 from onnxlite.fidelity import Reference
 from onnxlite.model import ModelLike, clone, load
+from onnxlite.options import Exclude, Include, Limit, Options
 from onnxlite.quantize.apart import apart
+from onnxlite.quantize.core.options import TargetOption
 from onnxlite.quantize.core.targets import Target, target_named
 from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
 from onnxlite.quantize.mixed.error_propagation import Noise, propagate
 from onnxlite.quantize.mixed.layer_times import layer_times
 from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.step import StepContext, from_options
 from onnxlite.timing.layer_times import LayerTimes
 
 logger = logging.getLogger(__name__)
@@ -95,63 +100,76 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(self.layers, key=lambda layer: -layer.share))
 
 
+class SensitivityOptions(Options, frozen=True, kw_only=True):
+    """Options of `sensitivity`."""
+
+    target: TargetOption = "cpu"
+    include: Include = ()
+    exclude: Exclude = ()
+    per_layer: Annotated[
+        int,
+        Meta(ge=1, description="Samples that each layer is estimated on; more are steadier."),
+    ] = 8
+    confirm: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Number of the most sensitive layers that a real evaluation confirms.",
+        ),
+    ] = 3
+    times: Annotated[
+        bool,
+        Meta(
+            description="Measure each layer's kernels in float and on integers, on this machine "
+            "and one thread; the times are kept in the cache."
+        ),
+    ] = True
+    limit: Limit = None
+
+
+@from_options(SensitivityOptions, runtime=("threads", "progress"))
 def sensitivity(
     model: ModelLike,
     samples: SamplesLike,
     *,
-    target: str = "cpu",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    per_layer: int = 8,
-    confirm: int = 3,
-    times: bool = True,
-    limit: int | None = None,
-    threads: int | None = None,
-    progress: Progress = no_progress,
+    options: SensitivityOptions,
+    context: StepContext,
 ) -> Sensitivity:
-    """Tell which layer costs how much fidelity in INT8 and how much time it buys.
+    """Estimate how much fidelity each layer costs in INT8 and how much time it saves.
 
     The cost is about `2 * per_layer * layers` runs of single samples, whatever the number of
     samples. Simplify the model first, as for `quantize_static`.
 
     Args:
-        model: a float32 model: path, `ModelProto` or `ir.Model`; it is not changed.
+        model: a float32 model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not
+            changed.
         samples: unlabelled inputs, some hundreds, in any form of `SamplesLike`. A quarter of
             them is held out to confirm.
-        target: a row of `onnxlite.quantize.TARGETS`.
-        include: patterns (`fnmatch`) of layer names to quantize; empty means all.
-        exclude: patterns of names that stay float anyway.
-        per_layer: samples that meet each layer's noise; more make the estimates steadier.
-        confirm: so many of the layers that matter most are confirmed by a real evaluation.
-        times: measure each layer's kernels in float and on integers, on this machine and one
-            thread; measured once, the times are kept in the cache.
-        limit: use at most this many samples.
-        threads: intra-operator threads of ONNX Runtime; None takes all cores.
-        progress: called while samples are run.
 
     Raises:
-        OptionError: an unknown target, or a count below its least.
+        OptionError: a wrong option or an unknown target.
         UnsupportedError: nothing in the model can be quantized; the message says why.
         SamplesError: the samples do not fit, or make an inner value NaN or infinite.
         ExecutionError: ONNX Runtime cannot run the model.
     """
     start = time.perf_counter()
-    if per_layer < 1 or confirm < 0:
-        raise OptionError(f"per_layer={per_layer}, confirm={confirm}: at least 1 and 0")
-    row = target_named(target)
+    threads, progress = context.threads, context.progress
+    row = target_named(options.target)
     source = clone(load(model))
-    feeds = Samples(samples, input_specs(source), limit=limit)
-    planned = plan(source, row, include=include, exclude=exclude)
+    feeds = Samples(samples, input_specs(source), limit=options.limit)
+    planned = plan(source, row, include=options.include, exclude=options.exclude)
     if isinstance(planned, Skipped):
         raise UnsupportedError(f"no layer's sensitivity can be told: {planned.message}")
     ready, placement, skipped = planned
     fit, held_out = apart(feeds)
     baseline = Baseline(ready, placement, fit, row, threads=threads, progress=progress)
-    noise = layer_noise(baseline, fit, per_layer=per_layer, threads=threads, progress=progress)
+    noise = layer_noise(
+        baseline, fit, per_layer=options.per_layer, threads=threads, progress=progress
+    )
     names = [node.name or "" for node in baseline.layers]
-    ranked = np.argsort(-noise.share, kind="stable")[:confirm]
+    ranked = np.argsort(-noise.share, kind="stable")[: options.confirm]
     confirmed = _confirmed(baseline, [names[i] for i in ranked], held_out, threads, progress)
-    microseconds = measured_times(baseline, feeds, row) if times else {}
+    microseconds = measured_times(baseline, feeds, row) if options.times else {}
     layers = tuple(
         LayerSensitivity(
             name=name,

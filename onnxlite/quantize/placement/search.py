@@ -25,7 +25,7 @@ from onnxlite.cache import Cache, CacheKey
 from onnxlite.fidelity import Reference
 from onnxlite.machine import is_busy
 from onnxlite.model import size_bytes
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.plan import Placement, QuantPlan
 from onnxlite.quantize.core.qtypes import QParams
 from onnxlite.quantize.core.quick_qdq import quick_qdq
@@ -72,7 +72,7 @@ def fastest_placement(
     everything: QuantPlan,
     params: Mapping[ir.Value, QParams],
     feeds: Samples,
-    options: StaticOptions,
+    options: QuantizeStatic,
     progress: Progress,
 ) -> MeasuredPlacement:
     """Find the part of a placement that is faster on integers.
@@ -139,7 +139,7 @@ def _decide(
     everything: QuantPlan,
     params: Mapping[ir.Value, QParams],
     sizes: Mapping[int, Feed],
-    options: StaticOptions,
+    options: QuantizeStatic,
     progress: Progress,
 ) -> _Decision:
     one = next(iter(sizes.values()))
@@ -167,7 +167,9 @@ def _decide(
     return _Decision(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
 
 
-def _placed(plan: QuantPlan, options: StaticOptions, keep_float: Mapping[str, Reason]) -> Placement:
+def _placed(
+    plan: QuantPlan, options: QuantizeStatic, keep_float: Mapping[str, Reason]
+) -> Placement:
     return place(
         plan.model,
         plan.target,
@@ -218,7 +220,7 @@ def _numbers(decision: _Decision, nodes: Mapping[str | None, int]) -> dict[str, 
     return kept
 
 
-def _read(kept: Mapping[str, float], plan: QuantPlan, options: StaticOptions) -> MeasuredPlacement:
+def _read(kept: Mapping[str, float], plan: QuantPlan, options: QuantizeStatic) -> MeasuredPlacement:
     ratios = {key.split()[1]: ratio for key, ratio in kept.items() if key.startswith("ratio ")}
     speed = " and ".join(
         f"{ratio:.2f} on {count} sample{'' if count == '1' else 's'}"

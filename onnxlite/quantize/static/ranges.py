@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from onnxlite.calibrate import OBSERVERS, collect_ranges, collect_sharded, collect_statistics
 from onnxlite.quantize.accuracy.range_search import RangeChoice, search_ranges
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.scales import integer_levels
-from onnxlite.records import Progress
 from onnxlite.samples import Samples
+from onnxlite.step import StepContext
 from onnxlite.workers import Workers
 
 #: Pieces that the samples are cut into where workers calibrate.
@@ -16,7 +16,7 @@ _SHARDS = 16
 
 
 def calibrate_ranges(
-    plan: QuantPlan, samples: Samples, options: StaticOptions, *, progress: Progress
+    plan: QuantPlan, samples: Samples, options: QuantizeStatic, context: StepContext
 ) -> RangeChoice:
     """Find the range of every value of the plan, by name, with the observer asked for.
 
@@ -25,16 +25,16 @@ def calibrate_ranges(
         ExecutionError: ONNX Runtime cannot run the model.
     """
     model, names = plan.model, plan.placement.value_names
-    threads = options.threads
-    if options.observer == "minmax" and options.executor is None:
+    threads, progress = context.threads, context.progress
+    if options.observer == "minmax" and context.executor is None:
         # Nothing but two numbers per value and feed is needed.
         return RangeChoice(
             collect_ranges(model, names, samples, threads=threads, progress=progress)
         )
-    if options.executor is None:
+    if context.executor is None:
         seen = collect_statistics(model, names, samples, threads=threads, progress=progress)
     else:
-        workers = Workers(options.executor)
+        workers = Workers(context.executor)
         seen = collect_sharded(model, names, samples, workers, shards=_SHARDS, progress=progress)
     if options.observer == "auto":
         return search_ranges(plan, seen, samples, threads=threads)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import Any
 
+import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.activation_bits import OPSET as OPSET_16
 from onnxlite.quantize.core.activation_bits import assign_activation_bits
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
-from onnxlite.quantize.core.options import StaticOptions
+from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.ort_workarounds import guard_float_layers
 from onnxlite.quantize.core.plan import NOTHING_PLACED, Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.prepare import OPSET, already_quantized, pool_means, prepare
@@ -44,9 +45,10 @@ from onnxlite.quantize.static.hardswish_decomposition import decompose_hardswish
 from onnxlite.quantize.static.nhwc_boundary import add_nhwc_boundaries
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import calibrate_ranges
-from onnxlite.records import Cell, LayerRow, Progress, Skipped, StepReport, no_progress, unchanged
+from onnxlite.records import Cell, LayerRow, Skipped, StepReport, unchanged
 from onnxlite.repair.layerwise_rounding import RoundedLayer
 from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.step import StepContext
 
 _STEP = "quantize-static"
 #: Kinds of changes in the report.
@@ -72,7 +74,7 @@ class _Quantization:
         source: the float model as it was given; never changed.
         options: what the caller asked for.
         feeds: the calibration samples.
-        progress: called as the work goes on.
+        context: threads, executor and progress.
         plan: the model, and what becomes integers in it; the model is float up to `_emit`.
         params: scale and zero point of every value of the plan.
         float_model: the model just before integers came in.
@@ -85,9 +87,9 @@ class _Quantization:
     """
 
     source: ir.Model
-    options: StaticOptions
+    options: QuantizeStatic
     feeds: Samples
-    progress: Progress
+    context: StepContext
     plan: QuantPlan
     float_model: ir.Model
     result: ir.Model
@@ -102,17 +104,15 @@ class _Quantization:
 def quantize_static_ir(
     model: ir.Model,
     samples: SamplesLike,
-    options: StaticOptions | None = None,
-    *,
-    progress: Progress = no_progress,
+    options: QuantizeStatic,
+    context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a copy of a model; see `onnxlite.quantize_static`."""
     start = time.perf_counter()
-    options = options or StaticOptions()
     target = target_named(options.target).offering(options.form, options.int16)
     plan = QuantPlan(clone(model), NOTHING_PLACED, target.with_weight_bits(options.weight_bits))
     feeds = Samples(samples, input_specs(model), limit=options.limit)
-    work = _Quantization(model, options, feeds, progress, plan, float_model=model, result=model)
+    work = _Quantization(model, options, feeds, context, plan, float_model=model, result=model)
     for phase in (_prepare, _place, _calibrate, _keep_faster, _equalize, _emit, _finish):
         if reason := phase(work):
             return clone(model), unchanged(_STEP, reason, work.skipped, start)
@@ -131,7 +131,7 @@ def _prepare(work: _Quantization) -> str | None:
     work.changes["means-pooled"] = pool_means(ready)
     infer_shapes(ready)
     rows = apply_smoothquant(
-        ready, work.feeds, options, integers_before=True, progress=work.progress
+        ready, work.feeds, options, integers_before=True, progress=work.context.progress
     )
     work.changes["values-smoothed"] = len(rows)
     work.layers += rows
@@ -154,7 +154,7 @@ def _place(work: _Quantization) -> str | None:
 
 def _calibrate(work: _Quantization) -> None:
     """Find the ranges of all activations, and their scales and zero points."""
-    chosen = calibrate_ranges(work.plan, work.feeds, work.options, progress=work.progress)
+    chosen = calibrate_ranges(work.plan, work.feeds, work.options, work.context)
     work.skipped += chosen.skipped
     work.params = activation_params(work.plan, chosen.ranges)
 
@@ -163,7 +163,7 @@ def _keep_faster(work: _Quantization) -> str | None:
     """Leave in float what is measured to be slower on integers."""
     everything = work.plan.placement
     found = fastest_placement(
-        work.source, work.plan, work.params, work.feeds, work.options, work.progress
+        work.source, work.plan, work.params, work.feeds, work.options, work.context.progress
     )
     work.skipped += found.placement.skipped
     work.note = found.note
@@ -176,7 +176,7 @@ def _keep_faster(work: _Quantization) -> str | None:
 
 
 def _resolved_options(
-    everything: Placement, found: Placement, options: StaticOptions
+    everything: Placement, found: Placement, options: QuantizeStatic
 ) -> dict[str, Any]:
     """The options that name a placement which was measured."""
     if options.placement == "everything":
@@ -191,15 +191,17 @@ def _equalize(work: _Quantization) -> None:
     options = work.options
     if not options.equalize:
         return
-    count = equalize(work.plan, work.feeds, threads=options.threads)
+    count = equalize(work.plan, work.feeds, threads=work.context.threads)
     if isinstance(count, Skipped):
         work.skipped.append(count)
         return
     work.changes["channels-equalized"] = count
     if count:
         # Equalized channels fill their tensor's range: what "auto" would cut off is no outlier.
-        asked = replace(options, observer="minmax") if options.observer == "auto" else options
-        chosen = calibrate_ranges(work.plan, work.feeds, asked, progress=work.progress)
+        asked = options
+        if options.observer == "auto":
+            asked = msgspec.structs.replace(options, observer="minmax")
+        chosen = calibrate_ranges(work.plan, work.feeds, asked, work.context)
         work.params = activation_params(work.plan, chosen.ranges)
 
 
@@ -213,7 +215,11 @@ def _emit(work: _Quantization) -> None:
     if options.rounding != "nearest":
         # Weights are fitted on the integer activations, which are in the model by now.
         found = round_with_gptq(
-            plan, work.float_model, work.feeds, threads=options.threads, progress=work.progress
+            plan,
+            work.float_model,
+            work.feeds,
+            threads=work.context.threads,
+            progress=work.context.progress,
         )
         if isinstance(found, Skipped):
             work.skipped.append(found)
@@ -251,7 +257,9 @@ def _finish(work: _Quantization) -> None:
     model, target, options = work.result, work.plan.target, work.options
     first = next(iter(work.feeds))
     guard_float_layers(model)
-    model, count, skipped = decompose_hardswish(model, first, target, progress=work.progress)
+    model, count, skipped = decompose_hardswish(
+        model, first, target, progress=work.context.progress
+    )
     work.changes["hardswish-in-pieces"] = count
     work.skipped += skipped
     model, count, skipped = add_nhwc_boundaries(model, target)

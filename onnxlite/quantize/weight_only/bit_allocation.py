@@ -22,7 +22,7 @@ from onnxlite.graph import tensor_array
 from onnxlite.model import clone
 from onnxlite.packing import Bits
 from onnxlite.quantize.weight_only.kernels import why_not_packed
-from onnxlite.quantize.weight_only.options import WeightOptions
+from onnxlite.quantize.weight_only.options import QuantizeWeights
 from onnxlite.quantize.weight_only.plan import WeightPlan, plan_weight
 from onnxlite.quantize.weight_only.selection import Weight
 from onnxlite.runtime import Outputs, Session, probe_feeds
@@ -71,12 +71,12 @@ class WidthCost:
 def allocate_bits(
     model: ir.Model,
     weights: Sequence[Weight],
-    options: WeightOptions,
+    options: QuantizeWeights,
     feeds: Sequence[Feed],
     size: FileSize,
     threads: int | None,
 ) -> list[WeightPlan]:
-    """Plan the widths that `options.size` allows; weights that would not get smaller are left out.
+    """Plan the widths that `options.max_size` allows, without weights that would not shrink.
 
     Args:
         model: in float, normalised.
@@ -89,7 +89,7 @@ def allocate_bits(
     Raises:
         OptionError: the fewest bits are too many.
     """
-    assert options.size is not None
+    assert options.max_size is not None
     candidates = _candidates(weights, options, threads)
     noise = None
     if size.measure is not None:
@@ -98,7 +98,7 @@ def allocate_bits(
         _costs(plans, None if noise is None else noise[name]) for name, plans in candidates.items()
     ]
     fixed = size.total - sum(_any(plans).weight.tensor.nbytes for plans in candidates.values())
-    budget = int(options.size * size.total) - fixed
+    budget = int(options.max_size * size.total) - fixed
 
     def chosen(bits: Sequence[Bits]) -> list[WeightPlan]:
         return [plans[width] for plans, width in zip(candidates.values(), bits, strict=True)]
@@ -107,8 +107,8 @@ def allocate_bits(
     if bits is None:
         least = fixed + sum(min(cost.nbytes for cost in each) for each in costs)
         raise OptionError(
-            f"size={options.size} cannot be reached: with the fewest bits everywhere the model "
-            f"has about {least / size.total:.3f} of its size"
+            f"max_size={options.max_size} cannot be reached: with the fewest bits everywhere the "
+            f"model has about {least / size.total:.3f} of its size"
         )
     first = chosen(bits)
     if size.measure is None:
@@ -116,7 +116,7 @@ def allocate_bits(
     # What the estimate has too much, for nodes and for floats that will have 16 bits, is spent.
     spare = fixed + sum(plan.file_bytes for plan in first) - size.measure(first)
     more = allocate(costs, budget + spare)
-    if more is not None and size.measure(chosen(more)) <= options.size * size.total:
+    if more is not None and size.measure(chosen(more)) <= options.max_size * size.total:
         return chosen(more)
     return first
 
@@ -169,7 +169,7 @@ def _hull(costs: Sequence[WidthCost]) -> list[WidthCost]:
 
 
 def _candidates(
-    weights: Sequence[Weight], options: WeightOptions, threads: int | None
+    weights: Sequence[Weight], options: QuantizeWeights, threads: int | None
 ) -> dict[str, Plans]:
     """The plans of each weight at all widths that make it smaller, by its name."""
     candidates: dict[str, Plans] = {}

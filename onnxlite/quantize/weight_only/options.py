@@ -1,62 +1,133 @@
-"""Options of weight-only quantization, as one record that every phase reads."""
+"""Options of weight-only quantization."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxlite.errors import OptionError
+import onnx_ir as ir
+from msgspec import Meta
+
+from onnxlite.options import Limit
 from onnxlite.packing import Bits, weight_type
+from onnxlite.records import StepReport
+from onnxlite.samples import SamplesLike
+from onnxlite.step import Step, StepContext
 
 #: How codes are found.
 WeightMethod: TypeAlias = Literal["auto", "rtn", "hqq", "gptq"]
-#: What the file holds: packed weights that are decoded at load, or that kernels read.
+#: Whether packed weights are decoded when the model is loaded, or read by kernels.
 WeightMode: TypeAlias = Literal["storage", "compute"]
-#: The width of the first and the last layer.
-Ends: TypeAlias = Literal["auto", "same", "float", 8, 6, 5, 4, 3, 2, "ternary", "binary"]
+#: Width of the first and the last layer.
+FirstLastBits: TypeAlias = Literal["auto", "same", "float", 8, 6, 5, 4, 3, 2, "ternary", "binary"]
 
-#: Weights that share a scale where the caller leaves it open: below this many levels the
-#: range of a whole channel is too wide.
+#: Weights that share a scale by default: below this many levels the range of a whole channel
+#: is too wide.
 _BLOCK_SIZE, _FINE_LEVELS = 32, 64
 #: Types of so few levels have one scale per channel: a scale per block would weigh as much
 #: as half of their codes.
 _COARSE_LEVELS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightOptions:
-    """The options of `onnxlite.quantize_weights`, which tells what they mean."""
+class QuantizeWeights(Step, frozen=True, kw_only=True):
+    """Store weights in few bits; see `onnxlite.quantize_weights`."""
 
-    bits: Bits = 4
-    block_size: int | None = None
-    method: WeightMethod = "auto"
-    mode: WeightMode = "storage"
-    ends: Ends = "auto"
-    size: float | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    limit: int | None = None
-    threads: int | None = None
+    renamed: ClassVar[dict[str, str]] = {"ends": "first_last_bits", "size": "max_size"}
 
-    def check(self) -> None:
-        """Raise `OptionError` where an option is out of range."""
+    bits: Annotated[
+        Bits,
+        Meta(
+            description='Width of a weight: 8, 6, 5, 4, 3, 2, `"ternary"` (-1, 0, 1; 1.6 bits in '
+            'the file) or `"binary"` (1 bit). Depthwise convolutions keep 8 bits.'
+        ),
+    ] = 4
+    block_size: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                description="Weights that share a scale; 0 for one scale per output channel; "
+                "None for 32 at 2 to 4 bits and 0 at all other widths. The closest divisor of a "
+                "layer's sums is taken.",
+            ),
+        ]
+        | None
+    ) = None
+    method: Annotated[
+        WeightMethod,
+        Meta(
+            description='`"rtn"` rounds to nearest. `"gptq"` fits each layer to the float model '
+            "on its present input, rounds with compensation (Frantar et al. 2023) and adds a "
+            "scale and bias per output channel; rounding to nearest is kept where it is no worse "
+            'on held-out samples. `"hqq"` chooses zero points without samples by half-quadratic '
+            'splitting (Badri & Shaji 2023). `"auto"` is `"gptq"` with samples, else `"hqq"`, '
+            'and `"rtn"` for models of 1 GiB and more.',
+            extra={"synonyms": {"nearest": "rtn", "compensated": "gptq"}},
+        ),
+    ] = "auto"
+    mode: Annotated[
+        WeightMode,
+        Meta(
+            description='`"storage"`: weights are decoded once, when ONNX Runtime loads the '
+            'model; `"compute"`: kernels read packed weights (MatMulNBits and '
+            "GatherBlockQuantized of com.microsoft, 2, 4 and 8 bits; other layers are decoded "
+            "at load). In products activations are rounded to int8 where that costs at most "
+            "0.5 dB or leaves 30 dB."
+        ),
+    ] = "storage"
+    first_last_bits: Annotated[
+        FirstLastBits,
+        Meta(
+            description='Width of the first and the last layer: `"auto"` gives the first 8 bits, '
+            'and the last as well below 4 bits; `"same"`, `"float"`, or a width.'
+        ),
+    ] = "auto"
+    max_size: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                lt=1,
+                description="Size of the result as a fraction of the model's size. Each weight "
+                "then gets the width, ternary to 8 bits, that causes least damage at the outputs "
+                "per byte saved; `bits` and `first_last_bits` are not used.",
+            ),
+        ]
+        | None
+    ) = None
+    include: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Patterns (`fnmatch`) of weight or node names; empty means every weight "
+            "of an operator that has some. A named weight of any other operator is taken, too."
+        ),
+    ] = ()
+    exclude: Annotated[
+        tuple[str, ...], Meta(description="Patterns (`fnmatch`) of names that stay float.")
+    ] = ()
+    limit: Limit = None
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the method cannot do without samples."""
+        return self.method == "gptq"
+
+    def validate(self) -> None:
+        """Raise `OptionError` for a width without a packing format."""
         weight_type(self.bits)
-        if self.block_size is not None and self.block_size < 0:
-            raise OptionError(f"block_size={self.block_size}: use 0 (per channel) or more")
-        if self.method not in get_args(WeightMethod):
-            raise OptionError(f"method={self.method!r}: use one of {get_args(WeightMethod)}")
-        if self.mode not in get_args(WeightMode):
-            raise OptionError(f"mode={self.mode!r}: use one of {get_args(WeightMode)}")
-        if self.size is not None and not 0 < self.size < 1:
-            raise OptionError(f"size={self.size}: a share of the model's size, between 0 and 1")
-        if self.ends not in get_args(Ends):
-            raise OptionError(f"ends={self.ends!r}: use one of {get_args(Ends)}")
 
     def block_for(self, bits: Bits) -> int:
-        """Weights per scale at a width; 0 for one scale per channel."""
+        """Return the number of weights per scale at a width; 0 for one scale per channel."""
         if self.block_size is not None:
             return self.block_size
-        if self.size is not None:
+        if self.max_size is not None:
             return 0
         levels = weight_type(bits).levels
         return _BLOCK_SIZE if _COARSE_LEVELS < levels < _FINE_LEVELS else 0
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike | None, context: StepContext
+    ) -> tuple[ir.Model, StepReport]:
+        """Pack the weights of `model`, fitted to the samples if there are any."""
+        from onnxlite.quantize.weight_only.step import quantize_weights_ir
+
+        return quantize_weights_ir(model, samples, self, context)

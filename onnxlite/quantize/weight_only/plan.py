@@ -16,7 +16,7 @@ from onnxlite.quantize.weight_only.decode_graph import PackedTensor, node_bytes,
 from onnxlite.quantize.weight_only.fit import FittedWeight
 from onnxlite.quantize.weight_only.hqq import hqq_levels
 from onnxlite.quantize.weight_only.kernels import kernel_block, why_not_packed
-from onnxlite.quantize.weight_only.options import WeightOptions
+from onnxlite.quantize.weight_only.options import QuantizeWeights
 from onnxlite.quantize.weight_only.selection import Weight
 from onnxlite.quantize.weight_only.streaming import (
     TensorCoding,
@@ -116,7 +116,7 @@ class WeightPlan:
 
 
 def plan_weight(
-    weight: Weight, options: WeightOptions, threads: int | None = None
+    weight: Weight, options: QuantizeWeights, threads: int | None = None
 ) -> WeightPlan | Reason:
     """Code a weight without samples.
 
@@ -150,7 +150,7 @@ def plan_weight(
 
 
 def _finder(
-    kind: WeightType, blocks: Blocks, options: WeightOptions
+    kind: WeightType, blocks: Blocks, options: QuantizeWeights
 ) -> Callable[[NDArray[Any]], Levels]:
     """The function that finds scales and zero points of (a part of) the weight's view."""
     free_zero = blocks.view != blocks.shape

@@ -14,7 +14,7 @@ from onnxlite.graph import const_tensor, node_name
 from onnxlite.ops import iter_parameters, spec_of
 from onnxlite.packing import Bits, weight_type
 from onnxlite.quantize.weight_only.codes import blocks_of
-from onnxlite.quantize.weight_only.options import WeightOptions
+from onnxlite.quantize.weight_only.options import QuantizeWeights
 from onnxlite.records import EXCLUDED, Reason, Skipped
 
 STEP = "quantize-weights"
@@ -56,7 +56,7 @@ class Weight:
         return self.uses[0][0]
 
 
-def select(model: ir.Model, options: WeightOptions) -> tuple[list[Weight], list[Skipped]]:
+def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], list[Skipped]]:
     """The weights of a normalised model, in the order of the nodes that read them.
 
     Weights of operators in the table are taken; of all others only those that `include` names.
@@ -119,17 +119,17 @@ def _refusal(value: ir.Value) -> str | None:
 def _bits(
     value: ir.Value,
     uses: Sequence[tuple[ir.Node, int]],
-    options: WeightOptions,
+    options: QuantizeWeights,
     ends: tuple[ir.Value | None, ir.Value | None],
 ) -> Bits | Literal["float"]:
     """The width of one weight, `"float"` for none."""
     levels = weight_type(options.bits).levels
     at_end = value in ends
-    if at_end and options.ends != "auto" and options.ends != "same":
-        return options.ends
+    if at_end and options.first_last_bits != "auto" and options.first_last_bits != "same":
+        return options.first_last_bits
     few = weight_type(options.bits).levels <= _COARSEST and _summands(uses, value) < _FEW_SUMMANDS
     narrow = at_end and (value is ends[0] or levels < _FEW_LEVELS)
-    if levels < 256 and ((narrow and options.ends == "auto") or few or _depthwise(uses)):
+    if levels < 256 and ((narrow and options.first_last_bits == "auto") or few or _depthwise(uses)):
         return 8
     return options.bits
 
@@ -162,7 +162,7 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _check_patterns(options: WeightOptions, names: Iterable[Sequence[str]]) -> None:
+def _check_patterns(options: QuantizeWeights, names: Iterable[Sequence[str]]) -> None:
     known = [name for group in names for name in group]
     unused = [p for p in (*options.include, *options.exclude) if not _matches(known, (p,))]
     if unused:

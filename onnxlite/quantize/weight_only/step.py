@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+import msgspec
 import onnx_ir as ir
 
 from onnxlite.builder import GraphBuilder
@@ -36,7 +37,7 @@ from onnxlite.quantize.weight_only.kernels import (
     to_kernel_layout,
     why_not_packed,
 )
-from onnxlite.quantize.weight_only.options import WeightOptions
+from onnxlite.quantize.weight_only.options import QuantizeWeights
 from onnxlite.quantize.weight_only.plan import WeightPlan, plan_weight
 from onnxlite.quantize.weight_only.selection import STEP, Weight, select
 from onnxlite.quantize.weight_only.verify import (
@@ -46,7 +47,7 @@ from onnxlite.quantize.weight_only.verify import (
     check_model,
     reference_outputs,
 )
-from onnxlite.records import Progress, Skipped, StepReport, no_progress, unchanged
+from onnxlite.records import Skipped, StepReport, unchanged
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext
 
@@ -84,7 +85,7 @@ class _Quantization:
 
     source: ir.Model
     model: ir.Model
-    options: WeightOptions
+    options: QuantizeWeights
     samples: Samples | None
     context: StepContext
     feeds: list[Feed] = field(default_factory=list)
@@ -103,16 +104,12 @@ class _Quantization:
 
 def quantize_weights_ir(
     model: ir.Model,
-    options: WeightOptions | None = None,
-    samples: SamplesLike | None = None,
-    *,
-    progress: Progress = no_progress,
+    samples: SamplesLike | None,
+    options: QuantizeWeights,
+    context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
     """Give the weights of a private copy of a model few bits; see `onnxlite.quantize_weights`."""
     start = time.perf_counter()
-    options = options or WeightOptions()
-    options.check()
-    context = StepContext(threads=options.threads, progress=progress)
     stream = None
     if samples is not None:
         stream = Samples(samples, input_specs(model), limit=options.limit)
@@ -146,7 +143,9 @@ def _prepare(work: _Quantization) -> str | None:
     elif work.options.method == "gptq":
         raise OptionError("method='gptq' fits weights to samples: give some, or use 'rtn'")
     elif work.options.method == "auto":
-        work.options = replace(work.options, method="hqq" if work.loadable else "rtn")
+        work.options = msgspec.structs.replace(
+            work.options, method="hqq" if work.loadable else "rtn"
+        )
     return None
 
 
@@ -160,7 +159,7 @@ def _select(work: _Quantization) -> str | None:
 def _plan(work: _Quantization) -> str | None:
     """Choose the width and the codes of every weight."""
     options, threads, progress = work.options, work.context.threads, work.context.progress
-    if options.size is not None:
+    if options.max_size is not None:
         size = _file_size(work)
         work.plans = allocate_bits(work.model, work.weights, options, work.feeds, size, threads)
     else:
@@ -229,7 +228,7 @@ def _write(work: _Quantization) -> None:
         del graph.initializers[plan.name]
         decoded.name = plan.name
     few_bits = weight_type(work.options.bits).levels <= _MAX_LEVELS_FOR_FLOAT16
-    if few_bits or work.options.size is not None:
+    if few_bits or work.options.max_size is not None:
         work.others_in_float16 = store_in_float16(GraphBuilder(model, naming="none"), others)
 
 

@@ -20,7 +20,6 @@ from onnxlite.quantize.core.qtypes import dequantize, quantize
 from onnxlite.quantize.core.scales import params_for_activation
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -44,7 +43,7 @@ def quantized(text: str, observer: str, target: str = "cpu") -> ir.Model:
         target=target,
         rounding="nearest",
         placement="everything",
-    )
+    ).model
     onnx.checker.check_model(result, full_check=True)
     return load(result)
 
@@ -138,31 +137,27 @@ def tailed() -> np.ndarray:
 
 
 def test_auto_takes_the_range_that_does_least_harm() -> None:
-    result, reports = {}, []
+    result, reports = {}, {}
     for observer in ("minmax", "auto"):
-        result[observer] = quantize_static(
+        result[observer], reports[observer] = quantize_static(
             parse(DEAF),
             tailed(),
             observer=observer,
             target="cpu",
             rounding="nearest",
             placement="everything",
-            on_report=reports.append,
         )
     whole, chosen = (
         float(const_array(quantizers(load(model))["x"].inputs[1])) for model in result.values()
     )
     assert 0.6 * whole < chosen < 0.95 * whole
-    assert not [row for row in reports[1].skipped if row.what == "observer"]
+    assert not [row for row in reports["auto"].skipped if row.what == "observer"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
 def test_auto_takes_any_number_of_samples(count: int) -> None:
-    reports: list[StepReport] = []
-    quantize_static(
-        parse(CLIP), images(count), observer="auto", rounding="nearest", on_report=reports.append
-    )
-    said = [row.message for row in reports[0].skipped if row.what == "observer"]
+    report = quantize_static(parse(CLIP), images(count), observer="auto", rounding="nearest").report
+    said = [row.message for row in report.skipped if row.what == "observer"]
     assert (count == 1) == any("too few samples" in reason for reason in said)
 
 
@@ -173,23 +168,20 @@ def test_auto_with_open_shapes_and_fixed_batches() -> None:
     rng = np.random.default_rng(0)
     feeds = [rng.standard_t(3, (2, length, 8)).astype(np.float32) for length in (3, 9, 5, 7)]
     for text, data in ((sequence, feeds), (CLIP.replace("[n,", "[2,"), images())):
-        result = load(quantize_static(parse(text), data, observer="auto", rounding="nearest"))
+        result = load(quantize_static(parse(text), data, observer="auto", rounding="nearest").model)
         feed = {"x": data[0] if isinstance(data, list) else data[:2]}
         want, got = Session(load(parse(text))).run(feed)["y"], Session(result).run(feed)["y"]
         assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 15
 
 
 def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[StepReport] = []
     rated = iter([30.0, 28.0, 29.0])
     monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
     options = {"rounding": "nearest", "placement": "everything"}
-    auto = quantize_static(
-        parse(DEAF), tailed(), observer="auto", on_report=reports.append, **options
-    )
-    plain = quantize_static(parse(DEAF), tailed(), observer="minmax", **options)
+    auto, report = quantize_static(parse(DEAF), tailed(), observer="auto", **options)
+    plain = quantize_static(parse(DEAF), tailed(), observer="minmax", **options).model
     assert auto.SerializeToString() == plain.SerializeToString()
-    assert any("29.0 dB and the whole ones 30.0 dB" in row.message for row in reports[0].skipped)
+    assert any("29.0 dB and the whole ones 30.0 dB" in row.message for row in report.skipped)
 
 
 @pytest.mark.parametrize(("decibels", "best"), [([30.0, 28.0, 31.0], "mse"), ([9, 9.2, 9.1], None)])
@@ -200,8 +192,8 @@ def test_auto_takes_what_holds_at_the_outputs(
     rated = iter(decibels)
     monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
     options = {"rounding": "nearest", "placement": "everything"}
-    auto = quantize_static(parse(DEAF), tailed(), observer="auto", **options)
-    other = quantize_static(parse(DEAF), tailed(), observer=best or "minmax", **options)
+    auto = quantize_static(parse(DEAF), tailed(), observer="auto", **options).model
+    other = quantize_static(parse(DEAF), tailed(), observer=best or "minmax", **options).model
     assert auto.SerializeToString() == other.SerializeToString()
 
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxlite import quantize_dynamic
 from onnxlite.calibrate.row_samples import collect_row_samples
 from onnxlite.errors import SamplesError
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
-from onnxlite.quantize import StaticOptions, quantize_static
+from onnxlite.quantize import QuantizeStatic, quantize_static
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
-from onnxlite.quantize.dynamic.step import quantize_dynamic
 from onnxlite.records import LayerRow, StepReport, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs
@@ -63,7 +63,7 @@ def smoothed(
     rows = apply_smoothquant(
         result,
         feeds,
-        StaticOptions(**options),
+        QuantizeStatic(**options),
         integers_before=integers_before,
         progress=no_progress,
     )
@@ -166,19 +166,20 @@ def test_quantization_gains_from_it(way: str) -> None:
         reports: list[StepReport] = []
         how: object = "auto" if wanted else False
         if way == "static":
-            result = quantize_static(
+            result, report = quantize_static(
                 model,
                 samples(model),
                 rounding="nearest",
                 observer="minmax",
                 smooth=how,
                 placement="everything",
-                on_report=reports.append,
             )
+            reports.append(report)
         else:
-            result = quantize_dynamic(
-                model, samples(model), kernel="integer", smooth=how, on_report=reports.append
+            result, report = quantize_dynamic(
+                model, samples=samples(model), kernel="integer", smooth=how
             )
+            reports.append(report)
         assert reports[0].changes["values-smoothed"] == int(wanted)
         want, got = (Session(m).run(evaluation)["y"] for m in (model, result))
         # Rows count alike here: outliers of the sum itself would hide what was gained.

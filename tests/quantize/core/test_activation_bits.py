@@ -33,18 +33,16 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 def quantized(
     *patterns: str, target: str = "generic", opset: int = 17
 ) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
-    model = quantize_static(
+    model, report = quantize_static(
         parse(NET % opset),
         images(16),
         target=target,
         rounding="nearest",
         observer="minmax",
         int16=patterns,
-        on_report=reports.append,
     )
     onnx.checker.check_model(model, full_check=True)
-    return load(model), reports[0]
+    return load(model), report
 
 
 def widths(model: ir.Model, name: str) -> tuple[str, str | None]:
@@ -121,7 +119,9 @@ def test_bias_has_the_scale_of_the_input_that_is_read() -> None:
 
 
 def test_compensated_weights_fit_16_bit_activations() -> None:
-    model = load(quantize_static(parse(NET % 17), images(64), target="generic", int16=["second"]))
+    model = load(
+        quantize_static(parse(NET % 17), images(64), target="generic", int16=["second"]).model
+    )
     assert widths(model, "second") == ("uint16", "uint16")
     assert sqnr_db(model) > 28
 

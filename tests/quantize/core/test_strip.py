@@ -26,7 +26,7 @@ NET = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
 
 def quantized(target: str = "cpu", form: str = "qdq") -> onnx.ModelProto:
     data = np.random.default_rng(0).standard_normal((8, 4, 8, 8)).astype(np.float32)
-    return quantize_static(parse(NET), data, target=target, form=form, rounding="nearest")
+    return quantize_static(parse(NET), data, target=target, form=form, rounding="nearest").model
 
 
 def test_types_that_inference_finds_are_left_out_and_others_stay() -> None:
@@ -76,7 +76,7 @@ def test_names_of_the_float_model_stay(form: str) -> None:
 def test_small_model_is_small(form: str, limit: float) -> None:
     model = quantize_static(
         load(MOBILENET), fashion.calibration_images(16), form=form, rounding="nearest"
-    )
+    ).model
     assert len(to_bytes(model)) < limit * MOBILENET.stat().st_size
     feed = {"image": fashion.test_set()[0][:64]}
     want, got = (Session(m).run(feed)["logits"] for m in (load(MOBILENET), model))

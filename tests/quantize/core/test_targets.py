@@ -44,13 +44,10 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 @cache
 def quantized(name: str) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     proto = parse(NET)
-    result = quantize_static(
-        proto, images(16), target=name, rounding="nearest", on_report=reports.append
-    )
+    result, report = quantize_static(proto, images(16), target=name, rounding="nearest")
     onnx.checker.check_model(result, full_check=True)
-    return load(result), reports[0]
+    return load(result), report
 
 
 def activations(model: ir.Model) -> list[tuple[ir.Node, np.ndarray]]:
@@ -120,7 +117,7 @@ def test_residual_net_keeps_its_decisions(name: str) -> None:
     data = data[:300]
     model = quantize_static(
         load(RESIDUAL), fashion.calibration_images(48), target=name, rounding="nearest"
-    )
+    ).model
     want = Session(load(RESIDUAL)).run({"image": data})["logits"]
     got = Session(model).run({"image": data})["logits"]
     assert sqnr_db(want, got) > 31
@@ -185,7 +182,7 @@ def test_qnn_has_no_range_below_its_smallest() -> None:
         g (float[n,4] x) => (float[n,4] y) <float[4,4] w, float[4] b>
         { y = Gemm(x, w, b) }""")
     data = np.full((4, 4), 1e-7, np.float32)
-    model = load(quantize_static(proto, data, target="qnn", rounding="nearest"))
+    model = load(quantize_static(proto, data, target="qnn", rounding="nearest").model)
     scale = next(n for n in model.graph if n.op_type == "QuantizeLinear").inputs[1]
     assert const_array(scale) == pytest.approx(1e-4 / 255, rel=1e-3)
 

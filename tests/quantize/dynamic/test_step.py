@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxlite import quantize_dynamic
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import Cache
 from onnxlite.errors import OptionError
@@ -21,7 +22,6 @@ from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import BLOCKS, INTEGER
-from onnxlite.quantize.dynamic.step import quantize_dynamic
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
@@ -30,13 +30,12 @@ HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
 
 def quantized(text: str, data: object = None, **options: object) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     proto = parse(text)
     before = proto.SerializeToString()
-    result = quantize_dynamic(proto, data, on_report=reports.append, **options)
+    result, report = quantize_dynamic(proto, samples=data, **options)
     assert proto.SerializeToString() == before
     onnx.checker.check_model(result, full_check=True)
-    return load(result), reports[0]
+    return load(result), report
 
 
 def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
@@ -213,13 +212,10 @@ def test_static_quantization_stores_tables_in_rows_too() -> None:
     ids = np.random.default_rng(0).integers(0, 500, (16, 7))
     model = load(parse(TABLE))
     for target, tables in (("cpu", 1), ("openvino", 0)):
-        reports: list[StepReport] = []
-        result = quantize_static(
-            model, {"ids": ids}, rounding="nearest", target=target, on_report=reports.append
-        )
-        assert reports[0].changes["tables-quantized"] == tables
+        result, report = quantize_static(model, {"ids": ids}, rounding="nearest", target=target)
+        assert report.changes["tables-quantized"] == tables
         assert sqnr_db(TABLE, result, {"ids": ids}) > 33
-    result = quantize_static(model, {"ids": ids}, rounding="nearest", embeddings=False)
+    result = quantize_static(model, {"ids": ids}, rounding="nearest", embeddings=False).model
     assert Counter(node.op_type for node in result.graph)["Gather"] == 1
 
 
@@ -250,10 +246,8 @@ def test_what_stays_float_says_why(body: str, reason: str) -> None:
 def test_a_quantized_model_is_not_quantized_again() -> None:
     text = f"{HEAD} g {PRODUCTS['right']}"
     for kernel in ("integer", "blocks"):
-        proto = quantize_dynamic(parse(text), kernel=kernel)
-        reports: list[StepReport] = []
-        quantize_dynamic(proto, on_report=reports.append)
-        assert "quantized already" in reports[0].summary
+        proto = quantize_dynamic(parse(text), kernel=kernel).model
+        assert "quantized already" in quantize_dynamic(proto).report.summary
 
 
 def test_patterns_and_target() -> None:
@@ -333,7 +327,7 @@ def test_error_is_bounded_for_every_size(m: int, k: int, n: int, seed: int, kern
         f"{HEAD} g (float[{m},{k}] x) => (float[{m},{n}] y) <float[{k},{n}] w> {{ y=MatMul(x,w) }}"
     )
     proto = parse(text)
-    model = quantize_dynamic(load(proto), kernel=kernel)
+    model = quantize_dynamic(load(proto), kernel=kernel).model
     feed = {"x": rows(m, k, seed=seed)}
     want, got = Session(load(proto)).run(feed)["y"], Session(model).run(feed)["y"]
     weight = next(iter(load(proto).graph.initializers.values())).const_value.numpy()

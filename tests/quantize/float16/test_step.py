@@ -12,10 +12,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import to_float16
 from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import disk_bytes, load
-from onnxlite.quantize.float16.step import to_float16
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
@@ -27,13 +27,12 @@ F16, F32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 def converted(
     model: str | onnx.ModelProto, samples: object = None, **options: object
 ) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     proto = parse(model) if isinstance(model, str) else model
     before = proto.SerializeToString()
-    result = to_float16(proto, samples=samples, on_report=reports.append, **options)
+    result, report = to_float16(proto, samples=samples, **options)
     assert proto.SerializeToString() == before
     onnx.checker.check_model(result, full_check=True)
-    return load(result), reports[0]
+    return load(result), report
 
 
 def sqnr_db(text: str | onnx.ModelProto, model: ir.Model, feed: dict[str, np.ndarray]) -> float:
@@ -213,7 +212,7 @@ def test_kept_nodes_keep_their_weights() -> None:
     assert model.graph.initializers["w"].dtype == F16
     assert any("kept by name" in d.message for d in report.skipped)
     with pytest.raises(OptionError, match="no node matches 'nothing'"):
-        to_float16(parse(NET), keep=["nothing"])
+        to_float16(parse(NET), exclude=["nothing"])
 
 
 def test_a_weight_that_a_kept_and_a_converted_node_share_is_stored_once() -> None:
@@ -289,7 +288,7 @@ def test_wrong_options(option: dict) -> None:
 
 
 def test_external_tensors_stay_lazy(external_model: Path, tmp_path: Path) -> None:
-    result = to_float16(load(external_model))
+    result = to_float16(load(external_model)).model
     assert isinstance(result.graph.initializers["w"].const_value, ir.LazyTensor)
     path = save(result, tmp_path / "half.onnx")
     assert disk_bytes(path) < 0.62 * disk_bytes(external_model)
@@ -298,7 +297,7 @@ def test_external_tensors_stay_lazy(external_model: Path, tmp_path: Path) -> Non
 def test_residual_net(residual_path: Path) -> None:
     from models.data import calibration_images, test_set
 
-    model = to_float16(load(residual_path), samples=calibration_images(32))
+    model = to_float16(load(residual_path), samples=calibration_images(32)).model
     feed = {"image": test_set()[0][:100]}
     want, got = (Session(m).run(feed)["logits"] for m in (load(residual_path), model))
     assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 60
@@ -317,7 +316,7 @@ def test_biases_take_back_what_rounded_weights_shift(monkeypatch: pytest.MonkeyP
     x = (10 + 0.1 * rng.standard_normal((96, 256))).astype(np.float32)
 
     def halved_db() -> float:
-        model = to_float16(proto, samples=x[:64])
+        model = to_float16(proto, samples=x[:64]).model
         want, got = (Session(load(m)).run({"x": x[64:]})["y"] for m in (proto, model))
         half = [v for v in load(model).graph.initializers.values() if v.dtype == F16]
         assert [v.const_value.size for v in half if v.const_value is not None] == [w.size]

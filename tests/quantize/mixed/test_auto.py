@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxlite import quantize_auto
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.model import load
 from onnxlite.quantize.mixed import auto as choice
-from onnxlite.quantize.mixed.auto import quantize_auto
 from onnxlite.quantize.mixed.candidate_metrics import (
     CandidateMetrics,
     measure_candidate,
@@ -61,11 +61,10 @@ def chosen(
     monkeypatch.setattr(choice, "quantize_static_ir", made("static"))
     monkeypatch.setattr(choice, "quantize_dynamic_ir", made("dynamic"))
     monkeypatch.setattr(choice, "measure_candidate", judged)
-    reports: list[StepReport] = []
-    result = load(quantize_auto(parse(TEXT), rows(32), on_report=reports.append, **options))
-    operators = {node.op_type for node in result.graph}
+    result, report = quantize_auto(parse(TEXT), rows(32), **options)
+    operators = {node.op_type for node in load(result).graph}
     kinds = {"DynamicQuantizeLinear": "dynamic", "QuantizeLinear": "static", "MatMul": "float"}
-    return next(kinds[op] for op in kinds if op in operators), reports[0], roundings
+    return next(kinds[op] for op in kinds if op in operators), report, roundings
 
 
 @pytest.mark.parametrize(
@@ -117,10 +116,9 @@ def test_one_way_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) ->
     text = """<ir_version: 8, opset_import: ["": 17]>
         g (float[n,128] x) => (float[n,n] y)
         { t = Transpose(x) y = MatMul(x, t) }"""
-    reports: list[StepReport] = []
-    quantize_auto(parse(text), rows(16), on_report=reports.append)
-    assert not reports[0].changed
-    assert {d.what for d in reports[0].skipped} == {"quantize-static", "quantize-dynamic"}
+    report = quantize_auto(parse(text), rows(16)).report
+    assert not report.changed
+    assert {d.what for d in report.skipped} == {"quantize-static", "quantize-dynamic"}
 
 
 def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +139,8 @@ def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert len(seen["calibrated"]) == 32
     assert len(seen["judged"]) == 8
     assert not seen["calibrated"] & seen["judged"]
-    reports: list[StepReport] = []
-    quantize_auto(parse(TEXT), rows(8), rounding="nearest", on_report=reports.append)
-    assert "one batch" in reports[0].skipped[-1].message
+    report = quantize_auto(parse(TEXT), rows(8), rounding="nearest").report
+    assert "one batch" in report.skipped[-1].message
 
 
 def test_judge_measures() -> None:

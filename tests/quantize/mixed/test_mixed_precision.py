@@ -47,20 +47,18 @@ def uneven() -> tuple[onnx.ModelProto, np.ndarray]:
 
 def quantized(min_sqnr_db: float | None, **options: object) -> tuple[onnx.ModelProto, StepReport]:
     proto, images = uneven()
-    reports: list[StepReport] = []
     before = proto.SerializeToString()
-    result = quantize_static(
+    result, report = quantize_static(
         proto,
         images,
         min_sqnr_db=min_sqnr_db,
         rounding="nearest",
         placement="everything",
         threads=1,
-        on_report=reports.append,
         **options,
     )
     assert proto.SerializeToString() == before
-    return result, reports[0]
+    return result, report
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +70,9 @@ def test_only_what_breaks_it_stays_float() -> None:
     proto, _ = uneven()
     fresh = np.random.default_rng(9).standard_normal((32, 4, 8, 8)).astype(np.float32)
     baseline, _ = quantized(None)
-    before = compare(proto, baseline, fresh).sqnr_db
+    before = compare(proto, baseline, samples=fresh).sqnr_db
     result, report = quantized(before + 10)
-    after = compare(proto, result, fresh).sqnr_db
+    after = compare(proto, result, samples=fresh).sqnr_db
     assert after > before + 9
     kept = [row for row in report.skipped if "for the SQNR" in row.message]
     assert 1 <= len(kept) <= 2
@@ -122,9 +120,9 @@ def test_what_is_not_enough_must_be_worth_its_time(gains: list[float], kept: int
 def test_sixteen_bits_where_the_target_has_them() -> None:
     proto, images = uneven()
     baseline, _ = quantized(None, target="generic")
-    before = compare(proto, baseline, images).sqnr_db
+    before = compare(proto, baseline, samples=images).sqnr_db
     result, report = quantized(before + 6, target="generic")
-    assert compare(proto, result, images).sqnr_db > before + 5
+    assert compare(proto, result, samples=images).sqnr_db > before + 5
     assert len(report.layers) == 5
     assert "16 bits" in report.summary
     assert any("gets 16-bit activations" in row.message for row in report.skipped)
@@ -134,18 +132,16 @@ def test_a_name_may_hold_the_characters_of_patterns() -> None:
     proto, images = uneven()
     for node in proto.graph.node:
         node.name = f"net[{node.name}]*"
-    reports: list[StepReport] = []
-    quantize_static(
+    report = quantize_static(
         proto,
         images,
         min_sqnr_db=30.0,
         rounding="nearest",
         placement="everything",
-        on_report=reports.append,
         threads=1,
-    )
-    assert reports[0].changes["layers-kept-for-sqnr"] >= 1
-    assert len(reports[0].layers) >= 3
+    ).report
+    assert report.changes["layers-kept-for-sqnr"] >= 1
+    assert len(report.layers) >= 3
 
 
 def test_excluded_layers_are_no_candidates() -> None:
@@ -162,7 +158,7 @@ def test_no_number_of_decibels() -> None:
 def test_recipe_passes_it_on() -> None:
     proto, images = uneven()
     step = QuantizeStatic(min_sqnr_db=20.0, rounding="nearest", placement="everything")
-    outcome = run(proto, images, Recipe((step,)), benchmark=False)
+    outcome = run(proto, Recipe((step,)), samples=images, benchmark=False)
     assert "layers-kept-for-sqnr" in outcome.report.steps[0].changes
     assert Recipe((step,)).to_toml().count("min_sqnr_db = 20.0") == 1
 
@@ -178,8 +174,8 @@ def test_shares_are_never_negative() -> None:
 def test_residual_net_reaches_more(residual_path: Path) -> None:
     images = data.calibration_images(192)
     options = {"rounding": "nearest", "placement": "everything"}
-    baseline = quantize_static(residual_path, images, **options)
+    baseline = quantize_static(residual_path, images, **options).model
     fresh = data.test_set()[0][:512]
-    before = compare(residual_path, baseline, fresh).sqnr_db
-    result = quantize_static(residual_path, images, min_sqnr_db=before + 3, **options)
-    assert compare(residual_path, result, fresh).sqnr_db > before + 1.5
+    before = compare(residual_path, baseline, samples=fresh).sqnr_db
+    result = quantize_static(residual_path, images, min_sqnr_db=before + 3, **options).model
+    assert compare(residual_path, result, samples=fresh).sqnr_db > before + 1.5

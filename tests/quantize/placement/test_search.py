@@ -47,9 +47,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def quantized(model: object, data: object = DATA, **options: object) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
-    result = quantize_static(load(model), data, on_report=reports.append, **options)
-    return result, reports[0]
+    result, report = quantize_static(load(model), data, **options)
+    return result, report
 
 
 def timed_reasons(report: StepReport) -> list[str]:

@@ -64,8 +64,8 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 def both(text: str, data: np.ndarray, **options: object) -> tuple[ir.Model, ir.Model]:
     """The QDQ and the QOperator form of a model."""
     proto = parse(text)
-    qdq = quantize_static(proto, data, rounding="nearest", **options)
-    qop = quantize_static(proto, data, rounding="nearest", form="qoperator", **options)
+    qdq = quantize_static(proto, data, rounding="nearest", **options).model
+    qop = quantize_static(proto, data, rounding="nearest", form="qoperator", **options).model
     onnx.checker.check_model(qop, full_check=True)
     return load(qdq), load(qop)
 
@@ -136,7 +136,7 @@ def test_matmul_between_integers() -> None:
 def test_no_float_weights_are_left_and_float_layers_keep_q_and_dq() -> None:
     text = net("e = Exp(a) b = Conv(e, v, c)")
     proto = parse(text)
-    qop = load(quantize_static(proto, images(8), form="qoperator", exclude=["Conv"]))
+    qop = load(quantize_static(proto, images(8), form="qoperator", exclude=["Conv"]).model)
     sizes = {
         name: value.const_value.size
         for name, value in qop.graph.initializers.items()
@@ -152,7 +152,7 @@ def test_residual_net_is_smaller_and_the_same(residual_path: Path) -> None:
     images = fashion.test_set()[0][:200]
     samples = fashion.calibration_images(32)
     qdq, qop = (
-        quantize_static(load(residual_path), samples, rounding="nearest", form=form)
+        quantize_static(load(residual_path), samples, rounding="nearest", form=form).model
         for form in ("qdq", "qoperator")
     )
     want, got = (Session(model).run({"image": images})["logits"] for model in (qdq, qop))

@@ -62,7 +62,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 
 def quantized(text: str, **options: object) -> ir.Model:
-    return load(quantize_static(parse(text), images(16), rounding="nearest", **options))
+    return load(quantize_static(parse(text), images(16), rounding="nearest", **options).model)
 
 
 def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
@@ -165,7 +165,7 @@ def test_dead_channels_and_dead_layers_have_scales_that_are_safe() -> None:
     arrays["w"][3] = 1e-38  # a channel whose scale would not be a normal number
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))
-    model = load(quantize_static(proto, images(16), rounding="nearest"))
+    model = load(quantize_static(proto, images(16), rounding="nearest").model)
     data = images(16, seed=1)
     want = Session(load(proto)).run({"x": data})["y"]
     got = Session(model).run({"x": data})["y"]

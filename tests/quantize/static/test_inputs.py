@@ -20,10 +20,9 @@ from tests.odd_models import feeds, odd, parse
 
 
 def quantized(model: object, samples: object, **options: object) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     options = {"rounding": "nearest", **options}
-    result = quantize_static(model, samples, on_report=reports.append, **options)
-    return load(result), reports[0]
+    result, report = quantize_static(model, samples, **options)
+    return load(result), report
 
 
 def operator(node: str) -> str:

@@ -40,12 +40,9 @@ def named(text: str) -> onnx.ModelProto:
 
 
 def quantized(text: str = RESIDUAL, **options: Any) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     chosen = {"exclude": ["stem"], "placement": "everything", "rounding": "nearest"}
-    model = quantize_static(
-        load(named(text)), images(16), on_report=reports.append, **(chosen | options)
-    )
-    return model, reports[0]
+    model, report = quantize_static(load(named(text)), images(16), **chosen | options)
+    return model, report
 
 
 def transposes(model: ir.Model, folder: Path) -> int:

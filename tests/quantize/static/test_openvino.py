@@ -45,7 +45,7 @@ def test_residual_net_runs_on_integers_in_openvino(rounding: str, residual_path:
     images = fashion.test_set()[0][:200]
     model = quantize_static(
         load(residual_path), fashion.calibration_images(48), target="openvino", rounding=rounding
-    )
+    ).model
     float_run = Session(load(residual_path)).run({"image": images})["logits"]
     runtime = compiled(to_bytes(model))
     got = runtime({"image": images})["logits"]
@@ -65,7 +65,7 @@ def test_weights_of_an_odd_number_of_channels_have_half_of_the_range() -> None:
         <float[4,3,3,3] w, float[4,4,3,3] v> { t = Conv(x, w) y = Conv(t, v) }""")
     data = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
     for rounding in ("nearest", "compensated"):
-        model = load(quantize_static(proto, data, target="openvino", rounding=rounding))
+        model = load(quantize_static(proto, data, target="openvino", rounding=rounding).model)
         largest = [
             np.abs(const_array(node.inputs[1].producer().inputs[0]).astype(int)).max()
             for node in model.graph
@@ -82,7 +82,7 @@ def test_kernels_without_vnni_do_not_saturate(
     images = fashion.test_set()[0][:100]
     model = quantize_static(
         load(residual_path), fashion.calibration_images(32), target="openvino", rounding="nearest"
-    )
+    ).model
     save(model, tmp_path / "model.onnx")
     np.save(tmp_path / "images.npy", images)
     code = (
@@ -107,7 +107,7 @@ def test_operators_between_layers_agree_with_onnx_runtime() -> None:
           j = Concat<axis=1>(k, p) g = GlobalAveragePool(j) f = Flatten(g)
           y = Gemm<transB=1>(f, m, d) }""")
     data = np.random.default_rng(0).standard_normal((24, 4, 8, 8)).astype(np.float32)
-    model = quantize_static(load(proto), data[:16], target="openvino", rounding="nearest")
+    model = quantize_static(load(proto), data[:16], target="openvino", rounding="nearest").model
     want = Session(load(proto)).run({"x": data})["y"]
     got = compiled(to_bytes(model))({"x": data})["y"]
     assert sqnr_db(want, got) > 28

@@ -15,7 +15,8 @@ from onnxlite.errors import OptionError
 from onnxlite.evaluate import compare
 from onnxlite.graph import const_array
 from onnxlite.model import load
-from onnxlite.quantize import WeightBits, quantize_static
+from onnxlite.quantize import quantize_static
+from onnxlite.quantize.core.options import WeightBits
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -45,18 +46,20 @@ def fused(model: onnx.ModelProto, path: Path) -> Counter[str]:
 
 @pytest.mark.parametrize("bits", [6, 4, 3])
 def test_smaller_and_in_the_same_kernels(net, images, tmp_path: Path, bits: WeightBits):
-    eight = quantize_static(net, images, placement="everything", equalize=False)
-    few = quantize_static(net, images, placement="everything", equalize=False, weight_bits=bits)
+    eight = quantize_static(net, images, placement="everything", equalize=False).model
+    few = quantize_static(
+        net, images, placement="everything", equalize=False, weight_bits=bits
+    ).model
     assert few.ByteSize() < eight.ByteSize() * (bits + 2) / 8
     kernels = fused(few, tmp_path / "few.onnx")
     assert kernels["QLinearConv"] == fused(eight, tmp_path / "eight.onnx")["QLinearConv"] == 3
     assert not kernels["BitShift"]
-    loss = compare(net, eight, images).sqnr_db - compare(net, few, images).sqnr_db
+    loss = compare(net, eight, samples=images).sqnr_db - compare(net, few, samples=images).sqnr_db
     assert 0 < loss < 6 * (8 - bits) + 3
 
 
 def test_layers_of_few_summands_keep_8_bits(net, images):
-    few = load(quantize_static(net, images, placement="everything", weight_bits=4))
+    few = load(quantize_static(net, images, placement="everything", weight_bits=4).model)
     arrays = [const_array(v) for v in few.graph.initializers.values()]
     whole = [a.shape for a in arrays if a is not None and a.dtype == np.int8 and a.ndim == 4]
     assert whole == [(32, 1, 3, 3)]
@@ -65,7 +68,7 @@ def test_layers_of_few_summands_keep_8_bits(net, images):
 def test_as_a_step(net, images):
     recipe = onnxlite.Recipe((onnxlite.QuantizeStatic(weight_bits=4, placement="everything"),))
     assert onnxlite.Recipe.from_toml(recipe.to_toml()) == recipe
-    outcome = onnxlite.run(net, images, recipe, benchmark=False)
+    outcome = onnxlite.run(net, recipe, samples=images, benchmark=False)
     assert outcome.report.steps[0].changes["weights-packed"] == 2
 
 

@@ -21,13 +21,12 @@ from tests.odd_models import parse
 
 
 def quantized(text: str, data: object, **options: object) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     proto = parse(text)
     before = proto.SerializeToString()
-    result = quantize_static(proto, data, on_report=reports.append, **options)
+    result, report = quantize_static(proto, data, **options)
     assert proto.SerializeToString() == before
     onnx.checker.check_model(result, full_check=True)
-    return load(result), reports[0]
+    return load(result), report
 
 
 def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
@@ -198,7 +197,7 @@ def test_no_kernel_saturates() -> None:
     large = (1 - 0.1 * rng.random((8, 16, 3, 3))).astype(np.float32)
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(large, "w"))
     data = rng.random((4, 16, 6, 6), np.float32)
-    model = quantize_static(load(proto), data)
+    model = quantize_static(load(proto), data).model
     integer = Session(model).run({"x": data})["y"]
     exact = Session(model, optimization="none").run({"x": data})["y"]
     assert np.abs(integer - exact).max() <= np.abs(exact).max() / 200
@@ -212,7 +211,7 @@ def test_dead_channel_with_a_bias_is_exact() -> None:
     bias = np.linspace(1, 2, 8, dtype=np.float32)
     proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(bias, "b"))
     data = images(8, 4, 8, 8)
-    model = quantize_static(load(proto), data)
+    model = quantize_static(load(proto), data).model
     want = Session(load(proto)).run({"x": data})["y"]
     got = Session(model).run({"x": data})["y"]
     assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 28
@@ -310,7 +309,7 @@ def test_residual_net_keeps_its_accuracy(residual_path: Path) -> None:
     from models.data import calibration_images, test_set
 
     data, labels = test_set()
-    model = quantize_static(load(residual_path), calibration_images(128))
+    model = quantize_static(load(residual_path), calibration_images(128)).model
     want = Session(load(residual_path)).run({"image": data})["logits"]
     got = Session(model).run({"image": data})["logits"]
     hits, reference = (got.argmax(1) == labels).mean(), (want.argmax(1) == labels).mean()

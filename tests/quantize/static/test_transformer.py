@@ -9,11 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnxlite import quantize_auto, quantize_dynamic
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.dynamic.step import quantize_dynamic
-from onnxlite.quantize.mixed.auto import quantize_auto
 from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -54,12 +53,16 @@ def inputs(n: int, seed: int) -> dict[str, np.ndarray]:
 def test_products_of_weights_are_integers_and_the_rest_says_why_not(way: str) -> None:
     model, reports = block(), list[StepReport]()
     if way == "static":
-        result = quantize_static(
-            model, inputs(32, 0), rounding="nearest", placement="everything",
-            on_report=reports.append,
-        )  # fmt: skip
+        result, report = quantize_static(
+            model,
+            inputs(32, 0),
+            rounding="nearest",
+            placement="everything",
+        )
+        reports.append(report)  # fmt: skip
     else:
-        result = quantize_dynamic(model, inputs(32, 0), kernel="integer", on_report=reports.append)
+        result, report = quantize_dynamic(model, samples=inputs(32, 0), kernel="integer")
+        reports.append(report)
     assert reports[0].changes["layers-quantized"] == 6
     operators = Counter(node.op_type for node in result.graph)
     assert operators["LayerNormalization"] == 2
@@ -72,7 +75,9 @@ def test_products_of_weights_are_integers_and_the_rest_says_why_not(way: str) ->
 
 def test_the_mask_is_never_given_a_scale() -> None:
     """A range of 3e38 would leave the scores of what is kept a single step."""
-    result = quantize_static(block(), inputs(32, 0), rounding="nearest", placement="everything")
+    result = quantize_static(
+        block(), inputs(32, 0), rounding="nearest", placement="everything"
+    ).model
     scales = [
         float(value.const_value.numpy().max())
         for node in result.graph
@@ -84,9 +89,8 @@ def test_the_mask_is_never_given_a_scale() -> None:
 
 def test_auto_takes_one_of_both_and_keeps_the_floor() -> None:
     model, reports = block(), list[StepReport]()
-    result = quantize_auto(
-        model, inputs(40, 0), rounding="nearest", on_report=reports.append, min_sqnr_db=22
-    )
+    result, report = quantize_auto(model, inputs(40, 0), rounding="nearest", min_sqnr_db=22)
+    reports.append(report)
     feeds = Samples(inputs(32, 1), input_specs(model))
     found = worst_sqnr_db(model, result, feeds)
     assert found > 20
@@ -100,7 +104,7 @@ def test_vision_transformer_keeps_its_accuracy() -> None:
     if not path.is_file():
         pytest.skip(f"{path} is not there: train it with `python -m models.train`")
     model = load(path)
-    result = quantize_dynamic(model, data.calibration_images(64), kernel="integer")
+    result = quantize_dynamic(model, samples=data.calibration_images(64), kernel="integer").model
     images, _ = data.test_set()
     feeds = Samples(images[:500], input_specs(model))
     assert worst_sqnr_db(model, result, feeds) > 36

@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.decoder import Decoder, large_decoder
+from onnxlite import quantize_weights
 from onnxlite.errors import OptionError
 from onnxlite.model import disk_bytes, load
 from onnxlite.packing import weight_type
-from onnxlite.quantize.weight_only import quantize_weights
 from onnxlite.quantize.weight_only.bit_allocation import WidthCost, allocate
 from onnxlite.quantize.weight_only.codes import coding, nearest_levels
 from onnxlite.quantize.weight_only.hqq import hqq_levels
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from tests.odd_models import parse
@@ -61,28 +60,26 @@ def test_allocation_keeps_the_budget_and_is_near_the_best(
 
 @pytest.mark.parametrize("share", [0.2, 0.12])
 def test_the_file_has_the_size_asked_for(share: float, residual_path: Path, tmp_path: Path) -> None:
-    reports: list[StepReport] = []
-    model = quantize_weights(residual_path, size=share, on_report=reports.append)
+    model, report = quantize_weights(residual_path, max_size=share)
     path = save(model, tmp_path / "small.onnx")
     assert 0.85 * share < disk_bytes(path) / disk_bytes(residual_path) <= share
-    assert len({row.values["bits"] for row in reports[0].layers}) > 1
+    assert len({row.values["bits"] for row in report.layers}) > 1
 
 
 def test_a_budget_counts_what_kernels_take(tmp_path: Path) -> None:
     source = large_decoder(tmp_path / "decoder.onnx", sizes=SIZES)
     whole = save(load(source), tmp_path / "whole.onnx", external_data="never")
-    reports: list[StepReport] = []
-    model = quantize_weights(whole, size=0.28, mode="compute", on_report=reports.append)
+    model, report = quantize_weights(whole, max_size=0.28, mode="compute")
     path = save(model, tmp_path / "small.onnx")
     assert disk_bytes(path) / disk_bytes(whole) <= 0.28
-    assert {row.values["bits"] for row in reports[0].layers} <= {"2", "4", "8"}
+    assert {row.values["bits"] for row in report.layers} <= {"2", "4", "8"}
 
 
 def test_a_size_out_of_reach_is_refused(residual_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be reached"):
-        quantize_weights(residual_path, size=0.03)
+        quantize_weights(residual_path, max_size=0.03)
     with pytest.raises(OptionError, match="size"):
-        quantize_weights(residual_path, size=1.5)
+        quantize_weights(residual_path, max_size=1.5)
 
 
 @pytest.mark.parametrize("bits", [4, 3, 2])
@@ -107,8 +104,8 @@ def test_biases_are_halved_beside_few_bits_and_stay_beside_many(residual_path: P
         tensors = [v.const_value for v in model.graph.initializers.values()]
         return [t.size for t in tensors if t.dtype == ir.DataType.FLOAT and t.size >= 64]
 
-    assert not floats(quantize_weights(residual_path, bits=4))
-    assert floats(quantize_weights(residual_path, bits=8))
+    assert not floats(quantize_weights(residual_path, bits=4).model)
+    assert floats(quantize_weights(residual_path, bits=8).model)
 
 
 def test_numbers_beyond_float16_stay() -> None:
@@ -119,7 +116,7 @@ def test_numbers_beyond_float16_stay() -> None:
     )
     (mask,) = [tensor for tensor in proto.graph.initializer if tensor.name == "mask"]
     mask.CopyFrom(onnx.numpy_helper.from_array(np.full(64, -3e38, np.float32), "mask"))
-    model = load(quantize_weights(proto, bits=4, ends="same"))
+    model = load(quantize_weights(proto, bits=4, first_last_bits="same").model)
     assert model.graph.initializers["mask"].dtype == ir.DataType.FLOAT
 
 
@@ -132,7 +129,7 @@ def test_a_decoder_in_external_data(tmp_path: Path, mode: str, method: str) -> N
     def progress(stage: str, done: int, total: int) -> None:
         calls.append(done)
 
-    model = quantize_weights(source, bits=4, mode=mode, method=method, progress=progress)
+    model = quantize_weights(source, bits=4, mode=mode, method=method, progress=progress).model
     assert max(calls) == 16
     path = save(model, tmp_path / "small.onnx", external_data="always")
     ids = np.random.default_rng(0).integers(0, 100, (2, 7))
@@ -162,9 +159,8 @@ def test_a_branch_that_no_sample_takes_does_not_pay(tmp_path: Path) -> None:
             then_branch = yes () => (float[4,64] a) <float[64,64] u> { a = MatMul(h, u) },
             else_branch = no () => (float[4,64] e) <float[64,64] v> { e = MatMul(h, v) }> }"""
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
-    reports: list[StepReport] = []
     feeds = [{"x": x, "flag": np.array(True)}]
-    quantize_weights(parse(text), feeds, size=0.3, method="rtn", on_report=reports.append)
-    bits = {row.values["weight"]: row.values["bits"] for row in reports[0].layers}
+    report = quantize_weights(parse(text), samples=feeds, max_size=0.3, method="rtn").report
+    bits = {row.values["weight"]: row.values["bits"] for row in report.layers}
     assert len(bits) == 3
     assert "ternary" not in bits.values()

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 
 from models import data
+from onnxlite import quantize_weights
 from onnxlite.errors import OptionError
 from onnxlite.model import load
-from onnxlite.quantize.weight_only import Bits, quantize_weights
+from onnxlite.quantize.weight_only.options import Bits
 from onnxlite.recipe import QuantizeWeights, Recipe, run
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session, tapped
 from tests.odd_models import parse
 
@@ -67,15 +67,15 @@ def sqnr_db(proto: object, model: ir.Model, x: np.ndarray) -> float:
 @pytest.mark.parametrize("name", NETS)
 def test_fitted_weights_are_better_and_on_their_levels(name: str, bits: Bits) -> None:
     proto, x = parse(NETS[name][0]), inputs(name, 400)
-    reports: list[StepReport] = []
-    model = load(quantize_weights(proto, x, bits=bits, ends="same", on_report=reports.append))
-    nearest = quantize_weights(proto, bits=bits, ends="same")
+    result, report = quantize_weights(proto, samples=x, bits=bits, first_last_bits="same")
+    model = load(result)
+    nearest = quantize_weights(proto, bits=bits, first_last_bits="same").model
     fresh = inputs(name, 200, seed=1)
     assert sqnr_db(proto, model, fresh) > sqnr_db(proto, nearest, fresh) + 0.5
-    methods = {row.values["method"] for row in reports[0].layers}
+    methods = {row.values["method"] for row in report.layers}
     assert methods == ({"gptq", "rtn"} if name == "embedding" else {"gptq"})
     levels = {"ternary": 3, "binary": 2}.get(bits) or 2 ** int(bits)
-    for row in reports[0].layers:
+    for row in report.layers:
         decoded = Session(tapped(model, [row.values["weight"]])).run({"x": fresh[:1]})
         weight = decoded[row.values["weight"]]
         assert len(np.unique(np.abs(weight))) <= levels * weight.size // row.values["block"]
@@ -87,11 +87,10 @@ def test_where_fitting_is_worse_the_nearest_stay() -> None:
     x = np.zeros((64, 64), np.float32)
     x[:56, :4] = RNG.standard_normal((56, 4))
     x[56:, 4:] = RNG.standard_normal((8, 60))
-    reports: list[StepReport] = []
-    quantize_weights(proto, x, bits=4, ends="same", on_report=reports.append)
-    rows = reports[0].layers
+    report = quantize_weights(proto, samples=x, bits=4, first_last_bits="same").report
+    rows = report.layers
     assert all(row.values["method"] == "rtn" for row in rows) == any(
-        d.what == "gptq" for d in reports[0].skipped
+        d.what == "gptq" for d in report.skipped
     )
 
 
@@ -102,13 +101,13 @@ def test_gptq_without_samples_is_refused() -> None:
 
 def test_a_recipe_fits_to_calibration_samples_only() -> None:
     proto, x = parse(NETS["products"][0]), inputs("products", 400)
-    recipe = Recipe((QuantizeWeights(bits=3, ends="same"),))
-    outcome = run(proto, x, recipe, benchmark=False)
+    recipe = Recipe((QuantizeWeights(bits=3, first_last_bits="same"),))
+    outcome = run(proto, recipe, samples=x, benchmark=False)
     assert outcome.report.samples.calibration == 300
     assert {row.values["method"] for row in outcome.report.steps[0].layers} == {"gptq"}
-    nearest = run(proto, None, recipe, benchmark=False)
+    nearest = run(proto, recipe, benchmark=False)
     assert {row.values["method"] for row in nearest.report.steps[0].layers} == {"hqq"}
-    kept = run(proto, None, recipe, evaluation=x, benchmark=False)
+    kept = run(proto, recipe, evaluation=x, benchmark=False)
     assert {row.values["method"] for row in kept.report.steps[0].layers} == {"hqq"}
 
 
@@ -126,5 +125,5 @@ def test_a_trained_net_keeps_its_accuracy(bits: Bits, lost: float, residual_path
         scores = np.concatenate([next(iter(part.values())) for part in parts])
         return float((scores.argmax(axis=1) == labels).mean())
 
-    model = quantize_weights(residual_path, data.calibration_images(256), bits=bits)
+    model = quantize_weights(residual_path, samples=data.calibration_images(256), bits=bits).model
     assert accuracy(model) >= accuracy(load(residual_path)) - lost

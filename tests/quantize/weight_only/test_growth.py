@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxlite.quantize.weight_only import quantize_weights
+from onnxlite import quantize_weights
 from onnxlite.runtime import Session
 
 CHANNELS = 16

@@ -9,8 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import quantize_weights
 from onnxlite.model import load
-from onnxlite.quantize.weight_only import Bits, quantize_weights
+from onnxlite.quantize.weight_only.options import Bits
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
@@ -39,12 +40,11 @@ CASES = {
 
 
 def packed(text: str, x: object = None, **options: object) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
-    result = quantize_weights(
-        parse(text), x, mode="compute", ends="same", on_report=reports.append, **options
+    result, report = quantize_weights(
+        parse(text), samples=x, mode="compute", first_last_bits="same", **options
     )
     onnx.checker.check_model(result)
-    return load(result), reports[0]
+    return load(result), report
 
 
 def sqnr_db(text: str, model: ir.Model) -> float:
@@ -100,6 +100,10 @@ def test_activations_are_rounded_where_it_costs_little() -> None:
     weight[0] = 0
     proto = parse(text)
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
-    model = load(quantize_weights(proto, x, bits=4, ends="same", mode="compute", method="rtn"))
+    model = load(
+        quantize_weights(
+            proto, samples=x, bits=4, first_last_bits="same", mode="compute", method="rtn"
+        ).model
+    )
     (kernel,) = [node for node in model.graph if node.op_type == "MatMulNBits"]
     assert kernel.attributes["accuracy_level"].as_int() == 0

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxlite import quantize_weights
 from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import disk_bytes, load
 from onnxlite.packing import BITS, Bits, pack, packed_bytes, unpack, weight_type
-from onnxlite.quantize.weight_only import Ends, quantize_weights
 from onnxlite.quantize.weight_only.codes import blocks_of, closest_divisor, coding, nearest_levels
+from onnxlite.quantize.weight_only.options import FirstLastBits
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
@@ -25,14 +26,13 @@ from tests.odd_models import NOT_RUNNABLE, ODD, parse
 
 
 def packed(text: str, **options: object) -> tuple[ir.Model, StepReport]:
-    reports: list[StepReport] = []
     proto = parse(text)
     before = proto.SerializeToString()
-    result = quantize_weights(proto, on_report=reports.append, **options)
+    result, report = quantize_weights(proto, **options)
     assert proto.SerializeToString() == before
     if _valid(proto):
         onnx.checker.check_model(result, full_check=True)
-    return load(result), reports[0]
+    return load(result), report
 
 
 def _valid(proto: onnx.ModelProto) -> bool:
@@ -129,7 +129,7 @@ CONV = """<ir_version: 8, opset_import: ["": 17]>
 def test_every_width_decodes_to_plain_convolutions(
     bits: Bits, least: float, tmp_path: Path
 ) -> None:
-    model, report = packed(CONV, bits=bits, ends="same")
+    model, report = packed(CONV, bits=bits, first_last_bits="same")
     assert report.changed
     ran = executed(model, tmp_path)
     assert not {"BitShift", "Cast", "Mod", "Reshape", "Mul"} & set(ran)
@@ -140,14 +140,14 @@ def test_every_width_decodes_to_plain_convolutions(
 
 @pytest.mark.parametrize("bits", BITS)
 def test_files_shrink_to_the_width(bits: Bits, residual_path: Path, tmp_path: Path) -> None:
-    model = quantize_weights(residual_path, bits=bits, ends="same", block_size=0)
+    model = quantize_weights(residual_path, bits=bits, first_last_bits="same", block_size=0).model
     path = save(model, tmp_path / "small.onnx")
     share = disk_bytes(path) / disk_bytes(residual_path)
     assert share < weight_type(bits).stored_bits / 32 + 0.02
 
 
 def test_latency_is_that_of_float_weights(residual_path: Path, tmp_path: Path) -> None:
-    model = quantize_weights(residual_path, bits="ternary")
+    model = quantize_weights(residual_path, bits="ternary").model
     ours, theirs = executed(model, tmp_path), executed(load(residual_path), tmp_path)
     assert ours == theirs
 
@@ -186,7 +186,7 @@ SHARED = {
 @pytest.mark.parametrize("case", SHARED)
 @pytest.mark.parametrize("bits", [8, "ternary"])
 def test_a_weight_has_one_packed_copy(case: str, bits: Bits, tmp_path: Path) -> None:
-    model, report = packed(SHARED[case], bits=bits, ends="same", block_size=0)
+    model, report = packed(SHARED[case], bits=bits, first_last_bits="same", block_size=0)
     assert report.changes["weights-packed"] == (2 if case in ("in a branch", "recurrent") else 1)
     shape = (3, 2, 64) if case == "recurrent" else (4, 64)
     assert sqnr_db(SHARED[case], model, *shape) > (35 if bits == 8 else 1)
@@ -205,7 +205,7 @@ def test_double_weights() -> None:
     text = """<ir_version: 8, opset_import: ["": 17]>
         g (double[n,64] x) => (double[n,64] y) <double[64,64] w> { y = MatMul(x, w) }"""
     proto = parse(text)
-    model = quantize_weights(proto, bits=8)
+    model = quantize_weights(proto, bits=8).model
     feed = {"x": np.random.default_rng(0).standard_normal((4, 64))}
     want, got = (Session(load(m)).run(feed)["y"] for m in (proto, model))
     assert got.dtype == np.float64
@@ -237,9 +237,9 @@ def test_empty_scalar_and_broken_weights_are_left() -> None:
     values = np.full((64, 64), np.nan, np.float32)
     (broken,) = [tensor for tensor in proto.graph.initializer if tensor.name == "v"]
     broken.CopyFrom(onnx.numpy_helper.from_array(values, "v"))
-    reports: list[StepReport] = []
-    model = load(quantize_weights(proto, bits=8, on_report=reports.append))
-    reasons = " ".join(d.message for d in reports[0].skipped)
+    result, report = quantize_weights(proto, bits=8)
+    model = load(result)
+    reasons = " ".join(d.message for d in report.skipped)
     assert "NaN" in reasons
     assert "empty" in reasons
     assert model.graph.initializers["v"].dtype == ir.DataType.FLOAT
@@ -247,10 +247,9 @@ def test_empty_scalar_and_broken_weights_are_left() -> None:
 
 
 def test_packed_twice_says_so() -> None:
-    model = quantize_weights(load(parse(CONV)), bits=4)
-    reports: list[StepReport] = []
-    again = quantize_weights(model, bits=4, on_report=reports.append)
-    assert not reports[0].changed
+    model = quantize_weights(load(parse(CONV)), bits=4).model
+    again, report = quantize_weights(model, bits=4)
+    assert not report.changed
     assert len(again.graph) == len(model.graph)
 
 
@@ -258,8 +257,8 @@ def test_packed_twice_says_so() -> None:
     ("ends", "expected"),
     [("same", ["2", "2"]), ("auto", ["8", "8"]), ("float", []), (6, ["6", "6"])],
 )
-def test_ends(ends: Ends, expected: list[str]) -> None:
-    _, report = packed(CONV, bits=2, ends=ends, block_size=0)
+def test_first_and_last_bits(ends: FirstLastBits, expected: list[str]) -> None:
+    _, report = packed(CONV, bits=2, first_last_bits=ends, block_size=0)
     assert [row.values["bits"] for row in report.layers] == expected
 
 
@@ -273,7 +272,7 @@ def test_patterns() -> None:
 
 
 def test_external_data_are_packed_when_saved(external_model: Path, tmp_path: Path) -> None:
-    model = quantize_weights(external_model, bits=4, block_size=0, ends="same")
+    model = quantize_weights(external_model, bits=4, block_size=0, first_last_bits="same").model
     lazy = [
         v for v in model.graph.initializers.values() if isinstance(v.const_value, ir.LazyTensor)
     ]

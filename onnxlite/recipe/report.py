@@ -1,14 +1,10 @@
-"""What a run hands back: the model, and the record of how it came about."""
+"""The record of a run: what was done, what came of it, and where."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import msgspec
-import onnx
-import onnx_ir as ir
 
 from onnxlite.analysis.summary import Summary
 from onnxlite.evaluate import Fidelity, Latency
@@ -28,7 +24,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def environment() -> Environment:
-    """This machine and the versions in use."""
+    """Describe this machine and the versions in use."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -108,14 +104,3 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
-
-
-ModelT = TypeVar("ModelT", onnx.ModelProto, ir.Model)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome(Generic[ModelT]):
-    """Result of a run: the new model, in the kind that came in, and its report."""
-
-    model: ModelT
-    report: RunReport

@@ -1,0 +1,70 @@
+"""Options of label-free repair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+import onnx_ir as ir
+from msgspec import Meta
+
+from onnxlite.analysis.lineage import paired
+from onnxlite.options import Exclude, Include, Limit, Seed
+from onnxlite.records import StepReport
+from onnxlite.samples import SamplesLike
+from onnxlite.step import Step, StepContext
+
+#: What of a layer is fitted.
+Method: TypeAlias = Literal["auto", "full", "affine", "bias"]
+
+
+class Repair(Step, frozen=True, kw_only=True):
+    """Fit the model's layers to those of the recipe's input; see `onnxlite.repair`.
+
+    With `candidate`, the path of a model, that model is fitted to the model at this place of
+    the recipe, and replaces it.
+    """
+
+    samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
+
+    candidate: (
+        Annotated[
+            Path, Meta(description="File of the model to repair; by default the present model.")
+        ]
+        | None
+    ) = None
+    method: Annotated[
+        Method,
+        Meta(
+            description='`"full"` fits every weight that is not zero, `"affine"` a factor and a '
+            'bias per output channel (weights stay on their grid), `"bias"` a bias only; '
+            '`"auto"` takes what does best on held-out samples, layer by layer.'
+        ),
+    ] = "auto"
+    ridge: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Strength of the pull towards the present weights, relative to the mean "
+            "second moment of the layer's input.",
+        ),
+    ] = 1e-3
+    max_rows: Annotated[
+        int,
+        Meta(ge=1, description="Output positions per layer that are fitted, chosen at random."),
+    ] = 12288
+    include: Include = ()
+    exclude: Exclude = ()
+    limit: Limit = None
+    seed: Seed = 0
+
+    def apply(
+        self, model: ir.Model, samples: SamplesLike | None, context: StepContext
+    ) -> tuple[ir.Model, StepReport]:
+        """Repair `model` against the model that it was made from."""
+        from onnxlite.repair.step import repair_with
+
+        assert samples is not None
+        reference, candidate = paired(self.candidate, model, self.name())
+        result, report = repair_with(reference, candidate, samples, self, context)
+        return (result if report.changed else model), report
