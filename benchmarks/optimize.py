@@ -1,10 +1,10 @@
-"""One call per model, checked on data that the search never saw: `python -m benchmarks.optimize`.
+"""Search within a budget, checked on unseen data: `python -m benchmarks.optimize`.
 
-For each model: a budget, the result's latency (interleaved pairs, one thread, batch 1) and
-size against the original, what the budget is about before and after on separate samples, the
-seconds of the search, and those of the same call again with a warm cache. With `--zoo`,
-models of many structures with no option but the data, each for little more than a minute:
-none may crash, and no result may be slower, larger or broken.
+For each model: a budget, latency (interleaved pairs, one thread, batch 1) and size of the result
+relative to the original, quality before and after on samples that the search never saw, the
+seconds of the search, and those of the same call with a warm cache. `--zoo` searches models of
+many structures with default options for little more than a minute each: none may crash, and no
+result may be slower, larger or broken.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ ZOO_SECONDS = 75.0
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model, its data in three parts that share nothing, and what is asked for.
+    """A model, its data in three parts that share nothing, and a budget.
 
     Attributes:
         name: of the row.
-        path: the model.
-        samples: for calibration.
-        evaluation: for choice and check within the search.
+        path: of the model.
+        samples: calibration samples.
+        evaluation: samples for selection and final check within the search.
         labels: of `evaluation`.
-        unseen: for the final word, seen by nothing before.
-        unseen_labels: of those.
-        budget: the limits.
-        seconds: for the search.
+        unseen: samples that the search never sees.
+        unseen_labels: of `unseen`.
+        budget: limits of the result.
+        seconds: time limit of the search.
     """
 
     name: str
@@ -148,9 +148,9 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def measure(case: Case, cache: Path, *, warm: bool) -> dict[str, Any]:
-    """One row."""
+    """Search one case, and measure the result."""
 
-    def searched() -> Any:
+    def search() -> Any:
         return optimize(
             case.path,
             case.samples,
@@ -159,21 +159,21 @@ def measure(case: Case, cache: Path, *, warm: bool) -> dict[str, Any]:
             budget=case.budget,
             time_limit_s=case.seconds,
             cache=cache,
-            on_trial=told,
+            on_trial=print_trial,
         )
 
-    def told(trial: Trial) -> None:
+    def print_trial(trial: Trial) -> None:
         ratio = "-" if trial.latency is None else f"{trial.latency.median:.3f}"
         print(f"{time.perf_counter() - start:6.0f} s  {ratio:>6}  {trial.label}", flush=True)
 
     start = time.perf_counter()
-    outcome = searched()
+    outcome = search()
     seconds = time.perf_counter() - start
     again = None
-    # A search that time had ended would go on.
+    # A search that ended by its time limit would continue.
     if warm and outcome.report.search.stopped == "finished":
         start = time.perf_counter()
-        searched()
+        search()
         again = time.perf_counter() - start
     record = outcome.report.search
     chosen = next((t for t in record.trials if t.number == record.chosen), None)
@@ -190,7 +190,7 @@ def measure(case: Case, cache: Path, *, warm: bool) -> dict[str, Any]:
 
 
 def unseen(case: Case, model: Any) -> dict[str, Any]:
-    """Fidelity on data that the search never saw, latency and size."""
+    """Measure fidelity on unseen data, latency and size."""
     fidelity = compare(case.path, model, samples=case.unseen, labels=case.unseen_labels)
     with tempfile.TemporaryDirectory() as directory:
         target = save(model, Path(directory) / "result.onnx")
@@ -213,7 +213,7 @@ def unseen(case: Case, model: Any) -> dict[str, Any]:
 
 
 def zoo_cases() -> Iterator[Case]:
-    """Models of many structures, with no option but the data."""
+    """Yield models of many structures, with default options."""
     from models import photos, zoo
 
     for make in CASES.values():
@@ -240,7 +240,7 @@ def zoo_cases() -> Iterator[Case]:
 
 
 def main() -> None:
-    """Run the models named on the command line, or all; rows of others stay in the file."""
+    """Run the models named on the command line, or all; keep the rows of others."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(CASES))
     parser.add_argument("--zoo", action="store_true", help="many structures, defaults only")

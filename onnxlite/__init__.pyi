@@ -75,8 +75,9 @@ from onnxlite.search import OptimizeReport as OptimizeReport
 from onnxlite.search import Quality as Quality
 from onnxlite.search import SearchRecord as SearchRecord
 from onnxlite.search import Trial as Trial
+from onnxlite.search.job import TrialSink
 from onnxlite.search.metric import MetricLike
-from onnxlite.search.optimize import BudgetLike, TrialSink
+from onnxlite.search.optimize import BudgetLike
 from onnxlite.search.records import Prefer
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.step import Result as Result
@@ -308,17 +309,19 @@ def optimize(
             cluster. The candidates are the same with each. Latencies are measured in this
             process, while no worker of the batch is busy.
         on_trial: called with every trial as it ends.
-        max_drop: Largest drop of the metric: 0.01 is one point of accuracy, agreement or cosine.
-        min_agreement: Least fraction of samples that keep the top class of the original.
+        max_drop: Largest loss of the metric: 0.01 is one point of accuracy, agreement or cosine
+            similarity.
+        min_agreement: Least fraction of samples whose top class stays that of the original.
         min_cosine: Least mean cosine similarity to the original's outputs.
-        min_sqnr_db: SQNR in dB that the worst output must keep.
-        max_error: Largest absolute error of an output value.
-        max_latency: Latency as a fraction of the original's; 0.5 is twice as fast.
-        max_latency_ms: Latency in milliseconds on this machine, one thread, batch size 1.
-        max_size: Size of the file as a fraction of the original's.
+        min_sqnr_db: Least SQNR of the outputs, in dB.
+        max_error: Largest absolute difference of an output value.
+        max_latency: Latency relative to the original: 0.5 is twice as fast.
+        max_latency_ms: Latency in milliseconds on this machine, one thread, batch 1.
+        max_size: Size of the file relative to the original.
         max_bytes: Size of the file in bytes.
-        certain: Also treat an undecided limit (its bound lies inside of the figure's interval) as
-            missed; otherwise the figure itself decides, and the report says so.
+        certain: Also refuse results whose figure keeps to a limit that lies inside of the figure's
+            confidence interval. Otherwise the figure itself decides, and the report names the
+            undecided limits.
         prefer: Objective among the results that meet the budget: `"latency"`, `"size"`, `"both"`
             (their product), or `"quality"`. None is `"both"`, or `"quality"` if the budget limits
             nothing but latency and size.

@@ -19,7 +19,7 @@ from onnxlite.cli.app import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.errors import MissingPackageError, OptionError
 from onnxlite.report import save_report, search_view, trial_line, write_text
-from onnxlite.search.optimize import OptimizeOptions
+from onnxlite.search.job import OptimizeOptions
 
 
 @args.with_options(OptimizeOptions, leave_out=["output", "cache"])

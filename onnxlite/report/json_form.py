@@ -19,7 +19,11 @@ from onnxlite.errors import OptionError
 SCHEMA = 1
 
 #: Fields of version 0.1 that have another name today.
-_RENAMED = {"declined": "skipped", "settled": "resolved_options"}
+_RENAMED = {
+    "declined": "skipped",
+    "settled": "resolved_options",
+    "looks": "final_checks",
+}
 
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
@@ -64,6 +68,8 @@ def _upgraded(value: Any) -> Any:
             "code": "",
             "message": value["reason"],
         }
+    if value.get("status") == "idle":  # of a trial
+        value = {**value, "status": "unchanged"}
     return {_RENAMED.get(key, key): _upgraded(item) for key, item in value.items()}
 
 

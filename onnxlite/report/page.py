@@ -140,7 +140,7 @@ def _search(search: SearchRecord) -> Iterator[Markup]:
         yield element(
             "p",
             f"On {search.samples.get('check', 0):,} samples that neither calibration nor choice "
-            f"has seen; looked at for {search.looks} candidate(s).",
+            f"has seen; {search.final_checks} candidate(s) were checked on them.",
             {"class": "note"},
         )
         rows = [

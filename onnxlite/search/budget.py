@@ -1,39 +1,44 @@
-"""A budget: what a result may lose and what it must reach, and whether it does."""
+"""Budget: limits on the loss of quality, latency and size, and whether a result keeps them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from onnxlite.errors import OptionError
+from onnxlite.fidelity import noise_ratio
 from onnxlite.options import Options
 from onnxlite.search.estimate import Estimate
 
 Verdict = Literal["met", "missed", "undecided"]
+Bound = Literal["upper", "lower"]
 
-#: Each limit with the figure it bounds, and whether the figure may be at most or at least that.
-LIMITS: tuple[tuple[str, str, Literal["most", "least"]], ...] = (
-    ("max_drop", "drop", "most"),
-    ("min_agreement", "agreement", "least"),
-    ("min_cosine", "cosine", "least"),
-    ("min_sqnr_db", "sqnr_db", "least"),
-    ("max_error", "max_error", "most"),
-    ("max_latency", "latency", "most"),
-    ("max_latency_ms", "latency_ms", "most"),
-    ("max_size", "size", "most"),
-    ("max_bytes", "bytes", "most"),
-)
-#: A drop of exactly the bound is within it, however its binary fractions were rounded.
-_ROUNDING = 1e-9
-#: Limits on what the outputs may lose; the others are on what is to be gained.
+#: Each limit with the figure that it bounds, and whether from above or below.
+LIMITS: Mapping[str, tuple[str, Bound]] = {
+    "max_drop": ("drop", "upper"),
+    "min_agreement": ("agreement", "lower"),
+    "min_cosine": ("cosine", "lower"),
+    "min_sqnr_db": ("sqnr_db", "lower"),
+    "max_error": ("max_error", "upper"),
+    "max_latency": ("latency", "upper"),
+    "max_latency_ms": ("latency_ms", "upper"),
+    "max_size": ("size", "upper"),
+    "max_bytes": ("bytes", "upper"),
+}
+#: Limits on the loss of quality; the others are on latency and size.
 QUALITY_LIMITS = frozenset({"max_drop", "min_agreement", "min_cosine", "min_sqnr_db", "max_error"})
+#: Limits on a fraction of which 1 is perfect.
+_FRACTIONS_KEPT = frozenset({"min_agreement", "min_cosine"})
+#: A drop of exactly the bound is within it, however its binary fractions were rounded.
+_RELATIVE_TOLERANCE = 1e-9
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit held against one result.
+    """One limit compared with one result.
 
     Attributes:
         limit: the budget's field.
@@ -58,9 +63,48 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
             text += f"; about {self.samples_needed:,} samples would decide"
         return text
 
+    @property
+    def limits_quality(self) -> bool:
+        """Whether the limit is on the loss of quality."""
+        return self.limit in QUALITY_LIMITS
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether the limit will probably be kept on other samples as well.
+
+        The best of many candidates is flattered by its selection: at the edge of the budget
+        about half of them would fail on other samples. So the middle between the figure and
+        the unfavourable end of its interval decides.
+        """
+        value, low, high = self.figure.value, self.figure.low, self.figure.high
+        if low is None or high is None or not self.within:
+            return self.within
+        # With few samples every interval is wide: half of the limit is far enough from it.
+        if self.limit in ("max_drop", "max_error"):
+            return (value + high) / 2 <= self.bound or value <= self.bound / 2
+        is_half = self.limit in _FRACTIONS_KEPT and 1 - value <= (1 - self.bound) / 2
+        return (value + low) / 2 >= self.bound or is_half
+
+    @property
+    def excess(self) -> float | None:
+        """Loss of quality relative to the limit, above 1 beyond it; None where no loss may be."""
+        loss, limit = self.figure.value, self.bound
+        if self.limit in _FRACTIONS_KEPT:
+            loss, limit = 1 - loss, 1 - limit
+        if self.limit == "min_sqnr_db":
+            loss, limit = math.sqrt(noise_ratio(loss)), math.sqrt(noise_ratio(limit))
+        return max(loss, limit * 0.02) / limit if limit > 0 else None
+
+
+_Fraction = Annotated[float, Meta(gt=0, le=1)]
+
 
 class Budget(Options, frozen=True, kw_only=True):
-    """Limits that a result must keep; all of them."""
+    """Limits that a result must keep, all of them.
+
+    Raises:
+        OptionError: a limit that is unknown or out of range.
+    """
 
     max_drop: (
         Annotated[
@@ -68,8 +112,8 @@ class Budget(Options, frozen=True, kw_only=True):
             Meta(
                 ge=0,
                 le=1,
-                description="Largest drop of the metric: 0.01 is one point of accuracy, agreement "
-                "or cosine.",
+                description="Largest loss of the metric: 0.01 is one point of accuracy, agreement "
+                "or cosine similarity.",
             ),
         ]
         | None
@@ -80,7 +124,7 @@ class Budget(Options, frozen=True, kw_only=True):
             Meta(
                 gt=0,
                 le=1,
-                description="Least fraction of samples that keep the top class of the original.",
+                description="Least fraction of samples whose top class stays that of the original.",
             ),
         ]
         | None
@@ -92,116 +136,97 @@ class Budget(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    min_sqnr_db: Annotated[
-        float | None, Meta(description="SQNR in dB that the worst output must keep.")
-    ] = None
+    min_sqnr_db: Annotated[float, Meta(description="Least SQNR of the outputs, in dB.")] | None = (
+        None
+    )
     max_error: (
-        Annotated[float, Meta(ge=0, description="Largest absolute error of an output value.")]
+        Annotated[float, Meta(ge=0, description="Largest absolute difference of an output value.")]
         | None
     ) = None
     max_latency: (
         Annotated[
             float,
-            Meta(
-                gt=0, description="Latency as a fraction of the original's; 0.5 is twice as fast."
-            ),
+            Meta(gt=0, description="Latency relative to the original: 0.5 is twice as fast."),
         ]
         | None
     ) = None
     max_latency_ms: (
         Annotated[
             float,
-            Meta(
-                gt=0,
-                description="Latency in milliseconds on this machine, one thread, batch size 1.",
-            ),
+            Meta(gt=0, description="Latency in milliseconds on this machine, one thread, batch 1."),
         ]
         | None
     ) = None
     max_size: (
-        Annotated[
-            float, Meta(gt=0, description="Size of the file as a fraction of the original's.")
-        ]
+        Annotated[float, Meta(gt=0, description="Size of the file relative to the original.")]
         | None
     ) = None
     max_bytes: Annotated[int, Meta(gt=0, description="Size of the file in bytes.")] | None = None
     certain: Annotated[
         bool,
         Meta(
-            description="Also treat an undecided limit (its bound lies inside of the figure's "
-            "interval) as missed; otherwise the figure itself decides, and the report says so."
+            description="Also refuse results whose figure keeps to a limit that lies inside of "
+            "the figure's confidence interval. Otherwise the figure itself decides, and the "
+            "report names the undecided limits."
         ),
     ] = False
 
     def limits(self) -> dict[str, float]:
-        """The limits that are set, by name."""
-        values = ((name, getattr(self, name)) for name, _, _ in LIMITS)
+        """Return the limits that are set, by name."""
+        values = ((name, getattr(self, name)) for name in LIMITS)
         return {name: float(value) for name, value in values if value is not None}
 
     @property
     def limits_quality(self) -> bool:
-        """Whether any limit is on what may be lost."""
+        """Whether any limit is on the loss of quality."""
         return bool(QUALITY_LIMITS & self.limits().keys())
 
-    def check(self, figures: dict[str, Estimate], samples: int) -> tuple[Check, ...]:
-        """Hold measured figures against every limit.
+    def compare(self, figures: Mapping[str, Estimate], samples: int) -> tuple[Check, ...]:
+        """Compare measured figures with every limit.
 
         Args:
-            figures: by the names of `LIMITS`.
-            samples: how many samples the figures of quality come from.
+            figures: by the names in `LIMITS`.
+            samples: number of samples that the figures of quality come from.
 
         Raises:
             OptionError: a limit is on a figure that this model's outputs do not have.
         """
         checks = []
-        for name, key, sense in LIMITS:
-            bound = getattr(self, name)
-            if bound is None:
-                continue
+        for name, bound in self.limits().items():
+            key, side = LIMITS[name]
             if key not in figures:
                 raise OptionError(
-                    f"{name} cannot be checked: the outputs give no figure {key!r}; they give "
+                    f"{name} cannot be checked: the outputs have no {key}; limit one of "
                     f"{', '.join(sorted(figures))}"
                 )
             counted = samples if name in QUALITY_LIMITS else None
-            checks.append(_check(name, float(bound), figures[key], sense, counted))
+            checks.append(_check(name, bound, figures[key], side, counted))
         return tuple(checks)
 
     def accepts(self, checks: tuple[Check, ...]) -> bool:
-        """Whether a result with these checks may be returned."""
+        """Tell whether a result with these checks may be returned."""
         if self.certain:
             return all(check.verdict == "met" for check in checks)
         return all(check.within for check in checks)
 
 
-def _check(
-    name: str,
-    bound: float,
-    figure: Estimate,
-    sense: Literal["most", "least"],
-    samples: int | None,
-) -> Check:
-    sign = 1.0 if sense == "most" else -1.0
-    within = sign * figure.value <= sign * bound + _ROUNDING * abs(bound)
-    if figure.low is None or figure.high is None:
-        return Check(
-            limit=name,
-            bound=bound,
-            figure=figure,
-            verdict="met" if within else "missed",
-            within=within,
-        )
-    worst, best = (figure.high, figure.low) if sense == "most" else (figure.low, figure.high)
-    verdict: Verdict = "undecided"
-    if sign * worst <= sign * bound:
-        verdict = "met"
-    elif sign * best > sign * bound:
-        verdict = "missed"
+def _check(name: str, bound: float, figure: Estimate, side: Bound, samples: int | None) -> Check:
+    sign = 1.0 if side == "upper" else -1.0
+    within = sign * figure.value <= sign * bound + _RELATIVE_TOLERANCE * abs(bound)
+    verdict: Verdict = "met" if within else "missed"
     needed = None
-    if verdict == "undecided" and samples:
-        # An interval's ends come nearer with the square root of the number of samples.
-        distance, reach = abs(figure.value - bound), abs((worst if within else best) - figure.value)
-        needed = math.ceil(samples * (reach / distance) ** 2) if distance > reach / 100 else None
+    if figure.low is not None and figure.high is not None:
+        ends = (figure.high, figure.low)
+        worst, best = ends if side == "upper" else ends[::-1]
+        if sign * worst <= sign * bound:
+            verdict = "met"
+        elif sign * best > sign * bound:
+            verdict = "missed"
+        else:
+            verdict = "undecided"
+            needed = samples and _samples_needed(
+                samples, figure.value, bound, (worst if within else best)
+            )
     return Check(
         limit=name,
         bound=bound,
@@ -210,3 +235,12 @@ def _check(
         within=within,
         samples_needed=needed,
     )
+
+
+def _samples_needed(samples: int, value: float, bound: float, end: float) -> int | None:
+    """Number of samples at which the interval's end would come as near as the bound is.
+
+    An interval shrinks with the square root of the number of samples.
+    """
+    distance, reach = abs(value - bound), abs(end - value)
+    return math.ceil(samples * (reach / distance) ** 2) if distance > reach / 100 else None

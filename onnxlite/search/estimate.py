@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: what a sample of inputs says about all inputs.
+"""Estimates from a sample of inputs, with confidence intervals.
 
 All intervals hold with a given confidence, two-sided.
 """
@@ -12,13 +12,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlite.fidelity import sqnr_db
+
 Array64 = NDArray[np.float64]
 
 _RESAMPLES = 1000
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A figure and its interval; both ends are None where one sample set says nothing of it."""
+    """A figure and its interval; both ends are None where the samples give no interval."""
 
     value: float
     low: float | None = None
@@ -30,8 +32,8 @@ class Estimate(msgspec.Struct, frozen=True):
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def share(successes: int, count: int, *, confidence: float) -> Estimate:
-    """A proportion with its score interval (Wilson 1927), which also holds near 0 and 1."""
+def proportion(successes: int, count: int, *, confidence: float) -> Estimate:
+    """Estimate a proportion with its score interval (Wilson 1927), valid near 0 and 1 as well."""
     z = _normal_quantile(confidence)
     p = successes / count
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
@@ -40,7 +42,7 @@ def share(successes: int, count: int, *, confidence: float) -> Estimate:
 
 
 def paired_drop(reference: Array64, candidate: Array64, *, confidence: float) -> Estimate:
-    """How many more of the same samples the reference gets right, as a share.
+    """Estimate the fraction of samples that the candidate gets wrong in addition.
 
     The interval is that of Agresti & Min (2005): Wald's for the difference of paired
     proportions, with half an observation added to each of the four cells.
@@ -60,15 +62,15 @@ def paired_drop(reference: Array64, candidate: Array64, *, confidence: float) ->
 
 
 def mean(values: Array64, *, confidence: float, seed: int = 0) -> Estimate:
-    """A mean with its bootstrap interval (Efron 1979, percentile method)."""
+    """Estimate a mean with its bootstrap interval (Efron 1979, percentile method)."""
     if len(values) < 2:
         return Estimate(float(values.mean()))
     samples = np.stack([values[rows].mean() for rows in _resampled(len(values), seed)])
     return Estimate(float(values.mean()), *_ends(samples, confidence))
 
 
-def noise_share(signal: Array64, noise: Array64, *, confidence: float, seed: int = 0) -> Estimate:
-    """The noise of all samples over their signal, `sum(noise) / sum(signal)`, bootstrapped."""
+def noise_ratio(signal: Array64, noise: Array64, *, confidence: float, seed: int = 0) -> Estimate:
+    """Estimate `sum(noise) / sum(signal)` over all samples, with its bootstrap interval."""
     total = max(float(signal.sum()), np.finfo(np.float64).tiny)
     value = float(noise.sum()) / total
     if len(signal) < 2:
@@ -82,17 +84,20 @@ def noise_share(signal: Array64, noise: Array64, *, confidence: float, seed: int
     return Estimate(value, *_ends(samples, confidence))
 
 
+def complement(figure: Estimate) -> Estimate:
+    """Return the estimate of one minus a figure."""
+    if figure.low is None or figure.high is None:
+        return Estimate(1 - figure.value)
+    return Estimate(1 - figure.value, 1 - figure.high, 1 - figure.low)
+
+
 def decibels(noise: Estimate) -> Estimate:
-    """A share of noise as a signal to noise ratio in dB; ends change places."""
+    """Convert noise over signal to an SQNR in dB; the ends of the interval change places."""
     return Estimate(
-        _decibels(noise.value),
-        None if noise.high is None else _decibels(noise.high),
-        None if noise.low is None else _decibels(noise.low),
+        sqnr_db(1.0, noise.value),
+        None if noise.high is None else sqnr_db(1.0, noise.high),
+        None if noise.low is None else sqnr_db(1.0, noise.low),
     )
-
-
-def _decibels(share_of_noise: float) -> float:
-    return math.inf if share_of_noise <= 0 else -10 * math.log10(share_of_noise)
 
 
 def _resampled(count: int, seed: int) -> NDArray[np.intp]:

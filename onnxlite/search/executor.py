@@ -1,4 +1,8 @@
-"""Steps of trials as tasks, run in this process or by the workers of an executor."""
+"""Steps of trials as tasks, run in this process or by the workers of an executor.
+
+What goes into a task and what comes out can be pickled, so that a worker of a pool or of a
+cluster needs nothing but this package.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +30,20 @@ from onnxlite.workers import Lost, Workers, local_workers
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepTask:
-    """A step to be applied.
+    """A step to be applied to a model.
 
     Attributes:
-        original: the first input of the recipe, serialised: results are held against it.
+        label: the candidate that needs it, for progress.
+        original: the first input of the recipe, serialised: results are compared with it.
         model: what the step is applied to, serialised.
         lineage: of that model.
         step: the step.
-        samples: what it is calibrated on.
+        samples: calibration samples.
     """
 
+    label: str
     original: bytes
     model: bytes
     lineage: Mapping[str, Origin]
@@ -45,62 +51,63 @@ class StepTask:
     samples: SamplesLike
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What came of it: a model with its report, or the reason why there is none.
+    """Result of a task: a model with its report, or the reason why there is none.
 
     Attributes:
         model: serialised; None if the step failed.
         lineage: of that model.
-        report: what the step says.
+        report: of the step.
         failure: the error.
-        lost: the failure is that of workers, and says nothing of the step.
+        lost: the failure is that of workers, and says nothing about the step.
+        seconds: wall-clock time of the task.
     """
 
-    model: bytes | None
-    lineage: dict[str, Origin]
-    report: StepReport | None
-    failure: str | None
+    model: bytes | None = None
+    lineage: Mapping[str, Origin]
+    report: StepReport | None = None
+    failure: str | None = None
     lost: bool = False
+    seconds: float = 0.0
 
 
-def do(work: StepTask, progress: Progress = no_progress) -> StepResult:
+def run_task(task: StepTask, progress: Progress = no_progress) -> StepResult:
     """Apply the step and verify the result in ONNX Runtime, like `onnxlite.run` does.
 
-    An error that onnxlite raises on purpose is a result: the candidate failed. So is one
-    that it does not: a search must outlive a step that a strange model breaks.
+    Errors are results: the candidate failed. That holds for unexpected ones as well, because
+    a search has to survive a step that breaks on an unusual model.
     """
+    start = time.perf_counter()
     try:
-        original = parse(work.original)
-        current = parse(work.model, work.lineage)
-        record_original(current, original)
-        result, report = work.step.apply(current, work.samples, StepContext(progress=progress))
-        if report.changed:
-            Reference(original, work.samples).verify(result, work.step.name())
-        return StepResult(to_bytes(result), dict(lineage_of(result)), report, None)
+        result = _apply(task, progress)
     except OnnxliteError as error:
-        return StepResult(None, {}, None, str(error))
+        result = StepResult(lineage={}, failure=str(error))
     except MemoryError:
         raise
     except Exception as error:
         logger.warning(
             "%s broke on this model and is left out; please report it (%s: %s)",
-            work.step.name(),
+            task.step.name(),
             type(error).__name__,
             error,
         )
-        return StepResult(None, {}, None, f"{type(error).__name__}: {error}")
+        result = StepResult(lineage={}, failure=f"{type(error).__name__}: {error}")
+    return replace(result, seconds=time.perf_counter() - start)
 
 
-class TimeUp(BaseException):
-    """Raised by a progress callback to end a step early: time is up.
+def _apply(task: StepTask, progress: Progress) -> StepResult:
+    original = parse_model(task.original)
+    current = parse_model(task.model, task.lineage)
+    record_original(current, original)
+    model, report = task.step.apply(current, task.samples, StepContext(progress=progress))
+    if report.changed:
+        Reference(original, task.samples).verify(model, task.step.name())
+    return StepResult(model=to_bytes(model), lineage=dict(lineage_of(model)), report=report)
 
-    Like Ctrl-C, it must not be taken for an error of what it interrupts.
-    """
 
-
-def parse(content: bytes, lineage: Mapping[str, Origin] | None = None) -> ir.Model:
-    """A serialised model, with its lineage."""
+def parse_model(content: bytes, lineage: Mapping[str, Origin] | None = None) -> ir.Model:
+    """Parse a serialised model and attach its lineage."""
     proto = onnx.ModelProto()
     proto.ParseFromString(content)
     model = load(proto)
@@ -109,46 +116,41 @@ def parse(content: bytes, lineage: Mapping[str, Origin] | None = None) -> ir.Mod
     return model
 
 
-Labelled = tuple[str, StepTask]
-
-
 class TaskExecutor(Protocol):
-    """Does pieces of work, in any order.
+    """Runs tasks, in any order.
 
     Attributes:
-        parallel: whether several are done at once.
+        parallel: whether several run at once.
     """
 
     parallel: bool
 
-    def do(
-        self, works: Sequence[Labelled], progress: Progress
-    ) -> Iterator[tuple[int, StepResult, float]]:
-        """Give index, result and seconds of each piece of work as it is done."""
+    def run(
+        self, tasks: Sequence[StepTask], progress: Progress
+    ) -> Iterator[tuple[int, StepResult]]:
+        """Give index and result of each task as it ends; what `progress` raises goes through."""
         ...
 
 
 class InProcessExecutor:
-    """Does one after the other here."""
+    """Runs one task after the other in this process."""
 
     parallel = False
 
-    def do(
-        self, works: Sequence[Labelled], progress: Progress
-    ) -> Iterator[tuple[int, StepResult, float]]:
-        """Give each result as it is done; what `progress` raises goes through."""
-        for index, (label, work) in enumerate(works):
+    def run(
+        self, tasks: Sequence[StepTask], progress: Progress
+    ) -> Iterator[tuple[int, StepResult]]:
+        """Give index and result of each task as it ends; what `progress` raises goes through."""
+        for index, task in enumerate(tasks):
 
-            def told(stage: str, done: int, total: int, label: str = label) -> None:
+            def labelled(stage: str, done: int, total: int, label: str = task.label) -> None:
                 progress(f"{label}: {stage}", done, total)
 
-            start = time.perf_counter()
-            result = do(work, told)
-            yield index, result, time.perf_counter() - start
+            yield index, run_task(task, labelled)
 
 
 class WorkerExecutor:
-    """Hands steps out to workers, except those that measure times: these run here, alone.
+    """Runs tasks on workers, except those that measure times: these run here, alone.
 
     Workers are busy, and may be other machines than the one that the model is for.
     """
@@ -159,34 +161,26 @@ class WorkerExecutor:
         self._workers = workers
         self._here = InProcessExecutor()
 
-    def do(
-        self, works: Sequence[Labelled], progress: Progress
-    ) -> Iterator[tuple[int, StepResult, float]]:
-        """Give each result as it is done: first what workers do, then what is done here."""
-        away = [i for i, (_, work) in enumerate(works) if not measures(work.step)]
-        pieces = [_portable(works[i][1]) for i in away]
-        labels = ", ".join(works[i][0] for i in away)
+    def run(
+        self, tasks: Sequence[StepTask], progress: Progress
+    ) -> Iterator[tuple[int, StepResult]]:
+        """Give index and result of each task as it ends: those of workers first."""
+        remote = [i for i, task in enumerate(tasks) if not measures_time(task.step)]
+        local = [i for i, task in enumerate(tasks) if measures_time(task.step)]
+        labels = ", ".join(tasks[i].label for i in remote)
+        portable = [_portable(tasks[i]) for i in remote]
         for index, result in self._workers.each(
-            timed, pieces, stage=f"workers: {labels}", progress=progress
+            run_task, portable, stage=f"workers: {labels}", progress=progress
         ):
             if isinstance(result, Lost):
-                yield away[index], StepResult(None, {}, None, str(result), lost=True), 0.0
-            else:
-                yield away[index], *result
-        here = [i for i, (_, work) in enumerate(works) if measures(work.step)]
-        for index, done, seconds in self._here.do([works[i] for i in here], progress):
-            yield here[index], done, seconds
+                result = StepResult(lineage={}, failure=str(result), lost=True)
+            yield remote[index], result
+        for index, result in self._here.run([tasks[i] for i in local], progress):
+            yield local[index], result
 
 
-def timed(work: StepTask) -> tuple[StepResult, float]:
-    """Do a piece of work and tell the seconds it took; what workers are sent."""
-    start = time.perf_counter()
-    done = do(work)
-    return done, time.perf_counter() - start
-
-
-def measures(step: Step) -> bool:
-    """Whether a step decides by times of this machine."""
+def measures_time(step: Step) -> bool:
+    """Tell whether a step decides by times of this machine."""
     match step:
         case QuantizeStatic(placement="measured") | QuantizeAuto():
             return True
@@ -200,7 +194,10 @@ def measures(step: Step) -> bool:
 
 @contextlib.contextmanager
 def task_executor(executor: Executor | int | None) -> Iterator[TaskExecutor]:
-    """The crew for what a caller gave; processes that were started for it end with it.
+    """Make the executor of tasks for what a caller gave; processes started here end with it.
+
+    Args:
+        executor: None is this process, a number so many processes, or any executor.
 
     Raises:
         OptionError: a number of workers below 1.
@@ -209,7 +206,7 @@ def task_executor(executor: Executor | int | None) -> Iterator[TaskExecutor]:
         yield InProcessExecutor()
     elif isinstance(executor, int):
         if executor < 1:
-            raise OptionError(f"executor={executor}: at least one worker")
+            raise OptionError(f"executor={executor}: give at least one worker")
         workers = local_workers(executor)
         try:
             yield WorkerExecutor(workers)
@@ -219,7 +216,7 @@ def task_executor(executor: Executor | int | None) -> Iterator[TaskExecutor]:
         yield WorkerExecutor(Workers(executor))
 
 
-def _portable(work: StepTask) -> StepTask:
-    """The work with its samples as plain arrays: windows of streams cannot be pickled."""
-    feeds = Samples(work.samples, input_specs(parse(work.model)))
-    return replace(work, samples=list(feeds))
+def _portable(task: StepTask) -> StepTask:
+    """The task with its samples as plain arrays: parts of streams cannot be pickled."""
+    feeds = Samples(task.samples, input_specs(parse_model(task.model)))
+    return replace(task, samples=list(feeds))

@@ -1,9 +1,10 @@
-"""The one number that a budget's `max_drop` is about, and how it is chosen."""
+"""Metric of a search: the one number that a budget's `max_drop` limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -12,68 +13,91 @@ from numpy.typing import NDArray
 from onnxlite.errors import OptionError
 from onnxlite.ops import holds_scores
 
-#: Metrics that need no code: the share of samples whose top class stays that of the original,
-#: or is the label; mean cosine similarity; 1 - noise / signal; 1 - largest error / peak.
+#: Metrics that need no code: fraction of samples whose top class stays that of the original, or
+#: is the label; mean cosine similarity; 1 - noise / signal; 1 - largest error / peak.
 BuiltIn = Literal["agreement", "accuracy", "cosine", "sqnr", "max-error"]
-#: A task metric, higher is better: a model's outputs by name, samples along the first axis,
-#: and with labels also these, to one number, or to one number per sample, whose mean counts
-#: and which has a confidence interval.
-Scoring: TypeAlias = Callable[..., float | NDArray[Any]]
-MetricLike: TypeAlias = BuiltIn | Scoring
+#: A task metric, higher is better. It takes a model's outputs by name, samples along the first
+#: axis, and the labels where there are some. It returns one number, or one number per sample,
+#: of which the mean counts and has a confidence interval.
+TaskMetric: TypeAlias = Callable[..., float | NDArray[Any]]
+MetricLike: TypeAlias = BuiltIn | TaskMetric
 
-_BUILT_IN = ("agreement", "accuracy", "cosine", "sqnr", "max-error")
-#: Fewer values than these have no direction worth comparing.
-_DIRECTION = 8
+#: Vectors of fewer values have no direction worth comparing.
+MIN_COSINE_WIDTH = 8
 
 
-def choose_metric(
-    metric: MetricLike | None, model: ir.Model, *, labelled: bool
-) -> tuple[MetricLike, str]:
-    """The metric and why it is that one.
+@dataclass(frozen=True)
+class ChosenMetric:
+    """A metric and the reason for it.
 
-    Without a choice: accuracy where there are labels, agreement where an output holds class
+    Attributes:
+        metric: built in, or a function.
+        reason: why it is that one.
+    """
+
+    metric: MetricLike
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        return metric_name(self.metric)
+
+    @property
+    def cache_name(self) -> str | None:
+        """Name in cache keys; None for a function, which has no lasting digest."""
+        return self.metric if isinstance(self.metric, str) else None
+
+
+def choose_metric(metric: MetricLike | None, model: ir.Model, *, labelled: bool) -> ChosenMetric:
+    """Check the metric that was asked for, or choose the one that fits the model.
+
+    Without a request: accuracy where there are labels, agreement where an output holds class
     scores, cosine where one holds a vector per sample, else the noise of all outputs.
 
     Raises:
         OptionError: an unknown name, or accuracy without labels.
     """
     if callable(metric):
-        return metric, "given"
+        return ChosenMetric(metric, "given")
     if metric is not None:
-        if metric not in _BUILT_IN:
-            raise OptionError(f"there is no metric {metric!r}: {', '.join(_BUILT_IN)}, or code")
+        known = get_args(BuiltIn)
+        if metric not in known:
+            raise OptionError(
+                f"there is no metric {metric!r}: give one of {', '.join(known)}, or a function"
+            )
         if metric == "accuracy" and not labelled:
             raise OptionError("accuracy needs labels: give one class per sample")
-        return metric, "given"
+        return ChosenMetric(metric, "given")
     if labelled:
-        return "accuracy", "there are labels"
+        return ChosenMetric("accuracy", "there are labels")
     if names := class_outputs(model):
-        return "agreement", f"{', '.join(map(repr, names))} holds class scores"
+        return ChosenMetric("agreement", f"{', '.join(map(repr, names))} holds class scores")
     floats = [v for v in model.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()]
     if floats and all(_is_vector(value) for value in floats):
-        return "cosine", "every sample gives a vector"
-    return "sqnr", "no output holds class scores"
+        return ChosenMetric("cosine", "every sample gives a vector")
+    return ChosenMetric("sqnr", "no output holds class scores")
 
 
 def class_outputs(model: ir.Model) -> list[str]:
-    """Names of the outputs that hold class scores."""
+    """List the outputs that hold class scores."""
     return [value.name or "" for value in model.graph.outputs if holds_scores(value)]
 
 
 def metric_name(metric: MetricLike) -> str:
-    """How reports call a metric."""
+    """Return the name of a metric for reports."""
     if isinstance(metric, str):
         return metric
     return str(getattr(metric, "__name__", "metric")).replace("<lambda>", "metric")
 
 
-def scored(
-    metric: Scoring, outputs: dict[str, NDArray[Any]], labels: NDArray[Any] | None
+def apply_metric(
+    metric: TaskMetric, outputs: dict[str, NDArray[Any]], labels: NDArray[Any] | None
 ) -> float | NDArray[np.float64]:
-    """Call a task metric; what comes back is a number, or a number per sample.
+    """Call a task metric and check that it returns a number, or a number per sample.
 
     Raises:
-        OptionError: it gives something else.
+        OptionError: it returns something else.
     """
     result = metric(outputs) if labels is None else metric(outputs, labels)
     array = np.asarray(result)
@@ -82,13 +106,14 @@ def scored(
     if array.ndim == 1 and array.dtype.kind in "fiub" and array.size:
         return array.astype(np.float64)
     raise OptionError(
-        f"the metric gave {type(result).__name__} of shape {list(array.shape)}: it must give a "
-        "number, or one number per sample"
+        f"the metric returned {type(result).__name__} of shape {list(array.shape)}: it must return "
+        "a number, or one number per sample"
     )
 
 
 def _is_vector(value: ir.Value) -> bool:
+    """Tell whether an output holds vectors that have a direction."""
     if value.shape is None or not len(value.shape):
         return False
     width = value.shape[-1]
-    return not isinstance(width, int) or width >= _DIRECTION
+    return not isinstance(width, int) or width >= MIN_COSINE_WIDTH

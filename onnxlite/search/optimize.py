@@ -3,84 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.cache import cache_folder
+from onnxlite.cache import Cache
 from onnxlite.errors import OptionError, UnsupportedError
-from onnxlite.model import PROTO_LIMIT_BYTES, ModelLike, give_back, load, plain_model, size_bytes
-from onnxlite.options import Seed
-from onnxlite.quantize.core.targets import target_named
+from onnxlite.evaluate import benchmark
+from onnxlite.model import (
+    PROTO_LIMIT_BYTES,
+    ModelLike,
+    PlainModel,
+    give_back,
+    load,
+    plain_model,
+    size_bytes,
+)
 from onnxlite.recipe.proof import check_target
 from onnxlite.samples import SamplesLike, input_specs
 from onnxlite.save import save
 from onnxlite.search.budget import Budget
 from onnxlite.search.deadline import Deadline
 from onnxlite.search.executor import task_executor
-from onnxlite.search.metric import MetricLike
-from onnxlite.search.records import OptimizeReport, Prefer, Trial
+from onnxlite.search.final_check import check_best, prove_result
+from onnxlite.search.job import OptimizeOptions, SearchJob, TrialSink
+from onnxlite.search.metric import MetricLike, choose_metric
+from onnxlite.search.records import OptimizeReport
 from onnxlite.search.search import Search
 from onnxlite.search.split import split_samples
-from onnxlite.search.trial_cache import Store
+from onnxlite.search.trial_runner import TrialRunner
 from onnxlite.step import Result, StepContext, from_options
 
-#: Called with every trial as it ends.
-TrialSink: TypeAlias = Callable[[Trial], None]
 #: Limits as a record or as a dictionary.
 BudgetLike: TypeAlias = Budget | Mapping[str, Any]
-
-
-class OptimizeOptions(Budget, frozen=True, kw_only=True):
-    """Options of `optimize`: the limits of a budget, and how the search goes."""
-
-    renamed: ClassVar[dict[str, str]] = {"time_limit": "time_limit_s"}
-
-    prefer: Annotated[
-        Prefer | None,
-        Meta(
-            description='Objective among the results that meet the budget: `"latency"`, '
-            '`"size"`, `"both"` (their product), or `"quality"`. None is `"both"`, or '
-            '`"quality"` if the budget limits nothing but latency and size.'
-        ),
-    ] = None
-    target: Annotated[
-        str, Meta(description="Runtime whose integer types are used, see `quantize_static`.")
-    ] = "cpu"
-    time_limit_s: (
-        Annotated[
-            float,
-            Meta(gt=0, description="Seconds, about; then the best result so far is taken."),
-        ]
-        | None
-    ) = None
-    output: (
-        Annotated[
-            Path,
-            Meta(
-                description="Write the result here, atomically; nothing is written if it is the "
-                "original."
-            ),
-        ]
-        | None
-    ) = None
-    cache: Annotated[
-        Path | Literal[False] | None,
-        Meta(
-            description="Folder of the results of trials, from which an interrupted search "
-            "resumes; None is a folder of the user's cache, False keeps nothing."
-        ),
-    ] = None
-    seed: Seed = 0
-
-    def validate(self) -> None:
-        """Raise `OptionError` for an unknown target."""
-        target_named(self.target)
 
 
 @from_options(OptimizeOptions, runtime=("progress",))
@@ -137,9 +97,34 @@ def optimize(
         ExecutionError: ONNX Runtime does not run the model.
     """
     start = time.perf_counter()
-    limits = _budget(budget, options)
-    model = plain_model(model)
-    original = load(model)
+    source = plain_model(model)
+    original = _loaded(source, options)
+    split = split_samples(samples, input_specs(original), evaluation=evaluation, labels=labels)
+    job = SearchJob(
+        model=source,
+        original=original,
+        options=options,
+        budget=_budget(budget, options),
+        split=split,
+        metric=choose_metric(metric, original, labelled=split.selection_labels is not None),
+        cache=_cache(options.cache),
+        deadline=Deadline(start, options.time_limit_s, context.progress),
+        on_trial=on_trial,
+        benchmark=benchmark,
+    )
+    with task_executor(executor) as tasks:
+        search = Search(job, TrialRunner(job, tasks))
+        search.run()
+        result, report = prove_result(search, check_best(search))
+    if report.changed and options.output is not None:
+        saved = save(result, options.output)
+        report = msgspec.structs.replace(report, output_path=str(saved))
+    return Result(give_back(source, result), report)
+
+
+def _loaded(source: PlainModel, options: OptimizeOptions) -> ir.Model:
+    """Load the original, and refuse at once what cannot be searched or saved."""
+    original = load(source)
     if options.output is not None:
         check_target(options.output, original)
     if (nbytes := size_bytes(original)) >= PROTO_LIMIT_BYTES:
@@ -147,25 +132,7 @@ def optimize(
             f"the model holds {nbytes / 2**30:.1f} GiB of tensors, and trials are kept as messages "
             "of at most 2: choose the steps yourself and use run, or quantize_weights"
         )
-    shares = split_samples(samples, input_specs(original), evaluation=evaluation, labels=labels)
-    with task_executor(executor) as crew:
-        search = Search(
-            model,
-            original,
-            shares,
-            budget=limits,
-            metric=metric,
-            prefer=options.prefer,
-            cache=_store(options.cache),
-            clock=Deadline(start, options.time_limit_s, context.progress),
-            crew=crew,
-            seed=options.seed,
-        )
-        result, report = search.finish(search.run(options.target, on_trial))
-    if report.changed and options.output is not None:
-        saved = save(result, options.output)
-        report = msgspec.structs.replace(report, output_path=str(saved))
-    return Result(give_back(model, result), report)
+    return original
 
 
 def _budget(budget: BudgetLike | None, options: OptimizeOptions) -> Budget:
@@ -190,9 +157,5 @@ def _budget(budget: BudgetLike | None, options: OptimizeOptions) -> Budget:
     )
 
 
-def _store(cache: Path | Literal[False] | None) -> Store:
-    if cache is False:
-        return Store(None)
-    store = Store(cache_folder() / "trials" if cache is None else cache)
-    store.trim()
-    return store
+def _cache(folder: Path | Literal[False] | None) -> Cache:
+    return Cache.in_memory() if folder is False else Cache(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -11,36 +11,42 @@ import msgspec
 from onnxlite.evaluate import Ratio
 from onnxlite.recipe import RunReport
 from onnxlite.search.budget import Budget, Check
+from onnxlite.search.candidates import CandidateId
 from onnxlite.search.quality_evaluator import Quality
 
-#: How a trial ended: measured in full; given up because its quality was beyond rescue before
-#: the last step; failed because a step did; or a step changed nothing, so that the recipe is
-#: no other than a shorter one.
-TrialStatus = Literal["measured", "stopped", "failed", "idle"]
+#: How a trial ended: measured in full; stopped before its last step, because its quality was
+#: beyond rescue; failed, because a step did; or without change by a step, so that its recipe
+#: is a shorter one's.
+TrialStatus = Literal["measured", "stopped", "failed", "unchanged"]
 
 #: Why a search ended.
 Stopped = Literal["finished", "time limit", "interrupted"]
 
+#: What is minimized within the budget: latency times size, latency, size, or the loss of
+#: quality (where only latency or size are limited).
+Prefer = Literal["both", "latency", "size", "quality"]
+
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One recipe that was tried.
+    """One candidate that was tried.
 
     Attributes:
         number: from 1 on, in order.
-        label: the recipe in a few words.
-        recipe: as TOML.
+        label: the candidate in a few words.
+        recipe: as TOML, with the decisions that its steps made by measuring.
         status: how it ended.
-        reason: why it was not measured in full.
-        quality: on the samples for the choice; of the last model that was judged.
-        latency: against the original, one thread, batch 1; None if not measured.
-        latency_ms: median of one run.
+        reason: why it was not measured in full, or is no improvement.
+        quality: on the selection samples, of the last model that was evaluated.
+        latency: relative to the original, one thread, batch 1; None if not measured.
+        latency_ms: median of one run, in milliseconds.
         size_bytes: of the file.
-        size: the same as a share of the original's.
+        size: the same relative to the original.
         checks: the budget's limits.
         in_budget: whether it keeps to the budget.
         accepted: whether it also improves on the original; `reason` says why not.
         on_front: whether no other trial is better in quality, latency and size at once.
-        seconds: of work, without what was found in the cache.
+        seconds: of work, without results from the cache.
+        candidate_id: identity of the candidate; None in reports of version 0.1.
     """
 
     number: int
@@ -58,6 +64,78 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     accepted: bool = False
     on_front: bool = False
     seconds: float = 0.0
+    candidate_id: CandidateId | None = None
+
+    @property
+    def candidate(self) -> CandidateId:
+        """Identity of the candidate."""
+        assert self.candidate_id is not None
+        return self.candidate_id
+
+    @property
+    def quality_checks(self) -> tuple[Check, ...]:
+        """Limits on the loss of quality."""
+        return tuple(check for check in self.checks if check.limits_quality)
+
+    @property
+    def is_within_quality(self) -> bool:
+        """Whether its figures keep to the limits on quality."""
+        return self.status == "measured" and all(check.within for check in self.quality_checks)
+
+    @property
+    def excess(self) -> float | None:
+        """Loss relative to the tightest limit on quality, above 1 beyond it; None if unknown."""
+        factors = (check.excess for check in self.quality_checks)
+        return max((factor for factor in factors if factor is not None), default=None)
+
+    @property
+    def loss(self) -> float:
+        """Loss of the metric; infinite if not evaluated."""
+        return math.inf if self.quality is None else self.quality.drop
+
+    @property
+    def point(self) -> tuple[float, float, float]:
+        """Loss, latency and size relative to the original; infinite where not measured."""
+        latency = math.inf if self.latency is None else self.latency.median
+        return self.loss, latency, math.inf if self.size is None else self.size
+
+
+def merit(trial: Trial, prefer: Prefer) -> tuple[float, float]:
+    """Sort key of trials, smaller is better."""
+    loss, latency, size = trial.point
+    match prefer:
+        case "latency":
+            return latency, size
+        case "size":
+            return size, latency
+        case "quality":
+            return loss, latency * size
+        case _:
+            return latency * size, latency
+
+
+def ranked(trials: Iterable[Trial], prefer: Prefer) -> list[Trial]:
+    """Sort the accepted trials, best first."""
+    accepted = (trial for trial in trials if trial.accepted)
+    return sorted(accepted, key=lambda trial: (*merit(trial, prefer), trial.number))
+
+
+def with_pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Mark the measured trials that no other beats in loss, latency and size at once."""
+    points = [trial.point for trial in trials if trial.status == "measured"]
+
+    def is_beaten(point: tuple[float, ...]) -> bool:
+        return any(
+            other != point and all(a <= b for a, b in zip(other, point, strict=True))
+            for other in points
+        )
+
+    return tuple(
+        msgspec.structs.replace(
+            trial, on_front=trial.status == "measured" and not is_beaten(trial.point)
+        )
+        for trial in trials
+    )
 
 
 class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,33 +143,33 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         budget: what was asked for.
-        metric: name of the metric that `max_drop` is about.
+        metric: name of the metric that `max_drop` limits.
         metric_reason: why it is that one.
-        prefer: what was to be made small within the budget.
-        trials: every recipe tried, in order.
+        prefer: what was minimized within the budget.
+        trials: every candidate tried, in order.
         chosen: number of the trial that is the result; None if it is the original.
-        quality: of the result on the samples for the final check; None for the original.
+        quality: of the result on the samples of the final check; None for the original.
         checks: the budget's limits on those samples.
-        looks: how many candidates the final check was asked about.
+        final_checks: number of candidates that the final check was made for.
         met: whether the result keeps to the budget.
-        verdict: in one sentence, what came out.
+        verdict: the outcome in one sentence.
         stopped: why the search ended: `"finished"`, `"time limit"` or `"interrupted"`.
-        cached: look-ups that the cache answered.
+        cached: number of results that the cache held.
         seconds: wall-clock time of the search.
-        samples: how the samples were shared out.
-        sensitivity: share of the noise of INT8 that is a layer's, by its name; empty where
-            that was not asked.
+        samples: number of samples by their use.
+        sensitivity: fraction of the noise of INT8 that a layer causes, by its name; empty where
+            it was not measured.
     """
 
     budget: Budget
     metric: str
     metric_reason: str
-    prefer: str
+    prefer: Prefer
     trials: tuple[Trial, ...]
     chosen: int | None
     quality: Quality | None
     checks: tuple[Check, ...]
-    looks: int
+    final_checks: int
     met: bool
     verdict: str
     stopped: Stopped
@@ -102,58 +180,9 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OptimizeReport(RunReport, frozen=True, kw_only=True):
-    """The record of a run of the chosen recipe, with the search that chose it."""
+    """The report of a run of the chosen recipe, with the search that chose it."""
 
     search: SearchRecord
 
     def __str__(self) -> str:
         return f"{self.search.verdict}\n{super().__str__()}"
-
-
-#: What is made small within the budget: latency times size, latency, size, or the loss of
-#: quality (where only latency or size are limited).
-Prefer = Literal["both", "latency", "size", "quality"]
-
-
-def merit(trial: Trial, prefer: Prefer) -> tuple[float, float]:
-    """Less is better; what was not measured is worst."""
-    latency = trial.latency.median if trial.latency is not None else math.inf
-    size = trial.size if trial.size is not None else math.inf
-    both = latency * size
-    match prefer:
-        case "latency":
-            return latency, size
-        case "size":
-            return size, latency
-        case "quality":
-            return _lost(trial), both
-        case _:
-            return both, latency
-
-
-def best(trials: Sequence[Trial], prefer: Prefer) -> list[Trial]:
-    """The accepted trials, best first."""
-    return sorted((t for t in trials if t.accepted), key=lambda t: (*merit(t, prefer), t.number))
-
-
-def on_front(trials: Sequence[Trial]) -> set[int]:
-    """Numbers of the measured trials that no other beats in loss, latency and size at once."""
-    points = {t.number: _point(t) for t in trials if t.status == "measured"}
-    return {
-        number
-        for number, point in points.items()
-        if not any(_beats(other, point) for other in points.values())
-    }
-
-
-def _point(trial: Trial) -> tuple[float, float, float]:
-    latency = trial.latency.median if trial.latency is not None else math.inf
-    return _lost(trial), latency, trial.size if trial.size is not None else math.inf
-
-
-def _beats(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
-    return one != two and all(a <= b for a, b in zip(one, two, strict=True))
-
-
-def _lost(trial: Trial) -> float:
-    return trial.quality.drop if trial.quality is not None else math.inf

@@ -1,34 +1,41 @@
-"""Split of the samples of a search: calibration, selection and final check never overlap."""
+"""Split of the samples of a search: calibration, selection and final check never overlap.
+
+Steps are calibrated on the first part. Candidates are chosen by the second. The third is seen
+by nothing until the choice is made, because a figure on samples that a choice was made by
+flatters it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError
-from onnxlite.holdout import SampleStream
+from onnxlite.holdout import LastFraction, SampleStream
 from onnxlite.recipe.split import MIN_HELD_OUT, SampleUse
-from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike
+from onnxlite.samples import InputSpec, Samples, SamplesLike
 
 Labels = NDArray[Any]
 
+#: Selection and final check together, half of the set or at least so many samples.
+_HELD_OUT = LastFraction(0.5, minimum=2 * MIN_HELD_OUT, largest_fraction=2 / 3)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class SampleSplit:
-    """The three parts, with the labels of those two that are judged on.
+    """The three parts, with the labels of the two that quality is measured on.
 
     Attributes:
-        calibration: what steps are given; re-iterable, like the others.
-        selection: what candidates are compared on.
-        check: what the chosen one is checked on.
+        calibration: samples for the steps; re-iterable, like the others.
+        selection: samples that candidates are compared on.
+        check: samples that the chosen one is checked on.
         selection_labels: one entry per sample, or None.
-        check_labels: the same of `check`.
-        counts: samples in each part.
+        check_labels: the same for `check`.
+        counts: samples in each part, in this order.
         use: the record for the report.
     """
 
@@ -48,91 +55,70 @@ def split_samples(
     evaluation: SamplesLike | None = None,
     labels: Labels | Sequence[Any] | None = None,
 ) -> SampleSplit:
-    """Cut the samples: half for calibration, a quarter each for selection and check.
+    """Split samples: half for calibration, a quarter each for selection and final check.
 
-    With `evaluation`, all samples are for calibration and `evaluation` is halved.
+    With `evaluation`, all samples are for calibration and `evaluation` is halved. Where there
+    are too few to split, all three parts are the same samples, and the record says so.
 
     Args:
-        samples: the inputs.
-        inputs: of the model.
+        samples: inputs of the model.
+        inputs: their specification.
         evaluation: separate inputs for selection and check.
         labels: one entry per sample of `evaluation`, or else of `samples`.
 
     Raises:
         SamplesError: the samples do not fit the model, or the labels not the samples.
     """
-    whole = SampleStream(Samples(samples, inputs))
-    judged = whole if evaluation is None else SampleStream(Samples(evaluation, inputs))
-    classes = None if labels is None else np.asarray(labels)
-    if classes is not None and (not classes.ndim or len(classes) != judged.total):
-        raise SamplesError(
-            f"labels of shape {list(classes.shape)} for {judged.total} samples: give one entry per "
-            f"sample{'' if evaluation is None else ' of the evaluation set'}"
-        )
-    if evaluation is not None:
-        first, stop = 0, judged.nearest_cut(judged.total // 2)
-        count = whole.total
+    first = SampleStream(Samples(samples, inputs))
+    second = first if evaluation is None else SampleStream(Samples(evaluation, inputs))
+    classes = _checked_labels(labels, second.total, separate=evaluation is not None)
+    total = second.total
+    if evaluation is None:
+        held_out = _HELD_OUT.count(total)
+        start = calibration = second.nearest_cut(total - held_out)
+        middle = second.nearest_cut(total - held_out // 2)
     else:
-        held = max(judged.total // 2, min(2 * MIN_HELD_OUT, 2 * judged.total // 3))
-        first = count = judged.nearest_cut(judged.total - held)
-        stop = judged.nearest_cut(judged.total - held // 2)
-    selection, check = stop - first, judged.total - stop
-    if not (count and selection and check):
-        return _shared(whole, judged, classes)
+        start, calibration = 0, first.total
+        middle = second.nearest_cut(total // 2)
+    counts = (calibration, middle - start, total - middle)
+    bounds = (start, middle, middle, total)
     note = (
-        f"{count} samples for calibration, {selection} for the choice, "
-        f"{check} for a final check that the choice has not seen"
+        f"{counts[0]} samples for calibration, {counts[1]} for the choice, "
+        f"{counts[2]} for a final check that the choice has not seen"
     )
-    use = SampleUse(
-        calibration=count,
-        evaluation=check,
-        origin="held-out" if evaluation is None else "given",
-        note=note,
-    )
+    if shared := not all(counts):
+        counts, bounds = (first.total, total, total), (0, total, 0, total)
+        note = (
+            f"{total} samples cannot be split into calibration, selection and final check, so "
+            "these share them and the figures are flattered; give some hundred samples"
+        )
+    parts = [slice(*bounds[:2]), slice(*bounds[2:])]
     return SampleSplit(
-        calibration=whole.between(0, count),
-        selection=judged.between(first, stop),
-        check=judged.between(stop, judged.total),
-        selection_labels=None if classes is None else classes[first:stop],
-        check_labels=None if classes is None else classes[stop:],
-        counts=(count, selection, check),
-        use=use,
+        calibration=first.between(0, counts[0]),
+        selection=second.between(parts[0].start, parts[0].stop),
+        check=second.between(parts[1].start, parts[1].stop),
+        selection_labels=None if classes is None else classes[parts[0]],
+        check_labels=None if classes is None else classes[parts[1]],
+        counts=counts,
+        use=SampleUse(
+            calibration=counts[0],
+            evaluation=counts[2],
+            origin="shared" if shared else "held-out" if evaluation is None else "given",
+            note=note,
+        ),
     )
 
 
-def _shared(whole: SampleStream, judged: SampleStream, labels: Labels | None) -> SampleSplit:
-    """Too few to cut: the parts are the same samples, and the record says so."""
-    note = (
-        f"{judged.total} samples cannot be cut into calibration, choice and check, so these share "
-        "them and the figures flatter; give some hundred samples"
-    )
-    use = SampleUse(calibration=whole.total, evaluation=judged.total, origin="shared", note=note)
-    everything = judged.between(0, judged.total)
-    return SampleSplit(
-        calibration=whole.between(0, whole.total),
-        selection=everything,
-        check=everything,
-        selection_labels=labels,
-        check_labels=labels,
-        counts=(whole.total, judged.total, judged.total),
-        use=use,
-    )
-
-
-def digest(feeds: Samples, labels: Labels | None = None) -> str:
-    """A hash of what samples hold: names, types, shapes, values, and the labels."""
-    total = sha256()
-    for feed in feeds:
-        _add(total, feed)
-    if labels is not None:
-        total.update(f"labels {labels.dtype} {labels.shape}".encode())
-        total.update(np.ascontiguousarray(labels).tobytes())
-    return total.hexdigest()
-
-
-def _add(total: Any, feed: Feed) -> None:
-    for name, array in sorted(feed.items()):
-        total.update(f"{name} {array.dtype} {array.shape}".encode())
-        # Text has no buffer.
-        content = repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes()
-        total.update(content)
+def _checked_labels(
+    labels: Labels | Sequence[Any] | None, total: int, *, separate: bool
+) -> Labels | None:
+    """The labels as an array, one per sample."""
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    if not array.ndim or len(array) != total:
+        raise SamplesError(
+            f"labels of shape {list(array.shape)} for {total} samples: give one entry per "
+            f"sample{' of the evaluation set' if separate else ''}"
+        )
+    return array

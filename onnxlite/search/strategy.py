@@ -1,329 +1,356 @@
-"""Which candidates come next: formats first, then how much can be pruned in the best of them.
+"""Search strategy: which candidates come next, as a pure function of the trials so far.
 
-A strategy is a function of the trials so far and of nothing else, and a round's candidates
-do not depend on how many of them run at once. So a search gives the same recipe in one
-process and on a cluster, and one that was interrupted goes on where it was.
+The plan, in order:
+
+1. number formats alone; formats of weights alone only while no smaller model keeps the quality;
+2. INT8 with its most sensitive layers in float, where INT8 loses too much;
+3. fewer channels in the best format, along an axis down to the edge of the budget, then with
+   training, or along neighbouring axes (coarser multiples of channels, the second best format);
+4. the best results written as integer operators.
+
+`propose` replays the plan on the trials that there are, and returns what the plan wants next. So a
+search gives the same recipe in one process and on a cluster, however many candidates run at once,
+and an interrupted one continues where it stopped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
-from onnxlite.prune.options import RoundTo
-from onnxlite.recipe.document import Recipe
-from onnxlite.search.budget import QUALITY_LIMITS, Budget, Check
+import msgspec
+
+from onnxlite.recipe import Recipe
+from onnxlite.search.budget import Budget
 from onnxlite.search.candidates import (
-    BY,
-    INT8,
+    WEIGHT_BITS,
     Candidate,
-    Format,
-    Priced,
+    CandidateId,
+    NumberFormat,
+    SearchSpace,
     SweepAxis,
-    compact,
-    mixed,
-    pruning_line,
-    unpruned,
 )
-from onnxlite.search.records import Prefer, Trial, merit
+from onnxlite.search.records import Prefer, Trial, merit, ranked
 
-#: The share of latency, or MACs, that a line begins with.
-_FIRST_SHARE = 0.7
-_LEAST_SHARE = 0.04
-#: Training allows about so much of what is left without it.
-_TRAINED = 0.65
-#: Two shares are told apart if one is more than this times the other; before training, which
-#: starts from about where it goes no further without, it needs not be known so well.
-_RESOLUTION, _COARSE = 1.08, 1.3
-#: The first share below 1 that goes on is looked for up to here: it may be all there is.
-_LEAST_CUT = 1.03
-_MOST_ROUNDS = 8
-#: How far a share goes down while nothing is lost; less far where the edge is known about.
-_STEP, _TRAINED_STEP = 0.6, 0.8
-#: Of a weight in the input, and what a file holds besides weights.
-_FLOAT_BITS, _OVERHEAD = 32, 1.1
-#: How many layers stay float where INT8 alone loses too much.
-_KEPT = (1, 2, 4, 8)
+INT8 = NumberFormat(name="int8")
 
-Tried = Sequence[tuple[Candidate, Trial]]
+#: Fraction of the latency (or MACs) that a sweep begins with, and the smallest one.
+FIRST_FRACTION, MIN_FRACTION = 0.7, 0.04
+#: Training allows about this fraction of what is kept without it.
+TRAINED_FRACTION = 0.65
+#: A sweep ends where an accepted fraction is less than this times a refused one. The edge without
+#: training needs not be known so well if training starts from it.
+RESOLUTION, COARSE_RESOLUTION = 1.08, 1.3
+#: The same between 1 and the largest refused fraction: a little may be all that can go.
+MIN_CUT = 1.03
+MAX_SWEEP_TRIALS = 8
+#: Factor to the next fraction while nothing is refused; nearer 1 where the edge is known about.
+STEP_FACTOR, TRAINED_STEP_FACTOR = 0.6, 0.8
+#: Bits of a weight in the input, and size of a file relative to that of its weights.
+FLOAT_BITS, FILE_OVERHEAD = 32, 1.1
+#: Numbers of layers that stay float where INT8 alone loses too much.
+FLOAT_LAYER_COUNTS = (1, 2, 4, 8)
+
+#: What the strategy has to know about the model: the field of `History` that holds the answer.
+Question = Literal["prunable", "sensitive_layers", "training_steps"]
+Batch: TypeAlias = tuple[Candidate, ...]
+Trials: TypeAlias = tuple[Trial, ...]
+Keys: TypeAlias = tuple[CandidateId, ...]
+#: Part of the plan: it yields what is wanted next and is sent all trials so far.
+Plan: TypeAlias = Generator[Keys | Question, Trials, Trials]
 
 
-class SearchStrategy:
-    """Gives the next batch of candidates for the trials so far.
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Everything that a search has found out.
 
-    Args:
-        forms: the number formats.
-        budget: decides how far a line goes.
-        prefer: what the best trial is.
-        prunable: tells whether there are channels that may go, once the first batch is tried.
-        fragile: tells the layers that cost most in INT8, worst first.
-        training: tells for how many steps candidates are trained, once the first batch is tried;
-            None where they are not.
-        seed: of the pruning.
+    Attributes:
+        trials: in the order in which they ended.
+        prunable: whether any channel can be removed.
+        sensitive_layers: layers by their share of the noise of INT8, the largest first.
+        training_steps: steps for which candidates are trained; 0 where they are not.
+
+    Answers are None until the strategy has asked the question.
     """
 
-    def __init__(
-        self,
-        forms: Sequence[Format],
-        *,
-        budget: Budget,
-        prefer: Prefer,
-        prunable: Callable[[], bool],
-        fragile: Callable[[], Sequence[str]],
-        training: Callable[[], int | None],
-        seed: int,
-    ) -> None:
-        self._forms = {form.name: form for form in forms}
-        self._budget = budget
-        self._prefer: Prefer = prefer
-        self._prunable = prunable
-        self._seed = seed
-        self._fragile, self._training = fragile, training
-        self._lines: dict[str, SweepAxis] = {}
+    trials: Trials = ()
+    prunable: bool | None = None
+    sensitive_layers: tuple[str, ...] | None = None
+    training_steps: int | None = None
 
-    def batches(self, tried: list[tuple[Candidate, Trial]]) -> Iterator[list[Candidate]]:
-        """Batch after batch; `tried` is the caller's list and grows between them."""
-        forms = list(self._forms.values())
-        yield [unpruned(form) for form in forms if form.bits is None]
-        for form in forms:
-            if form.bits is not None and not self._outdone(form.bits, tried):
-                yield [unpruned(form)]
-        self._settle(tried)
-        if batch := self._mixed(tried):
-            yield batch
-            self._settle(tried)
-        names = self._promising(tried)
-        if names and self._prunable():
-            yield from self._pruned(tried, names)
-        yield self._compact(tried)
+    def answered(self, question: Question, answer: Any) -> History:
+        """The history with the answer to a question."""
+        return replace(self, **{question: answer})
 
-    def between(self, failed: Trial, tried: Tried) -> list[Candidate]:
-        """What to try when a trial did not hold on unseen samples: a little less of the same."""
-        (candidate,) = [c for c, t in tried if t.number == failed.number]
-        if candidate.share == 1:
-            return []
-        above = min(
-            (c.share for c, _ in self._of(candidate.line, tried, candidate.share)), default=1
-        )
-        if above / candidate.share < _RESOLUTION:
-            return []
-        share = round(math.sqrt(candidate.share * above), 4)
-        return [self._lines[candidate.line].make(share)]
+    def with_trial(self, trial: Trial) -> History:
+        """The history with one more trial."""
+        return replace(self, trials=(*self.trials, trial))
 
-    def _of(self, line: str, tried: Tried, beyond: float) -> Tried:
-        """The trials of a line with more than this share that keep the quality."""
-        return [
-            (c, t)
-            for c, t in tried
-            if c.line == line and c.share > beyond and self._keeps_quality(t)
-        ]
 
-    def _outdone(self, bits: int, tried: Tried) -> bool:
-        """Whether a model that keeps the quality is as small as weights of so many bits are."""
-        if not self._budget.limits_quality:
-            return False
-        sizes = [t.size for _, t in tried if t.size is not None and self._keeps_quality(t)]
-        return min(sizes, default=1.0) <= _OVERHEAD * bits / _FLOAT_BITS
+@dataclass(frozen=True, kw_only=True)
+class SearchProblem:
+    """What is searched, and for what.
 
-    def _mixed(self, tried: Tried) -> list[Candidate]:
-        """INT8 with its most fragile layers in float, where it loses too much by itself."""
-        whole = [t for c, t in tried if c.line == INT8 and t.status == "measured"]
-        if not whole or self._keeps_quality(whole[0]) or not self._budget.limits_quality:
-            return []
-        layers = self._fragile()
-        batch = []
-        for count in (n for n in _KEPT if n <= len(layers) // 2):
-            form = mixed(self._forms[INT8], layers[:count])
-            self._forms[form.name] = form
-            batch.append(unpruned(form))
-        return batch
+    Attributes:
+        space: everything that may be tried.
+        budget: limits of the result; they decide how far a sweep goes.
+        prefer: what is minimized within the budget.
+    """
 
-    def _pruned(
-        self, tried: list[tuple[Candidate, Trial]], names: Sequence[str]
-    ) -> Iterator[list[Candidate]]:
-        """The best format with ever fewer channels; then others from where that one ended."""
-        first, *others = names
-        steps = self._training()
-        line = self._line(first)
-        yield [line.make(_FIRST_SHARE)]
-        yield from self._along(line, tried, _RESOLUTION if steps is None else _COARSE)
-        reached = self._reached(tried)
-        if reached == 1:
-            return
-        # From the edge itself, where chance may be against it: training moves it anyway.
-        edge = min((c.share for c, t in tried if c.line == line.name and _within(t)), default=1)
-        start = min(edge, reached) * _TRAINED
-        if steps is not None:
-            trained = self._line(first, training=steps)
-            yield [trained.make(round(start, 4))]
-            yield from self._along(trained, tried, step=_TRAINED_STEP, untrained=line)
-            if self._reached(tried) < reached:
-                return
-            yield from self._along(line, tried)
-            reached = self._reached(tried)
-        for line in (self._line(first, 8), self._line(first, 4), *map(self._line, others[:1])):
-            yield [line.make(reached)]
-            # One that does not come as far is no better than the first.
-            if any(c.line == line.name and self._goes_on(t) for c, t in tried):
-                yield from self._along(line, tried)
+    space: SearchSpace
+    budget: Budget
+    prefer: Prefer
 
-    def _reached(self, tried: Tried) -> float:
-        """The smallest share so far from which the search goes on."""
-        return min((c.share for c, t in tried if self._goes_on(t)), default=1.0)
-
-    def _compact(self, tried: Tried) -> list[Candidate]:
-        """The best of what was found, in the smaller of two ways to write integers down."""
-        batch = []
-        for candidate, _ in self._best(tried)[:2]:
-            form = compact(self._forms[candidate.line.partition(BY)[0]])
-            if form is not None:
-                label = f"{candidate.label} as operators"
-                steps = (*candidate.steps[: len(candidate.steps) - len(form.steps)], *form.steps)
-                batch.append(replace(candidate, label=label, steps=steps, line=label))
-        return batch
-
-    def _best(self, tried: Tried) -> list[tuple[Candidate, Trial]]:
-        accepted = [(c, t) for c, t in tried if t.accepted]
-        return sorted(accepted, key=lambda pair: (*merit(pair[1], self._prefer), pair[1].number))
-
-    def _settle(self, tried: Tried) -> None:
-        """Take over what formats decided by measuring: not every pruned model measures again."""
-        for candidate, trial in tried:
-            if trial.status == "measured" and candidate.line in self._forms:
-                steps = Recipe.from_toml(trial.recipe).steps[1:]
-                self._forms[candidate.line] = Format(candidate.line, steps)
-
-    def _line(
-        self, name: str, round_to: RoundTo = "auto", *, training: int | None = None
-    ) -> SweepAxis:
-        form = self._forms[name]
-        # What makes a model small makes it fast as well, but not the other way round.
-        by: Priced = "macs" if self._prefer == "size" else "latency"
-        line = pruning_line(form, round_to=round_to, seed=self._seed, by=by, training=training)
-        self._lines[line.name] = line
-        return line
-
-    def _promising(self, tried: Tried) -> list[str]:
-        """Formats that keep the quality asked for, best first."""
-        good = [(c, t) for c, t in tried if t.status == "measured" and self._keeps_quality(t)]
-        ranked = sorted(good, key=lambda pair: merit(pair[1], self._gain))
-        return [candidate.line for candidate, _ in ranked]
-
-    @property
-    def _gain(self) -> Prefer:
-        return "both" if self._prefer == "quality" else self._prefer
-
-    def _keeps_quality(self, trial: Trial) -> bool:
+    def keeps_quality(self, trial: Trial) -> bool:
+        """Tell whether a trial will keep to the limits on quality on other samples, too."""
         return trial.status == "measured" and all(
-            c.verdict == "met" if self._budget.certain else _likely(c)
-            for c in trial.checks
-            if c.limit in QUALITY_LIMITS
+            check.verdict == "met" if self.budget.certain else check.is_likely
+            for check in trial.quality_checks
         )
 
-    def _goes_on(self, trial: Trial) -> bool:
-        """Whether more may, or must, be taken away than in this trial."""
-        if self._budget.limits_quality:
-            return self._keeps_quality(trial)
+    def goes_on(self, trial: Trial) -> bool:
+        """Tell whether more can, or must, be removed than in this trial."""
+        if self.budget.limits_quality:
+            return self.keeps_quality(trial)
         return trial.status == "measured" and not trial.in_budget
 
-    def _along(
-        self,
-        line: SweepAxis,
-        tried: Tried,
-        resolution: float = _RESOLUTION,
-        step: float = _STEP,
-        untrained: SweepAxis | None = None,
-    ) -> Iterator[list[Candidate]]:
-        """Search between what goes on and what does not, until the two are close.
 
-        What goes on `untrained` does so with training.
-        """
-        for _ in range(_MOST_ROUNDS):
-            points = [(c.share, t) for c, t in tried if c.line == line.name]
-            if untrained is not None:
-                points += [
-                    (c.share, t) for c, t in tried if c.line == untrained.name and self._goes_on(t)
-                ]
-            share = next_share(points, self._goes_on, resolution, step)
-            if share is None:
-                return
-            yield [line.make(share)]
+def propose(problem: SearchProblem, history: History) -> Batch | Question | None:
+    """Choose what a search needs next: candidates, the answer to a question, or nothing.
+
+    Returns:
+        Candidates that were not tried yet; a field of `History` that has no answer yet; or None
+        at the end of the search.
+    """
+    known = {trial.candidate: trial for trial in history.trials}
+    plan = _plan(problem, history)
+    seen: dict[CandidateId, Trial] = {}
+    try:
+        wanted = next(plan)
+        while True:
+            if isinstance(wanted, str):
+                return wanted
+            if fresh := tuple(key for key in wanted if key not in known):
+                return _candidates(problem.space, fresh, seen.values())
+            seen.update({key: known[key] for key in wanted})
+            wanted = plan.send(tuple(seen.values()))
+    except StopIteration:
+        return None
 
 
-def next_share(
-    points: Sequence[tuple[float, Trial]],
-    goes_on: Callable[[Trial], bool],
-    resolution: float = _RESOLUTION,
-    step: float = _STEP,
+def step_back(problem: SearchProblem, history: History, failed: Trial) -> Batch:
+    """Propose a gentler candidate in place of one that failed on unseen samples."""
+    key = failed.candidate
+    if key.fraction == 1:
+        return ()
+    # The form in which integers are written does not change the quality.
+    family = _in_qdq_form(key.axis)
+    larger = (
+        trial.candidate.fraction
+        for trial in history.trials
+        if _in_qdq_form(trial.candidate.axis) == family and problem.keeps_quality(trial)
+    )
+    above = min((fraction for fraction in larger if fraction > key.fraction), default=1.0)
+    if above / key.fraction < RESOLUTION:
+        return ()
+    fraction = round(math.sqrt(key.fraction * above), 4)
+    between = CandidateId(key.axis, fraction)
+    if any(trial.candidate == between for trial in history.trials):
+        return ()
+    return _candidates(problem.space, (between,), history.trials)
+
+
+def _plan(problem: SearchProblem, history: History) -> Plan:
+    """The whole search."""
+    seen = yield from _formats_alone(problem)
+    seen = yield from _float_layers(problem, history, seen)
+    formats = _promising_formats(problem, seen)
+    if formats and (yield from _answer(history, "prunable")):
+        seen = yield from _fewer_channels(problem, history, seen, formats)
+    best = ranked(seen, problem.prefer)[:2]
+    keys = (_in_qoperator_form(problem.space, trial.candidate) for trial in best)
+    return (yield tuple(key for key in keys if key is not None))
+
+
+def _answer(history: History, question: Question) -> Generator[Question, Trials, Any]:
+    """Take an answer from the history; where there is none the plan ends with the question."""
+    answer = getattr(history, question)
+    if answer is None:
+        yield question
+    return answer
+
+
+def _formats_alone(problem: SearchProblem) -> Plan:
+    """Every format on the simplified model; weights alone only where nothing is as small."""
+    seen = yield _alone(*problem.space.formats())
+    for number_format in problem.space.weight_formats():
+        bits = WEIGHT_BITS[number_format.name]
+        sizes = [t.size for t in seen if t.size is not None and problem.keeps_quality(t)]
+        is_beaten = min(sizes, default=1.0) <= FILE_OVERHEAD * bits / FLOAT_BITS
+        # Without a limit on quality the one with more bits may be the one that is wanted.
+        if not (problem.budget.limits_quality and is_beaten):
+            seen = yield _alone(number_format)
+    return seen
+
+
+def _float_layers(problem: SearchProblem, history: History, seen: Trials) -> Plan:
+    """INT8 with its most sensitive layers in float, where INT8 loses too much."""
+    int8 = [t for t in seen if t.candidate.format == INT8 and t.status == "measured"]
+    if not int8 or problem.keeps_quality(int8[0]) or not problem.budget.limits_quality:
+        return seen
+    layers = yield from _answer(history, "sensitive_layers")
+    counts = [count for count in FLOAT_LAYER_COUNTS if count <= len(layers) // 2]
+    formats = [NumberFormat(name="int8", float_layers=layers[:count]) for count in counts]
+    return (yield _alone(*formats))
+
+
+def _fewer_channels(
+    problem: SearchProblem, history: History, seen: Trials, formats: Sequence[NumberFormat]
+) -> Plan:
+    """Ever fewer channels in the best format, then on other axes from where that one ended."""
+    first, *others = formats
+    training_steps = yield from _answer(history, "training_steps")
+    axis = SweepAxis(format=first)
+    seen = yield (CandidateId(axis, FIRST_FRACTION),)
+    coarse = Sweep(axis, resolution=COARSE_RESOLUTION if training_steps else RESOLUTION)
+    seen = yield from _sweep(problem, seen, coarse)
+    reached = _reached(problem, seen)
+    if reached == 1:
+        return seen
+    if training_steps:
+        # From the edge by the figures themselves: training moves it anyway.
+        edge = min(
+            (t.candidate.fraction for t in seen if _is_on(t, axis) and t.is_within_quality),
+            default=1,
+        )
+        trained = SweepAxis(format=first, training_steps=training_steps)
+        start = round(min(edge, reached) * TRAINED_FRACTION, 4)
+        seen = yield (CandidateId(trained, start),)
+        further = Sweep(trained, step_factor=TRAINED_STEP_FACTOR, untrained=axis)
+        seen = yield from _sweep(problem, seen, further)
+        if _reached(problem, seen) < reached:
+            return seen
+        seen = yield from _sweep(problem, seen, Sweep(axis))
+        reached = _reached(problem, seen)
+    neighbours = [SweepAxis(format=first, round_to=multiple) for multiple in (8, 4)]
+    neighbours += [SweepAxis(format=other) for other in others[:1]]
+    for neighbour in neighbours:
+        seen = yield (CandidateId(neighbour, reached),)
+        # One that does not come as far is no better than the first.
+        if any(_is_on(trial, neighbour) and problem.goes_on(trial) for trial in seen):
+            seen = yield from _sweep(problem, seen, Sweep(neighbour))
+    return seen
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Search along an axis for the smallest fraction that keeps to the budget.
+
+    Attributes:
+        axis: what is swept.
+        resolution: largest ratio of an accepted to a refused fraction at the end.
+        step_factor: to the next fraction while nothing is refused.
+        untrained: the axis without training; what goes on there goes on with training.
+    """
+
+    axis: SweepAxis
+    resolution: float = RESOLUTION
+    step_factor: float = STEP_FACTOR
+    untrained: SweepAxis | None = None
+
+
+def _sweep(problem: SearchProblem, seen: Trials, sweep: Sweep) -> Plan:
+    """Try fractions between what goes on and what does not, until the two are close."""
+    for _ in range(MAX_SWEEP_TRIALS):
+        points = [trial for trial in seen if _is_on(trial, sweep.axis)]
+        if sweep.untrained is not None:
+            points += [t for t in seen if _is_on(t, sweep.untrained) and problem.goes_on(t)]
+        fraction = next_fraction(points, problem.goes_on, sweep)
+        if fraction is None:
+            break
+        seen = yield (CandidateId(sweep.axis, fraction),)
+    return seen
+
+
+def next_fraction(
+    points: Sequence[Trial], goes_on: Callable[[Trial], bool], sweep: Sweep
 ) -> float | None:
-    """Where to look next for the share at which trials stop to go on; None if it is found.
+    """Choose the next fraction of a sweep; None where its edge is known.
 
-    Damage grows about as a power of what is removed. So between two shares the next one is
-    where a straight line through both, in logarithms, meets the budget; without figures it
+    The loss grows about as a power of what is removed. So between two fractions the next one
+    is where a straight line through both, in logarithms, meets the budget; without figures it
     is their geometric mean.
     """
-    good = min((share for share, trial in points if goes_on(trial)), default=1.0)
-    if _exhausted(points, goes_on):
+    accepted = [trial for trial in points if goes_on(trial)]
+    good = min((t.candidate.fraction for t in accepted), default=1.0)
+    if _is_exhausted(accepted):
         return None
-    bad = max((s for s, trial in points if not goes_on(trial) and s < good), default=0.0)
-    if not bad:
-        lower = round(good * step, 4)
-        return lower if lower >= _LEAST_SHARE else None
-    if good / bad < (resolution if good < 1 else _LEAST_CUT):
+    refused = (t.candidate.fraction for t in points if not goes_on(t))
+    bad = max((fraction for fraction in refused if fraction < good), default=None)
+    if bad is None:
+        lower = round(good * sweep.step_factor, 4)
+        return lower if lower >= MIN_FRACTION else None
+    if good / bad < (sweep.resolution if good < 1 else MIN_CUT):
         return None
-    share = math.sqrt(good * bad)
-    over = {s: _over(t) for s, t in points if s in (good, bad)}
-    one, two = over.get(good), over.get(bad)
-    if one and two and two > 1 > one:
-        at = math.log(1 / one) / math.log(two / one)
-        share = good * math.pow(bad / good, at)
-    # Not so near to an end that the trial could tell nothing.
-    narrow = math.pow(good / bad, 0.2)
-    return round(min(max(share, bad * narrow), good / narrow), 4)
+    excess = {t.candidate.fraction: t.excess for t in points}
+    below, above = excess.get(good), excess.get(bad)
+    fraction = math.sqrt(good * bad)
+    if below and above and above > 1 > below:
+        position = math.log(1 / below) / math.log(above / below)
+        fraction = good * math.pow(bad / good, position)
+    # A trial near to an end would tell nothing.
+    margin = math.pow(good / bad, 0.2)
+    return round(min(max(fraction, bad * margin), good / margin), 4)
 
 
-def _exhausted(points: Sequence[tuple[float, Trial]], goes_on: Callable[[Trial], bool]) -> bool:
-    """Whether the two smallest shares gave models of one size: no less is to be had."""
-    going = [pair for pair in points if pair[0] < 1 and goes_on(pair[1])]
-    last = sorted(going, key=lambda pair: pair[0])[:2]
-    sizes = {trial.size_bytes for _, trial in last if trial.size_bytes is not None}
+def _is_exhausted(accepted: Iterable[Trial]) -> bool:
+    """Tell whether the two smallest fractions gave models of one size: no less can be had."""
+    pruned = [trial for trial in accepted if trial.candidate.fraction < 1]
+    last = sorted(pruned, key=lambda trial: trial.candidate.fraction)[:2]
+    sizes = {trial.size_bytes for trial in last if trial.size_bytes is not None}
     return len(last) == 2 and len(sizes) == 1
 
 
-def _within(trial: Trial) -> bool:
-    """Whether the figures of a trial keep to the limits on quality."""
-    checks = [check for check in trial.checks if check.limit in QUALITY_LIMITS]
-    return trial.status == "measured" and all(check.within for check in checks)
+def _alone(*formats: NumberFormat) -> Keys:
+    """Number formats without pruning and training."""
+    return tuple(CandidateId(SweepAxis(format=number_format)) for number_format in formats)
 
 
-def _likely(check: Check) -> bool:
-    """Whether a limit will probably be kept on other samples as well.
-
-    A search along the edge of a budget ends where chance was kind; half of what it finds there
-    would fail the final check, so it goes by the middle between figure and end of interval.
-    """
-    value, low, high = check.figure.value, check.figure.low, check.figure.high
-    if low is None or high is None or not check.within:
-        return check.within
-    # With few samples every interval is wide: half of the limit is far enough from it.
-    if check.limit in ("max_drop", "max_error"):
-        return (value + high) / 2 <= check.bound or value <= check.bound / 2
-    half = check.limit in ("min_agreement", "min_cosine") and 1 - value <= (1 - check.bound) / 2
-    return (value + low) / 2 >= check.bound or half
+def _candidates(space: SearchSpace, keys: Keys, trials: Iterable[Trial]) -> Batch:
+    """Build candidates with what their formats decided by measuring, so that none repeats that."""
+    resolved = {
+        trial.candidate.format: Recipe.from_toml(trial.recipe).steps[1:]
+        for trial in trials
+        if trial.status == "measured" and trial.candidate.is_plain
+    }
+    return tuple(space.candidate(key, resolved) for key in keys)
 
 
-def _over(trial: Trial) -> float | None:
-    """By what factor a trial is beyond its tightest limit on quality; None if unknown."""
-    factors = []
-    for check in trial.checks:
-        if check.limit not in QUALITY_LIMITS:
-            continue
-        value, bound = check.figure.value, check.bound
-        if check.limit in ("min_agreement", "min_cosine"):
-            value, bound = 1 - value, 1 - bound
-        if check.limit == "min_sqnr_db":
-            value, bound = 10 ** (-value / 20), 10 ** (-bound / 20)
-        if bound > 0:
-            factors.append(max(value, bound * 0.02) / bound)
-    return max(factors, default=None)
+def _promising_formats(problem: SearchProblem, trials: Iterable[Trial]) -> list[NumberFormat]:
+    """Formats that keep the quality, best first."""
+    prefer = "both" if problem.prefer == "quality" else problem.prefer
+    good = [trial for trial in trials if problem.keeps_quality(trial)]
+    return [t.candidate.format for t in sorted(good, key=lambda t: merit(t, prefer))]
+
+
+def _reached(problem: SearchProblem, trials: Iterable[Trial]) -> float:
+    """Smallest fraction from which the search goes on."""
+    return min((t.candidate.fraction for t in trials if problem.goes_on(t)), default=1.0)
+
+
+def _is_on(trial: Trial, axis: SweepAxis) -> bool:
+    return trial.candidate.axis == axis
+
+
+def _in_qdq_form(axis: SweepAxis) -> SweepAxis:
+    number_format = msgspec.structs.replace(axis.format, qoperator=False)
+    return msgspec.structs.replace(axis, format=number_format)
+
+
+def _in_qoperator_form(space: SearchSpace, key: CandidateId) -> CandidateId | None:
+    number_format = space.qoperator_form(key.format)
+    if number_format is None:
+        return None
+    return CandidateId(msgspec.structs.replace(key.axis, format=number_format), key.fraction)

@@ -2,80 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import onnx_ir as ir
 
 from onnxlite.analysis.lineage import Origin
-from onnxlite.errors import OnnxliteError, OptionError
-from onnxlite.evaluate import Ratio, benchmark
-from onnxlite.machine import machine
-from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
-from onnxlite.recipe import Tune
-from onnxlite.recipe.document import Recipe
+from onnxlite.cache import CacheKey
+from onnxlite.errors import ExecutionError, OnnxliteError, OptionError
+from onnxlite.evaluate import Latency, Ratio
+from onnxlite.machine import is_busy
+from onnxlite.recipe import Recipe, Tune
 from onnxlite.records import Progress, StepReport
-from onnxlite.samples import SamplesLike
-from onnxlite.search.budget import QUALITY_LIMITS, Budget
+from onnxlite.search.budget import Check
 from onnxlite.search.candidates import Candidate
 from onnxlite.search.estimate import Estimate
-from onnxlite.search.executor import StepResult, StepTask, TaskExecutor, parse
+from onnxlite.search.executor import StepResult, StepTask, TaskExecutor, parse_model
+from onnxlite.search.job import SearchJob
 from onnxlite.search.quality_evaluator import Quality, QualityEvaluator
 from onnxlite.search.records import Trial, TrialStatus
-from onnxlite.search.trial_cache import CachedStep, Store, code_digest, key_of
+from onnxlite.search.trial_cache import CachedStep, latency_key, quality_key, step_key
 from onnxlite.step import Step
 
-logger = logging.getLogger(__name__)
-
-
-#: Neither noise makes a model faster, nor a few names less a file smaller.
-_FASTER, _SMALLER = 0.98, 0.98
+#: A ratio above this may be noise, or a few names less in the file.
+MAX_FASTER_RATIO, MAX_SMALLER_RATIO = 0.98, 0.98
 #: Seconds of interleaved runs per candidate; the chosen one is measured for longer.
-_TIMING_S = 2.0
-
-
-class TrialLatency(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate's latency against the original."""
-
-    ratio: Ratio
-    candidate_ms: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSetup:
-    """What all trials of a search share.
-
-    Attributes:
-        original: the input, serialised.
-        digest: its hash.
-        input_bytes: size of the input's file.
-        calibration: what steps are given.
-        calibration_count: how many samples that are.
-        calibration_digest: their hash.
-        selection: what candidates are judged and timed on.
-        selection_digest: their hash, with that of the labels.
-        metric_key: what a metric is called in the cache; None if its values cannot be kept.
-        budget: the limits.
-    """
-
-    original: bytes
-    digest: str
-    input_bytes: int
-    calibration: SamplesLike
-    calibration_count: int
-    calibration_digest: str
-    selection: SamplesLike
-    selection_digest: str
-    metric_key: str | None
-    budget: Budget
+TRIAL_TIMING_S, FINAL_TIMING_S = 2.0, 10.0
 
 
 @dataclass
-class _TrialState:
-    """How far a candidate is."""
+class _RunningTrial:
+    """A candidate and how far it is."""
 
     candidate: Candidate
     digest: str
@@ -87,307 +46,264 @@ class _TrialState:
     seconds: float = 0.0
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         return self.status != "measured" or len(self.reports) == len(self.candidate.steps)
+
+    @property
+    def next_step(self) -> Step:
+        return self.candidate.steps[len(self.reports)]
+
+    def take_over(self, made: CachedStep) -> None:
+        """Continue from the result of a step."""
+        if made.failure is not None or made.report is None:
+            self.status, self.reason = "failed", made.failure
+            return
+        is_first = not self.reports
+        self.reports.append(made.report)
+        self.digest, self.lineage = made.digest, made.lineage
+        if not is_first and not made.report.changed:
+            self.status = "unchanged"
+            self.reason = f"{made.report.step} changed nothing: {made.report.summary}"
+
+    def resolved_steps(self) -> tuple[Step, ...]:
+        """The steps, with their decisions by measurement written into their options."""
+        steps = list(self.candidate.steps)
+        for index, report in enumerate(self.reports):
+            if report.resolved_options:
+                steps[index] = msgspec.structs.replace(steps[index], **report.resolved_options)
+        return tuple(steps)
 
 
 class TrialRunner:
-    """Tries candidates out.
+    """Tries candidates, and keeps the models of all trials.
 
     Args:
-        setting: what they share.
-        judge: of their quality on the samples for the choice.
-        store: what is known already.
-        crew: who does the steps.
-        progress: called as work goes on; what it raises goes through.
+        job: the search.
+        executor: runs the steps.
+
+    Raises:
+        OptionError: the budget limits what the outputs do not have.
     """
 
-    def __init__(
-        self,
-        setting: TrialSetup,
-        judge: QualityEvaluator,
-        store: Store,
-        crew: TaskExecutor,
-        progress: Progress,
-    ) -> None:
-        self._setting, self._judge, self._store = setting, judge, store
-        self._crew, self._progress = crew, progress
-        self._states: dict[int, _TrialState] = {}
-        self.tried: list[tuple[Candidate, Trial]] = []
-        store.keep_model(setting.original)
+    def __init__(self, job: SearchJob, executor: TaskExecutor) -> None:
+        self._job, self._executor = job, executor
+        self._running: dict[int, _RunningTrial] = {}
+        self._evaluator = QualityEvaluator(
+            job.original, job.split.selection, job.metric.metric, labels=job.split.selection_labels
+        )
+        job.cache.write_model(job.content)
+        # Report at once what cannot be checked, not after the first trial.
+        unchanged = Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0)
+        self.checks(self._evaluator.evaluate(job.original), unchanged, 0.0, job.input_bytes)
 
-    def try_out(self, candidates: Sequence[Candidate], told: Callable[[Trial], None]) -> None:
-        """Build, judge and time candidates; every trial is added to `tried`, and told."""
-        states = [_TrialState(candidate, self._setting.digest) for candidate in candidates]
-        # Alone, one after the other: then the first results are there soon.
-        groups = [states] if self._crew.parallel else [[state] for state in states]
+    def run(self, candidates: Sequence[Candidate]) -> Iterator[Trial]:
+        """Build, evaluate and time candidates; give each trial as it ends."""
+        trials = [_RunningTrial(candidate, self._job.digest) for candidate in candidates]
+        # Without workers one after the other: then the first results are there soon.
+        groups = [trials] if self._executor.parallel else [[trial] for trial in trials]
         for group in groups:
-            while open_states := [state for state in group if not state.done]:
-                self._advance(open_states)
-            for state in group:
-                trial = self._trial(state, len(self.tried) + 1)
-                self._states[trial.number] = state
-                self.tried.append((state.candidate, trial))
-                told(trial)
+            while unfinished := [trial for trial in group if not trial.is_done]:
+                self._advance(unfinished)
+            for running in group:
+                number = len(self._running) + 1
+                trial = self._measured(running, number)
+                self._running[number] = running
+                yield trial
 
     def content(self, trial: Trial) -> bytes:
-        """The model of a trial, serialised."""
-        content = self._store.model(self._states[trial.number].digest)
-        assert content is not None
-        return content
+        """Return the model of a trial, serialised."""
+        return self._content(self._running[trial.number].digest)
 
     def model(self, trial: Trial) -> ir.Model:
-        """The model of a trial, with its lineage."""
-        return parse(self.content(trial), self._states[trial.number].lineage)
+        """Return the model of a trial, with its lineage."""
+        return parse_model(self.content(trial), self._running[trial.number].lineage)
+
+    def digest(self, trial: Trial) -> str:
+        """Return the hash of the model of a trial."""
+        return self._running[trial.number].digest
 
     def reports(self, trial: Trial) -> list[StepReport]:
-        """What the steps of a trial reported."""
-        return self._states[trial.number].reports
+        """Return the reports of the steps of a trial."""
+        return self._running[trial.number].reports
 
-    def sensitivity(self, target: str) -> Sensitivity | None:
-        """What each layer of the simplified model costs in INT8; None if that cannot be told."""
-        first = next((t for c, t in self.tried if len(c.steps) == 1), None)
-        if first is None or first.status != "measured":
-            return None
-        key = key_of(
-            "sensitivity",
-            self._states[first.number].digest,
-            target,
-            self._setting.calibration_digest,
-            code_digest(),
-        )
-        if (known := self._store.record(key, Sensitivity)) is not None:
-            return known
-        try:
-            found = sensitivity(
-                self.model(first),
-                self._setting.calibration,
-                target=target,
-                confirm=0,
-                times=False,
-                progress=self._progress,
+    def checks(
+        self, quality: Quality, ratio: Ratio, latency_ms: float, size_bytes: int
+    ) -> tuple[Check, ...]:
+        """Compare everything that is known of a model with the budget."""
+        figures = {
+            **quality.figures,
+            "latency": Estimate(ratio.median, ratio.low, ratio.high),
+            "latency_ms": Estimate(latency_ms),
+            "size": Estimate(size_bytes / self._job.input_bytes),
+            "bytes": Estimate(float(size_bytes)),
+        }
+        return self._job.budget.compare(figures, quality.samples)
+
+    def final_latency(self, trial: Trial) -> Latency:
+        """Measure the latency of a trial's model for longer, with memory and session starts."""
+        job, digest = self._job, self.digest(trial)
+        return self._latency(digest, FINAL_TIMING_S, job.deadline.final_progress, memory=True)
+
+    def _content(self, digest: str) -> bytes:
+        content = self._job.cache.read_model(digest)
+        if content is None:
+            raise ExecutionError(
+                f"the cache in {self._job.cache.folder} lost a model of this search: start it "
+                "again, and clear no cache that a search uses"
             )
-        except OnnxliteError as error:
-            logger.info("the layers' sensitivity is not known: %s", error)
-            return None
-        self._store.keep(key, found)
-        return found
+        return content
 
-    def _advance(self, states: Sequence[_TrialState]) -> None:
+    def _advance(self, trials: Sequence[_RunningTrial]) -> None:
         """One more step for each; candidates that begin alike share the work."""
-        wanted: dict[str, list[_TrialState]] = {}
-        for state in states:
-            step = state.candidate.steps[len(state.reports)]
-            wanted.setdefault(self._key(state.digest, step), []).append(state)
-        made: dict[str, tuple[CachedStep, float]] = {}
-        missing: list[str] = []
-        for key in wanted:
-            known = self._store.record(key, CachedStep)
-            if known is not None and (known.failure or self._store.model(known.digest)):
-                made[key] = known, 0.0
+        cache = self._job.cache
+        waiting: dict[str, list[_RunningTrial]] = {}
+        for trial in trials:
+            waiting.setdefault(self._step_key(trial).name, []).append(trial)
+        fresh: list[list[_RunningTrial]] = []
+        for group in waiting.values():
+            known = cache.read(self._step_key(group[0]), CachedStep)
+            if known is not None and (known.failure or cache.read_model(known.digest)):
+                self._take_over(group, known, 0.0)
             else:
-                missing.append(key)
-        works = []
-        for key in missing:
-            state = wanted[key][0]
-            content = self._store.model(state.digest)
-            assert content is not None
-            step = state.candidate.steps[len(state.reports)]
-            label = state.candidate.label
-            works.append(
-                (
-                    label,
-                    StepTask(
-                        self._setting.original,
-                        content,
-                        state.lineage,
-                        step,
-                        self._setting.calibration,
-                    ),
-                )
-            )
-        for index, done, seconds in self._crew.do(works, self._progress):
-            made[missing[index]] = self._keep(missing[index], done), seconds
-        for key, (record, seconds) in made.items():
-            for state in wanted[key]:
-                state.seconds += seconds
-                _follow(state, record)
-                self._give_up(state)
+                fresh.append(group)
+        tasks = [self._task(group[0]) for group in fresh]
+        for index, result in self._executor.run(tasks, self._job.deadline.progress):
+            made = self._kept(fresh[index][0], result)
+            self._take_over(fresh[index], made, result.seconds)
 
-    def _key(self, digest: str, step: Step) -> str:
-        options = Recipe((step,)).to_toml()
-        return key_of("step", digest, options, self._setting.calibration_digest, code_digest())
+    def _step_key(self, trial: _RunningTrial) -> CacheKey:
+        return step_key(trial.digest, trial.next_step, self._job.calibration_digest)
 
-    def _keep(self, key: str, done: StepResult) -> CachedStep:
-        digest = "" if done.model is None else self._store.keep_model(done.model)
-        record = CachedStep(
-            digest=digest, report=done.report, lineage=done.lineage, failure=done.failure
+    def _task(self, trial: _RunningTrial) -> StepTask:
+        return StepTask(
+            label=trial.candidate.label,
+            original=self._job.content,
+            model=self._content(trial.digest),
+            lineage=trial.lineage,
+            step=trial.next_step,
+            samples=self._job.split.calibration,
         )
-        if not done.lost:
-            self._store.keep(key, record)
-        return record
 
-    def _give_up(self, state: _TrialState) -> None:
-        """Stop a candidate whose quality is beyond rescue although steps are left to lose more."""
-        if state.done or len(state.reports) < 2 or not state.reports[-1].changed:
-            return
-        if any(isinstance(step, Tune) for step in state.candidate.steps[len(state.reports) :]):
-            return  # which may well rescue it
-        state.quality = self._quality(state)
-        if state.quality is None:
-            return
-        checks = self._setting.budget.check(
-            {**state.quality.figures, **_NOTHING_MEASURED}, state.quality.samples
+    def _kept(self, trial: _RunningTrial, result: StepResult) -> CachedStep:
+        """Write the result of a step to the cache, unless it says nothing about the step."""
+        cache = self._job.cache
+        made = CachedStep(
+            digest="" if result.model is None else cache.write_model(result.model),
+            report=result.report,
+            lineage=result.lineage,
+            failure=result.failure,
         )
-        lost = [c for c in checks if c.limit in QUALITY_LIMITS and c.verdict == "missed"]
-        if lost:
-            state.status = "stopped"
-            state.reason = f"after {state.reports[-1].step}: {lost[0]}"
+        if not result.lost:
+            cache.write(self._step_key(trial), made)
+        return made
 
-    def _quality(self, state: _TrialState) -> Quality | None:
-        """The figures of a candidate as far as it is; None if it cannot be judged."""
-        setting = self._setting
-        key = None
-        if setting.metric_key is not None:
-            key = key_of(
-                "quality", state.digest, setting.digest, setting.metric_key,
-                setting.selection_digest, code_digest(),
-            )  # fmt: skip
-            if (known := self._store.record(key, Quality)) is not None:
+    def _take_over(self, group: Sequence[_RunningTrial], made: CachedStep, seconds: float) -> None:
+        for trial in group:
+            trial.seconds += seconds
+            trial.take_over(made)
+            self._stop_early(trial)
+
+    def _stop_early(self, trial: _RunningTrial) -> None:
+        """Stop a candidate beyond the limits on quality whose further steps can only lose more."""
+        done = len(trial.reports)
+        if trial.is_done or done < 2 or not trial.reports[-1].changed:
+            return
+        if any(isinstance(step, Tune) for step in trial.candidate.steps[done:]):
+            return  # training may well bring it back
+        trial.quality = self._quality(trial)
+        if trial.quality is None:
+            return
+        unknown = Ratio(median=0.0, low=0.0, high=0.0, minimum=0.0)
+        checks = self.checks(trial.quality, unknown, 0.0, 0)
+        missed = [c for c in checks if c.limits_quality and c.verdict == "missed"]
+        if missed:
+            trial.status = "stopped"
+            trial.reason = f"after {trial.reports[-1].step}: {missed[0]}"
+
+    def _quality(self, trial: _RunningTrial) -> Quality | None:
+        """Evaluate a candidate as far as it is; None, and a failed trial, if that cannot be."""
+        job, key = self._job, None
+        if (metric := job.metric.cache_name) is not None:
+            key = quality_key(trial.digest, job.digest, metric, job.selection_digest)
+            if (known := job.cache.read(key, Quality)) is not None:
                 return known
-        content = self._store.model(state.digest)
-        assert content is not None
         try:
-            quality = self._judge.judge(parse(content))
+            quality = self._evaluator.evaluate(parse_model(self._content(trial.digest)))
         except OptionError:
             raise
         except OnnxliteError as error:
-            state.status, state.reason = "failed", str(error)
+            trial.status, trial.reason = "failed", str(error)
             return None
         if key is not None:
-            self._store.keep(key, quality)
+            job.cache.write(key, quality)
         return quality
 
-    def _timed(self, state: _TrialState) -> TrialLatency:
-        setting = self._setting
-        key = key_of(
-            "latency", state.digest, setting.digest, str(machine()), setting.selection_digest
-        )
-        if (known := self._store.record(key, TrialLatency)) is not None:
+    def _latency(self, digest: str, seconds: float, progress: Progress, *, memory: bool) -> Latency:
+        job = self._job
+        key = latency_key(digest, job.digest, job.selection_digest, seconds)
+        if (known := job.cache.read(key, Latency)) is not None:
             return known
-        content = self._store.model(state.digest)
-        assert content is not None
-        found = benchmark(
-            parse(setting.original),
-            parse(content),
-            samples=setting.selection,
-            memory=False,
-            time_limit_s=_TIMING_S,
-            progress=self._progress,
+        latency = job.benchmark(
+            job.source,
+            parse_model(self._content(digest)),
+            samples=job.split.selection,
+            memory=memory,
+            time_limit_s=seconds,
+            progress=progress,
         )
-        timed = TrialLatency(ratio=found.ratio, candidate_ms=found.candidate.median_ms)
-        self._store.keep(key, timed)
-        return timed
+        job.cache.write(key, latency, busy=is_busy())
+        return latency
 
-    def _trial(self, state: _TrialState, number: int) -> Trial:
+    def _measured(self, running: _RunningTrial, number: int) -> Trial:
+        """Evaluate and time a candidate whose steps are done."""
         start = time.perf_counter()
-        recipe = Recipe(_resolved_options(state), self._setting.calibration_count)
+        job = self._job
+        quality = self._quality(running) if running.status == "measured" else running.quality
         trial = Trial(
             number=number,
-            label=state.candidate.label,
-            recipe=recipe.to_toml(),
-            status=state.status,
-            reason=state.reason,
-            quality=state.quality,
-            seconds=state.seconds,
+            candidate_id=running.candidate.id,
+            label=running.candidate.label,
+            recipe=Recipe(running.resolved_steps(), job.split.counts[0]).to_toml(),
+            status=running.status,
+            reason=running.reason,
+            quality=quality,
+            seconds=running.seconds,
         )
-        if state.status != "measured":
+        if running.status != "measured" or quality is None:
             return trial
-        quality = self._quality(state)
-        if quality is None:
-            return msgspec.structs.replace(trial, status=state.status, reason=state.reason)
-        timed = self._timed(state)
-        content = self._store.model(state.digest)
-        assert content is not None
-        nbytes = len(content)
-        checks = self._setting.budget.check(
-            figures_of(quality, timed, nbytes, self._setting.input_bytes), quality.samples
-        )
-        size = nbytes / self._setting.input_bytes
-        in_budget = self._setting.budget.accepts(checks)
-        refused = (
-            "nothing to change: it is the original"
-            if state.digest == self._setting.digest
-            else no_better(timed.ratio, size)
-        )
+        latency = self._latency(running.digest, TRIAL_TIMING_S, job.deadline.progress, memory=False)
+        size_bytes = len(self._content(running.digest))
+        latency_ms = latency.candidate.median_ms
+        checks = self.checks(quality, latency.ratio, latency_ms, size_bytes)
+        in_budget = job.budget.accepts(checks)
+        refusal = no_improvement(latency.ratio, size_bytes / job.input_bytes)
+        if running.digest == job.digest:
+            refusal = "nothing to change: it is the original"
         return msgspec.structs.replace(
             trial,
-            quality=quality,
-            latency=timed.ratio,
-            latency_ms=timed.candidate_ms,
-            size_bytes=nbytes,
-            size=size,
+            latency=latency.ratio,
+            latency_ms=latency_ms,
+            size_bytes=size_bytes,
+            size=size_bytes / job.input_bytes,
             checks=checks,
             in_budget=in_budget,
-            accepted=in_budget and refused is None,
-            reason=refused,
-            seconds=state.seconds + time.perf_counter() - start,
+            accepted=in_budget and refusal is None,
+            reason=refusal,
+            seconds=running.seconds + time.perf_counter() - start,
         )
 
 
-#: While steps are left, nothing of a candidate but its quality is known.
-_NOTHING_MEASURED = {name: Estimate(0.0) for name in ("latency", "latency_ms", "size", "bytes")}
+def no_improvement(ratio: Ratio, size: float) -> str | None:
+    """Say why a result is no improvement on the original, whatever the budget allows.
 
-
-def _resolved_options(state: _TrialState) -> tuple[Step, ...]:
-    """The steps, with what they decided by measuring written into their options."""
-    resolved_options: list[Step] = list(state.candidate.steps)
-    for index, report in enumerate(state.reports):
-        if report.resolved_options:
-            resolved_options[index] = msgspec.structs.replace(
-                resolved_options[index], **report.resolved_options
-            )
-    return tuple(resolved_options)
-
-
-def figures_of(
-    quality: Quality, timed: TrialLatency, size_bytes: int, input_bytes: int
-) -> dict[str, Estimate]:
-    """All that a budget may limit, by its name."""
-    ratio = timed.ratio
-    return {
-        **quality.figures,
-        "latency": Estimate(ratio.median, ratio.low, ratio.high),
-        "latency_ms": Estimate(timed.candidate_ms),
-        "size": Estimate(size_bytes / input_bytes),
-        "bytes": Estimate(float(size_bytes)),
-    }
-
-
-def _follow(state: _TrialState, made: CachedStep) -> None:
-    """Write a step's outcome down in the state of a candidate."""
-    if made.failure is not None or made.report is None:
-        state.status, state.reason = "failed", made.failure
-        return
-    first = not state.reports
-    state.reports.append(made.report)
-    state.digest, state.lineage = made.digest, made.lineage
-    if not first and not made.report.changed:
-        state.status = "idle"
-        state.reason = f"{made.report.step} changed nothing: {made.report.summary}"
-
-
-def no_better(ratio: Ratio, size: float) -> str | None:
-    """Why a result is no improvement on the original whatever the budget says."""
+    Args:
+        ratio: latency relative to the original.
+        size: file size relative to the original.
+    """
     if ratio.low > 1:
         return f"slower than the original: {ratio}"
     if size > 1:
         return f"larger than the original: {size:.2f}x"
-    if ratio.high > _FASTER and size > _SMALLER:
+    if ratio.high > MAX_FASTER_RATIO and size > MAX_SMALLER_RATIO:
         return f"neither faster nor smaller than the original: {ratio}, size {size:.3f}x"
     return None
-
-
-def with_front(trials: Sequence[Trial], front: set[int]) -> tuple[Trial, ...]:
-    """The trials, those on the front marked."""
-    return tuple(msgspec.structs.replace(t, on_front=t.number in front) for t in trials)

@@ -100,7 +100,13 @@ def searched(report):
         trial(1, 0.0, 0.9),
         trial(2, 0.004, 0.4, on_front=True),
         trial(3, 0.3, 0.1, in_budget=False, accepted=False),
-        Trial(number=4, label="broken", recipe="", status="failed", reason="<why> & how"),
+        Trial(
+            number=4,
+            label="broken",
+            recipe="",
+            status="failed",
+            reason="<why> & how",
+        ),
     )
     check = Check(
         limit="max_drop",
@@ -119,7 +125,7 @@ def searched(report):
         chosen=2,
         quality=trials[1].quality,
         checks=(check,),
-        looks=1,
+        final_checks=1,
         met=True,
         verdict="trial 2 of 4",
         stopped="finished",

@@ -1,4 +1,4 @@
-"""A net that is small and yet large enough for INT8 and pruning to pay."""
+"""A small net for which INT8 and channel pruning pay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
 
 
 def net():
-    """A classifier with random weights, in `{w, w2, w3}` of a trained net's size."""
+    """Build a classifier with random weights, as large as those of a trained net."""
     proto = parse(NET)
     for tensor in proto.graph.initializer:
         if tensor.name.startswith("w"):
@@ -29,7 +29,7 @@ def net():
 
 
 def images(count, seed=0):
-    """Random inputs with a pattern of their own, so that outputs differ."""
+    """Draw random images, each with a mean color of its own, so that outputs differ."""
     rng = np.random.default_rng(seed)
     base = rng.standard_normal((count, 3, 1, 1)) * 2
     return (base + rng.standard_normal((count, 3, 16, 16))).astype(np.float32)

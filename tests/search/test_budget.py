@@ -1,4 +1,4 @@
-"""Limits: what is met, missed, or not to be decided with so few samples."""
+"""Limits of a budget: met, missed, or undecided with so few samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check(budget, figure, samples=100):
         "max_bytes": "bytes",
         "max_latency": "latency",
     }[next(iter(budget.limits()))]
-    (found,) = budget.check({name: figure}, samples)
+    (found,) = budget.compare({name: figure}, samples)
     return found
 
 
@@ -46,7 +46,7 @@ def test_verdicts(budget, figure, verdict, within):
     assert certain.accepts((found,)) is (verdict == "met")
 
 
-def test_how_many_samples_would_decide():
+def test_number_of_samples_that_would_decide():
     found = check(Budget(max_drop=0.02), Estimate(0.01, 0.0, 0.04), samples=100)
     # The upper end, 0.03 away, has to come as near as the bound, 0.01: nine times the samples.
     assert found.samples_needed == 900
@@ -57,7 +57,7 @@ def test_how_many_samples_would_decide():
     assert on_the_line.samples_needed is None
 
 
-def test_limits_on_what_is_lost_and_on_what_is_gained():
+def test_limits_on_quality_and_on_cost():
     assert Budget(max_drop=0.01, max_bytes=10).limits() == {"max_drop": 0.01, "max_bytes": 10.0}
     assert Budget(max_drop=0.01).limits_quality
     assert not Budget(max_latency=0.5, max_bytes=10).limits_quality
@@ -78,6 +78,6 @@ def test_a_wrong_limit_is_refused(fields, word):
         Budget(**fields)
 
 
-def test_a_limit_on_a_figure_that_the_outputs_do_not_have():
+def test_a_limit_without_a_figure_is_an_error():
     with pytest.raises(OptionError, match="min_cosine cannot be checked"):
-        Budget(min_cosine=0.9).check({"drop": Estimate(0.0)}, 10)
+        Budget(min_cosine=0.9).compare({"drop": Estimate(0.0)}, 10)

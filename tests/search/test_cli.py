@@ -19,7 +19,7 @@ from tests.search.nets import images, net
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Search, "_prunable", lambda self: False)
+    monkeypatch.setattr(Search, "_is_prunable", lambda self: False)
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path / "cache"))
     onnx.save(net(), "net.onnx")
     np.save("x.npy", images(64))
@@ -41,7 +41,7 @@ def test_optimize_and_run_the_recipe_again(folder):
     call("report r.json -o again.html")
     assert Path("again.html").read_bytes() == Path("r.html").read_bytes()
     assert "Trials" in call("report r.json").stdout
-    call("run recipe.toml net.onnx --data x.npy -o again.onnx --no-benchmark")
+    call("run net.onnx recipe.toml --data x.npy -o again.onnx --no-benchmark")
     assert Path("again.onnx").read_bytes() == Path("small.onnx").read_bytes()
     text = call("optimize net.onnx --data x.npy --max-drop 0.2 --json -q").stdout
     report = from_json(text, "optimize", OptimizeReport)
@@ -55,7 +55,7 @@ def test_a_budget_that_is_not_met_exits_with_3(folder):
     assert "max_bytes=1000 is missed" in result.stdout
     assert not Path("small.onnx").exists()
     assert not Path("recipe.toml").exists()
-    assert not Path("cache/trials").exists()
+    assert not Path("cache/results").exists()
 
 
 @pytest.mark.parametrize(

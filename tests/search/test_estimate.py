@@ -1,4 +1,4 @@
-"""Intervals hold what they promise."""
+"""Confidence intervals: published values and coverage."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 from onnxlite.search import estimate
 
 
-def test_share_against_published_values():
+def test_proportion_against_published_values():
     # Newcombe 1998, table I, method 3 (score): 81 of 263, and 0 of 20.
-    found = estimate.share(81, 263, confidence=0.95)
+    found = estimate.proportion(81, 263, confidence=0.95)
     assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    none = estimate.share(0, 20, confidence=0.95)
+    none = estimate.proportion(0, 20, confidence=0.95)
     assert (none.value, none.low, none.high) == pytest.approx((0, 0, 0.1611), abs=1e-4)
 
 
 def test_a_perfect_score_on_few_samples_proves_little():
-    assert estimate.share(50, 50, confidence=0.95).low < 0.93
+    assert estimate.proportion(50, 50, confidence=0.95).low < 0.93
     same = np.ones(50)
     assert estimate.paired_drop(same, same, confidence=0.95).high > 0.02
     many = np.ones(5000)
@@ -57,10 +57,10 @@ def test_means_and_noise():
     assert found.low < found.value < found.high
     assert found.high - found.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
     signal = np.full(100, 100.0)
-    noise = estimate.noise_share(signal, np.full(100, 1.0), confidence=0.95)
+    noise = estimate.noise_ratio(signal, np.full(100, 1.0), confidence=0.95)
     assert (noise.value, noise.low, noise.high) == pytest.approx((0.01, 0.01, 0.01))
     assert estimate.decibels(noise).value == pytest.approx(20)
-    spread = estimate.noise_share(signal, np.arange(100.0), confidence=0.95)
+    spread = estimate.noise_ratio(signal, np.arange(100.0), confidence=0.95)
     decibels = estimate.decibels(spread)
     assert decibels.low < decibels.value < decibels.high
     assert estimate.decibels(estimate.Estimate(0.0, 0.0, 0.0)).value == math.inf
@@ -69,4 +69,4 @@ def test_means_and_noise():
 def test_one_sample_has_no_interval():
     assert estimate.mean(np.array([2.0]), confidence=0.95) == estimate.Estimate(2.0)
     one = np.array([1.0])
-    assert estimate.noise_share(one, one, confidence=0.95) == estimate.Estimate(1.0)
+    assert estimate.noise_ratio(one, one, confidence=0.95) == estimate.Estimate(1.0)

@@ -1,4 +1,4 @@
-"""A search on workers finds what a search in this process finds."""
+"""Searches on workers: the same recipe as in this process, also when workers die."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from onnxlite.errors import OptionError
 from onnxlite.recipe import PruneChannels, QuantizeDynamic, QuantizeStatic, Simplify
 from onnxlite.search import Budget, optimize
-from onnxlite.search.executor import measures
+from onnxlite.search.executor import measures_time
 from tests.search.nets import images, net
 
 
@@ -39,16 +39,16 @@ def test_any_executor_gives_the_same_recipe():
     assert same.SerializeToString() == model.SerializeToString()
 
 
-def test_steps_that_measure_stay_here():
-    assert measures(QuantizeStatic())
-    assert not measures(QuantizeStatic(placement="everything"))
-    assert measures(QuantizeDynamic())
-    assert not measures(Simplify())
-    assert measures(PruneChannels(latency=0.5))
-    assert not measures(PruneChannels(macs=0.5))
+def test_steps_that_measure_times_run_in_this_process():
+    assert measures_time(QuantizeStatic())
+    assert not measures_time(QuantizeStatic(placement="everything"))
+    assert measures_time(QuantizeDynamic())
+    assert not measures_time(Simplify())
+    assert measures_time(PruneChannels(latency=0.5))
+    assert not measures_time(PruneChannels(macs=0.5))
 
 
-def test_a_number_of_workers_below_one():
+def test_fewer_than_one_worker_is_an_error():
     with pytest.raises(OptionError, match="at least one"):
         found(0)
 

@@ -20,7 +20,7 @@ from onnxlite.model import to_bytes
 from onnxlite.quantize.mixed import mixed_precision
 from onnxlite.recipe import Recipe, run
 from onnxlite.report import from_json, to_json
-from onnxlite.search import Budget, OptimizeReport, optimize, search, trial_runner
+from onnxlite.search import Budget, OptimizeReport, optimize
 from onnxlite.search.search import Search
 from onnxlite.search.trial_runner import TrialRunner
 from tests.odd_models import parse
@@ -30,7 +30,7 @@ from tests.search.nets import images, net
 @pytest.fixture
 def unpruned(monkeypatch):
     """A search of the number formats alone, which is short."""
-    monkeypatch.setattr(Search, "_prunable", lambda self: False)
+    monkeypatch.setattr(Search, "_is_prunable", lambda self: False)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_result_keeps_to_the_budget_and_is_smaller(found):
     assert record.stopped == "finished"
 
 
-def test_every_trial_is_told_and_recorded(found):
+def test_every_trial_is_reported_and_recorded(found):
     _, outcome, trials = found
     record = outcome.report.search
     assert [t.number for t in record.trials] == list(range(1, len(trials) + 1))
@@ -86,7 +86,7 @@ def test_the_recipe_reproduces_the_result_bit_by_bit(found):
 
 def test_a_warm_cache_makes_nothing_again(found, monkeypatch):
     folder, outcome, _ = found
-    monkeypatch.setattr("onnxlite.search.executor.do", None)
+    monkeypatch.setattr("onnxlite.search.executor.run_task", None)
     again = optimize(
         folder / "net.onnx",
         images(160),
@@ -103,7 +103,9 @@ def test_a_warm_cache_makes_nothing_again(found, monkeypatch):
 def test_other_samples_find_nothing_in_the_cache(found, monkeypatch):
     folder, _, _ = found
     calls = []
-    monkeypatch.setattr(TrialRunner, "_keep", lambda self, key, done: calls.append(key) or 1 / 0)
+    monkeypatch.setattr(
+        TrialRunner, "_kept", lambda self, trial, result: calls.append(trial) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         optimize(folder / "net.onnx", images(160, seed=1), cache=folder / "cache")
     assert len(calls) == 1
@@ -195,7 +197,7 @@ def test_ctrl_c_before_anything_is_done_gives_the_original():
     assert outcome.report.search.verdict.endswith("before its first trial did")
 
 
-def test_time_is_kept():
+def test_the_time_limit_ends_a_search():
     outcome = optimize(net(), images(40), cache=False, time_limit_s=0.01)
     assert outcome.report.search.stopped == "time limit"
     assert not outcome.report.search.met
@@ -217,7 +219,7 @@ def test_wrong_options_are_refused_before_any_work(tmp_path):
             optimize(proto, **{"samples": x, "cache": False, "on_trial": never, **options})
 
 
-def test_too_few_samples_are_said_to_be_too_few(unpruned):
+def test_the_report_names_limits_that_few_samples_leave_undecided(unpruned):
     outcome = optimize(net(), images(24), budget=Budget(max_drop=0.3), cache=False)
     (check,) = outcome.report.search.checks
     assert check.verdict == "undecided"
@@ -225,7 +227,7 @@ def test_too_few_samples_are_said_to_be_too_few(unpruned):
     assert any("so few" in line for line in outcome.report.warnings)
 
 
-def test_a_model_that_no_message_holds(monkeypatch):
+def test_a_model_of_2_gib_is_refused(monkeypatch):
     module = importlib.import_module("onnxlite.search.optimize")  # the name is also a function's
     monkeypatch.setattr(module, "PROTO_LIMIT_BYTES", 1000)
     with pytest.raises(UnsupportedError, match="use run"):
@@ -237,12 +239,12 @@ import os, signal, sys
 from onnxlite import Budget, optimize
 from tests.search.nets import images
 
-def told(trial):
+def on_trial(trial):
     if trial.number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 optimize(sys.argv[1], samples=images(64), budget=Budget(max_drop=0.3), cache=sys.argv[2],
-         on_trial=told)
+         on_trial=on_trial)
 """
 
 
@@ -263,10 +265,10 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.slow
-def test_with_a_real_clock(monkeypatch, residual_path):
-    """The whole way on a trained net, timed; INT8 alone keeps the budget and is far faster."""
-    monkeypatch.setattr(trial_runner, "benchmark", evaluate.benchmark)
-    monkeypatch.setattr(search, "benchmark", evaluate.benchmark)
+def test_with_the_real_timer(monkeypatch, residual_path):
+    """Search on a trained net: INT8 alone keeps the budget and is much faster."""
+    module = importlib.import_module("onnxlite.search.optimize")
+    monkeypatch.setattr(module, "benchmark", evaluate.benchmark)
     outcome = optimize(residual_path, calibration_images(512), time_limit_s=120, cache=False)
     assert outcome.report.search.met
     assert outcome.report.latency.ratio.high < 0.8

@@ -1,4 +1,4 @@
-"""Quality: figures of hand-made outputs, and metrics of every kind."""
+"""Quality of candidates: known figures, and every kind of metric."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def linear(weight=None, text=LINEAR):
     return load(proto)
 
 
-def judged(weight, metric, **options):
-    return QualityEvaluator(linear(), X, metric, **options).judge(linear(weight))
+def quality_of(weight, metric, **options):
+    return QualityEvaluator(linear(), X, metric, **options).evaluate(linear(weight))
 
 
 def test_the_original_loses_nothing():
-    quality = judged(np.eye(3), "agreement")
+    quality = quality_of(np.eye(3), "agreement")
     assert (quality.drop, quality.candidate, quality.samples) == (0, 1, 10)
     assert quality.figures["sqnr_db"].value == math.inf
     assert quality.figures["cosine"].value == pytest.approx(1)
@@ -44,61 +44,61 @@ def test_the_original_loses_nothing():
 
 def test_agreement_and_accuracy():
     swapped = np.eye(3)[[1, 0, 2]]  # classes 0 and 1 change places, 2 stays
-    quality = judged(swapped, "agreement")
+    quality = quality_of(swapped, "agreement")
     assert quality.candidate == 0.3
     assert quality.drop == pytest.approx(0.7)
     labels = np.array([1, 0, 2, 1, 0, 2, 1, 0, 2, 1])
-    quality = judged(swapped, "accuracy", labels=labels)
+    quality = quality_of(swapped, "accuracy", labels=labels)
     assert (quality.reference, quality.candidate) == (0.3, 1.0)
     assert quality.drop == pytest.approx(-0.7)
 
 
 def test_noise_cosine_and_largest_error():
-    quality = judged(np.eye(3) * 0.9, "sqnr")
+    quality = quality_of(np.eye(3) * 0.9, "sqnr")
     assert quality.figures["sqnr_db"].value == pytest.approx(20, abs=1e-4)
     assert quality.drop == pytest.approx(0.01, abs=1e-6)
     assert quality.figures["cosine"].value == pytest.approx(1)
-    quality = judged(np.eye(3) * 0.9, "max-error")
+    quality = quality_of(np.eye(3) * 0.9, "max-error")
     assert quality.figures["max_error"].value == pytest.approx(0.11)
     assert quality.drop == pytest.approx(0.1)
-    assert judged(np.eye(3)[[1, 0, 2]], "cosine").drop > 0.2
+    assert quality_of(np.eye(3)[[1, 0, 2]], "cosine").drop > 0.2
 
 
 def test_a_metric_that_gives_one_number_has_no_interval():
-    quality = judged(np.eye(3) * 0.9, lambda outputs: float(outputs["y"].sum()))
+    quality = quality_of(np.eye(3) * 0.9, lambda outputs: float(outputs["y"].sum()))
     assert quality.drop == pytest.approx(0.1 * X.sum(), rel=1e-5)
     assert quality.figures["drop"].low is None
     assert quality.metric == "metric"
 
 
-def test_a_metric_per_sample_has_one_and_sees_the_labels():
+def test_a_metric_per_sample_has_an_interval_and_gets_the_labels():
     def distance(outputs, labels):
         return -np.abs(outputs["y"].max(axis=1) - labels)
 
-    quality = judged(np.eye(3) * 0.9, distance, labels=np.full(10, 1.1))
+    quality = quality_of(np.eye(3) * 0.9, distance, labels=np.full(10, 1.1))
     assert quality.drop == pytest.approx(0.11, rel=1e-4)
     assert quality.figures["drop"].low <= 0.11 + 1e-6
     assert quality.metric == "distance"
 
 
-def test_what_cannot_be_judged_is_refused():
+def test_outputs_that_cannot_be_compared_are_errors():
     with pytest.raises(VerificationError, match="NaN or infinite"):
-        judged(np.full((3, 3), np.nan), "sqnr")
+        quality_of(np.full((3, 3), np.nan), "sqnr")
     wide = LINEAR.replace("float[n,3] y", "float[n,4] y").replace(
         "float[3,3] w = {", "float[3,4] w = {0,0,0,"
     )
     with pytest.raises(VerificationError, match="it was"):
-        QualityEvaluator(linear(), X, "sqnr").judge(linear(text=wide))
+        QualityEvaluator(linear(), X, "sqnr").evaluate(linear(text=wide))
     with pytest.raises(SamplesError, match="9 labels for 10"):
         QualityEvaluator(linear(), X, "accuracy", labels=np.zeros(9))
-    with pytest.raises(OptionError, match="must give a number"):
-        judged(np.eye(3), lambda outputs: "good")
+    with pytest.raises(OptionError, match="must return a number"):
+        quality_of(np.eye(3), lambda outputs: "good")
 
 
-def test_kept_outputs_and_outputs_run_again_say_the_same(monkeypatch):
-    kept = judged(np.eye(3) * 0.9, "sqnr")
-    monkeypatch.setattr("onnxlite.search.quality_evaluator._KEEP_BYTES", 1)
-    assert judged(np.eye(3) * 0.9, "sqnr") == kept
+def test_quality_does_not_depend_on_kept_outputs(monkeypatch):
+    kept = quality_of(np.eye(3) * 0.9, "sqnr")
+    monkeypatch.setattr("onnxlite.search.quality_evaluator.MAX_KEPT_BYTES", 1)
+    assert quality_of(np.eye(3) * 0.9, "sqnr") == kept
 
 
 def net(tail, shape="[n,10]"):
@@ -120,8 +120,8 @@ def net(tail, shape="[n,10]"):
     ],
 )
 def test_the_metric_that_fits(tail, metric):
-    assert choose_metric(None, net(tail), labelled=False)[0] == metric
-    assert choose_metric(None, net(tail), labelled=True)[0] == "accuracy"
+    assert choose_metric(None, net(tail), labelled=False).metric == metric
+    assert choose_metric(None, net(tail), labelled=True).metric == "accuracy"
 
 
 def test_one_number_per_sample_has_no_class_and_no_direction():
@@ -129,7 +129,7 @@ def test_one_number_per_sample_has_no_class_and_no_direction():
         parse("""<ir_version: 8, opset_import: ["": 17]> g (float[n,8] x) => (float[n,1] y)
             <float[8,1] w> { t = MatMul(x, w)  y = Sigmoid(t) }""")
     )
-    assert choose_metric(None, one, labelled=False)[0] == "sqnr"
+    assert choose_metric(None, one, labelled=False).metric == "sqnr"
 
 
 def test_a_wrong_choice_is_refused():

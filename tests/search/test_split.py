@@ -1,4 +1,4 @@
-"""Calibration, choice and check never share a sample."""
+"""Split of samples: calibration, selection and final check never overlap."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnxlite.errors import SamplesError
-from onnxlite.samples import InputSpec, Samples
-from onnxlite.search.split import digest, split_samples
+from onnxlite.samples import InputSpec
+from onnxlite.search.split import split_samples
 
 DYNAMIC = (InputSpec("x", "float32", ("n", 2)),)
 FIXED = (InputSpec("x", "float32", (4, 2)),)
@@ -27,7 +27,7 @@ def parts(shares):
 
 @pytest.mark.parametrize("inputs", [DYNAMIC, FIXED])
 @pytest.mark.parametrize("total", [12, 40, 100, 1024])
-def test_one_set_is_cut_into_three(total, inputs):
+def test_one_set_is_split_into_three(total, inputs):
     shares = split_samples(rows(total), inputs, labels=np.arange(total))
     one, two, three = parts(shares)
     assert one + two + three == list(range(total))
@@ -52,7 +52,7 @@ def test_separate_samples_are_halved():
 
 
 @pytest.mark.parametrize(("total", "inputs"), [(1, DYNAMIC), (2, DYNAMIC), (4, FIXED), (8, FIXED)])
-def test_too_few_are_shared_and_the_record_says_so(total, inputs):
+def test_too_few_samples_are_shared_and_the_record_says_so(total, inputs):
     shares = split_samples(rows(total), inputs)
     assert parts(shares) == [list(range(total))] * 3
     assert shares.use.origin == "shared"
@@ -64,11 +64,3 @@ def test_labels_must_fit():
         split_samples(rows(10), DYNAMIC, evaluation=rows(20), labels=np.zeros(10))
     with pytest.raises(SamplesError, match="one entry per"):
         split_samples(rows(10), DYNAMIC, labels=np.zeros(9))
-
-
-def test_the_digest_sees_every_value():
-    one, two = rows(10), rows(10)
-    assert digest(Samples(one, DYNAMIC)) == digest(Samples(two, DYNAMIC))
-    two[9, 1] += 1
-    assert digest(Samples(one, DYNAMIC)) != digest(Samples(two, DYNAMIC))
-    assert digest(Samples(one, DYNAMIC)) != digest(Samples(one, DYNAMIC), np.zeros(10))

@@ -1,234 +1,196 @@
-"""The search along a made-up truth: it finds the edge, in few trials, always in the same order."""
+"""Strategy on made-up models: it finds the edge of the budget, in few trials, always alike."""
 
 from __future__ import annotations
 
 import pytest
 
-from onnxlite.evaluate import Ratio
-from onnxlite.recipe import Recipe
-from onnxlite.search import Budget, Estimate, Quality, Trial
-from onnxlite.search.candidates import formats
-from onnxlite.search.records import best, merit, on_front
-from onnxlite.search.strategy import SearchStrategy
+from onnxlite.search import Budget
+from onnxlite.search.candidates import CandidateId, NumberFormat, SweepAxis
+from onnxlite.search.records import merit, ranked, with_pareto_front
+from onnxlite.search.strategy import INT8, History, propose, step_back
+from tests.search.worlds import World, measure, pruned_drop
 
-#: The line that is trained.
-TRAINED = "int8 by 4,000 steps of training"
-
-
-def world(candidate, int8_drop=0.001):
-    """Latency, size and drop of a candidate; damage grows with what is removed."""
-    integer = candidate.line.startswith("int8")
-    drop = 0.02 * ((1 - candidate.share) / candidate.share) ** 2 + (int8_drop if integer else 0)
-    if "training" in candidate.line:
-        drop /= 4
-    if "but" in candidate.line:
-        drop -= int8_drop * 0.9
-    scale = (0.4, 0.3) if integer else (1.0, 1.0)
-    if "weights" in candidate.line or "dynamic" in candidate.line:
-        scale = (1.0, 0.6)
-    if "operators" in candidate.label:
-        scale = (0.4, 0.25)
-    return drop, scale[0] * candidate.share, scale[1] * candidate.share
+INT8_AXIS = SweepAxis(format=INT8)
+TRAINED_AXIS = SweepAxis(format=INT8, training_steps=4000)
 
 
-def tried(candidate, number, budget, int8_drop=0.001):
-    drop, latency, size = world(candidate, int8_drop)
-    quality = Quality(
-        metric="accuracy",
-        reference=0.9,
-        candidate=0.9 - drop,
-        samples=1000,
-        figures={"drop": Estimate(drop, drop - 0.002, drop + 0.002)},
-    )
-    ratio = Ratio(median=latency, low=latency * 0.9, high=latency * 1.1, minimum=latency)
-    checks = budget.check(
-        {**quality.figures, "latency": Estimate(latency), "size": Estimate(size)}, 1000
-    )
-    in_budget = budget.accepts(checks)
-    return Trial(
-        number=number,
-        label=candidate.label,
-        recipe=Recipe(candidate.steps).to_toml(),
-        status="measured",
-        quality=quality,
-        latency=ratio,
-        size=size,
-        size_bytes=int(size * 1e6),
-        checks=checks,
-        in_budget=in_budget,
-        accepted=in_budget and latency < 1,
-    )
+def formats(history):
+    """Number formats in the order of their trials."""
+    return [trial.candidate.format for trial in history.trials]
 
 
-def search(budget, prefer="both", prunable=True, int8_drop=0.001, trained=False):
-    rounds = SearchStrategy(
-        list(formats(target="cpu")),
-        budget=budget,
-        prefer=prefer,
-        prunable=lambda: prunable,
-        fragile=lambda: ("first", "second", "third", "fourth"),
-        training=lambda: 4000 if trained else None,
-        seed=0,
-    )
-    done = []
-    for batch in rounds.batches(done):
-        labels = {candidate.label for candidate, _ in done}
-        for candidate in batch:
-            if candidate.label not in labels:
-                done.append((candidate, tried(candidate, len(done) + 1, budget, int8_drop)))
-    return done
+def fractions(history, axis=INT8_AXIS):
+    """Pruned fractions on an axis in the order of their trials."""
+    keys = (trial.candidate for trial in history.trials)
+    return [key.fraction for key in keys if key.axis == axis and key.fraction < 1]
 
 
 @pytest.mark.parametrize("drop", [0.004, 0.01, 0.03, 0.2])
-def test_it_comes_close_to_the_edge_of_the_budget(drop):
-    done = search(Budget(max_drop=drop))
-    top = best([trial for _, trial in done], "both")[0]
-    share = next(candidate.share for candidate, trial in done if trial is top)
-    # The smallest share that a fine grid finds within the budget.
-    truth = min(
-        s / 1000
-        for s in range(20, 1000)
-        if 0.02 * ((1 - s / 1000) / (s / 1000)) ** 2 + 0.001 <= drop
-    )
-    assert truth <= share <= truth * 1.15
-    assert len(done) <= 30
+def test_the_result_is_close_to_the_edge_of_the_budget(drop):
+    history = World(Budget(max_drop=drop)).search()
+    found = ranked(history.trials, "both")[0].candidate.fraction
+    # The smallest fraction on a fine grid that keeps to the budget.
+    smallest = min(f / 1000 for f in range(20, 1000) if pruned_drop(f / 1000) + 0.001 <= drop)
+    assert smallest <= found <= smallest * 1.15
+    assert len(history.trials) <= 30
 
 
-def test_a_little_may_be_all_that_can_go():
-    done = search(Budget(max_drop=1e-4), int8_drop=0.0)
-    drops = {c.share: t.quality.drop for c, t in done if c.line == "int8"}
-    below = [share for share, drop in drops.items() if share < 1 and drop <= 1e-4]
-    assert below
-    assert 0.93 < min(below) < 0.98
-
-
-def test_a_search_for_speed_alone_loses_no_more_than_it_must():
-    done = search(Budget(max_latency=0.2), prefer="quality")
-    top = best([trial for _, trial in done], "quality")[0]
-    share = next(candidate.share for candidate, trial in done if trial is top)
-    assert 0.5 / 1.1 <= share <= 0.5  # int8 gives 0.4, so half of the MACs is the rest
-
-
-def test_nothing_is_pruned_where_nothing_may_go():
-    assert {c.share for c, _ in search(Budget(max_drop=0.01), prunable=False)} == {1.0}
-
-
-def test_a_search_is_a_function_of_its_trials():
-    one, two = (search(Budget(max_drop=0.02)) for _ in range(2))
-    assert [c.label for c, _ in one] == [c.label for c, _ in two]
-
-
-def test_weights_alone_are_tried_only_where_nothing_is_as_small():
-    def tried_forms(world_, **limits):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(globals(), "world", world_)
-            done = search(Budget(**limits), prunable=False)
-        return [c.label for c, _ in done if c.steps[1:] and "operators" not in c.label]
-
-    sizes = {"4-bit weights": 0.13, "8-bit weights": 0.26, "float16 weights": 0.5, "int8": 0.3}
-
-    def by_bits(candidate, int8_drop=0.0, worst=16):
-        drop = 0.5 if candidate.line in list(sizes)[:worst] else 0.0
-        return drop, 0.9, sizes.get(candidate.line, 1.0)
-
-    exact = ["int8", "int8 dynamic"]
-    assert tried_forms(lambda c, d=0: by_bits(c, worst=0), max_drop=0.01) == [
-        *exact,
-        "4-bit weights",
+def test_a_small_cut_is_found_where_no_more_can_go():
+    world = World(Budget(max_drop=1e-4), measured=lambda key: measure(key, int8_drop=0.0))
+    trials = world.search().trials
+    kept = [
+        t.candidate.fraction
+        for t in trials
+        if t.candidate.axis == INT8_AXIS and t.candidate.fraction < 1 and t.loss <= 1e-4
     ]
+    assert 0.93 < min(kept) < 0.98
+
+
+def test_a_search_for_latency_alone_loses_no_more_than_needed():
+    history = World(Budget(max_latency=0.2), prefer="quality").search()
+    found = ranked(history.trials, "quality")[0].candidate.fraction
+    assert 0.5 / 1.1 <= found <= 0.5  # INT8 takes 0.4 of the time, so half of the channels do
+
+
+def test_nothing_is_pruned_in_a_model_without_free_channels():
+    history = World(Budget(max_drop=0.01), prunable=False).search()
+    assert {trial.candidate.fraction for trial in history.trials} == {1.0}
+
+
+def test_proposals_depend_on_the_history_alone():
+    world = World(Budget(max_drop=0.02), training_steps=4000)
+    complete = world.search()
+    history = History()
+    for trial in complete.trials:
+        while isinstance(wanted := propose(world.problem, history), str):
+            history = world.answer(history, wanted)
+        # A search that was interrupted within a batch goes on with the rest of it.
+        assert wanted[0].id == trial.candidate
+        assert propose(world.problem, history) == wanted
+        history = history.with_trial(trial)
+    assert propose(world.problem, history) is None
+
+
+def test_fractions_with_equal_labels_are_different_candidates():
+    axis = SweepAxis(format=INT8)
+    assert CandidateId(axis, 0.125) != CandidateId(axis, 0.1173)
+    space = World(Budget()).problem.space
+    one, two = (space.candidate(CandidateId(axis, f), {}) for f in (0.1236, 0.1244))
+    assert one.label == two.label
+    assert len({one.id, two.id}) == 2
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(
+            Budget(max_drop=0.05), "latency", lambda key: measure(key, 0.05), training_steps=4000
+        ),
+        World(Budget(max_drop=0.05, certain=True), "both", lambda key: measure(key, 0.0)),
+        World(Budget(max_drop=0.999), measured=lambda key: (pruned_drop(key.fraction), 0.5, 0.5)),
+    ],
+)
+def test_nothing_is_proposed_twice(world):
+    history, proposed = History(), []
+    while (wanted := propose(world.problem, history)) is not None:
+        proposed += [] if isinstance(wanted, str) else [candidate.id for candidate in wanted]
+        history = world.answer(history, wanted)
+    assert len(set(proposed)) == len(proposed)
+    assert len({trial.recipe for trial in history.trials}) == len(proposed)
+
+
+def test_formats_of_weights_alone_are_tried_only_while_nothing_is_as_small():
+    sizes = {"4-bit-weights": 0.13, "8-bit-weights": 0.26, "float16-weights": 0.5, "int8": 0.3}
+
+    def names(bad, budget=None):
+        """Formats that are tried if the first `bad` of `sizes` lose too much."""
+
+        def by_bits(key):
+            name = key.format.name
+            return 0.5 if name in list(sizes)[:bad] else 0.0, 0.9, sizes.get(name, 1.0)
+
+        world = World(budget or Budget(max_drop=0.01), measured=by_bits, prunable=False)
+        return [f.name for f in formats(world.search())[1:] if not f.qoperator]
+
+    assert names(0) == ["int8", "int8-dynamic", "4-bit-weights"]
     # Four bits lose too much, and INT8 is not as small as 8-bit weights are.
-    assert tried_forms(lambda c, d=0: by_bits(c, worst=1), max_drop=0.01) == [
-        *exact,
-        "4-bit weights",
-        "8-bit weights",
-    ]
+    assert names(1) == ["int8", "int8-dynamic", "4-bit-weights", "8-bit-weights"]
     sizes["int8"] = 0.27
-    assert tried_forms(lambda c, d=0: by_bits(c, worst=1), max_drop=0.01) == [
-        *exact,
-        "4-bit weights",
-    ]
+    assert names(1) == ["int8", "int8-dynamic", "4-bit-weights"]
     # Without a limit on quality the one with more bits may be the one that is wanted.
-    assert len(tried_forms(lambda c, d=0: by_bits(c, worst=0), max_size=0.6)) == 5
+    assert len(names(0, Budget(max_size=0.6))) == 5
 
 
-def test_merit_and_front():
-    done = [trial for _, trial in search(Budget(max_drop=0.02))]
-    front = on_front(done)
-    for trial in done:
+def test_merit_and_pareto_front():
+    trials = with_pareto_front(World(Budget(max_drop=0.02)).search().trials)
+    for trial in trials:
         beaten = any(
-            (o.quality.drop <= trial.quality.drop)
-            and (o.latency.median <= trial.latency.median)
-            and (o.size <= trial.size)
-            and (o.quality.drop, o.latency.median, o.size)
-            != (trial.quality.drop, trial.latency.median, trial.size)
-            for o in done
+            other.point != trial.point
+            and all(a <= b for a, b in zip(other.point, trial.point, strict=True))
+            for other in trials
         )
-        assert (trial.number in front) is not beaten
-    assert merit(done[1], "both") < merit(done[0], "both")
+        assert trial.on_front is not beaten
+    assert merit(trials[1], "both") < merit(trials[0], "both")
 
 
-def test_where_int8_loses_too_much_its_worst_layers_stay_float():
-    done = search(Budget(max_drop=0.01), prunable=False, int8_drop=0.05)
-    labels = [c.label for c, _ in done]
-    assert "int8 but 1 layer" in labels
-    assert "int8 but 2 layers" in labels
-    assert "int8 but 4 layers" not in labels  # more than half of four layers
-    (step,) = [c.steps[-1] for c, _ in done if c.label == "int8 but 2 layers"]
-    assert step.exclude == ("first", "second")
-    top = best([trial for _, trial in done], "both")[0]
-    assert top.label.startswith("int8 but")
+def test_the_most_sensitive_layers_stay_float_where_int8_loses_too_much():
+    world = World(Budget(max_drop=0.01), measured=lambda k: measure(k, 0.05), prunable=False)
+    history = world.search()
+    kept = [len(f.float_layers) for f in formats(history) if f.name == "int8" and not f.qoperator]
+    assert kept == [0, 1, 2]  # at most half of the four layers
+    two = NumberFormat(name="int8", float_layers=("first", "second"))
+    (candidate,) = [t.candidate for t in history.trials if t.candidate.format == two]
+    assert world.problem.space.candidate(candidate, {}).steps[-1].exclude == ("first", "second")
+    assert ranked(history.trials, "both")[0].candidate.format.float_layers
 
 
-def test_what_did_not_hold_is_followed_by_a_little_less():
-    budget = Budget(max_drop=0.02)
-    rounds = SearchStrategy(
-        list(formats(target="cpu")),
-        budget=budget,
-        prefer="both",
-        prunable=lambda: True,
-        fragile=tuple,
-        training=lambda: None,
-        seed=0,
-    )
-    done = []
-    for batch in rounds.batches(done):
-        done += [(c, tried(c, len(done) + 1 + i, budget)) for i, c in enumerate(batch)]
-    pruned = sorted((c.share, t.number) for c, t in done if c.line == "int8" and t.accepted)
-    (least, number), (above, _) = pruned[:2]
-    (next_one,) = rounds.between(done[number - 1][1], done)
-    assert least < next_one.share < above
-    assert rounds.between(done[1][1], done) == []  # nothing was pruned there
+def test_a_trial_that_fails_on_unseen_samples_is_followed_by_a_gentler_one():
+    world = World(Budget(max_drop=0.02))
+    history = world.search()
+    pruned = [t for t in history.trials if t.accepted and t.candidate.axis == INT8_AXIS]
+    pruned.sort(key=lambda trial: trial.candidate.fraction)
+    (gentler,) = step_back(world.problem, history, pruned[0])
+    smallest, above = (trial.candidate.fraction for trial in pruned[:2])
+    assert smallest < gentler.id.fraction < above
+    assert step_back(world.problem, history, history.trials[1]) == ()  # nothing was pruned there
+
+
+def test_stepping_back_from_integer_operators_keeps_their_form():
+    world = World(Budget(max_drop=0.02))
+    history = world.search()
+    last = history.trials[-1]
+    pruned = next(t for t in history.trials if t.candidate.format.qoperator)
+    assert pruned.candidate.fraction < 1
+    assert last.candidate.format.qoperator
+    (gentler,) = step_back(world.problem, history, pruned)
+    assert gentler.id.axis == pruned.candidate.axis
+    assert gentler.id.fraction > pruned.candidate.fraction
+    assert gentler.steps[-1].form == "qoperator"
 
 
 def test_training_goes_further_than_repair_alone():
-    without = best([trial for _, trial in search(Budget(max_drop=0.02))], "both")[0]
-    done = search(Budget(max_drop=0.02), trained=True)
-    top = best([trial for _, trial in done], "both")[0]
-    assert "training" in top.label
-    assert merit(top, "both") < merit(without, "both")
-    (steps,) = [c.steps for c, t in done if t is top]
+    without = ranked(World(Budget(max_drop=0.02)).search().trials, "both")[0]
+    world = World(Budget(max_drop=0.02), training_steps=4000)
+    best = ranked(world.search().trials, "both")[0]
+    assert best.candidate.axis.training_steps == 4000
+    assert merit(best, "both") < merit(without, "both")
+    steps = world.problem.space.candidate(best.candidate, {}).steps
     assert [type(step).__name__ for step in steps[:3]] == ["Simplify", "PruneChannels", "Tune"]
     assert steps[2].steps == 4000
 
 
-def test_before_training_the_edge_is_found_coarsely_and_without_it_finely():
-    def untrained(trained):
-        done = search(Budget(max_drop=0.05), trained=trained)
-        first = [c.line for c, _ in done].index(TRAINED) if trained else len(done)
-        return [c.share for c, _ in done[:first] if c.line == "int8" and c.share < 1]
-
-    coarse, fine = untrained(True), untrained(False)
+def test_the_edge_is_found_coarsely_before_training_and_finely_without_it():
+    fine = fractions(World(Budget(max_drop=0.05)).search())
+    coarse = fractions(World(Budget(max_drop=0.05), training_steps=4000).search())
     assert len(coarse) < len(fine)
     assert coarse == fine[: len(coarse)]
 
 
-def test_where_training_does_not_help_the_edge_without_it_is_found_after_all(monkeypatch):
-    monkeypatch.setitem(globals(), "world", lambda c, d=0.001, known=world: hopeless(known, c, d))
-    done = search(Budget(max_drop=0.05), trained=True)
-    lines = [c.line for c, _ in done]
-    assert "int8" in lines[lines.index(TRAINED) :]
+def test_the_edge_without_training_is_found_finely_where_training_does_not_help():
+    def no_help(key):
+        drop, latency, size = measure(key)
+        return (0.5 if key.axis.training_steps else drop), latency, size
 
-
-def hopeless(known, candidate, int8_drop):
-    drop, latency, size = known(candidate, int8_drop)
-    return (0.5 if "training" in candidate.line else drop), latency, size
+    history = World(Budget(max_drop=0.05), measured=no_help, training_steps=4000).search()
+    axes = [trial.candidate.axis for trial in history.trials]
+    assert INT8_AXIS in axes[axes.index(TRAINED_AXIS) :]

@@ -1,66 +1,87 @@
-"""What is kept between searches: whole or not at all."""
+"""Cache keys: what a result depends on changes its key, and nothing else does."""
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from onnxlite.records import StepReport
-from onnxlite.search.trial_cache import CachedStep, Store, hashed, key_of
+import onnxlite
+from onnxlite.cache import code_digest
+from onnxlite.recipe import Simplify, ToFloat16
+from onnxlite.samples import InputSpec, Samples
+from onnxlite.search import trial_cache
+from onnxlite.search.trial_cache import latency_key, quality_key, samples_digest, step_key
+
+INPUTS = (InputSpec("x", "float32", ("n", 2)),)
 
 
-@pytest.fixture(params=["folder", "memory"])
-def store(request, tmp_path):
-    return Store(tmp_path / "trials" if request.param == "folder" else None)
+def rows(count):
+    return np.arange(count, dtype=np.float32)[:, None].repeat(2, axis=1)
 
 
-def test_records_and_models_come_back(store):
-    made = CachedStep(digest="d", report=StepReport(step="simplify", changed=True, summary="done"))
-    assert store.record("k", CachedStep) is None
-    store.keep("k", made)
-    assert store.record("k", CachedStep) == made
-    digest = store.keep_model(b"model")
-    assert digest == hashed(b"model")
-    assert store.model(digest) == b"model"
-    assert store.model("other") is None
+def test_the_digest_of_samples_depends_on_every_value():
+    one, two = rows(10), rows(10)
+    assert samples_digest(Samples(one, INPUTS)) == samples_digest(Samples(two, INPUTS))
+    two[9, 1] += 1
+    assert samples_digest(Samples(one, INPUTS)) != samples_digest(Samples(two, INPUTS))
+    labelled = samples_digest(Samples(one, INPUTS), np.zeros(10))
+    assert samples_digest(Samples(one, INPUTS)) != labelled
 
 
-def test_another_process_finds_them(tmp_path):
-    digest = Store(tmp_path).keep_model(b"model")
-    Store(tmp_path).keep("k", CachedStep(digest=digest))
-    other = Store(tmp_path)
-    assert other.record("k", CachedStep).digest == digest
-    assert other.found == 1
-    assert other.model(digest) == b"model"
+def test_a_step_depends_on_model_options_and_samples():
+    keys = [
+        step_key("m", Simplify(), "s"),
+        step_key("n", Simplify(), "s"),
+        step_key("m", Simplify(onnxsim=False), "s"),
+        step_key("m", ToFloat16(), "s"),
+        step_key("m", Simplify(), "t"),
+    ]
+    assert len({key.name for key in keys}) == len(keys)
+    assert step_key("m", Simplify(), "s").name == keys[0].name
 
 
-def test_damage_is_a_miss(tmp_path):
-    store = Store(tmp_path)
-    digest = store.keep_model(b"model")
-    store.keep("k", CachedStep(digest=digest))
-    (tmp_path / f"{digest}.onnx").write_bytes(b"mod")
-    (tmp_path / "k.record").write_bytes(b"\x00")
-    assert store.model(digest) is None
-    assert store.record("k", CachedStep) is None
+def changed(monkeypatch, module):
+    """Let a module of the package look edited."""
+    read = Path.read_bytes
+    file = Path(onnxlite.__file__).parent / module
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: read(path) + (b"# edited" if path == file else b"")
+    )
+    code_digest.cache_clear()
 
 
-def test_without_a_place_to_write_memory_serves(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    store = Store(tmp_path / "file")
-    digest = store.keep_model(b"model")
-    assert store.model(digest) == b"model"
+@pytest.fixture
+def fresh_digests():
+    """Forget the digests of edited modules."""
+    yield
+    code_digest.cache_clear()
 
 
-def test_the_oldest_go_first(tmp_path):
-    store = Store(tmp_path)
-    digests = [store.keep_model(bytes([i]) * 100) for i in range(3)]
-    for age, digest in enumerate(digests):
-        os.utime(tmp_path / f"{digest}.onnx", (1000 + age, 1000 + age))
-    store.model(digests[0])  # used again, so it is the youngest now
-    store.trim(250)
-    assert [store.model(digest) is not None for digest in digests] == [True, False, True]
+@pytest.mark.usefixtures("fresh_digests")
+@pytest.mark.parametrize(
+    ("module", "depends"),
+    [("search/estimate.py", True), ("evaluate/metrics.py", True), ("search/strategy.py", False)],
+)
+def test_qualities_depend_on_the_code_that_computes_them(monkeypatch, module, depends):
+    before = quality_key("m", "o", "accuracy", "s").name
+    changed(monkeypatch, module)
+    assert (quality_key("m", "o", "accuracy", "s").name != before) is depends
 
 
-def test_keys_tell_parts_apart():
-    assert key_of("a", "b") != key_of("b", "a") != key_of("ab")
+@pytest.mark.usefixtures("fresh_digests")
+@pytest.mark.parametrize(
+    ("module", "depends"), [("timing/interleaved.py", True), ("search/estimate.py", False)]
+)
+def test_latencies_depend_on_the_code_of_the_timer(monkeypatch, module, depends):
+    before = latency_key("m", "o", "s", 2.0).name
+    changed(monkeypatch, module)
+    assert (latency_key("m", "o", "s", 2.0).name != before) is depends
+
+
+def test_latencies_depend_on_time_and_machine(monkeypatch):
+    key = latency_key("m", "o", "s", 2.0)
+    assert key.name != latency_key("m", "o", "s", 10.0).name
+    monkeypatch.setattr(trial_cache, "machine", lambda: "another one")
+    assert key.name != latency_key("m", "o", "s", 2.0).name

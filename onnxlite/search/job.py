@@ -1,0 +1,162 @@
+"""Context of a search: the request, and what all phases share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+import onnx
+import onnx_ir as ir
+from msgspec import Meta
+
+from onnxlite.cache import Cache, digest_of
+from onnxlite.evaluate import Latency
+from onnxlite.model import PlainModel, disk_bytes, to_bytes
+from onnxlite.options import Seed
+from onnxlite.quantize.core.targets import target_named
+from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.search.budget import Budget
+from onnxlite.search.candidates import SearchSpace
+from onnxlite.search.deadline import Deadline
+from onnxlite.search.metric import ChosenMetric
+from onnxlite.search.records import Prefer, Trial
+from onnxlite.search.split import SampleSplit
+from onnxlite.search.strategy import SearchProblem
+from onnxlite.search.trial_cache import samples_digest
+
+#: Called with every trial as it ends.
+TrialSink: TypeAlias = Callable[[Trial], None]
+
+
+class OptimizeOptions(Budget, frozen=True, kw_only=True):
+    """Options of `optimize`: the limits of a budget, and how the search goes."""
+
+    renamed: ClassVar[dict[str, str]] = {"time_limit": "time_limit_s"}
+
+    prefer: Annotated[
+        Prefer | None,
+        Meta(
+            description='Objective among the results that meet the budget: `"latency"`, '
+            '`"size"`, `"both"` (their product), or `"quality"`. None is `"both"`, or '
+            '`"quality"` if the budget limits nothing but latency and size.'
+        ),
+    ] = None
+    target: Annotated[
+        str, Meta(description="Runtime whose integer types are used, see `quantize_static`.")
+    ] = "cpu"
+    time_limit_s: (
+        Annotated[
+            float,
+            Meta(gt=0, description="Seconds, about; then the best result so far is taken."),
+        ]
+        | None
+    ) = None
+    output: (
+        Annotated[
+            Path,
+            Meta(
+                description="Write the result here, atomically; nothing is written if it is the "
+                "original."
+            ),
+        ]
+        | None
+    ) = None
+    cache: Annotated[
+        Path | Literal[False] | None,
+        Meta(
+            description="Folder of the results of trials, from which an interrupted search "
+            "resumes; None is a folder of the user's cache, False keeps nothing."
+        ),
+    ] = None
+    seed: Seed = 0
+
+    def validate(self) -> None:
+        """Raise `OptionError` for an unknown target."""
+        target_named(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchJob:
+    """One search: what was asked for, and what its phases share.
+
+    Attributes:
+        model: the input as the caller gave it.
+        original: the same, loaded.
+        options: of `optimize`, but the limits.
+        budget: the limits.
+        split: samples for calibration, selection and final check.
+        metric: what `max_drop` limits.
+        cache: results of earlier trials.
+        deadline: time limit and progress.
+        on_trial: called with every trial as it ends.
+        benchmark: measures the latency of a model relative to another, like
+            `evaluate.benchmark`.
+    """
+
+    model: PlainModel
+    original: ir.Model
+    options: OptimizeOptions
+    budget: Budget
+    split: SampleSplit
+    metric: ChosenMetric
+    cache: Cache
+    deadline: Deadline
+    on_trial: TrialSink | None
+    benchmark: Callable[..., Latency]
+
+    @cached_property
+    def content(self) -> bytes:
+        """The original, serialised."""
+        return to_bytes(self.original)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the original."""
+        return digest_of(self.content)
+
+    @cached_property
+    def input_bytes(self) -> int:
+        """Size of the input's file."""
+        if isinstance(self.model, str | os.PathLike):
+            return disk_bytes(self.model)
+        return (
+            self.model.ByteSize() if isinstance(self.model, onnx.ModelProto) else len(self.content)
+        )
+
+    @cached_property
+    def calibration_digest(self) -> str:
+        """Hash of the calibration samples."""
+        return samples_digest(self._samples(self.split.calibration))
+
+    @cached_property
+    def selection_digest(self) -> str:
+        """Hash of the selection samples and their labels."""
+        return samples_digest(self._samples(self.split.selection), self.split.selection_labels)
+
+    @property
+    def prefer(self) -> Prefer:
+        """What is minimized within the budget."""
+        return self.options.prefer or ("both" if self.budget.limits_quality else "quality")
+
+    @property
+    def problem(self) -> SearchProblem:
+        """Search space, limits and objective."""
+        # What makes a model small makes it fast as well, but not the other way round.
+        space = SearchSpace(
+            target=self.options.target,
+            prune_by="macs" if self.prefer == "size" else "latency",
+            seed=self.options.seed,
+        )
+        return SearchProblem(space=space, budget=self.budget, prefer=self.prefer)
+
+    @property
+    def source(self) -> PlainModel:
+        """The original's file, where there is one."""
+        return self.model if isinstance(self.model, str | os.PathLike) else self.original
+
+    def _samples(self, samples: SamplesLike) -> Samples:
+        return Samples(samples, input_specs(self.original))
