@@ -113,7 +113,7 @@ class Candidate:
     Attributes:
         id: its identity.
         label: a few words for progress and tables.
-        steps: in order; the first one is exact, the others lose something.
+        steps: in order; the first one is exact, the others are approximations.
     """
 
     id: CandidateId

@@ -125,7 +125,7 @@ def _step_seconds(original: ir.Model, calibration: SamplesLike) -> float | None:
     except MemoryError:
         raise
     except Exception as error:
-        # Like a step that breaks on an unusual model: the search goes on without it.
+        # Like a step that breaks on an unusual model: the search continues without it.
         logger.warning(
             "the model does not run in torch, and nothing is trained; please report it (%s: %s)",
             type(error).__name__,

@@ -106,7 +106,7 @@ def check_best(search: Search) -> Conclusion:
 def _check(search: Search, evaluator: QualityEvaluator, trial: Trial) -> CheckedTrial:
     """Evaluate a trial on unseen samples, and time it for longer if it keeps the quality."""
     job, runner = search.job, search.runner
-    model, size_bytes = runner.model(trial), len(runner.content(trial))
+    model, size_bytes = runner.model(trial), len(runner.serialized(trial))
     quality = evaluator.evaluate(model)
     assert trial.latency is not None
     assert trial.latency_ms is not None

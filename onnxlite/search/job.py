@@ -1,4 +1,4 @@
-"""Context of a search: the request, and what all phases share."""
+"""Context of a search: the request, and what all phases need."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class OptimizeOptions(Budget, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchJob:
-    """One search: what was asked for, and what its phases share.
+    """One search: what was asked for, and what its phases need.
 
     Attributes:
         model: the input as the caller gave it.
@@ -109,14 +109,14 @@ class SearchJob:
     benchmark: Callable[..., Latency]
 
     @cached_property
-    def content(self) -> bytes:
+    def serialized(self) -> bytes:
         """The original, serialised."""
         return to_bytes(self.original)
 
     @cached_property
     def digest(self) -> str:
         """Hash of the original."""
-        return digest_of(self.content)
+        return digest_of(self.serialized)
 
     @cached_property
     def input_bytes(self) -> int:
@@ -124,7 +124,9 @@ class SearchJob:
         if isinstance(self.model, str | os.PathLike):
             return disk_bytes(self.model)
         return (
-            self.model.ByteSize() if isinstance(self.model, onnx.ModelProto) else len(self.content)
+            self.model.ByteSize()
+            if isinstance(self.model, onnx.ModelProto)
+            else len(self.serialized)
         )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Search phase: trials as the strategy proposes them, until it is content or time is up."""
+"""Search phase: trials as the strategy proposes them, until it proposes none or time is up."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Search:
         )
 
     def _sensitive_layers(self) -> tuple[str, ...]:
-        """Layers by their share of the noise of INT8; none if that cannot be told."""
+        """List layers by the noise that INT8 causes in them; none if that is unknown."""
         simplified = self._simplified()
         found = None if simplified is None else self._measured_sensitivity(simplified)
         if found is None:

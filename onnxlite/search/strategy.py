@@ -69,7 +69,7 @@ class History:
     Attributes:
         trials: in the order in which they ended.
         prunable: whether any channel can be removed.
-        sensitive_layers: layers by their share of the noise of INT8, the largest first.
+        sensitive_layers: layers by the noise that INT8 causes in them, the largest first.
         training_steps: steps for which candidates are trained; 0 where they are not.
 
     Answers are None until the strategy has asked the question.
@@ -110,8 +110,8 @@ class SearchProblem:
             for check in trial.quality_checks
         )
 
-    def goes_on(self, trial: Trial) -> bool:
-        """Tell whether more can, or must, be removed than in this trial."""
+    def can_go_further(self, trial: Trial) -> bool:
+        """Tell whether more channels can, or must, be removed than in this trial."""
         if self.budget.limits_quality:
             return self.keeps_quality(trial)
         return trial.status == "measured" and not trial.in_budget
@@ -239,7 +239,7 @@ def _fewer_channels(
     for neighbour in neighbours:
         seen = yield (CandidateId(neighbour, reached),)
         # One that does not come as far is no better than the first.
-        if any(_is_on(trial, neighbour) and problem.goes_on(trial) for trial in seen):
+        if any(_is_on(trial, neighbour) and problem.can_go_further(trial) for trial in seen):
             seen = yield from _sweep(problem, seen, Sweep(neighbour))
     return seen
 
@@ -252,7 +252,8 @@ class Sweep:
         axis: what is swept.
         resolution: largest ratio of an accepted to a refused fraction at the end.
         step_factor: to the next fraction while nothing is refused.
-        untrained: the axis without training; what goes on there goes on with training.
+        untrained: the axis without training; a fraction that is accepted there is accepted with
+            training, too.
     """
 
     axis: SweepAxis
@@ -262,12 +263,12 @@ class Sweep:
 
 
 def _sweep(problem: SearchProblem, seen: Trials, sweep: Sweep) -> Plan:
-    """Try fractions between what goes on and what does not, until the two are close."""
+    """Try fractions between accepted and refused ones, until the two are close."""
     for _ in range(MAX_SWEEP_TRIALS):
         points = [trial for trial in seen if _is_on(trial, sweep.axis)]
         if sweep.untrained is not None:
-            points += [t for t in seen if _is_on(t, sweep.untrained) and problem.goes_on(t)]
-        fraction = next_fraction(points, problem.goes_on, sweep)
+            points += [t for t in seen if _is_on(t, sweep.untrained) and problem.can_go_further(t)]
+        fraction = next_fraction(points, problem.can_go_further, sweep)
         if fraction is None:
             break
         seen = yield (CandidateId(sweep.axis, fraction),)
@@ -275,7 +276,7 @@ def _sweep(problem: SearchProblem, seen: Trials, sweep: Sweep) -> Plan:
 
 
 def next_fraction(
-    points: Sequence[Trial], goes_on: Callable[[Trial], bool], sweep: Sweep
+    points: Sequence[Trial], can_go_further: Callable[[Trial], bool], sweep: Sweep
 ) -> float | None:
     """Choose the next fraction of a sweep; None where its edge is known.
 
@@ -283,11 +284,11 @@ def next_fraction(
     is where a straight line through both, in logarithms, meets the budget; without figures it
     is their geometric mean.
     """
-    accepted = [trial for trial in points if goes_on(trial)]
+    accepted = [trial for trial in points if can_go_further(trial)]
     good = min((t.candidate.fraction for t in accepted), default=1.0)
     if _is_exhausted(accepted):
         return None
-    refused = (t.candidate.fraction for t in points if not goes_on(t))
+    refused = (t.candidate.fraction for t in points if not can_go_further(t))
     bad = max((fraction for fraction in refused if fraction < good), default=None)
     if bad is None:
         lower = round(good * sweep.step_factor, 4)
@@ -336,8 +337,8 @@ def _promising_formats(problem: SearchProblem, trials: Iterable[Trial]) -> list[
 
 
 def _reached(problem: SearchProblem, trials: Iterable[Trial]) -> float:
-    """Smallest fraction from which the search goes on."""
-    return min((t.candidate.fraction for t in trials if problem.goes_on(t)), default=1.0)
+    """Find the smallest accepted fraction."""
+    return min((t.candidate.fraction for t in trials if problem.can_go_further(t)), default=1.0)
 
 
 def _is_on(trial: Trial, axis: SweepAxis) -> bool:

@@ -91,7 +91,7 @@ class TrialRunner:
         self._evaluator = QualityEvaluator(
             job.original, job.split.selection, job.metric.metric, labels=job.split.selection_labels
         )
-        job.cache.write_model(job.content)
+        job.cache.write_model(job.serialized)
         # Report at once what cannot be checked, not after the first trial.
         unchanged = Ratio(median=1.0, low=1.0, high=1.0, minimum=1.0)
         self.checks(self._evaluator.evaluate(job.original), unchanged, 0.0, job.input_bytes)
@@ -110,13 +110,13 @@ class TrialRunner:
                 self._running[number] = running
                 yield trial
 
-    def content(self, trial: Trial) -> bytes:
+    def serialized(self, trial: Trial) -> bytes:
         """Return the model of a trial, serialised."""
-        return self._content(self._running[trial.number].digest)
+        return self._read_model(self._running[trial.number].digest)
 
     def model(self, trial: Trial) -> ir.Model:
         """Return the model of a trial, with its lineage."""
-        return parse_model(self.content(trial), self._running[trial.number].lineage)
+        return parse_model(self.serialized(trial), self._running[trial.number].lineage)
 
     def digest(self, trial: Trial) -> str:
         """Return the hash of the model of a trial."""
@@ -144,7 +144,7 @@ class TrialRunner:
         job, digest = self._job, self.digest(trial)
         return self._latency(digest, FINAL_TIMING_S, job.deadline.final_progress, memory=True)
 
-    def _content(self, digest: str) -> bytes:
+    def _read_model(self, digest: str) -> bytes:
         content = self._job.cache.read_model(digest)
         if content is None:
             raise ExecutionError(
@@ -154,7 +154,7 @@ class TrialRunner:
         return content
 
     def _advance(self, trials: Sequence[_RunningTrial]) -> None:
-        """One more step for each; candidates that begin alike share the work."""
+        """Run one more step of each; candidates that begin alike need it once."""
         cache = self._job.cache
         waiting: dict[str, list[_RunningTrial]] = {}
         for trial in trials:
@@ -177,8 +177,8 @@ class TrialRunner:
     def _task(self, trial: _RunningTrial) -> StepTask:
         return StepTask(
             label=trial.candidate.label,
-            original=self._job.content,
-            model=self._content(trial.digest),
+            original=self._job.serialized,
+            model=self._read_model(trial.digest),
             lineage=trial.lineage,
             step=trial.next_step,
             samples=self._job.split.calibration,
@@ -228,7 +228,7 @@ class TrialRunner:
             if (known := job.cache.read(key, Quality)) is not None:
                 return known
         try:
-            quality = self._evaluator.evaluate(parse_model(self._content(trial.digest)))
+            quality = self._evaluator.evaluate(parse_model(self._read_model(trial.digest)))
         except OptionError:
             raise
         except OnnxliteError as error:
@@ -245,7 +245,7 @@ class TrialRunner:
             return known
         latency = job.benchmark(
             job.source,
-            parse_model(self._content(digest)),
+            parse_model(self._read_model(digest)),
             samples=job.split.selection,
             memory=memory,
             time_limit_s=seconds,
@@ -272,7 +272,7 @@ class TrialRunner:
         if running.status != "measured" or quality is None:
             return trial
         latency = self._latency(running.digest, TRIAL_TIMING_S, job.deadline.progress, memory=False)
-        size_bytes = len(self._content(running.digest))
+        size_bytes = len(self._read_model(running.digest))
         latency_ms = latency.candidate.median_ms
         checks = self.checks(quality, latency.ratio, latency_ms, size_bytes)
         in_budget = job.budget.accepts(checks)

@@ -259,7 +259,7 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     assert len(before) >= 2
     outcome = optimize(tmp_path / "net.onnx", images(64), budget=Budget(max_drop=0.3), cache=folder)
     assert outcome.report.search.met
-    assert outcome.report.search.cached >= 3  # two steps, and what was judged
+    assert outcome.report.search.cached >= 3  # two steps, and a quality
     assert outcome.report.search.trials[1].seconds < 5
     assert not list(folder.glob(".*"))  # no part of a file is left
 

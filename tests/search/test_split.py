@@ -21,21 +21,21 @@ def firsts(samples):
     return [int(value) for feed in samples for value in feed["x"][:, 0]]
 
 
-def parts(shares):
-    return [firsts(part) for part in (shares.calibration, shares.selection, shares.check)]
+def parts(split):
+    return [firsts(part) for part in (split.calibration, split.selection, split.check)]
 
 
 @pytest.mark.parametrize("inputs", [DYNAMIC, FIXED])
 @pytest.mark.parametrize("total", [12, 40, 100, 1024])
 def test_one_set_is_split_into_three(total, inputs):
-    shares = split_samples(rows(total), inputs, labels=np.arange(total))
-    one, two, three = parts(shares)
+    split = split_samples(rows(total), inputs, labels=np.arange(total))
+    one, two, three = parts(split)
     assert one + two + three == list(range(total))
     assert min(len(one), len(two), len(three)) >= 4
-    assert (len(one), len(two), len(three)) == shares.counts
-    assert shares.selection_labels.tolist() == two
-    assert shares.check_labels.tolist() == three
-    assert shares.use.origin == "held-out"
+    assert (len(one), len(two), len(three)) == split.counts
+    assert split.selection_labels.tolist() == two
+    assert split.check_labels.tolist() == three
+    assert split.use.origin == "held-out"
 
 
 def test_half_of_many_samples_is_for_calibration():
@@ -43,20 +43,20 @@ def test_half_of_many_samples_is_for_calibration():
 
 
 def test_separate_samples_are_halved():
-    shares = split_samples(
+    split = split_samples(
         rows(10), DYNAMIC, evaluation=rows(20, start=100), labels=np.arange(100, 120)
     )
-    assert parts(shares) == [list(range(10)), list(range(100, 110)), list(range(110, 120))]
-    assert shares.check_labels.tolist() == list(range(110, 120))
-    assert shares.use.origin == "given"
+    assert parts(split) == [list(range(10)), list(range(100, 110)), list(range(110, 120))]
+    assert split.check_labels.tolist() == list(range(110, 120))
+    assert split.use.origin == "given"
 
 
 @pytest.mark.parametrize(("total", "inputs"), [(1, DYNAMIC), (2, DYNAMIC), (4, FIXED), (8, FIXED)])
 def test_too_few_samples_are_shared_and_the_record_says_so(total, inputs):
-    shares = split_samples(rows(total), inputs)
-    assert parts(shares) == [list(range(total))] * 3
-    assert shares.use.origin == "shared"
-    assert "flatter" in shares.use.note
+    split = split_samples(rows(total), inputs)
+    assert parts(split) == [list(range(total))] * 3
+    assert split.use.origin == "shared"
+    assert "flatter" in split.use.note
 
 
 def test_labels_must_fit():
