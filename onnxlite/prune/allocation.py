@@ -1,138 +1,228 @@
-"""How many units each group loses: as little damage as possible for what is to be saved.
+"""Allocation of removals to groups: the least damage for what is to be saved.
 
-Groups compete: again and again the one goes on that saves most for its damage. A layer's
-price depends on both of its sides, so savings are counted anew as neighbours shrink.
+Groups compete: the one that saves most for its damage takes the next step, until the target
+is reached. A layer's cost depends on both of its sides, so savings change as neighbours
+shrink. Afterwards steps that became unnecessary are undone, and steps of two groups are
+exchanged while that lowers the damage. With n groups that share their layers with few others,
+every phase takes O(n log n) steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 from onnxlite.prune.cost_model import CostModel
 from onnxlite.prune.importance import DamageCurve
 from onnxlite.records import Progress, no_progress
 
-#: How many steps ahead a group is judged by: a step may save nothing until the next is made.
-_AHEAD = 4
-#: Exchanges after that, at most: each tries all pairs of groups.
-_EXCHANGES = 24
-#: Damages below this are none.
-_NOTHING = 1e-9
+#: A group is judged by so many steps ahead: a step may save nothing until the next is made.
+_LOOK_AHEAD = 4
+#: Exchanges at most.
+_MAX_EXCHANGES = 24
+#: Damages below this count as none.
+_NO_DAMAGE = 1e-9
 
 
 def allocate(
     curves: Sequence[DamageCurve],
     counts: Sequence[Sequence[int]],
-    price: CostModel,
+    cost: CostModel,
     target: float,
     progress: Progress = no_progress,
 ) -> bool:
-    """Remove units in `price` until its total is at most `target`.
+    """Remove units in `cost`, in place, until its total is at most `target`.
 
     Args:
         curves: of every group; empty for groups that stay.
         counts: of every group the numbers of units it may keep, descending; where the first
-            is not all of them, so many go from the start.
-        price: of the model, on the curves' orders; nothing is removed in it yet.
-        target: the price to reach.
+            is not all of them, the others are removed from the start.
+        cost: of the model, on the curves' orders; nothing is removed in it yet.
+        target: the cost to reach.
         progress: called as groups exchange steps.
 
     Returns:
-        Whether the target was reached; if not, all has gone that may.
+        Whether the target was reached; if not, everything removable is removed.
     """
-    state = _Allocation(curves, counts, price)
-    while price.total > target:
-        if not state.go_on():
+    state = _Allocation(curves, counts, cost)
+    while cost.total > target:
+        if not state.advance():
             return False
-    while state.give_back(target):
-        pass
-    for index in range(_EXCHANGES):
-        progress("choose units", index, _EXCHANGES)
+    state.restore(target)
+    for index in range(_MAX_EXCHANGES):
+        progress("choose units", index, _MAX_EXCHANGES)
         if not state.exchange(target):
             break
     return True
 
 
+class _Exchange(NamedTuple):
+    """One group goes a step back, and another one some steps on; compared by the change."""
+
+    change: float
+    giver: int
+    taker: int
+    steps: int
+
+
 class _Allocation:
-    """How far every group has gone, in steps of its counts."""
+    """The place of every group in its list of counts."""
 
     def __init__(
         self,
         curves: Sequence[DamageCurve],
         counts: Sequence[Sequence[int]],
-        price: CostModel,
+        cost: CostModel,
     ) -> None:
-        self._curves, self._counts, self._price = curves, counts, price
+        self._curves, self._counts, self._cost = curves, counts, cost
         self._total = [
             len(curve.order) or options[0] for curve, options in zip(curves, counts, strict=True)
         ]
         self._place = [0] * len(curves)
-        for group, gone in enumerate(map(self._gone, range(len(curves)))):
-            if gone:
-                price.remove(group, gone)
+        for group in range(len(curves)):
+            if removed := self._removed(group):
+                cost.remove(group, removed)
+        # Steps by their damage per saving; an entry of an older version is out of date.
+        self._steps: list[tuple[float, int, int, int]] = []
+        self._version = [0] * len(curves)
+        self._outdated = set(range(len(curves)))
 
-    def go_on(self) -> bool:
-        """Go on with the group that saves most for its damage; False if none saves anything."""
-        best: tuple[float, int, int] | None = None
-        for group in range(len(self._counts)):
-            for step in self._ahead(group):
-                saving = self._price.saving(group, self._gone(group, step))
-                rate = max(self._harm(group, step), _NOTHING) / saving if saving > 0 else None
-                if rate is not None and (best is None or rate < best[0]):
-                    best = (rate, group, step)
-        if best is None:
-            return False
-        self._move(best[1], best[2])
-        return True
+    def advance(self) -> bool:
+        """Move the group that saves most for its damage; False if none saves anything."""
+        for group in self._outdated:
+            self._version[group] += 1
+            if (best := self._best_step(group)) is not None:
+                heappush(self._steps, (best[0], group, best[1], self._version[group]))
+        self._outdated.clear()
+        while self._steps:
+            _, group, steps, version = heappop(self._steps)
+            if version == self._version[group]:
+                self._move(group, steps)
+                return True
+        return False
 
-    def give_back(self, target: float) -> bool:
-        """Undo a step that the last one made unnecessary, that of most damage."""
+    def _best_step(self, group: int) -> tuple[float, int] | None:
+        """The least damage per saving of a group, and the number of steps that have it."""
         best: tuple[float, int] | None = None
-        for group, place in enumerate(self._place):
-            if not place:
+        for steps in self._ahead(group):
+            saving = self._cost.saving(group, self._removed(group, steps))
+            if saving > 0:
+                rate = max(self._damage(group, steps), _NO_DAMAGE) / saving
+                if best is None or rate < best[0]:
+                    best = (rate, steps)
+        return best
+
+    def restore(self, target: float) -> None:
+        """Undo steps that later ones made unnecessary, those of most damage first."""
+        waiting = [(self._damage(g, -1), g, place) for g, place in enumerate(self._place) if place]
+        heapify(waiting)
+        while waiting:
+            damage, group, place = heappop(waiting)
+            if place != self._place[group] or damage >= 0:
                 continue
-            after = self._price.total - self._price.saving(group, self._gone(group, -1))
-            relief = -self._harm(group, -1)
-            if after <= target and relief > 0 and (best is None or relief > best[0]):
-                best = (relief, group)
-        if best is None:
-            return False
-        self._move(best[1], -1)
-        return True
+            if self._cost_after(group, -1) > target:
+                continue  # until a neighbour moves, this is so: the total only grows
+            self._move(group, -1)
+            for near in (group, *self._cost.neighbours(group)):
+                if self._place[near]:
+                    heappush(waiting, (self._damage(near, -1), near, self._place[near]))
 
     def exchange(self, target: float) -> bool:
-        """Give one group a step back and let another go on, where that lowers the damage most."""
-        best: tuple[float, int, int, int] | None = None
-        for giver, place in enumerate(self._place):
-            if not place:
-                continue
-            relief = -self._harm(giver, -1)
-            self._move(giver, -1)
-            for taker in range(len(self._counts)):
-                for step in self._ahead(taker) if taker != giver else ():
-                    gone = self._gone(taker, step)
-                    if self._price.total - self._price.saving(taker, gone) <= target:
-                        change = self._harm(taker, step) - relief
-                        if change < -_NOTHING and (best is None or change < best[0]):
-                            best = (change, giver, taker, step)
-                        break
-            self._move(giver, 1)
-        if best is None:
+        """Move one group back and another one on, where that lowers the damage most."""
+        best = self._best_exchange(target)
+        if best is None or not best.change < -_NO_DAMAGE:
             return False
-        self._move(best[1], -1)
-        self._move(best[2], best[3])
+        self._move(best.giver, -1)
+        self._move(best.taker, best.steps)
         return True
 
-    def _ahead(self, group: int) -> Iterator[int]:
-        return iter(range(1, min(_AHEAD, len(self._counts[group]) - 1 - self._place[group]) + 1))
+    def _best_exchange(self, target: float) -> _Exchange | None:
+        """The exchange of least damage that keeps to the target.
 
-    def _gone(self, group: int, step: int = 0) -> int:
-        return self._total[group] - self._counts[group][self._place[group] + step]
+        A taker takes the fewest steps that save enough. Savings of groups that share no layer
+        do not depend on each other, so givers are matched with those takers in one sweep, from
+        the giver that needs the largest saving to the one that needs the smallest.
+        """
+        givers = sorted(
+            ((self._cost_after(g, -1), g) for g, place in enumerate(self._place) if place),
+            key=lambda entry: (-entry[0], entry[1]),
+        )
+        options = sorted(self._options(), key=lambda option: -option[0])
+        least = min((damage for _, _, damage, _, _ in options), default=0.0)
+        usable: list[tuple[float, int, int, float]] = []
+        index, best = 0, None
+        for total, giver in givers:
+            while index < len(options) and total - options[index][0] <= target:
+                _, enough, damage, taker, steps = options[index]
+                heappush(usable, (damage, taker, steps, enough))
+                index += 1
+            relief = -self._damage(giver, -1)
+            if best is not None and least - relief > best.change:
+                continue
+            for found in self._matches(usable, total, target, giver, relief):
+                best = found if best is None else min(best, found)
+        return best
 
-    def _harm(self, group: int, step: int) -> float:
+    def _options(self) -> Iterator[tuple[float, float, float, int, int]]:
+        """Per group and number of steps: saving, largest saving with fewer, damage, both."""
+        for taker in range(len(self._counts)):
+            before = -math.inf
+            for steps in self._ahead(taker):
+                saving = self._cost.saving(taker, self._removed(taker, steps))
+                if saving > before:
+                    yield saving, before, self._damage(taker, steps), taker, steps
+                    before = saving
+
+    def _matches(
+        self,
+        usable: list[tuple[float, int, int, float]],
+        total: float,
+        target: float,
+        giver: int,
+        relief: float,
+    ) -> Iterator[_Exchange]:
+        """The best taker that shares no layer with a giver, and all that do share one."""
+        near = self._cost.neighbours(giver)
+        aside = []
+        while usable:
+            damage, taker, steps, fewer = usable[0]
+            if total - fewer <= target:
+                heappop(usable)  # fewer steps are enough, for all later givers as well
+            elif taker == giver or taker in near:
+                aside.append(heappop(usable))
+            else:
+                yield _Exchange(damage - relief, giver, taker, steps)
+                break
+        for entry in aside:
+            heappush(usable, entry)
+        back = self._removed(giver, -1)
+        for taker in near:
+            for steps in self._ahead(taker):
+                removed = self._removed(taker, steps)
+                if total - self._cost.saving_after(giver, back, taker, removed) <= target:
+                    yield _Exchange(self._damage(taker, steps) - relief, giver, taker, steps)
+                    break
+
+    def _ahead(self, group: int) -> range:
+        left = len(self._counts[group]) - 1 - self._place[group]
+        return range(1, min(_LOOK_AHEAD, left) + 1)
+
+    def _removed(self, group: int, steps: int = 0) -> int:
+        """How many units of a group are gone, so many steps from now."""
+        return self._total[group] - self._counts[group][self._place[group] + steps]
+
+    def _damage(self, group: int, steps: int) -> float:
+        """The damage that so many steps add."""
         damage = self._curves[group].damage
-        return float(damage[self._gone(group, step)] - damage[self._gone(group)])
+        return float(damage[self._removed(group, steps)] - damage[self._removed(group)])
 
-    def _move(self, group: int, step: int) -> None:
-        self._place[group] += step
-        self._price.remove(group, self._gone(group))
+    def _cost_after(self, group: int, steps: int) -> float:
+        """The total cost after so many steps of a group."""
+        return self._cost.total - self._cost.saving(group, self._removed(group, steps))
+
+    def _move(self, group: int, steps: int) -> None:
+        self._place[group] += steps
+        self._cost.remove(group, self._removed(group))
+        self._outdated.update((group, *self._cost.neighbours(group)))

@@ -1,12 +1,13 @@
-"""What a choice of units would save: MACs, parameters or latency, without cutting the model."""
+"""Cost model: MACs, parameters or latency of a model without some units, without cutting it."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -27,16 +28,17 @@ from onnxlite.timing.layer_times import LayerTimes
 
 @dataclass(frozen=True)
 class CostItem:
-    """A part of a model that has a price of its own.
+    """A part of a model with a cost of its own.
 
     Attributes:
-        values: whose shapes decide the price.
-        price: of those shapes, as they are now.
-        nodes: that it is the price of; nothing is to be paid once all of them are gone.
+        values: the values whose shapes decide the cost.
+        cost: a function from the present shapes to the cost, a whole number: MACs,
+            parameters, or picoseconds.
+        nodes: the nodes that it is the cost of; there is none once all of them are gone.
     """
 
     values: tuple[ir.Value, ...]
-    price: Callable[[PrunedShapes], float]
+    cost: Callable[[PrunedShapes], int]
     nodes: tuple[ir.Node, ...] = ()
 
 
@@ -94,35 +96,38 @@ def static_items(
     """
     whole = cost(model, feeds=feeds)
     if name == "params":
-        items, total = parameter_items(model), float(whole.parameters)
+        items, total = parameter_items(model), whole.parameters
     else:
         if whole.macs is None:
             raise OptionError(
                 f"the MACs of this model cannot be told ({'; '.join(whole.notes)}): "
                 "give params, latency or remove"
             )
-        items, total = macs_items(model), float(whole.macs)
+        items, total = macs_items(model), whole.macs
     # Subgraphs and what has no rule: a part of the price that never changes.
     return [*items, _rest(items, total, channels)]
 
 
-def _rest(items: Sequence[CostItem], total: float, channels: ChannelMap) -> CostItem:
+def _rest(items: Sequence[CostItem], total: int, channels: ChannelMap) -> CostItem:
     now = PrunedShapes(channels, [group.units[:0] for group in channels.groups])
-    rest = max(total - sum(item.price(now) for item in items), 0.0)
+    rest = max(total - sum(item.cost(now) for item in items), 0)
     return CostItem((), lambda _shapes: rest)
 
 
 class CostModel:
-    """The price of a model while units go, group by group, in a fixed order.
+    """The cost of a model while units are removed, group by group, in a fixed order.
+
+    What a step would save is kept up to date: a step of one group looks only at the items
+    that it shares with others. Costs are whole numbers, so no order of summation matters.
 
     Args:
         channels: the units.
-        orders: of every group the units in the order in which they go.
-        items: what has a price.
-        branches: that end, and cost nothing, where all units of a group are gone.
+        orders: for every group its units in the order in which they are removed.
+        items: the parts of the model that have a cost.
+        branches: cost nothing once all units of their group are gone.
 
     Attributes:
-        total: the present price of all items.
+        total: the present cost of all items.
     """
 
     def __init__(
@@ -133,65 +138,105 @@ class CostModel:
         branches: Iterable[Branch] = (),
     ) -> None:
         self._shapes = PrunedShapes(channels, orders)
-        self._touched: list[list[int]] = [[] for _ in orders]
         self._items = list(items)
-        self._whole = [len(order) for order in orders]
-        branches = tuple(branches)
-        # Of every item, for each of its nodes, the groups with which that ends.
-        self._enders = [
-            [{branch.group for branch in branches if node in branch.nodes} for node in item.nodes]
-            for item in self._items
+        self._sizes = [len(order) for order in orders]
+        removers: dict[ir.Node, set[int]] = {}
+        for branch in branches:
+            for node in branch.nodes:
+                removers.setdefault(node, set()).add(branch.group)
+        # For each node of an item the groups that remove it; then all groups it depends on.
+        self._removers = [[removers.get(n, set()) for n in item.nodes] for item in self._items]
+        self._groups = [
+            tuple(sorted(set().union(*map(self._shapes.groups_of, item.values), *removing)))
+            for item, removing in zip(self._items, self._removers, strict=True)
         ]
-        for index in range(len(self._items)):
-            for group in self._groups_of(index):
-                self._touched[group].append(index)
-        self._prices = [self._price(index) for index in range(len(self._items))]
-        self._kept_savings: dict[tuple[int, int], float] = {}
-        self.total = sum(self._prices)
-
-    def _groups_of(self, index: int) -> set[int]:
-        groups = set().union(*map(self._shapes.groups_of, self._items[index].values))
-        return groups.union(*self._enders[index])
-
-    def _price(self, index: int) -> float:
-        enders, gone = self._enders[index], self._shapes.removed
-        if enders and all(any(gone[g] == self._whole[g] for g in some) for some in enders):
-            return 0.0
-        return self._items[index].price(self._shapes)
+        self._items_of: list[list[int]] = [[] for _ in orders]
+        for index, groups in enumerate(self._groups):
+            for group in groups:
+                self._items_of[group].append(index)
+        self._known: list[dict[tuple[int, ...], int]] = [{} for _ in self._items]
+        self._savings: list[dict[int, int]] = [{} for _ in orders]
+        self._costs = [self._cost(index) for index in range(len(self._items))]
+        self.total = sum(self._costs)
 
     @property
     def removed(self) -> tuple[int, ...]:
         """How many units of every group are gone."""
         return tuple(self._shapes.removed)
 
-    def saving(self, group: int, removed: int) -> float:
+    def neighbours(self, group: int) -> list[int]:
+        """The groups that share an item with a group, ascending."""
+        found = set().union(*(self._groups[index] for index in self._items_of[group]))
+        return sorted(found - {group})
+
+    def saving(self, group: int, removed: int) -> int:
         """What the total falls by if `removed` units of a group are gone instead of now."""
-        key = (group, removed)
-        if key not in self._kept_savings:
-            old = self._shapes.removed[group]
-            self._shapes.removed[group] = removed
-            self._kept_savings[key] = sum(
-                self._prices[i] - self._price(i) for i in self._touched[group]
+        savings = self._savings[group]
+        if removed not in savings:
+            savings[removed] = sum(
+                self._item_saving(index, group, removed) for index in self._items_of[group]
             )
-            self._shapes.removed[group] = old
-        return self._kept_savings[key]
+        return savings[removed]
+
+    def saving_after(self, other: int, other_removed: int, group: int, removed: int) -> int:
+        """The same as `saving`, if `other_removed` units of another group were gone before."""
+        saving = self.saving(group, removed)
+        for index in min(self._items_of[group], self._items_of[other], key=len):
+            if group in self._groups[index] and other in self._groups[index]:
+                saving -= self._item_saving(index, group, removed)
+                saving += self._cost(index, {other: other_removed})
+                saving -= self._cost(index, {other: other_removed, group: removed})
+        return saving
 
     def remove(self, group: int, removed: int) -> None:
         """Set how many units of a group are gone."""
+        self._update_neighbours(group, -1)
         self._shapes.removed[group] = removed
-        changed = self._touched[group]
-        for index in changed:
-            self._prices[index] = self._price(index)
-        self.total = sum(self._prices)
-        # A layer's price depends on both of its sides: what neighbours save has changed, too.
-        near = set().union(*map(self._groups_of, changed))
-        for key in [key for key in self._kept_savings if key[0] in near]:
-            del self._kept_savings[key]
+        for index in self._items_of[group]:
+            self.total -= self._costs[index]
+            self._costs[index] = self._cost(index)
+            self.total += self._costs[index]
+        self._update_neighbours(group, 1)
+        self._savings[group].clear()
+
+    def _update_neighbours(self, group: int, sign: int) -> None:
+        """Add what shared items save, or take it off, in the savings of other groups."""
+        for index in self._items_of[group]:
+            for other in self._groups[index]:
+                if other != group:
+                    savings = self._savings[other]
+                    for removed in savings:
+                        savings[removed] += sign * self._item_saving(index, other, removed)
+
+    def _item_saving(self, index: int, group: int, removed: int) -> int:
+        return self._costs[index] - self._cost(index, {group: removed})
+
+    def _cost(self, index: int, instead: Mapping[int, int] = MappingProxyType({})) -> int:
+        """The cost of an item, with other numbers of removed units for some groups."""
+        gone = self._shapes.removed
+        key = tuple(instead.get(group, gone[group]) for group in self._groups[index])
+        known = self._known[index]
+        if key not in known:
+            before = {group: gone[group] for group in instead}
+            for group, removed in instead.items():
+                gone[group] = removed
+            known[key] = 0 if self._is_removed(index) else self._items[index].cost(self._shapes)
+            for group, removed in before.items():
+                gone[group] = removed
+        return known[key]
+
+    def _is_removed(self, index: int) -> bool:
+        """Tell whether all nodes of an item are in branches whose groups are gone."""
+        removers, gone = self._removers[index], self._shapes.removed
+        return bool(removers) and all(
+            any(gone[group] == self._sizes[group] for group in groups) for groups in removers
+        )
 
 
-#: Shares of its units at which a layer is measured.
-_SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)
+#: Fractions of its units at which a layer is measured.
+_FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _RUNS = 9
+_PICOSECONDS = 1e12
 
 
 def latency_items(
@@ -218,22 +263,22 @@ def latency_items(
     times = LayerTimes(threads=threads)
     shapes = PrunedShapes(channels, orders)
     layers = [node for node in model.graph if spec_of(node).macs is not None]
-    items, whole = [], 0.0
+    items, whole = [], 0
     try:
         for index, node in enumerate(layers):
             progress("time layers", index, len(layers))
             item = _layer_item(model, node, shapes, counts, times)
             if item is not None:
                 items.append(item)
-                whole += item.price(shapes)
+                whole += item.cost(shapes)
     finally:
         times.keep()
     progress("time layers", len(layers), len(layers))
-    rest = max(_run_seconds(model, feed, threads) - whole, 0.0)
+    rest = max(_run_seconds(model, feed, threads) * _PICOSECONDS - whole, 0.0)
     measured = {value for item in items for value in item.values}
     others = [v for node in model.graph for v in node.outputs if v not in measured]
     total = sum(_size(shapes, value) for value in others)
-    return [*items, *(_share_item(value, rest / total) for value in others if total)]
+    return [*items, *(_output_item(value, rest / total) for value in others if total)]
 
 
 def _layer_item(
@@ -248,11 +293,11 @@ def _layer_item(
     before = list(shapes.removed)
     block = machine().channel_block
     found: dict[float, float] = {}
-    for share in _SHARES if groups else _SHARES[:1]:
+    for fraction in _FRACTIONS if groups else _FRACTIONS[:1]:
         for group in groups:
             total = counts[group][0]
             some = [count for count in counts[group] if count]
-            kept = min(some, key=lambda count: abs(count - share * total))
+            kept = min(some, key=lambda count: abs(count - fraction * total))
             shapes.removed[group] = total - kept
         attributes = {n: shapes.count(node, n) for n in node.attributes}
         seconds = times.time(
@@ -268,15 +313,17 @@ def _layer_item(
     seconds_of = np.maximum.accumulate([found[work] for work in works])
     return CostItem(
         values,
-        lambda now: float(np.interp(padded_macs(node, now, block), works, seconds_of)),
+        lambda now: round(
+            float(np.interp(padded_macs(node, now, block), works, seconds_of)) * _PICOSECONDS
+        ),
         (node,),
     )
 
 
-def _share_item(value: ir.Value, seconds: float) -> CostItem:
+def _output_item(value: ir.Value, per_element: float) -> CostItem:
     producer = value.producer()
     nodes = () if producer is None else (producer,)
-    return CostItem((value,), lambda shapes: _size(shapes, value) * seconds, nodes)
+    return CostItem((value,), lambda shapes: round(_size(shapes, value) * per_element), nodes)
 
 
 def _size(shapes: PrunedShapes, value: ir.Value) -> int:
