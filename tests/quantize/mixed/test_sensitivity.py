@@ -65,7 +65,7 @@ def test_times_are_of_both_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert layer.float_us > 0
         assert layer.int_us > 0
         assert layer.gain_us == layer.float_us - layer.int_us
-    assert list(tmp_path.glob("latency-*.json"))
+    assert list(tmp_path.rglob("layer-times*"))
 
 
 def test_residual_net_is_confirmed(residual_path: Path) -> None:
