@@ -60,7 +60,7 @@ class Baseline:
         """The float model with every rounding error, to be switched on."""
         plan = QuantPlan(self.model, self.placement, self.target)
         params = activation_params(plan, self._ranges)
-        return ErrorModel(self.model, self.placement, params, self.target, threads=threads)
+        return ErrorModel(plan, params, threads=threads)
 
     def sources(self, layers: Sequence[str]) -> frozenset[Source]:
         """Where noise comes from if only these layers, and what lies between, are quantized.

@@ -18,24 +18,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.builder import GraphBuilder
 from onnxlite.errors import SamplesError
-from onnxlite.graph import add_initializer, const_array, node_names, rank, value_names
+from onnxlite.fidelity import SquaredError, is_float
+from onnxlite.graph import const_array, rank
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.plan import Placement, reads_integers
+from onnxlite.quantize.core.plan import QuantPlan, reads_integers, weight_port
 from onnxlite.quantize.core.qtypes import QParams, dequantize
-from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import layer_weight
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples
 
+#: The input that switches errors on, `bool[sources]`.
 _SWITCHES = "onnxlite_errors"
 
 
@@ -77,42 +79,44 @@ class ErrorModel:
     """A float model whose rounding errors can be switched on one by one.
 
     Args:
-        model: prepared and with shapes inferred, see `quantize/core/prepare.py`.
-        placement: of that model; says which values and weights are rounded.
-        params: of its values.
-        target: the type of weights.
+        plan: says which values and weights are rounded; its model is not changed.
+        params: of the plan's values.
         threads: of ONNX Runtime.
+
+    Attributes:
+        sources: of the errors, in the order of the switches.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the model.
     """
 
     def __init__(
-        self,
-        model: ir.Model,
-        placement: Placement,
-        params: Mapping[ir.Value, QParams],
-        target: Target,
-        *,
-        threads: int | None,
+        self, plan: QuantPlan, params: Mapping[ir.Value, QParams], *, threads: int | None
     ) -> None:
-        layers = [node for node in placement.nodes if _weight_port(node) is not None]
         self.sources = (
-            *(Source("value", value.name or "") for value in placement.values),
-            *(Source("weight", node.name or "") for node in layers),
+            *(Source("value", value.name or "") for value in plan.placement.values),
+            *(Source("weight", node.name or "") for node in plan.layers),
         )
-        writer = _Writer(clone(model), self.sources)
-        for node in layers:
-            writer.weight(node.name or "", target)
-        for value in placement.values:
-            writer.value(value, params[value], placement)
+        writer = _ErrorWriter(plan, self.sources)
+        for node in plan.layers:
+            writer.weight(node.name or "")
+        for value in plan.placement.values:
+            writer.value(value, params[value])
         # Errors are computed as written: nothing is to be fused into integer kernels.
         self._session = Session(writer.model, threads=threads, fuse_qdq=False)
 
     def run(self, feed: Feed, on: NDArray[np.bool_]) -> Outputs:
-        """The float outputs with the errors where `on: bool[sources]`."""
+        """Run with some errors switched on.
+
+        Args:
+            feed: of the float model.
+            on: the errors, `bool[sources]`.
+
+        Returns:
+            The float outputs.
+        """
         outputs = self._session.run({**feed, _SWITCHES: on})
-        return {name: array for name, array in outputs.items() if _is_float(array)}
+        return {name: array for name, array in outputs.items() if is_float(array)}
 
 
 def propagate(
@@ -138,22 +142,21 @@ def propagate(
     """
     none, every = (np.full(len(model.sources), on) for on in (False, True))
     feeds = list(islice(_single(samples), max(len(sets) * per_set, 1)))
-    # Energies by output: of the exact output, and of the noise of all errors.
-    exact: list[list[float]] = []
-    together: list[list[float]] = []
+    together: list[list[SquaredError]] = []
     met: list[list[int]] = [[] for _ in sets]
     noise: list[list[list[float]]] = [[] for _ in sets]
     names: tuple[str, ...] = ()
     for index, feed in enumerate(feeds):
-        want = model.run(feed, none)
-        names = tuple(want)
-        exact.append([_energy(array) for array in want.values()])
-        together.append(_distance(want, model.run(feed, every)))
+        exact = model.run(feed, none)
+        names = tuple(exact)
+        together.append(_errors(exact, model.run(feed, every)))
         for number in _meetings(index, len(feeds), len(sets), per_set):
             met[number].append(index)
-            noise[number].append(_distance(want, model.run(feed, sets[number])))
+            errors = _errors(exact, model.run(feed, sets[number]))
+            noise[number].append([error.noise for error in errors])
         progress("sensitivity", index + 1, len(feeds))
-    signal, total = np.array(exact), np.array(together)
+    signal = np.array([[error.signal for error in errors] for errors in together])
+    total = np.array([[error.noise for error in errors] for errors in together])
     if not signal.any():
         raise SamplesError("every output of the model is zero on these samples: give others")
     sums = np.array([np.sum(rows, axis=0) for rows in noise]).reshape(-1, len(names))
@@ -163,6 +166,14 @@ def propagate(
     )
     together_ratio = _ratio(total.sum(axis=0), signal.sum(axis=0))
     return Noise(names, of_signal, of_total, together_ratio, len(feeds))
+
+
+def _errors(exact: Outputs, noisy: Outputs) -> list[SquaredError]:
+    """Squared errors by output, in the order of the outputs."""
+    found = [SquaredError() for _ in exact]
+    for error, (name, array) in zip(found, exact.items(), strict=True):
+        error.add(array, noisy[name])
+    return found
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -192,14 +203,15 @@ def _single(samples: Samples) -> Iterator[Feed]:
             }
 
 
-class _Writer:
-    """Inserts switchable errors into one model; values are found by their names."""
+class _ErrorWriter:
+    """Inserts switchable errors into a copy of a plan's model; values are found by their names."""
 
-    def __init__(self, model: ir.Model, sources: Sequence[Source]) -> None:
-        self.model = model
+    def __init__(self, plan: QuantPlan, sources: Sequence[Source]) -> None:
+        self.model = model = clone(plan.model)
+        self._target = plan.target
+        self._producers = {*plan.placement.nodes, *plan.placement.absorbed}
+        self._builder = GraphBuilder(model)
         self._index = {source: index for index, source in enumerate(sources)}
-        self._names = value_names(model)
-        self._node_names = node_names(model)
         self._nodes = {node.name: node for node in model.graph}
         self._switches = ir.Value(
             name=_SWITCHES,
@@ -207,48 +219,47 @@ class _Writer:
             type=ir.TensorType(ir.DataType.BOOL),
         )
         model.graph.inputs.append(self._switches)
+        self._chosen = {self._nodes[node.name] for node in plan.placement.nodes}
         self._values = {value.name: value for value in model.graph.inputs}
         self._values.update({v.name: v for node in model.graph for v in node.outputs})
 
-    def weight(self, name: str, target: Target) -> None:
+    def weight(self, name: str) -> None:
         """Add the error of a layer's rounded weight to its output."""
         node = self._nodes[name]
-        rule = spec_of(node).quant
-        port = _weight_port(node)
+        rule, port = spec_of(node).quant, weight_port(node)
         assert rule is not None
         assert port is not None
         weight, old = const_array(node.inputs[port]), node.inputs[port]
         assert weight is not None
         assert old is not None
-        integers, params = layer_weight(node, weight, target)
+        integers, params = layer_weight(node, weight, self._target)
         error = self._constant(f"{old.name}_error", dequantize(integers, params) - weight)
         inputs = [error if i == port else v for i, v in enumerate(node.inputs) if i != rule.bias]
-        copy = ir.Node(
-            node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=1
+        copy = self._builder.make(
+            node.op_type, inputs, node.attributes, name=f"{name}_error", domain=node.domain
         )
         self._add(node.outputs[0], [copy], Source("weight", name), None)
 
-    def value(self, planned: ir.Value, params: QParams, placement: Placement) -> None:
+    def value(self, planned: ir.Value, params: QParams) -> None:
         """Add a value's rounding error to it, for those that read its integers."""
         value = self._values[planned.name]
-        producer = planned.producer()
-        made = producer in placement.nodes or producer in placement.absorbed
-        chosen = {self._nodes[node.name] for node in placement.nodes}
+        made = planned.producer() in self._producers
         readers = [
             (use.node, use.idx)
             for use in value.uses()
-            if made or reads_integers(use.node, use.idx, chosen)
+            if made or reads_integers(use.node, use.idx, self._chosen)
         ]
         scale = self._constant(f"{value.name}_scale", params.scale)
         zero = self._constant(f"{value.name}_zero", params.zero_point)
-        quantized = ir.node("QuantizeLinear", [value, scale, zero])
-        rounded = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero])
-        error = ir.node("Sub", [rounded.outputs[0], value])
+        make, name = self._builder.make, f"{value.name}_error"
+        quantized = make("QuantizeLinear", [value, scale, zero], name=name)
+        rounded = make("DequantizeLinear", [quantized.outputs[0], scale, zero], name=name)
+        error = make("Sub", [rounded.outputs[0], value], name=name)
         source = Source("value", planned.name or "")
         self._add(value, [quantized, rounded, error], source, readers if not made else None)
 
-    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        return add_initializer(self.model.graph, self._names.fresh(name), array)
+    def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        return self._builder.initializer(self.model.graph, name, array)
 
     def _add(
         self,
@@ -258,65 +269,29 @@ class _Writer:
         readers: Sequence[tuple[ir.Node, int]] | None,
     ) -> None:
         """Replace `value` by its sum with a switched error, for `readers` or for all."""
-        graph, producer, name = self.model.graph, value.producer(), value.name or "value"
+        graph, name = self.model.graph, value.name or "value"
         uses = [(use.node, use.idx) for use in value.uses()] if readers is None else readers
         uses = [(node, port) for node, port in uses if node.graph is not None]
-        for node in nodes:
-            for output in node.outputs:
-                output.name = self._names.fresh(f"{name}_error")
+        off = ir.tensor(np.zeros([1] * (rank(value) or 0), np.float32))
+        nothing = self._builder.make("Constant", [], {"value": off}, name=f"{name}_none")
+        at = self._builder.behind(value)
         index = self._constant(f"{name}_index", np.array(self._index[source], np.int64))
-        switch = ir.node("Gather", [self._switches, index])
-        off = np.zeros([1] * (rank(value) or 0), np.float32)
-        nothing = ir.node("Constant", [], {"value": ir.tensor(off)})
-        nothing.outputs[0].name = self._names.fresh(f"{name}_none")
-        chosen = ir.Node(
-            "",
-            "If",
-            [switch.outputs[0]],
-            [
-                ir.AttrGraph("then_branch", self._branch(nodes)),
-                ir.AttrGraph("else_branch", self._branch([nothing])),
-            ],
-            num_outputs=1,
-        )
-        total = ir.node("Add", [value, chosen.outputs[0]])
-        new = (switch, chosen, total)
-        for node in new:
-            node.name = self._node_names.fresh(f"{name}_{node.op_type}")
-            node.outputs[0].name = self._names.fresh(f"{name}_{node.op_type}")
-        result = total.outputs[0]
+        switch = at.op("Gather", [self._switches, index], name=f"{name}_switch")
+        branches = {"then_branch": self._branch(nodes), "else_branch": self._branch([nothing])}
+        chosen = at.op("If", [switch], branches, name=f"{name}_chosen")
+        result = at.op("Add", [value, chosen], name=f"{name}_noisy")
         result.type, result.shape = value.type, value.shape
         for node, port in uses:
             node.replace_input_with(port, result)
-        if readers is None and value.is_graph_output():
+        if readers is not None:
+            return
+        self._values[name] = result
+        if value.is_graph_output():
             for place, output in enumerate(graph.outputs):
                 if output is value:
                     graph.outputs[place] = result
-            value.name, result.name = self._names.fresh(f"{name}_exact"), name
-        if producer is None:
-            graph.insert_before(next(iter(graph)), new)
-        else:
-            graph.insert_after(producer, new)
-        if readers is None:
-            self._values[name] = result
+            value.name, result.name = self._builder.names.fresh(f"{name}_exact"), name
 
     def _branch(self, nodes: Sequence[ir.Node]) -> ir.Graph:
         opsets = dict(self.model.graph.opset_imports)
         return ir.Graph([], [nodes[-1].outputs[0]], nodes=nodes, opset_imports=opsets, name="error")
-
-
-def _weight_port(node: ir.Node) -> int | None:
-    rule = spec_of(node).quant
-    return rule.weight if rule is not None else None
-
-
-def _is_float(array: object) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
-
-
-def _energy(array: NDArray[Any]) -> float:
-    return float(np.square(array, dtype=np.float64).sum())
-
-
-def _distance(want: Outputs, have: Outputs) -> list[float]:
-    return [_energy(array.astype(np.float64) - have[name]) for name, array in want.items()]
