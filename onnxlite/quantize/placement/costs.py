@@ -1,22 +1,35 @@
-"""The times of a model's nodes in float and on integers, from profiles of both forms."""
+"""Costs of nodes and conversions, from profiles of a model in float and on integers.
+
+Between two convolutions a conversion is more than QuantizeLinear or DequantizeLinear: ONNX
+Runtime's float convolutions work on blocks of channels and its integer ones on channels last, so
+an image is also reordered, once in float and once in integers. Both are measured as the
+transposition between channels first and channels last.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import add_initializer, is_op
-from onnxlite.ops import ShapeOf, spec_of
-from onnxlite.quantize.core.plan import Placement, QuantPlan
+from onnxlite.builder import GraphBuilder
+from onnxlite.graph import is_op
+from onnxlite.ops import ShapeOf
+from onnxlite.quantize.core.plan import Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.qtypes import QType
 from onnxlite.quantize.placement.partition import Conversion, Costs
 from onnxlite.samples import Feed
 from onnxlite.timing.layer_times import LayerTimes
 from onnxlite.timing.profiler import Kernels, profile
+
+_OPSET, _IR_VERSION = 17, 8
+#: Seconds for the runs of one shape.
+_CONVERSION_S = 0.02
+_NHWC = (0, 2, 3, 1)
 
 
 def measured_costs(
@@ -28,7 +41,7 @@ def measured_costs(
     threads: int | None,
     budget_s: float,
 ) -> Costs:
-    """Run both forms in turn and read off what each node of the plan takes.
+    """Profile both forms in turn, and measure the conversions.
 
     Args:
         plan: of the float form.
@@ -43,7 +56,7 @@ def measured_costs(
     return Costs(
         _float_seconds(model, placement, in_float, shape_of, threads),
         _integer_seconds(placement, on_integers),
-        conversions(placement.values, shape_of, qtype, threads=threads),
+        conversion_costs(placement.values, shape_of, qtype, threads=threads),
     )
 
 
@@ -54,9 +67,10 @@ def _float_seconds(
     shape_of: ShapeOf,
     threads: int | None,
 ) -> Mapping[ir.Node, float]:
-    """An operator without a kernel of its own went into another one, which has its time.
+    """Read the times of nodes in float, each with the activation that it would absorb.
 
-    That must not happen to a layer: one that was fused beyond recognition is measured alone.
+    An operator without a kernel of its own went into another one, which has its time. A layer
+    that was fused beyond recognition is measured alone.
     """
     seconds = kernels.seconds()
     absorbing = {activation.inputs[0]: activation for activation in placement.absorbed}
@@ -64,7 +78,7 @@ def _float_seconds(
     for node in placement.nodes:
         parts = [node, *(absorbing[v] for v in node.outputs if v in absorbing)]
         spent = sum(seconds.get(part, 0.0) for part in parts)
-        if not spent and _is_layer(node):
+        if not spent and weight_port(node) is not None:
             spent = alone.time(model, node, shape_of, {}) or 0.0
         found[node] = spent
     alone.keep()
@@ -72,16 +86,20 @@ def _float_seconds(
 
 
 def _integer_seconds(placement: Placement, kernels: Kernels) -> Mapping[ir.Node, float]:
-    """A Q or DQ between integer nodes means that a node has no integer kernel: it pays for it."""
+    """Read the times of nodes on integers.
+
+    A Q or DQ between integer nodes means that a node has no integer kernel; its time counts as
+    the node's.
+    """
     mine = {node.name: node for node in placement.nodes}
     found: dict[ir.Node, float] = defaultdict(float)
     for node, spent in kernels.seconds().items():
         if node.name in mine:
             found[mine[node.name]] += spent
         elif is_op(node, "QuantizeLinear"):
-            maker = None if node.inputs[0] is None else node.inputs[0].producer()
-            if maker is not None and maker.name in mine:
-                found[mine[maker.name]] += spent
+            producer = None if node.inputs[0] is None else node.inputs[0].producer()
+            if producer is not None and producer.name in mine:
+                found[mine[producer.name]] += spent
         elif is_op(node, "DequantizeLinear"):
             readers = {use.node.name for use in node.outputs[0].uses()}
             if readers and readers <= mine.keys() and not node.outputs[0].is_graph_output():
@@ -89,18 +107,7 @@ def _integer_seconds(placement: Placement, kernels: Kernels) -> Mapping[ir.Node,
     return {node: found.get(node, 0.0) for node in placement.nodes}
 
 
-def _is_layer(node: ir.Node) -> bool:
-    rule = spec_of(node).quant
-    return rule is not None and rule.kind == "compute"
-
-
-_OPSET, _IR_VERSION = 17, 8
-#: Seconds for the runs of one shape.
-_BUDGET_S = 0.02
-_LAST = (0, 2, 3, 1)
-
-
-def conversions(
+def conversion_costs(
     values: Sequence[ir.Value], shape_of: ShapeOf, qtype: QType, *, threads: int | None
 ) -> Mapping[ir.Value, Conversion]:
     """Measure the conversions of `values`; one without a known shape costs nothing."""
@@ -112,7 +119,7 @@ def conversions(
             found[value] = Conversion(0.0, 0.0)
             continue
         # Only of images does the order of elements change; of others their number counts.
-        key = shape if len(shape) == len(_LAST) else (prod(shape),)
+        key = shape if len(shape) == len(_NHWC) else (prod(shape),)
         if key not in measured:
             measured[key] = _measure(key, qtype, threads)
         found[value] = measured[key]
@@ -127,7 +134,9 @@ def _measure(shape: tuple[int, ...], qtype: QType, threads: int | None) -> Conve
         "real": rng.standard_normal(shape).astype(np.float32),
         "integers": rng.integers(0, 100, shape).astype(qtype.dtype),
     }
-    kernels = profile([_model(shape, qtype)], feed, threads=threads, budget_s=_BUDGET_S)[0]
+    kernels = profile(
+        [_conversion_model(shape, qtype)], feed, threads=threads, budget_s=_CONVERSION_S
+    )[0]
     seconds = {node.name: spent for node, spent in kernels.seconds().items()}
     reorders = seconds.get("reorder_real", 0.0) + seconds.get("reorder_integers", 0.0)
     return Conversion(
@@ -135,38 +144,30 @@ def _measure(shape: tuple[int, ...], qtype: QType, threads: int | None) -> Conve
     )
 
 
-def _model(shape: tuple[int, ...], qtype: QType) -> ir.Model:
-    """All four operations, each with an input and an output of the model's own."""
+def _conversion_model(shape: tuple[int, ...], qtype: QType) -> ir.Model:
+    """Make a model of all four operations, each with an input and an output of its own."""
     integer = ir.DataType.from_numpy(qtype.dtype)
-    real, integers = (
-        ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    inputs = {
+        name: ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         for name, dtype in (("real", ir.DataType.FLOAT), ("integers", integer))
-    )
+    }
     graph = ir.Graph(
-        [real, integers],
-        [],
-        nodes=[],
-        opset_imports={"": _OPSET},
-        name="conversions",
+        list(inputs.values()), [], nodes=[], opset_imports={"": _OPSET}, name="conversions"
     )
-    constants = [
-        add_initializer(graph, "scale", np.array(0.02, np.float32)),
-        add_initializer(graph, "zero", np.array(0, qtype.dtype)),
-    ]
-    nodes = [
-        ir.node("QuantizeLinear", [real, *constants], name="quantize"),
-        ir.node("DequantizeLinear", [integers, *constants], name="dequantize"),
-    ]
-    if len(shape) == len(_LAST):
-        nodes += [
-            ir.node("Transpose", [real], {"perm": list(_LAST)}, name="reorder_real"),
-            ir.node("Transpose", [integers], {"perm": list(_LAST)}, name="reorder_integers"),
-        ]
-    types = {"quantize": integer, "reorder_integers": integer}
-    for node in nodes:
-        output = node.outputs[0]
-        output.name = f"{node.name}_output"
-        output.type = ir.TensorType(types.get(node.name or "", ir.DataType.FLOAT))
-        graph.append(node)
+    model = ir.Model(graph, ir_version=_IR_VERSION)
+    end = GraphBuilder(model).end()
+    scale = end.constant("scale", np.array(0.02, np.float32))
+    zero = end.constant("zero", np.array(0, qtype.dtype))
+
+    def add(name: str, op_type: str, source: str, dtype: ir.DataType, **attributes: Any) -> None:
+        parameters = [] if attributes else [scale, zero]
+        output = end.op(op_type, [inputs[source], *parameters], attributes, name=name)
+        output.type = ir.TensorType(dtype)
         graph.outputs.append(output)
-    return ir.Model(graph, ir_version=_IR_VERSION)
+
+    add("quantize", "QuantizeLinear", "real", integer)
+    add("dequantize", "DequantizeLinear", "integers", ir.DataType.FLOAT)
+    if len(shape) == len(_NHWC):
+        add("reorder_real", "Transpose", "real", ir.DataType.FLOAT, perm=list(_NHWC))
+        add("reorder_integers", "Transpose", "integers", integer, perm=list(_NHWC))
+    return model

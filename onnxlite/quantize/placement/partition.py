@@ -1,9 +1,9 @@
-"""Float or integers for every node, so that nodes and the conversions between them cost least.
+"""Partition of a model into float and integer nodes of least total time, by a minimum cut.
 
-Each node has a time on either side; where a value passes from one side to the other it is
-converted once, however many nodes read it. The cheapest labelling is a minimum cut (Picard &
+Each node has a time on either side; a value that passes from one side to the other is
+converted once, however many nodes read it. The cheapest partition is a minimum s-t cut (Picard &
 Ratliff 1975; Kolmogorov & Zabih 2004, the auxiliary vertices): the source's side runs on
-integers.
+integers. The cut is found with Dinitz's algorithm (1970) on real capacities.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Costs:
-    """Everything that a labelling can cost, in seconds.
+    """Costs of nodes and conversions, in seconds.
 
     Attributes:
         in_float: of every node of a placement, with the activation it would absorb.
         on_integers: of the same nodes.
-        conversions: of the values that a labelling may have to convert.
+        conversions: of the values that may have to be converted.
     """
 
     in_float: Mapping[ir.Node, float]
@@ -46,46 +46,67 @@ class Costs:
 def min_cost_partition(
     placement: Placement, costs: Costs, *, conversion_weight: float
 ) -> set[ir.Node]:
-    """Those nodes of `placement` that are to run on integers.
+    """Find the nodes of `placement` that are to run on integers.
 
     Nodes without weights do so only where all that they read comes from integers, or may be
     read as integers by a layer: `place` takes those back of which no layer does. Of several
-    cheapest labellings it is the one with most integers.
+    cheapest partitions it is the one with most integers.
 
     Args:
         placement: the largest one.
         costs: of its nodes and values.
-        conversion_weight: conversions count so many times.
+        conversion_weight: factor of the costs of conversions.
     """
     graph = MinCutGraph()
     vertices = {node: graph.vertex() for node in placement.nodes}
     for node, vertex in vertices.items():
         graph.edge(graph.SOURCE, vertex, costs.in_float[node])
         graph.edge(vertex, graph.SINK, costs.on_integers[node])
-        rule = spec_of(node).quant
-        if rule is not None and rule.kind != "compute":
-            for port in rule.ports(node):
-                if not read_by_layer(node.inputs[port], vertices):
-                    graph.edge(vertex, _vertex(source(node.inputs[port]), vertices), math.inf)
+        _require_integer_inputs(graph, node, vertices)
     absorbed = {activation.outputs[0] for activation in placement.absorbed}
     for value, conversion in costs.conversions.items():
         producer = source(value) if value in absorbed else value.producer()
-        maker = _vertex(producer, vertices)
-        on_integers, in_float = _readers(value, vertices)
-        if on_integers:
-            quantized = graph.vertex()
-            graph.edge(quantized, maker, conversion.to_integers * conversion_weight)
-            for reader in on_integers:
-                graph.edge(reader, quantized, math.inf)
-        if maker != graph.SINK:
-            dequantized = graph.vertex()
-            graph.edge(maker, dequantized, conversion.to_float * conversion_weight)
-            for reader in on_integers:
-                graph.edge(dequantized, reader, math.inf)
-            if in_float:
-                graph.edge(dequantized, graph.SINK, math.inf)
-    chosen = graph.source_side()
-    return {node for node, vertex in vertices.items() if vertex in chosen}
+        weighted = Conversion(
+            conversion.to_integers * conversion_weight, conversion.to_float * conversion_weight
+        )
+        _add_conversion(graph, value, _vertex(producer, vertices), weighted, vertices)
+    on_integers = graph.source_side()
+    return {node for node, vertex in vertices.items() if vertex in on_integers}
+
+
+def _require_integer_inputs(
+    graph: MinCutGraph, node: ir.Node, vertices: Mapping[ir.Node, int]
+) -> None:
+    """Put a node without weights on integers only behind integers."""
+    rule = spec_of(node).quant
+    if rule is None or rule.kind == "compute":
+        return
+    for port in rule.ports(node):
+        if not read_by_layer(node.inputs[port], vertices):
+            graph.edge(vertices[node], _vertex(source(node.inputs[port]), vertices), math.inf)
+
+
+def _add_conversion(
+    graph: MinCutGraph,
+    value: ir.Value,
+    producer: int,
+    conversion: Conversion,
+    vertices: Mapping[ir.Node, int],
+) -> None:
+    """Charge for a value once, in each direction, if its producer and a reader are parted."""
+    on_integers, in_float = _readers(value, vertices)
+    if on_integers:
+        quantized = graph.vertex()
+        graph.edge(quantized, producer, conversion.to_integers)
+        for reader in on_integers:
+            graph.edge(reader, quantized, math.inf)
+    if producer != graph.SINK:
+        dequantized = graph.vertex()
+        graph.edge(producer, dequantized, conversion.to_float)
+        for reader in on_integers:
+            graph.edge(dequantized, reader, math.inf)
+        if in_float:
+            graph.edge(dequantized, graph.SINK, math.inf)
 
 
 def _vertex(node: ir.Node | None, vertices: Mapping[ir.Node, int]) -> int:
@@ -94,7 +115,7 @@ def _vertex(node: ir.Node | None, vertices: Mapping[ir.Node, int]) -> int:
 
 
 def _readers(value: ir.Value, vertices: Mapping[ir.Node, int]) -> tuple[Sequence[int], bool]:
-    """Vertices of the nodes that may read `value` as integers, and whether others read it."""
+    """Vertices of nodes that may read `value` as integers, and whether others read it."""
     found: dict[int, None] = {}
     in_float = value.is_graph_output()
     for use in value.uses():
@@ -105,7 +126,7 @@ def _readers(value: ir.Value, vertices: Mapping[ir.Node, int]) -> tuple[Sequence
     return list(found), in_float
 
 
-#: What is left of a capacity below this share of the largest one is rounding.
+#: A remaining capacity below this fraction of the largest one is rounding.
 _ROUNDING = 1e-12
 
 
@@ -157,7 +178,7 @@ class MinCutGraph:
         return self._room[edge] > self._largest * _ROUNDING
 
     def _levels(self) -> list[int | None]:
-        """Of every vertex the number of open edges from the source, None if out of reach."""
+        """Distance of every vertex from the source along open edges; None if out of reach."""
         levels: list[int | None] = [None] * len(self._edges)
         levels[self.SOURCE] = 0
         queue = deque([self.SOURCE])

@@ -1,22 +1,23 @@
-"""Placement by what it saves on this machine: no layer on integers that is faster in float.
+"""Placement search: keep in float the layers that are not faster on integers on this machine.
 
 1. Profile the float model and the one with every candidate on integers.
-2. Label the nodes so that their times and the conversions between them add up to the least.
-   What conversions cost is the least certain part, so several weights of them are tried.
-3. Time the labellings, everything on integers, and the float model in turn. The fastest one
+2. Partition the nodes so that their times and the conversions between them add up to the least.
+   The costs of conversions are the least certain part, so several factors of them are tried.
+3. Time the partitions, everything on integers, and the float model in turn. The fastest one
    is taken, and none if the float model is as fast.
 
 Times are taken with one thread, on one sample and on up to eight at once; the result is
 faster on one, not slower on eight, and the fastest on average of both. Between equally fast
-ones size decides, and between equally small ones too the noise they make. What was decided is
-kept for the next time, by graph, shapes and machine.
+ones size decides, and between equally small ones the noise. Results are kept in the cache, by
+graph, shapes and machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import onnx_ir as ir
 
 from onnxlite.analysis.fingerprint import fingerprint
@@ -40,16 +41,15 @@ from onnxlite.timing import current_timer, time_ratios
 _THREADS = 1
 #: Several forms of a model are in memory at once while they are timed.
 _MAX_BYTES = 1 << 30
-_MANY = 8
-_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-_PROFILE_S, _RACE_S = 1.5, 2.5
-#: Of the float model's time: a gain below it is noise, and so is a loss on eight samples.
-_LEAST_GAIN, _MOST_LOSS = 0.03, 0.0
+#: Largest number of samples in a run that is timed.
+_MAX_BATCH = 8
+_CONVERSION_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_PROFILE_S, _TIMING_S = 1.5, 2.5
+#: Fractions of the float model's time: smaller gains are noise; losses are for eight samples.
+_MIN_GAIN, _MAX_LOSS = 0.03, 0.0
 _FASTER = Reason("faster-in-float", "faster in float")
 #: Times of placements this close are equal, in proportion, and so are sizes.
-_EQUAL, _HARDLY = 0.02, 0.02
-
-_WHILE_BUSY = "busy"
+_EQUAL_TIMES, _EQUAL_SIZES = 0.02, 0.02
 _BUSY = ", while other work kept the machine busy: measure again when it is idle"
 
 
@@ -94,77 +94,98 @@ def fastest_placement(
     if size_bytes(source) > _MAX_BYTES:
         note = f", not timed because {_MAX_BYTES >> 20} MiB are exceeded"
         return MeasuredPlacement(everything.placement, note)
-    model, target = everything.model, everything.target
     sizes = _timed_feeds(feeds)
-    nodes = {node.name: index for index, node in enumerate(model.graph)}
-    chosen = sorted(nodes[node.name] for node in everything.placement.nodes)
-    question = fingerprint(model, list(sizes.values()), (target.name, str(_THREADS), repr(chosen)))
-    key = CacheKey("placement", ("onnxlite.quantize", "onnxlite.timing"), {"question": question})
-    cache = Cache()
-    kept = cache.read(key, dict[str, float])
-    if kept is None:
+    key, cache = _cache_key(everything, list(sizes.values())), Cache()
+    timing = cache.read(key, _Timing)
+    if timing is None:
         busy = is_busy()
-        kept = _numbers(_decide(source, everything, params, sizes, options, progress), nodes)
-        kept[_WHILE_BUSY] = float(busy)
-        cache.write(key, kept, busy=busy)
-    found = _read(kept, everything, options)
-    if kept[_WHILE_BUSY]:
-        return MeasuredPlacement(found.placement, f"{found.note}{_BUSY}")
-    return found
+        timing = _measure(source, everything, params, sizes, options, progress, busy)
+        cache.write(key, timing, busy=busy)
+    return _measured_placement(timing, everything, options)
 
 
-@dataclass(frozen=True)
-class _Decision:
-    """What was found: times by node, the nodes that stay float, and ratios to float by size."""
+class _Timing(msgspec.Struct, frozen=True):
+    """Record of a search.
 
-    costs: Costs
-    in_float: Sequence[ir.Node]
-    ratios: Mapping[int, float]
+    Attributes:
+        pays: whether a placement is faster than float.
+        ratios: time of the best placement over the float model's, by number of samples.
+        in_float: seconds in float and on integers of the nodes that stay float, by their
+            position in the graph; of all nodes if no placement pays.
+        busy: other work kept the machine busy.
+    """
+
     pays: bool
+    ratios: dict[int, float]
+    in_float: dict[int, tuple[float, float]]
+    busy: bool
+
+
+def _cache_key(plan: QuantPlan, feeds: Sequence[Feed]) -> CacheKey:
+    positions = {node.name: index for index, node in enumerate(plan.model.graph)}
+    chosen = sorted(positions[node.name] for node in plan.placement.nodes)
+    question = fingerprint(plan.model, feeds, (plan.target.name, str(_THREADS), repr(chosen)))
+    return CacheKey("placement", ("onnxlite.quantize", "onnxlite.timing"), {"question": question})
 
 
 def _timed_feeds(feeds: Samples) -> dict[int, Feed]:
-    """One sample and up to eight, by their number; the first feed where its size is fixed."""
+    """Cut one sample and up to eight from the first feed, by number; a fixed batch stays whole."""
     first = next(iter(feeds))
     sizes = {}
-    for count in (1, min(_MANY, feed_size(first, feeds.inputs))):
+    for count in (1, min(_MAX_BATCH, feed_size(first, feeds.inputs))):
         sizes[count] = trim(first, feeds.inputs, count)
     if any(feed is None for feed in sizes.values()):
         return {feed_size(first, feeds.inputs): first}
     return {count: feed for count, feed in sizes.items() if feed is not None}
 
 
-def _decide(
+def _measure(
     source: ir.Model,
     everything: QuantPlan,
     params: Mapping[ir.Value, QParams],
     sizes: Mapping[int, Feed],
     options: QuantizeStatic,
     progress: Progress,
-) -> _Decision:
+    busy: bool,
+) -> _Timing:
+    """Find candidates and time them against the float model."""
     one = next(iter(sizes.values()))
     whole = quick_qdq(everything, params)
     shape_of = concrete_shapes(everything.model, [one])
     costs = measured_costs(everything, whole, one, shape_of, threads=_THREADS, budget_s=_PROFILE_S)
-    nodes = everything.placement.nodes
-    candidates = {frozenset(nodes): (everything.placement, whole)}
-    for weight in _WEIGHTS:
-        labelled = min_cost_partition(everything.placement, costs, conversion_weight=weight)
-        keep_float = {node.name or "": _FASTER for node in nodes if node not in labelled}
-        smaller = _placed(everything, options, keep_float)
-        if smaller.layers and frozenset(smaller.nodes) not in candidates:
-            quantized = quick_qdq(replace(everything, placement=smaller), params)
-            candidates[frozenset(smaller.nodes)] = (smaller, quantized)
+    candidates = {frozenset(everything.placement.nodes): (everything.placement, whole)}
+    for placement in _partitions(everything, costs, options):
+        if placement.layers and frozenset(placement.nodes) not in candidates:
+            quantized = quick_qdq(replace(everything, placement=placement), params)
+            candidates[frozenset(placement.nodes)] = (placement, quantized)
     placements, models = zip(*candidates.values(), strict=True)
     sessions = [Session(each, threads=_THREADS) for each in (source, *models)]
     ratios = {
-        count: time_ratios(sessions, feed, budget_s=_RACE_S, progress=progress)
+        count: time_ratios(sessions, feed, budget_s=_TIMING_S, progress=progress)
         for count, feed in sizes.items()
     }
     equal, pays = _fastest(list(ratios.values()))
     best = _most_accurate(equal, source, models, one)
-    stay = [node for node in nodes if node not in set(placements[best].nodes)]
-    return _Decision(costs, stay, {count: row[best] for count, row in ratios.items()}, pays)
+    chosen = set(placements[best].nodes) if pays else set()
+    positions = {node: index for index, node in enumerate(everything.model.graph)}
+    return _Timing(
+        pays=pays,
+        ratios={count: row[best] for count, row in ratios.items()},
+        in_float={
+            positions[node]: (costs.in_float[node], costs.on_integers[node])
+            for node in everything.placement.nodes
+            if node not in chosen
+        },
+        busy=busy,
+    )
+
+
+def _partitions(plan: QuantPlan, costs: Costs, options: QuantizeStatic) -> Iterator[Placement]:
+    """Yield the cheapest placement for each factor of the costs of conversions."""
+    for weight in _CONVERSION_WEIGHTS:
+        on_integers = min_cost_partition(plan.placement, costs, conversion_weight=weight)
+        stay = (node for node in plan.placement.nodes if node not in on_integers)
+        yield _placed(plan, options, {node.name or "": _FASTER for node in stay})
 
 
 def _placed(
@@ -180,64 +201,60 @@ def _placed(
 
 
 def _fastest(rows: Sequence[Sequence[float]]) -> tuple[list[int], bool]:
-    """The fastest placements, by position, and whether they are worth it.
+    """Find the fastest placements, by position, and whether they pay.
 
     Args:
-        rows: of every size the times of all placements, the float model's being 1.
+        rows: for each number of samples the times of all placements over the float model's.
     """
     indices = range(len(rows[0]))
     good = [
         i
         for i in indices
-        if rows[0][i] <= 1 - _LEAST_GAIN and all(row[i] <= 1 + _MOST_LOSS for row in rows)
+        if rows[0][i] <= 1 - _MIN_GAIN and all(row[i] <= 1 + _MAX_LOSS for row in rows)
     ]
     among = good or list(indices)
     means = [sum(row[i] for row in rows) / len(rows) for i in indices]
     fastest = min(means[i] for i in among)
-    return [i for i in among if means[i] <= fastest * (1 + _EQUAL)], bool(good)
+    return [i for i in among if means[i] <= fastest * (1 + _EQUAL_TIMES)], bool(good)
 
 
 def _most_accurate(
     among: Sequence[int], source: ir.Model, models: Sequence[ir.Model], feed: Feed
 ) -> int:
-    """Of the models that are hardly larger than the smallest, the one with the least noise."""
+    """Choose the model with the least noise among those about as small as the smallest."""
     smallest = min(size_bytes(models[i]) for i in among)
-    small = [i for i in among if size_bytes(models[i]) <= smallest * (1 + _HARDLY)]
+    small = [i for i in among if size_bytes(models[i]) <= smallest * (1 + _EQUAL_SIZES)]
     if len(small) == 1:
         return small[0]
     reference = Reference(source, [feed], threads=_THREADS)
     return max(small, key=lambda i: reference.sqnr_db(models[i]))
 
 
-def _numbers(decision: _Decision, nodes: Mapping[str | None, int]) -> dict[str, float]:
-    """A decision as numbers to be kept: nodes by their position in the graph."""
-    kept = {"pays": float(decision.pays)}
-    kept |= {f"ratio {count}": ratio for count, ratio in decision.ratios.items()}
-    for node in decision.in_float if decision.pays else decision.costs.in_float:
-        index = nodes[node.name]
-        kept[f"float {index}"] = decision.costs.in_float[node]
-        kept[f"integers {index}"] = decision.costs.on_integers[node]
-    return kept
-
-
-def _read(kept: Mapping[str, float], plan: QuantPlan, options: QuantizeStatic) -> MeasuredPlacement:
-    ratios = {key.split()[1]: ratio for key, ratio in kept.items() if key.startswith("ratio ")}
+def _measured_placement(
+    timing: _Timing, plan: QuantPlan, options: QuantizeStatic
+) -> MeasuredPlacement:
+    """The placement that a record stands for, in the plan's model."""
     speed = " and ".join(
-        f"{ratio:.2f} on {count} sample{'' if count == '1' else 's'}"
-        for count, ratio in ratios.items()
+        f"{ratio:.2f} on {count} sample{'' if count == 1 else 's'}"
+        for count, ratio in timing.ratios.items()
     )
-    keep_float = {}
-    for index, node in enumerate(plan.model.graph):
-        if f"float {index}" in kept:
-            keep_float[node.name or ""] = _reason(kept[f"float {index}"], kept[f"integers {index}"])
-    placement = _placed(plan, options, keep_float)
-    if kept["pays"]:
-        return MeasuredPlacement(placement, f", time {speed} of float")
-    return MeasuredPlacement(
-        placement,
-        f"nothing is faster on integers here: of the float model's time the best placement took "
-        f'{speed}; placement="everything" quantizes all the same, to save size',
+    placement = _placed(
+        plan,
+        options,
+        {
+            node.name or "": _reason(*timing.in_float[index])
+            for index, node in enumerate(plan.model.graph)
+            if index in timing.in_float
+        },
     )
+    if timing.pays:
+        note = f", time {speed} of float"
+    else:
+        note = (
+            "nothing is faster on integers here: of the float model's time the best placement "
+            f'took {speed}; placement="everything" quantizes all the same, to save size'
+        )
+    return MeasuredPlacement(placement, f"{note}{_BUSY}" if timing.busy else note)
 
 
 def _reason(in_float: float, on_integers: float) -> Reason:

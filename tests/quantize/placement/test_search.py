@@ -17,7 +17,7 @@ from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import UINT8
 from onnxlite.quantize.placement import search as module
-from onnxlite.quantize.placement.costs import conversions
+from onnxlite.quantize.placement.costs import conversion_costs
 from onnxlite.quantize.placement.partition import Conversion, Costs
 from onnxlite.records import StepReport, no_progress
 from onnxlite.runtime import Session
@@ -238,7 +238,7 @@ def test_conversions_grow_with_the_values_and_count_the_layout() -> None:
     model = load(parse(NET))
     shapes = {"x": (1, 64, 56, 56), "t": (64 * 56 * 56,), "r": (1, 4, 4, 4), "u": None}
     values = [model.graph.inputs[0], *(node.outputs[0] for node in model.graph)][:4]
-    found = conversions(values, lambda value: shapes[value.name], UINT8, threads=1)
+    found = conversion_costs(values, lambda value: shapes[value.name], UINT8, threads=1)
     image, vector, small, unknown = (found[value] for value in values)
     assert image.to_integers > vector.to_integers > 0
     assert image.to_float > vector.to_float > small.to_float
