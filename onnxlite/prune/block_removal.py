@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap
-from onnxlite.graph import add_initializer, const_tensor, sole_consumer, value_names
+from onnxlite.builder import GraphBuilder
+from onnxlite.graph import const_tensor, sole_consumer
 from onnxlite.ops import output_bounds
 from onnxlite.prune.target_search import Removed, Selection, TargetSearch
 
@@ -83,19 +84,16 @@ def remove_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
 
 def zero_mask_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
     """Multiply by 0 what branches add to their sums, in place."""
-    names = value_names(model)
+    builder = GraphBuilder(model)
     for branch in branches:
         for node, port in branch.junctions:
             side = node.inputs[port]
             assert side is not None
             assert side.dtype is not None
-            zero = add_initializer(
-                model.graph, names.fresh("silenced"), np.zeros((), side.dtype.numpy())
-            )
-            mul = ir.node("Mul", [side, zero], name=names.fresh("silence"))
-            mul.outputs[0].name = names.fresh(f"{side.name}_silenced")
-            model.graph.insert_before(node, mul)
-            node.replace_input_with(port, mul.outputs[0])
+            at = builder.before(node)
+            zero = at.constant("zero_mask", np.zeros((), side.dtype.numpy()))
+            masked = at.op("Mul", [side, zero], name=f"{side.name}_masked")
+            node.replace_input_with(port, masked)
 
 
 def _replace_sum(node: ir.Node, port: int, gone: Set[ir.Node]) -> None:

@@ -18,15 +18,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.builder import GraphBuilder, Place
 from onnxlite.graph import (
-    Names,
-    add_initializer,
     const_array,
     const_tensor,
     is_op,
-    node_names,
     sole_consumer,
-    value_names,
 )
 from onnxlite.ops import spec_of
 
@@ -43,8 +40,7 @@ def guard_float_layers(model: ir.Model) -> int:
     exposed = {node: found for node in model.graph if (found := _exposed(node)) is not None}
     if not exposed:
         return 0
-    names = value_names(model)
-    taken = node_names(model)
+    builder = GraphBuilder(model)
     made: dict[tuple[ir.Node, int, int], ir.Value] = {}
     constants: dict[tuple[ir.Value, int], ir.Value] = {}
     for node, (axis, size) in exposed.items():
@@ -53,18 +49,12 @@ def guard_float_layers(model: ir.Model) -> int:
         old = data.producer()
         assert old is not None
         if (old, axis, size) not in made:
-            repeated = [_repeated(model.graph, v, size, names, constants) for v in old.inputs[1:]]
-            new = ir.node(
-                "DequantizeLinear",
-                [old.inputs[0], *repeated],
-                {"axis": axis},
-                name=taken.fresh(f"{old.name}_channels"),
-            )
-            new.outputs[0].name = names.fresh(f"{data.name}_channels")
-            new.outputs[0].type, new.outputs[0].shape = data.type, data.shape
-            new.meta.update(old.meta)
-            model.graph.insert_after(old, new)
-            made[old, axis, size] = new.outputs[0]
+            at = builder.after(old)
+            repeated = [_repeated(at, v, size, constants) for v in old.inputs[1:]]
+            inputs = [old.inputs[0], *repeated]
+            new = at.op("DequantizeLinear", inputs, {"axis": axis}, name=f"{data.name}_channels")
+            new.type, new.shape = data.type, data.shape
+            made[old, axis, size] = new
         node.replace_input_with(0, made[old, axis, size])
     _remove_unused(model.graph, {old for old, _, _ in made})
     return len(exposed)
@@ -102,10 +92,9 @@ def _leads_to_integers(node: ir.Node) -> bool:
 
 
 def _repeated(
-    graph: ir.Graph,
+    at: Place,
     value: ir.Value | None,
     size: int,
-    names: Names,
     made: dict[tuple[ir.Value, int], ir.Value],
 ) -> ir.Value | None:
     if value is None:
@@ -114,7 +103,7 @@ def _repeated(
         array = const_array(value)
         assert array is not None
         full: NDArray[Any] = np.full(size, array.reshape(()), array.dtype)
-        made[value, size] = add_initializer(graph, names.fresh(f"{value.name}_{size}"), full)
+        made[value, size] = at.initializer(f"{value.name}_{size}", full)
     return made[value, size]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.builder import GraphBuilder, replace_node
 from onnxlite.graph import (
     attribute,
     const_array,
@@ -12,7 +13,6 @@ from onnxlite.graph import (
     is_op,
     iter_nodes,
     rank,
-    value_names,
 )
 from onnxlite.normalize import normalize
 from onnxlite.ops import spec_of
@@ -62,23 +62,14 @@ def pool_means(model: ir.Model) -> int:
     and not by `simplify` where it takes one node more.
     """
     means = [node for node in model.graph if _is_mean_over_space(node)]
-    names = value_names(model)
+    builder = GraphBuilder(model)
     for node in means:
-        data, output = node.inputs[0], node.outputs[0]
-        pool = ir.node("GlobalAveragePool", [data], name=f"{node.name}_pool")
-        last = pool
-        new = [pool]
+        at = builder.before(node)
+        pooled = at.op("GlobalAveragePool", node.inputs[:1], name=f"{node.name}_pool")
+        pooled.type = node.outputs[0].type
         if not attribute(node, "keepdims", 1):
-            pool.outputs[0].name = names.fresh(f"{output.name}_pooled")
-            pool.outputs[0].type = output.type
-            last = ir.node("Flatten", [pool.outputs[0]], {"axis": 1}, name=node.name)
-            new.append(last)
-        replacement = last.outputs[0]
-        replacement.name, output.name = output.name, None
-        replacement.type, replacement.shape = output.type, output.shape
-        model.graph.insert_before(node, new)
-        output.replace_all_uses_with(replacement, replace_graph_outputs=True)
-        model.graph.remove(node, safe=True)
+            pooled = at.op("Flatten", [pooled], {"axis": 1}, name=f"{node.name}_flat")
+        replace_node(node, [pooled])
     return len(means)
 
 
