@@ -7,6 +7,7 @@ step that changed nothing has `changed == False` and a `reason`.
 
 from __future__ import annotations
 
+import html
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -79,7 +80,14 @@ class LayerRow(msgspec.Struct, frozen=True):
     values: dict[str, Cell]
 
 
-class StepReport(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True):
+    """Base of records that are shown to people: prints as text, also in notebooks."""
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+class StepReport(Report, frozen=True, kw_only=True):
     """Report of one step.
 
     Attributes:

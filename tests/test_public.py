@@ -106,10 +106,29 @@ def test_recipes_as_paths_and_budgets_as_dictionaries(model, tmp_path, monkeypat
     assert report.changed
     assert isinstance(made, onnx.ModelProto)
     assert "Identity" not in {node.op_type for node in made.graph.node}
-    monkeypatch.setattr("onnxlite.search.search.Search._prunable", lambda self: False)
+    monkeypatch.setattr("onnxlite.search.search.Search._is_prunable", lambda self: False)
     for limits in ({"max_drop": 0.5}, {"budget": {"max_drop": 0.5}}):
         report = ol.optimize(model, X, cache=False, time_limit_s=0.01, **limits).report
         assert report.search.budget == ol.Budget(max_drop=0.5)
+
+
+def test_reports_print_and_show_in_notebooks(model):
+    small, report = ol.prune_weights(model, sparsity=0.5, exclude=["v"])
+    shown = (
+        report,
+        ol.inspect(model),
+        ol.explain_channels(model),
+        ol.compare(model, small, samples=X),
+        ol.benchmark(model, small, rounds=1, memory=False),
+        ol.sensitivity(model, X, times=False, confirm=0),
+        ol.run(model, [ol.PruneWeights(sparsity=0.5)], samples=X, benchmark=False).report,
+    )
+    for each in shown:
+        assert "Struct" not in str(each)
+        assert "(name=" not in str(each)
+        assert each._repr_html_().startswith("<pre>")
+    assert "excluded" in str(report)
+    assert ol.prune_weights(model, sparsity=0.5)._repr_html_().startswith("<pre>")
 
 
 @pytest.mark.parametrize("name", STEPS)

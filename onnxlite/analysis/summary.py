@@ -15,6 +15,7 @@ from onnxlite.graph import STANDARD_DOMAINS, iter_graphs, iter_nodes
 from onnxlite.model import ModelLike, disk_bytes, load, plain_model, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.options import Options
+from onnxlite.records import Report
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim
 from onnxlite.step import StepContext, from_options
 
@@ -34,7 +35,7 @@ class ValueSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.name}: {self.dtype}[{dims}]"
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class Summary(Report, frozen=True, kw_only=True):
     """Result of `inspect`.
 
     Attributes:

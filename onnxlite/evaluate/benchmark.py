@@ -28,6 +28,7 @@ from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
 from onnxlite.machine import Machine, machine
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.options import Options, Seed
+from onnxlite.records import Report
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
@@ -76,7 +77,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     memory: PeakMemory | None = None
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
+class Latency(Report, frozen=True, kw_only=True):
     """Result of `benchmark`.
 
     Attributes:

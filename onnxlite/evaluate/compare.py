@@ -20,6 +20,7 @@ from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
 from onnxlite.fidelity import match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.options import Limit, Options
+from onnxlite.records import Report
 from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
 from onnxlite.step import StepContext, from_options
@@ -41,7 +42,7 @@ class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
     candidate: float
 
 
-class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
+class Fidelity(Report, frozen=True, kw_only=True):
     """Fidelity of a candidate to its reference.
 
     Attributes:

@@ -17,7 +17,7 @@ from onnxlite.model import ModelLike, load
 from onnxlite.normalize import normalize
 from onnxlite.ops import Ids, iter_parameters, spec_of
 from onnxlite.prune.target_search import Goal, Removed, Selection
-from onnxlite.records import LayerRow, Skipped
+from onnxlite.records import LayerRow, Report, Skipped
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
     ends: tuple[str, ...] = ()
 
 
-class ChannelReport(msgspec.Struct, frozen=True, kw_only=True):
+class ChannelReport(Report, frozen=True, kw_only=True):
     """All units of a model.
 
     Attributes:
@@ -56,6 +56,13 @@ class ChannelReport(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[GroupRow, ...]
     units: int
     prunable: int
+
+    def __str__(self) -> str:
+        lines = [f"{self.prunable:,} of {self.units:,} channel units may be removed"]
+        for group in self.groups:
+            state = f"pinned: {group.pinned}" if group.pinned else "free"
+            lines.append(f"  {group.name}: {group.units} units, {state}")
+        return "\n".join(lines)
 
 
 def explain_channels(model: ModelLike) -> ChannelReport:

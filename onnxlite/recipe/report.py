@@ -11,7 +11,7 @@ from onnxlite.evaluate import Fidelity, Latency
 from onnxlite.machine import Machine, machine
 from onnxlite.recipe.layers import LayerPair
 from onnxlite.recipe.split import SampleUse
-from onnxlite.records import StepReport
+from onnxlite.records import Report, StepReport
 
 _PACKAGES = ("onnxlite", "onnxruntime", "onnx", "onnx-ir", "onnxsim", "numpy")
 
@@ -56,7 +56,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         return self.output_bytes / self.input_bytes
 
 
-class RunReport(msgspec.Struct, frozen=True, kw_only=True):
+class RunReport(Report, frozen=True, kw_only=True):
     """The full record of one run.
 
     Attributes:

@@ -1,18 +1,92 @@
-"""Reports as files: JSON, which can be read again, and HTML made from it."""
+"""Reports as files: JSON, which can be read again, and HTML made from it.
+
+    {"schema": 1, "kind": "run", "record": {...}}
+
+JSON has no infinity (the SQNR of equal outputs is one) and no NaN: they are written as
+the texts "inf", "-inf" and "nan", and read back as numbers."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
 from onnxlite.errors import OptionError, SaveError
 from onnxlite.files import write_atomically
 from onnxlite.recipe import RunReport
-from onnxlite.report.json_form import from_json, to_json
 from onnxlite.report.page import html_page
 from onnxlite.search import OptimizeReport
+
+#: Raised when a reader of older documents would misread a new one.
+SCHEMA = 1
+
+#: Fields of version 0.1 that have another name today.
+_RENAMED = {
+    "declined": "skipped",
+    "settled": "resolved_options",
+    "looks": "final_checks",
+}
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+
+
+def to_json(kind: str, record: msgspec.Struct) -> str:
+    """One JSON document; `kind` says which record it holds: `"run"`, `"summary"`, ..."""
+    document = {"schema": SCHEMA, "kind": kind, "record": _finite(msgspec.to_builtins(record))}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def from_json(text: str | bytes, kind: str, record_type: type[RecordT]) -> RecordT:
+    """Read what `to_json` wrote.
+
+    Raises:
+        OptionError: not such a document, another kind, or a newer schema.
+    """
+    try:
+        document = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise OptionError(f"the report is not a JSON document: {error}") from error
+    if document.get("schema") != SCHEMA or document.get("kind") != kind:
+        raise OptionError(
+            f"the document has schema {document.get('schema')!r} and kind "
+            f"{document.get('kind')!r}; expected were {SCHEMA} and {kind!r}"
+        )
+    try:
+        return msgspec.convert(_upgraded(document.get("record")), record_type, strict=False)
+    except msgspec.ValidationError as error:
+        raise OptionError(f"the {kind!r} document is damaged: {error}") from error
+
+
+def _upgraded(value: Any) -> Any:
+    """A record of version 0.1 under the names of today; others are as they are."""
+    if isinstance(value, list):
+        return [_upgraded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"what", "where", "reason"}:
+        return {
+            "what": value["what"],
+            "node": value["where"],
+            "code": "",
+            "message": value["reason"],
+        }
+    if value.get("status") == "idle":  # of a trial
+        value = {**value, "status": "unchanged"}
+    return {_RENAMED.get(key, key): _upgraded(item) for key, item in value.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
 
 _SUFFIXES = (".json", ".html")
 

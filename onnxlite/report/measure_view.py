@@ -1,14 +1,139 @@
-"""Fidelity and latency as tables."""
+"""Models and measurements as tables: summary, channels, fidelity, latency, sensitivity."""
 
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxlite.evaluate import Fidelity, Latency
+from onnxlite.analysis.summary import Summary
+from onnxlite.evaluate import Fidelity, Latency, LayerFidelity
 from onnxlite.evaluate.metrics import OutputFidelity
-from onnxlite.report.layers_view import layers_view
-from onnxlite.report.text import quotient_text, ratio_text, shape_text, size_text, table
+from onnxlite.prune import ChannelReport
+from onnxlite.quantize.mixed.sensitivity import LayerSensitivity, Sensitivity
+from onnxlite.report.text import count_text, quotient_text, ratio_text, shape_text, size_text, table
+
+
+def summary_view(summary: Summary, *, layers: bool = False) -> RenderableType:
+    """What the model is; with `layers`, also one row per layer."""
+    parts: list[RenderableType] = [_facts(summary), Text(), _operators(summary)]
+    if layers:
+        parts += [Text(), _layers(summary)]
+    if summary.notes:
+        parts += [Text(), *(Text(f"note: {note}") for note in summary.notes)]
+    return Group(*parts)
+
+
+def _facts(summary: Summary) -> RenderableType:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())
+    types = ", ".join(f"{name} {size_text(n)}" for name, n in summary.bytes_by_type.items())
+    rows = [
+        *(("input", str(spec)) for spec in summary.inputs),
+        *(("output", str(spec)) for spec in summary.outputs),
+        ("made by", summary.producer or "-"),
+        ("opset", f"{opsets} (IR {summary.ir_version})"),
+        ("file", size_text(summary.file_bytes)),
+        ("tensors", f"{size_text(summary.size_bytes)} ({types or 'none'})"),
+        ("parameters", count_text(summary.parameters)),
+        ("MACs", _macs(summary)),
+    ]
+    return table(summary.name, ("", ""), rows)
+
+
+def _macs(summary: Summary) -> str:
+    shapes = ", ".join(f"{name} {shape_text(s)}" for name, s in summary.macs_inputs.items())
+    return count_text(summary.macs) + (f" (at {shapes})" if shapes else "")
+
+
+def _operators(summary: Summary) -> RenderableType:
+    rows = [(name, count_text(count)) for name, count in summary.operators.items()]
+    rows.append(("all", count_text(sum(summary.operators.values()))))
+    return table("Operators", ("operator", "nodes"), rows)
+
+
+def _layers(summary: Summary) -> RenderableType:
+    return table(
+        "Layers",
+        ("layer", "operator", "weight", "type", "parameters", "bytes", "MACs", "output", "zeros"),
+        (
+            (
+                layer.name,
+                layer.op_type,
+                shape_text(layer.weight_shape) if layer.weight_shape is not None else "-",
+                layer.weight_type or "-",
+                count_text(layer.parameters),
+                count_text(layer.size_bytes),
+                count_text(layer.macs),
+                shape_text(layer.output_shape),
+                "-" if layer.sparsity is None else f"{layer.sparsity:.1%}",
+            )
+            for layer in summary.layers
+        ),
+    )
+
+
+_LAYERS_SHOWN = 3
+
+
+def channels_view(report: ChannelReport) -> RenderableType:
+    """One row per group of units: how many, which layers they bind, why some must stay."""
+    rows = [
+        (
+            group.name,
+            count_text(group.units),
+            count_text(group.width),
+            count_text(group.parameters),
+            _layer_names(group.layers),
+            group.pinned or _state(group.ends),
+        )
+        for group in report.groups
+    ]
+    title = f"{report.prunable:,} of {report.units:,} channel units may be removed"
+    return table(title, ("group", "units", "width", "weights a unit", "layers", "state"), rows)
+
+
+def _state(ends: tuple[str, ...]) -> str:
+    return f"may go; with all of them end {_layer_names(ends)}" if ends else "may go"
+
+
+def _layer_names(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_LAYERS_SHOWN])
+    more = len(names) - _LAYERS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+_COLUMNS = ("layer", "operator", "own dB", "reads dB", "output dB", "max diff")
+
+
+def layers_view(layers: tuple[LayerFidelity, ...]) -> RenderableType:
+    """One row per layer, and which one loses most."""
+    if not layers:
+        return Text("no layers to compare")
+    rows = (
+        (
+            layer.name,
+            layer.op_type,
+            _decibels(layer.own_db),
+            _decibels(layer.input_db),
+            _decibels(layer.sqnr_db),
+            f"{layer.max_abs:.3g}",
+        )
+        for layer in layers
+    )
+    notes = (
+        "own: SQNR of a layer's output if it reads the original's values. reads: the worst of "
+        "what it reads. output: of its output in the model as it is."
+    )
+    worst = max(layers, key=lambda layer: layer.lost)
+    verdict = (
+        f"most is lost in {worst.name} ({worst.op_type}): it reads {_decibels(worst.input_db)} dB "
+        f"and puts out {_decibels(worst.sqnr_db)} dB; by itself it gives "
+        f"{_decibels(worst.own_db)} dB"
+    )
+    return Group(table("Layers", _COLUMNS, rows), Text(notes), Text(verdict))
+
+
+def _decibels(value: float) -> str:
+    return f"{value:.1f}"
 
 
 def fidelity_view(fidelity: Fidelity) -> RenderableType:
@@ -26,7 +151,7 @@ def fidelity_table(fidelity: Fidelity) -> RenderableType:
         (
             (
                 row.name,
-                _decibels(row),
+                _output_decibels(row),
                 _number(row.max_abs),
                 _number(row.mean_abs),
                 _number(row.peak),
@@ -98,7 +223,7 @@ def metrics_table(fidelity: Fidelity) -> list[RenderableType]:
     return [Text(), table("Task", columns, rows)] if rows else []
 
 
-def _decibels(row: OutputFidelity) -> str:
+def _output_decibels(row: OutputFidelity) -> str:
     """`inf` without any error, `broken` with new NaN, `-` where it makes no sense."""
     if row.broken:
         return f"broken ({row.broken})"
@@ -121,3 +246,55 @@ def _metric(value: float) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
+
+
+_SENSITIVITY_COLUMNS = (
+    "layer",
+    "operator",
+    "alone dB",
+    "noise share",
+    "kept float dB",
+    "confirmed dB",
+    "float us",
+    "INT8 us",
+)
+
+
+def sensitivity_view(sensitivity: Sensitivity) -> RenderableType:
+    """One row per layer, those first whose noise weighs most."""
+    title = (
+        f"INT8 for {sensitivity.target}: {_decibels(sensitivity.sqnr_db)} dB at "
+        f"{sensitivity.output!r} with everything quantized"
+    )
+    if sensitivity.confirmed_db is not None:
+        title += f", {_decibels(sensitivity.confirmed_db)} dB on samples held out"
+    notes = [
+        Text(
+            "alone: only this layer quantized. noise share: what goes if it stays float. "
+            "kept float: all but this layer quantized; confirmed: the same, really quantized, "
+            f"on samples held out. Estimated on {sensitivity.samples:,} samples, weights "
+            "rounded to the nearest integers."
+        ),
+        *(
+            Text(f"not quantized: {d.node or 'the model'}: {d.message}")
+            for d in sensitivity.skipped
+        ),
+    ]
+    return Group(table(title, _SENSITIVITY_COLUMNS, map(_row, sensitivity.ranked)), *notes)
+
+
+def _row(layer: LayerSensitivity) -> tuple[str, ...]:
+    return (
+        layer.name,
+        layer.op_type,
+        _decibels(layer.alone_db),
+        f"{layer.share:.1%}",
+        _decibels(layer.float_db),
+        "-" if layer.confirmed_db is None else _decibels(layer.confirmed_db),
+        _microseconds(layer.float_us),
+        _microseconds(layer.int_us),
+    )
+
+
+def _microseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

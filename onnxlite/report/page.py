@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxlite.recipe import RunReport
-from onnxlite.report.layer_bars import layers_section
-from onnxlite.report.markup import Markup, element, html_table, joined
-from onnxlite.report.page_style import STYLE
-from onnxlite.report.pareto_plot import pareto_plot
-from onnxlite.report.run_view import grouped_skipped
-from onnxlite.report.search_view import FIGURES, trial_cells, trial_columns, verdict_text
+from onnxlite.report.html import STYLE, Markup, element, html_table, joined
+from onnxlite.report.plots import layers_section, pareto_plot
+from onnxlite.report.run_view import (
+    FIGURES,
+    grouped_skipped,
+    trial_cells,
+    trial_columns,
+    verdict_text,
+)
 from onnxlite.report.text import count_text, ratio_text, size_text
 from onnxlite.search import OptimizeReport, SearchRecord
 

@@ -14,8 +14,8 @@ from onnxlite.errors import OptionError, SaveError
 from onnxlite.evaluate import Ratio
 from onnxlite.recipe import PruneWeights, run
 from onnxlite.report import html_page, load_report, save_report, to_json
-from onnxlite.report.markup import Markup, element, html_table
-from onnxlite.report.pareto_plot import pareto_plot
+from onnxlite.report.html import Markup, element, html_table
+from onnxlite.report.plots import pareto_plot
 from onnxlite.search import (
     Budget,
     Check,

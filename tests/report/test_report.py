@@ -15,14 +15,7 @@ from onnxlite.errors import OptionError
 from onnxlite.evaluate import Fidelity, Latency, OutputFidelity, PeakMemory, Ratio, Timing, machine
 from onnxlite.recipe import PruneWeights, QuantizeStatic, RunReport, run
 from onnxlite.records import LayerRow, Skipped, StepReport
-from onnxlite.report import (
-    fidelity_view,
-    from_json,
-    latency_view,
-    run_view,
-    summary_view,
-    to_json,
-)
+from onnxlite.report import fidelity_view, from_json, latency_view, run_view, summary_view, to_json
 from onnxlite.report.text import cell_text, count_text, quotient_text, shape_text, size_text
 from tests.odd_models import parse
 
