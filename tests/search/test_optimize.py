@@ -24,6 +24,7 @@ from onnxlite.search import Budget, OptimizeReport, optimize
 from onnxlite.search.search import Search
 from onnxlite.search.trial_runner import TrialRunner
 from tests.odd_models import parse
+from tests.search.conftest import by_size
 from tests.search.nets import images, net
 
 
@@ -140,15 +141,36 @@ def test_a_budget_that_nothing_keeps_gives_the_original(tmp_path, unpruned):
     assert from_json(to_json("optimize", report), "optimize", OptimizeReport) == report
 
 
-def test_nothing_is_better_than_a_net_with_nothing_to_gain():
-    proto = parse(
-        """<ir_version: 8, opset_import: ["": 17]> g (float[n,4] x) => (float[n,4] y)
-        { y = Relu(x) }"""
-    )
-    x = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
-    outcome = optimize(proto, x, cache=False)
+RELU = """<ir_version: 8, opset_import: ["": 17]> g (float[n,4] x) => (float[n,4] y)
+    { y = Relu(x) }"""
+
+
+def relu_samples():
+    return np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+
+
+def test_the_result_is_the_original_where_nothing_can_be_gained():
+    outcome = optimize(parse(RELU), relu_samples(), cache=False)
     assert not outcome.report.search.met
     assert "the result is the original" in outcome.report.search.verdict
+
+
+def test_latencies_of_a_busy_machine_are_measured_again(tmp_path, monkeypatch):
+    calls, counts = [], []
+
+    def counted(*models, **options):
+        calls.append(models)
+        return by_size(*models, **options)
+
+    module = importlib.import_module("onnxlite.search.optimize")
+    monkeypatch.setattr(module, "benchmark", counted)
+    for busy in (True, False, False):
+        for place in ("onnxlite.search.trial_runner.is_busy", "onnxlite.cache.is_busy"):
+            monkeypatch.setattr(place, lambda busy=busy: busy)
+        optimize(parse(RELU), relu_samples(), cache=tmp_path)
+        counts.append(len(calls))
+    first, second, third = counts
+    assert 0 < first < second == third
 
 
 def test_a_step_that_breaks_costs_its_trials_only(monkeypatch, caplog, unpruned):
