@@ -1,4 +1,4 @@
-"""Weights for a model with integer activations: each layer rounded so that the output holds.
+"""GPTQ: round the weights of each layer on the integer activations that it gets.
 
 The sequential repair of `onnxlite.repair` with an integer grid: a layer's weights are fitted
 to the float model on the integer activations that the layer really gets, rounded with
@@ -29,7 +29,7 @@ from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples
 
-#: Values of both models that are held between layers.
+#: Memory for values of both models between layers.
 _CACHE_BYTES = 3 << 25
 
 

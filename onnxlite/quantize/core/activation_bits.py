@@ -1,4 +1,4 @@
-"""Which values have 16 bits: those of the layers that a caller names.
+"""Widths of activations: 16 bits for the layers that a caller names, 8 for all others.
 
 A value has the width of the node that makes it, and a reader of the other width gets the
 value converted. What only moves values has the width of what it moves.
@@ -24,7 +24,7 @@ OPSET = 21
 def assign_activation_bits(
     placement: Placement, patterns: Sequence[str]
 ) -> tuple[ActivationBits, list[Skipped]]:
-    """Widths where the layers that match a pattern (`fnmatch`, of node names) have 16 bits.
+    """Give 16 bits to the layers that match a pattern (`fnmatch`, of node names).
 
     Returns:
         The widths, and a row for every pattern that names nothing on integers.

@@ -1,4 +1,4 @@
-"""Layers that were kept float on purpose stay float in ONNX Runtime.
+"""Workarounds for ONNX Runtime: keep layers float that were left float on purpose.
 
 ONNX Runtime (seen in 1.32) quantizes a Conv, ConvTranspose or Gemm by itself where it finds one
 between a DequantizeLinear and a QuantizeLinear: its float weights get one int8 scale in all
@@ -29,13 +29,13 @@ from onnxlite.ops import spec_of
 
 
 def guard_float_layers(model: ir.Model) -> int:
-    """Give float layers between integers a DequantizeLinear of their own, in place.
+    """Rewrite in place: give float layers between integers a DequantizeLinear of their own.
 
     Args:
         model: in QDQ form, at opset 13 or later.
 
     Returns:
-        How many layers were shielded.
+        Number of layers that got one.
     """
     exposed = {node: found for node in model.graph if (found := _exposed(node)) is not None}
     if not exposed:
@@ -77,7 +77,7 @@ def _exposed(node: ir.Node) -> tuple[int, int] | None:
 
 
 def _leads_to_integers(node: ir.Node) -> bool:
-    """Whether a QuantizeLinear follows, with nothing beside it.
+    """Tell whether a QuantizeLinear follows, with nothing beside it.
 
     Whatever lies in between counts as an activation: other transformers may fold it away.
     """

@@ -1,4 +1,4 @@
-"""What integers need that floats do not: rewritten in the model before placement."""
+"""Preparation of a float model: opset, shapes and rewrites that integer kernels need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPSET = 13
 
 
 def already_quantized(model: ir.Model) -> str | None:
-    """Why a model cannot be quantized again, or None."""
+    """Give the reason why a model cannot be quantized again; None for float models."""
     for node in iter_nodes(model):
         if spec_of(node).quantized:
             return (
@@ -35,14 +35,14 @@ def already_quantized(model: ir.Model) -> str | None:
 
 
 def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Skipped, list[Skipped]]:
-    """The model normalised, at an opset with per-channel integers, and with shapes.
+    """Normalise a model, bring it to an opset with per-channel integers, and infer shapes.
 
     Args:
         model: changed in place.
         opset: the least one that the integer form needs.
 
     Returns:
-        The model, or why it cannot be had; and what normalising skipped.
+        The model or the reason against it, and what normalisation skipped.
     """
     skipped = list(normalize(model))
     upgraded = upgrade_opset(model, opset)
@@ -54,7 +54,7 @@ def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Skipped, li
 
 
 def pool_means(model: ir.Model) -> int:
-    """Rewrite means over space as pooling, in place; returns how many.
+    """Rewrite in place: means over space become pooling; returns their number.
 
     ReduceMean(x, axes 2, 3) -> GlobalAveragePool(x) [-> Flatten]
 

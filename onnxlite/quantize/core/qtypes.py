@@ -1,4 +1,4 @@
-"""Quantized types as data, and the arithmetic between them and real numbers, in NumPy.
+"""Quantized types and their parameters as data, and quantization in NumPy.
 
     q = saturate(round(x / scale) + zero_point)        x ~ (q - zero_point) * scale
 
@@ -26,7 +26,7 @@ class QType:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The NumPy type that holds it."""
+        """NumPy type of its integers."""
         return np.dtype(f"{'i' if self.signed else 'u'}{max(1, self.bits // 8)}")
 
     @property
@@ -65,7 +65,7 @@ class QParams:
 
     @property
     def represented(self) -> Range:
-        """The smallest and largest real numbers that a per-tensor type can hold."""
+        """Real numbers that the integers of a per-tensor type cover."""
         scale, zero = float(self.scale), int(self.zero_point)
         return Range((self.qtype.qmin - zero) * scale, (self.qtype.qmax - zero) * scale)
 
@@ -103,14 +103,14 @@ def positive_scale(scale: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def quantize(array: NDArray[Any], params: QParams) -> NDArray[Any]:
-    """Real numbers to integers of the type's dtype."""
+    """Turn real numbers into integers of the type's dtype."""
     scale, zero = _broadcast(params, array.ndim)
     q = np.rint(array / scale) + zero
     return np.clip(q, params.qtype.qmin, params.qtype.qmax).astype(params.qtype.dtype)
 
 
 def dequantize(q: NDArray[Any], params: QParams) -> NDArray[np.float32]:
-    """Integers back to the `float32` numbers that they stand for."""
+    """Turn integers into the `float32` numbers that they stand for."""
     scale, zero = _broadcast(params, q.ndim)
     return ((q.astype(np.float32) - zero) * scale).astype(np.float32)
 

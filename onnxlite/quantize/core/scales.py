@@ -1,4 +1,4 @@
-"""Scales of activations: from ranges, so that activations fuse and moves cost nothing.
+"""Scales of activations from their ranges, chosen so that kernels fuse and moves are copies.
 
 - Operators that only move values share the scale of what they move.
 - The inputs of a Concat take its output's scale where nobody else reads them: they are
@@ -68,7 +68,7 @@ def params_for_activation(seen: Range, target: Target) -> QParams:
 
 
 def integer_levels(target: Target, seen: Range) -> Levels:
-    """The numbers that integers of the target have for a value of this range."""
+    """Levels of the target's integers for a value of this range."""
     qtype = _type_for(seen, target)
     return Levels(qtype.qmin, qtype.qmax, qtype.symmetric)
 
@@ -98,7 +98,7 @@ def _clip_bounds(node: ir.Node) -> Range:
 
 
 class _Groups:
-    """Values that share one scale (union-find); a group's range covers its members'."""
+    """Groups of values that share one scale (union-find), each with the range of all."""
 
     def __init__(self, seen: Mapping[ir.Value, Range], bounds: Mapping[ir.Value, Range]) -> None:
         self._parent = {value: value for value in seen}
@@ -115,7 +115,7 @@ class _Groups:
         return self._seen[self.find(value)]
 
     def tie(self, a: ir.Value, b: ir.Value, *, required: bool) -> None:
-        """Make one group of both, unless the common range would undo an absorbed clip."""
+        """Join two groups, unless the common range would undo an absorbed clip."""
         a, b = self.find(a), self.find(b)
         if a is b or not required:
             return

@@ -1,8 +1,8 @@
-"""Which nodes run on integers, and which values therefore have an integer form.
+"""Selection of the nodes that can run on integers, and of the values between them.
 
 Layers with weights are quantized; the operators between them follow when everything
 around them is on integers, so that no value is converted back and forth. Candidates are
-taken away until the rest is consistent (a greatest fixed point).
+removed until the rest is consistent (a greatest fixed point).
 """
 
 from __future__ import annotations
@@ -142,14 +142,14 @@ def _obstacle(node: ir.Node) -> str | None:
 
 
 def _has_weights(node: ir.Node) -> bool:
-    """Whether a layer that is not quantized multiplies by constant weights."""
+    """Tell whether a layer without a quantization rule multiplies by constant weights."""
     spec = spec_of(node)
     ports = [port for port in spec.weights if port < len(node.inputs)]
     return spec.macs is not None and any(const_tensor(node.inputs[i]) is not None for i in ports)
 
 
 def _is_foldable(value: ir.Value | None) -> bool:
-    """Whether a value depends on constants alone."""
+    """Tell whether a value depends on constants alone."""
     ahead, seen = [value], {value}
     while ahead:
         current = ahead.pop()
@@ -180,7 +180,7 @@ def _bias_refusal(node: ir.Node, port: int | None) -> str | None:
 
 
 def _settle(chosen: dict[ir.Node, None]) -> None:
-    """Take away what is not surrounded by integer nodes until nothing changes."""
+    """Remove nodes that are not surrounded by integer nodes until nothing changes."""
     while True:
         lonely = [node for node in chosen if not _is_compute(node) and _is_lonely(node, chosen)]
         if not lonely:
@@ -204,14 +204,14 @@ def _is_lonely(node: ir.Node, chosen: dict[ir.Node, None]) -> bool:
 
 
 def read_by_layer(value: ir.Value | None, chosen: Container[ir.Node]) -> bool:
-    """Whether a layer takes a value as integers, so that it has an integer form in any case."""
+    """Tell whether a layer takes a value as integers, which gives it an integer form anyhow."""
     return value is not None and any(
         _is_compute(use.node) and reads_integers(use.node, use.idx, chosen) for use in value.uses()
     )
 
 
 def source(value: ir.Value | None) -> ir.Node | None:
-    """The node that computes `value`, looking through a Relu or Clip that can be absorbed."""
+    """Find the node that computes `value`, behind a Relu or Clip that can be absorbed."""
     producer = None if value is None else value.producer()
     if producer is not None and spec_of(producer).output_range is not None:
         data = producer.inputs[0]
@@ -221,7 +221,7 @@ def source(value: ir.Value | None) -> ir.Node | None:
 
 
 def _leads_to(value: ir.Value, chosen: dict[ir.Node, None]) -> bool:
-    """Whether an integer node reads `value`, directly or behind an activation."""
+    """Tell whether an integer node reads `value`, directly or behind an activation."""
     for use in value.uses():
         if reads_integers(use.node, use.idx, chosen):
             return True
@@ -232,7 +232,7 @@ def _leads_to(value: ir.Value, chosen: dict[ir.Node, None]) -> bool:
 
 
 def _is_absorbable(node: ir.Node, chosen: dict[ir.Node, None], target: Target) -> bool:
-    """A Relu or Clip with constant bounds that alone reads the output of an integer node."""
+    """Tell whether a Relu or Clip with constant bounds alone reads an integer node's output."""
     if output_bounds(node) is None:
         return False
     data = node.inputs[0]

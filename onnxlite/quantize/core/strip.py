@@ -1,4 +1,4 @@
-"""Less of what a quantized file carries besides numbers: a tenth of a small model's file.
+"""Strip a quantized model of what every reader infers: a tenth of a small model's file.
 
 - The types and shapes of values between the nodes, where shape inference finds them again.
 - Names of Q and DQ nodes, which no report refers to.
@@ -17,7 +17,7 @@ from onnxlite.quantize.core.targets import Target
 
 
 def strip_metadata(model: ir.Model, target: Target) -> None:
-    """Take out of a quantized model, in place, what every reader finds again.
+    """Rewrite in place: remove what every reader of the model infers again.
 
     Args:
         model: in QDQ or in QOperator form. Its inputs, outputs and all names that the float
@@ -31,7 +31,7 @@ def strip_metadata(model: ir.Model, target: Target) -> None:
 
 
 def _imply_zeros(graph: ir.Graph) -> None:
-    """Leave the zero points of convolutions' constants to the operators' definition.
+    """Remove zero points of convolutions' constants that are 0, the default of the operator.
 
     ONNX Runtime (1.22 and 1.32) still fuses QLinearConv then, but no QGemm.
     """
@@ -60,7 +60,7 @@ def _drop_names(graph: ir.Graph) -> None:
 
 
 def _drop_known_types(model: ir.Model) -> None:
-    """Forget what is known of inner values, but for what inference does not find again."""
+    """Remove types and shapes of inner values that inference finds again."""
     known = {
         value: (value.type, value.shape)
         for node in model.graph

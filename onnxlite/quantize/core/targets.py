@@ -1,4 +1,4 @@
-"""What a runtime wants: one row per target.
+"""Targets: the integer types and kernels of a runtime, one row each.
 
 The rows follow the runtimes' own documentation:
 
@@ -28,13 +28,13 @@ from onnxlite.ops import spec_of
 from onnxlite.quantize.core.options import Form, WeightBits
 from onnxlite.quantize.core.qtypes import INT8, UINT8, UINT16, QType
 
-#: From so many summands on a layer has weights of fewer bits, where that is asked for.
-_MANY = 16
+#: Layers that sum fewer products keep weights of 8 bits.
+_MIN_PRODUCTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The integer types that a runtime has fast kernels for.
+    """Integer types and kernels of a runtime.
 
     Attributes:
         name: as given by the user.
@@ -83,12 +83,12 @@ class Target:
 
     @property
     def runs_here(self) -> bool:
-        """Whether the target is ONNX Runtime on this machine, so that it can be timed."""
+        """True for ONNX Runtime on this machine, which can be timed."""
         return self.ort_cpu is not None and (self.ort_cpu == "arm") == machine().is_arm
 
     @property
     def absorbs(self) -> bool:
-        """Whether the range of an activation's integers can do the work of a Relu or Clip.
+        """True if the range of an activation's integers can do the work of a Relu or Clip.
 
         It needs a zero point at the end of the type: a symmetric one reaches as far below
         zero as above, so there the Relu stays, before the Q and DQ that follow it.
@@ -96,7 +96,7 @@ class Target:
         return not self.activation.symmetric or self.one_sided
 
     def offering(self, form: Form, int16: Sequence[str] = ()) -> Target:
-        """The row itself if it has such a form and such activations, else an `OptionError`."""
+        """Return the row if it has such a form and activations; raise `OptionError` otherwise."""
         if int16 and self.wide is None:
             able = ", ".join(name for name, row in TARGETS.items() if row.wide is not None)
             raise OptionError(
@@ -112,7 +112,7 @@ class Target:
         return self
 
     def with_weight_bits(self, bits: WeightBits) -> Target:
-        """The row with weights of fewer bits, in the same kernels."""
+        """Return the row with weights of fewer bits, in the same kernels."""
         if bits not in get_args(WeightBits):
             known = ", ".join(map(str, get_args(WeightBits)))
             raise OptionError(f"weight_bits={bits}: use one of {known}")
@@ -122,14 +122,14 @@ class Target:
         return dataclasses.replace(self, narrow=narrow)
 
     def goes_to_float(self, node: ir.Node) -> bool:
-        """Whether an integer node needs no integer form of its output."""
+        """Tell whether an integer node needs no integer form of its output."""
         rule = spec_of(node).quant
         if rule is None or self.float_output == "none":
             return False
         return rule.float_output or (self.float_output == "all" and rule.kind == "compute")
 
     def weight_type(self, node: ir.Node) -> QType:
-        """The type of a layer's weights: half of the range where no pair can be told."""
+        """Give the type of a layer's weights: half of the range where pairs are not known."""
         rule = spec_of(node).quant
         if self.narrow is not None and self._adds_many(node):
             return self.narrow
@@ -142,15 +142,15 @@ class Target:
         return dataclasses.replace(self.weight, bits=self.weight.bits - 1)
 
     def _adds_many(self, node: ir.Node) -> bool:
-        """Whether an output sums so many products that errors of single weights average out."""
+        """Tell whether an output sums so many products that errors of weights average out."""
         rule, summed = spec_of(node).quant, spec_of(node).summed_axes
         if rule is None or rule.weight is None or summed is None:
             return False
         sizes = [static_dim(node.inputs[rule.weight], a) or 0 for a in summed(node, rule.weight)]
-        return prod(sizes) >= _MANY
+        return prod(sizes) >= _MIN_PRODUCTS
 
     def channel_axis(self, node: ir.Node) -> int | None:
-        """The axis of a layer's weight along which it has scales, None for one scale."""
+        """Give the axis of a layer's weight that has scales, None for one scale."""
         rule = spec_of(node).quant
         if rule is None or rule.channel_axis is None:
             return None
@@ -227,7 +227,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 
 
 def target_named(name: str) -> Target:
-    """The target's row; raises `OptionError` that lists the names.
+    """Find a target's row; raises `OptionError` that lists the names.
 
     `"cpu"` means this machine: on ARM the row is `cpu-arm`; on x86 without VNNI instructions
     it is `cpu-avx2`, which is as fast and runs on every x86 without saturating.

@@ -1,4 +1,4 @@
-"""Weights to integers, where needed so that no kernel saturates.
+"""Quantization of weights, bounded where kernels would saturate.
 
 Without VNNI instructions ONNX Runtime multiplies uint8 activations by int8 weights with
 `vpmaddubsw`, which adds two neighbouring products in a saturating int16. Two large
@@ -74,7 +74,7 @@ def quantize_weight(
 def layer_weight(
     node: ir.Node, weight: NDArray[Any], target: Target
 ) -> tuple[NDArray[Any], QParams]:
-    """Quantize the weight of a layer as a target wants it, see `quantize_weight`."""
+    """Quantize the weight of a layer for a target, see `quantize_weight`."""
     rule = spec_of(node).quant
     assert rule is not None
     assert rule.reduction_axes is not None
@@ -98,7 +98,7 @@ def weight_sqnr_db(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float 
 
 
 def bound_pairs(weight: NDArray[Any], params: QParams, axes: tuple[int, ...]) -> NDArray[Any]:
-    """Integers in which neighbours of one sign along `axes` add up to at most 128.
+    """Bound neighbours of one sign along `axes` so that they add up to at most 128.
 
     What a pair has too much is taken from both halves alike, which is the least squared
     error. Pairs are positions `2i` and `2i + 1` of the flattened axes; an odd last one has

@@ -1,4 +1,4 @@
-"""From QDQ form to QOperator form: integer operators instead of Q and DQ around float ones.
+"""QOperator form: integer operators instead of Q and DQ around float ones.
 
     x8 -> DQ -> Conv(., DQ(w8), DQ(b32)) -> Q -> y8    becomes    x8 -> QLinearConv -> y8
     x8 -> DQ -> MaxPool -> Q -> y8                     becomes    x8 -> MaxPool -> y8
@@ -26,14 +26,14 @@ _SAME_DB = 40.0
 
 
 def to_qoperator(model: ir.Model, feed: Feed) -> int:
-    """Rewrite the QDQ form in `model`, in place, as integer operators.
+    """Rewrite in place: the QDQ form of `model` becomes integer operators.
 
     Args:
         model: has Q and DQ nodes. What no integer operator can do keeps them.
         feed: on which both forms are compared.
 
     Returns:
-        How many nodes compute on integers by themselves now.
+        Number of integer operators.
 
     Raises:
         VerificationError: ONNX Runtime computes something else than with the QDQ form.
@@ -84,7 +84,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
 
 
 def _move(graph: ir.Graph, node: ir.Node, ports: tuple[int, ...]) -> bool:
-    """Let an operator that only moves values move integers."""
+    """Rewrite in place: an operator that only moves values moves integers."""
     sources = [_dequantizer(node.inputs[port]) for port in ports]
     sinks = [_quantizer(output) for output in node.outputs]
     if None in sources or None in sinks:
@@ -111,7 +111,7 @@ def _take_over(new: ir.Value, old: ir.Value) -> None:
 
 
 def _quantized_inputs(node: ir.Node) -> list[Quantized] | None:
-    """Every input with its scale and zero point, None unless all are dequantized."""
+    """List all inputs with scale and zero point; None unless all are dequantized."""
     found = []
     for value in node.inputs:
         if value is None:
@@ -145,7 +145,7 @@ def _parameters(node: ir.Node) -> tuple[float, int, str]:
 
 
 def _drop_unused(graph: ir.Graph) -> None:
-    """Remove DQ nodes and constants that nobody reads any more."""
+    """Remove DQ nodes and constants without readers."""
     for node in reversed(graph):
         output = node.outputs[0]
         if is_op(node, "DequantizeLinear") and not (output.uses() or output.is_graph_output()):

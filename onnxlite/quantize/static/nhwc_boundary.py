@@ -1,4 +1,4 @@
-"""Where images of a float layer enter the integers: channels last, if that spares Transposes.
+"""NHWC boundary: images enter integer layers channels last, if that saves Transposes.
 
 ONNX Runtime's integer convolutions take channels last. Its optimizer puts a Transpose before and
 behind each and moves them until they cancel; past a sum only where both sides bring one. The skip
@@ -8,8 +8,8 @@ block behind it, is computed channels first, between Transposes. So the skip is 
     x -> Q      becomes      x -> Transpose -> Reshape -> Q -> DQ -> Transpose -> Q
 
 The Reshape changes nothing, but the optimizer does not look through it: without it both new
-Transposes would be cancelled before any is made for a convolution. Whether they are spared is read
-off the graph that ONNX Runtime really runs.
+Transposes would be cancelled before any is made for a convolution. The Transposes are counted in
+the graph that ONNX Runtime has optimized.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from onnxlite.runtime import optimized_operators
 _WHAT = "borders-channels-last"
 _IMAGE = 4
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-#: A Transpose and the Reshape come, which cost no less than these.
-_LEAST_SPARED = 2
+#: Transposes that must go: the rewrite adds a Transpose and a Reshape.
+_MIN_SAVED = 2
 
 
 def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int, list[Skipped]]:
-    """Let the values that float layers hand to integers and to a sum be channels last.
+    """Make values channels last that go from float layers to integer layers and to a sum.
 
     Args:
         model: in QDQ form, with shapes; it is not changed.
@@ -55,14 +55,14 @@ def add_nhwc_boundaries(model: ir.Model, target: Target) -> tuple[ir.Model, int,
     for node in found:
         _rewrite(builder, node)
     before, after = (optimized_operators(each)["Transpose"] for each in (model, rewritten))
-    if after > before - _LEAST_SPARED:
+    if after > before - _MIN_SAVED:
         reason = f"ONNX Runtime would run {after} Transposes, and runs {before} as it is: no gain"
         return model, 0, [Skipped(_WHAT, names, "no-gain", reason)]
     return rewritten, len(found), []
 
 
 def _is_border(node: ir.Node) -> bool:
-    """Whether a Q makes integers, of an image made in float, for layers and for a sum."""
+    """Tell whether a Q takes an image from a float layer to integer layers and to a sum."""
     data = node.inputs[0] if is_op(node, "QuantizeLinear") else None
     if data is None or rank(data) != _IMAGE or data.const_value is not None:
         return False
@@ -76,7 +76,7 @@ def _is_border(node: ir.Node) -> bool:
 
 
 def _on_integers(value: ir.Value) -> bool:
-    """Whether the layer that makes a value, behind an activation, reads integers."""
+    """Tell whether the layer that makes a value, behind an activation, reads integers."""
     layer = source(value)
     rule = None if layer is None else spec_of(layer).quant
     if layer is None or rule is None:

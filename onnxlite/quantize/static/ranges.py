@@ -11,7 +11,7 @@ from onnxlite.samples import Samples
 from onnxlite.step import StepContext
 from onnxlite.workers import Workers
 
-#: Pieces that the samples are cut into where workers calibrate.
+#: Shards that the samples are cut into for workers.
 _SHARDS = 16
 
 

@@ -178,7 +178,7 @@ def _keep_faster(work: _Quantization) -> str | None:
 def _resolved_options(
     everything: Placement, found: Placement, options: QuantizeStatic
 ) -> dict[str, Any]:
-    """The options that name a placement which was measured."""
+    """Options that name a measured placement."""
     if options.placement == "everything":
         return {}
     chosen = set(found.nodes)
