@@ -224,6 +224,6 @@ def drop_unused(values: Sequence[ir.Value]) -> None:
 
 
 def drop_unused_initializers(model: ir.Model) -> None:
-    """Remove the initializers that nothing reads from every graph."""
+    """Rewrite in place: remove the initializers of all graphs that nothing reads."""
     for graph in model.graphs():
         drop_unused(list(graph.initializers.values()))

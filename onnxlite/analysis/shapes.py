@@ -1,4 +1,4 @@
-"""Shapes of values: a cascade of engines, because none is complete.
+"""Shapes of values, from a cascade of engines, because none is complete.
 
 ONNX shape inference comes first, ONNX Runtime's symbolic inference fills what it left,
 and a *probe* (one real run) tells the rest. The first two hold for every input and are
@@ -37,7 +37,7 @@ def infer_shapes(
     symbolic: bool = True,
     feeds: Sequence[Feed] | None = None,
 ) -> tuple[Skipped, ...]:
-    """Write every shape that holds for all inputs into `model`, in place.
+    """Rewrite in place: write every shape that holds for all inputs into `model`.
 
     Unusable dimensions (named `?`, or not positive) become unknown first. The declared
     shapes of graph inputs stay; those of graph outputs get numbers where they had none.

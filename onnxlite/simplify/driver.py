@@ -1,4 +1,4 @@
-"""The fixed-point driver: tries every rule on every node until nothing changes.
+"""Fixed-point driver: applies rules to all nodes until none fires.
 
 The driver alone changes graphs. It is deterministic, and it can stop after a number of
 firings, which is how verification finds the one rewrite that broke a model.
@@ -65,7 +65,7 @@ def rewrite_to_fixed_point(
     blocked: frozenset[Firing] = frozenset(),
     on_pass: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Apply `rules` to `model` in place until none fires.
+    """Rewrite in place: apply `rules` to `model` until none fires.
 
     Args:
         model: the model to change; its constants must be initializers.

@@ -14,7 +14,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def remove_dead(node: ir.Node) -> None:
-    """Remove `node` if nothing reads its outputs, then the same for what it read."""
+    """Rewrite in place: remove `node` if nothing reads it, then the same for its inputs."""
     stack = [node]
     while stack:
         current = stack.pop()
@@ -27,7 +27,7 @@ def remove_dead(node: ir.Node) -> None:
 
 
 def _detach_subgraphs(node: ir.Node) -> list[ir.Node]:
-    """Let go of the outer values that a dead node's subgraphs read; returns their makers."""
+    """Detach a dead node's subgraphs from the outer values they read; return their producers."""
     makers: list[ir.Node] = []
     for graph in subgraphs_of(node):
         for inner in ir.traversal.RecursiveGraphIterator(graph):
@@ -39,7 +39,7 @@ def _detach_subgraphs(node: ir.Node) -> list[ir.Node]:
 
 
 def remove_all_dead(model: ir.Model) -> int:
-    """Remove every node whose outputs nothing reads; returns how many went."""
+    """Rewrite in place: remove all nodes that nothing reads; return their number."""
     before = sum(1 for graph in model.graphs() for _ in graph)
     for graph in list(model.graphs()):
         for node in reversed(graph):
@@ -48,7 +48,7 @@ def remove_all_dead(model: ir.Model) -> int:
 
 
 def merge_duplicate_initializers(model: ir.Model) -> int:
-    """Let all readers of equal constants of one graph read the first; returns how many went.
+    """Rewrite in place: merge equal constants of each graph; return how many were removed.
 
     Only constants of the same type and shape are compared, first by their beginning, then
     by a hash of everything. Memory does not grow with the size of the tensors.

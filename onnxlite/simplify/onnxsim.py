@@ -1,4 +1,4 @@
-"""onnxsim, kept at arm's length: in a child process, with limits, its result checked.
+"""The onnxsim package, run in a child process with limits on time and memory.
 
 onnxsim is a capable simplifier with a history of crashes, so nothing it does can reach
 this process: a crash, a hang, an exhausted memory or an unusable result is a reason in

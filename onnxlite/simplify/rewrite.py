@@ -116,7 +116,7 @@ def replace_with(node: ir.Node, *new: ir.Node) -> Replacement:
 
 
 def bypass(node: ir.Node, value: ir.Value | None) -> Outcome:
-    """Let the readers of `node` read `value` instead, where the graph's outputs allow it.
+    """Return the replacement of `node` by `value`, where the graph's outputs allow it.
 
     An output of a graph must come from a node of that graph, under the output's name;
     where `value` cannot take the name, an Identity would be needed and nothing is won.

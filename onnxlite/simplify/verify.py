@@ -1,4 +1,4 @@
-"""Proof that a rewritten model computes what the original computed, in ONNX Runtime.
+"""Verification that a rewritten model computes the same, in ONNX Runtime.
 
 The relative difference of two tensors is `max|a - b| / max|a|`: the error measured
 against the size of what the tensor holds, so that values near zero do not blow it up.

@@ -248,7 +248,7 @@ def test_codes_go_there_and_back(seed: int, signed: bool, channels: bool) -> Non
     np.testing.assert_array_equal(code.encode(code.decode(integers)), integers)
 
 
-def test_counterparts_of_a_model_with_itself() -> None:
+def test_values_of_a_model_match_themselves() -> None:
     model = load(net())
     assert isinstance(model, ir.Model)
     rows = match_values(model, load(net()), {"x": "x"})
