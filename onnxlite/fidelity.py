@@ -28,6 +28,8 @@ from onnxlite.samples import Feed
 #: A model, or a function from a feed to the outputs by name.
 Runnable: TypeAlias = ir.Model | Callable[[Feed], Outputs]
 
+#: Relative error of an output that is NaN or infinite.
+_BROKEN = 1e6
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -219,6 +221,38 @@ def worst_sqnr_db(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     return Reference(reference, feeds, threads=threads).sqnr_db(candidate)
+
+
+def relative_error(
+    reference: Sequence[Outputs], candidate: Sequence[Outputs], *, centered: bool = False
+) -> float:
+    """Squared error of the float outputs over their power, the mean of all outputs.
+
+    Unlike SQNR every output counts, so that it grows steadily with damage. Outputs without power
+    are left out; 0 if none is left.
+
+    Args:
+        reference: outputs of each feed.
+        candidate: the same of another model.
+        centered: take the variance of an output for its power, instead of the sum of squares.
+    """
+    ratios = []
+    for name in reference[0]:
+        if not is_float(reference[0][name]):
+            continue
+        want = [outputs[name] for outputs in reference]
+        noise = sum(
+            float(np.square(w.astype(np.float64) - c[name]).sum())
+            for w, c in zip(want, candidate, strict=True)
+        )
+        mean = 0.0
+        if centered:
+            count = sum(w.size for w in want)
+            mean = sum(float(w.sum(dtype=np.float64)) for w in want) / max(count, 1)
+        power = sum(float(np.square(w.astype(np.float64) - mean).sum()) for w in want)
+        if power > 0:
+            ratios.append(noise / power if math.isfinite(noise) else _BROKEN)
+    return float(np.mean(ratios)) if ratios else 0.0
 
 
 def match_outputs(reference: Sequence[str], candidate: Sequence[str]) -> dict[str, str] | None:

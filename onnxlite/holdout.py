@@ -106,39 +106,55 @@ class FeedSplit:
 
 
 def split_feeds(samples: Samples, rule: Rule, *, at_most: int | None = None) -> FeedSplit:
-    """Hold feeds out of a stream; those to fit to are read lazily.
+    """Hold feeds out of a stream, and keep them; those to fit to are read lazily.
 
     Args:
-        samples: the stream. It is read twice.
+        samples: the stream.
         rule: which feeds are held out. Where it holds none out, all feeds are fitted to, and
             the first `at_most` of them are checked on as well.
         at_most: keep so many of the feeds held out; the others are neither fitted to nor kept.
     """
-    mask = rule.mask(sum(1 for _ in samples))
+    fitted, held_out = split_stream(samples, rule)
+    kept = tuple(itertools.islice(samples if held_out is None else held_out, at_most))
+    record = HoldOut(rule=str(rule), feeds=len(kept), shared=held_out is None)
+    return FeedSplit(fitted, kept, record)
+
+
+def split_stream(samples: Samples, rule: Rule) -> tuple[Samples, Samples | None]:
+    """Split a stream into feeds to fit to and feeds held out; both are read lazily.
+
+    Returns:
+        Both parts, or the whole stream and None where the rule holds nothing out.
+    """
+    # Of every k-th feed the first few tell whether there are enough, and which one it is.
+    most = rule.every if isinstance(rule, EveryKth) else None
+    seen = sum(1 for _ in itertools.islice(samples, most))
+    mask = rule.mask(seen)
     if not mask.any() or mask.all():
-        shared = tuple(itertools.islice(samples, at_most))
-        return FeedSplit(samples, shared, HoldOut(rule=str(rule), feeds=len(shared), shared=True))
-    held_out = tuple(itertools.islice(FeedSelection(samples, mask), at_most))
-    return FeedSplit(
-        Samples(FeedSelection(samples, ~mask), samples.inputs),
-        held_out,
-        HoldOut(rule=str(rule), feeds=len(held_out)),
-    )
+        return samples, None
+    parts = (_FeedSelection(samples, mask, held_out) for held_out in (False, True))
+    fitted, held_out = (Samples(part, samples.inputs) for part in parts)
+    return fitted, held_out
 
 
-class FeedSelection:
-    """Chosen feeds of a stream, re-iterable and read lazily.
+@dataclass(frozen=True)
+class _FeedSelection:
+    """Feeds of a stream that are held out, or the others; re-iterable and read lazily.
 
-    Args:
+    Attributes:
         samples: the stream.
-        chosen: whether to take the feed at each position, bool[feeds].
+        mask: whether each feed is held out, bool[feeds]; it repeats.
+        held_out: which ones to give.
     """
 
-    def __init__(self, samples: Samples, chosen: NDArray[np.bool_]) -> None:
-        self._samples, self._chosen = samples, chosen
+    samples: Samples
+    mask: NDArray[np.bool_]
+    held_out: bool
 
     def __iter__(self) -> Iterator[Feed]:
-        return itertools.compress(self._samples, self._chosen)
+        for index, feed in enumerate(self.samples):
+            if self.mask[index % len(self.mask)] == self.held_out:
+                yield feed
 
 
 class SampleStream:

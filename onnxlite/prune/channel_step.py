@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +14,7 @@ from onnxlite.analysis.branches import Branch
 from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.analysis.shapes import generated_feed, infer_shapes
 from onnxlite.errors import ExecutionError, OptionError, VerificationError
+from onnxlite.holdout import EveryKth, split_stream
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import Ids
@@ -44,7 +43,7 @@ from onnxlite.prune.report import (
     summary,
     weight_shapes,
 )
-from onnxlite.prune.scoring import GroupScores, distance, output_curves, run_feeds, score
+from onnxlite.prune.scoring import GroupScores, distance, output_curves, score
 from onnxlite.prune.target_search import Goal, Removed, Selection, TargetSearch
 from onnxlite.records import Progress, Skipped, StepReport
 from onnxlite.repair import repair_ir
@@ -56,7 +55,7 @@ from onnxlite.step import StepContext
 #: Pruned and zeroed in place differ by rounding: relative to the largest number.
 _TOLERANCE = 1e-3
 #: One feed of so many is kept from scoring, to probe with.
-_PROBE_EVERY = 4
+_HOLD_OUT = EveryKth(4)
 #: Samples to repair and to judge a choice of branches on, at most.
 _TRIED = 512
 #: Seconds to time one choice in, when latency is the goal.
@@ -87,7 +86,7 @@ def prune_channels_ir(
     if importance == "auto":
         importance = "l2" if stream is None else "reconstruction"
     free = eligible_groups(channels, options.exclude)
-    seen, unseen = (None, None) if stream is None else _apart(stream)
+    seen, unseen = (None, None) if stream is None else split_stream(stream, _HOLD_OUT)
     scored = score(
         model,
         channels,
@@ -169,27 +168,6 @@ def _resolved_options(channels: ChannelMap, removed: Removed) -> dict[str, Any]:
     """The options that choose as many units of every group, without measuring times."""
     pairs = zip(channels.groups, removed, strict=True)
     return {"latency": None, "widths": {g.name: len(g.units) - n for g, n in pairs if n}}
-
-
-def _apart(samples: Samples) -> tuple[Samples, Samples | None]:
-    """Samples to score units on, and others to check that on; where there are few, none."""
-    if sum(1 for _ in islice(samples, _PROBE_EVERY)) < _PROBE_EVERY:
-        return samples, None
-    seen, unseen = (_Part(samples, probing) for probing in (False, True))
-    return Samples(seen, samples.inputs), Samples(unseen, samples.inputs)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some of the feeds of a stream, as often as they are asked for."""
-
-    samples: Samples
-    probing: bool
-
-    def __iter__(self) -> Iterator[Feed]:
-        for index, feed in enumerate(self.samples):
-            if (index % _PROBE_EVERY == _PROBE_EVERY - 1) == self.probing:
-                yield feed
 
 
 def _one(model: ir.Model, samples: Samples) -> Feed:
@@ -291,9 +269,9 @@ def _reach(
     if not ends or samples is None:
         reached = chooser.reached()
     else:
-        seen, unseen = _apart(samples)
+        seen, unseen = split_stream(samples, _HOLD_OUT)
         checks = list(Samples(unseen or seen, seen.inputs, limit=_TRIED))
-        expected = run_feeds(model, checks, threads)
+        expected = run_all(model, checks, threads=threads)
 
         def trial(removed: Removed) -> float:
             candidate = repair_ir(
@@ -303,7 +281,7 @@ def _reach(
                 FitOptions(limit=_TRIED, threads=threads),
                 progress=progress,
             )[0]
-            return distance(expected, run_feeds(candidate, checks, threads))
+            return distance(expected, run_all(candidate, checks, threads=threads))
 
         reached = select_blocks(chooser, ends, trial)
     if choices is not None:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxlite.analysis.channels import ChannelMap, UnitGroup, channel_map
 from onnxlite.analysis.cost import cost
 from onnxlite.calibrate.moments import Moments
+from onnxlite.fidelity import relative_error
 from onnxlite.model import clone
 from onnxlite.ops import Ids
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
@@ -35,8 +36,8 @@ from onnxlite.prune.removal import remove_units
 from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.repair import repair_ir
 from onnxlite.repair.engine import FitOptions, input_moments
-from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, Samples, feed_size, input_specs
+from onnxlite.runtime import Outputs, run_all
+from onnxlite.samples import Samples, feed_size, input_specs
 
 _WHAT = "score units"
 
@@ -197,17 +198,17 @@ def output_curves(
     count = int(min(max(_MACS / runs, _LEAST_SAMPLES), _SAMPLES))
     some = Samples(samples, input_specs(model), limit=count)
     feeds = list(Samples(checks, input_specs(model), limit=count))
-    expected = run_feeds(model, feeds, threads)
+    expected = run_all(model, feeds, threads=threads)
     # Layers without a bias get one: not in the model that the channel map is of.
     copy = clone(model)
     twins = {layer.node.name: layer for layer in find_layers(copy)[0]}
 
     def repaired(units: Ids) -> list[Outputs]:
-        return run_feeds(_repaired(model, units, some, threads), feeds, threads)
+        return run_all(_repaired(model, units, some, threads), feeds, threads=threads)
 
     def adapted(readers: Sequence[Consumer], units: Ids) -> list[Outputs]:
         with _without(readers, twins, units):
-            return run_feeds(copy, feeds, threads)
+            return run_all(copy, feeds, threads=threads)
 
     small = runs * count <= _REPAIRED_MACS
     few = len(ends) * macs * count <= _ENDED_MACS
@@ -273,26 +274,6 @@ def _without(
             layer.write(weight, bias)
 
 
-def run_feeds(model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> list[Outputs]:
-    """The outputs of a model for each of some feeds."""
-    session = Session(model, threads=threads)
-    return [session.run(feed) for feed in feeds]
-
-
 def distance(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
     """Squared error over the variance, the mean of all float outputs; larger than 0."""
-    shares = []
-    for name in expected[0]:
-        want = [np.asarray(outputs[name]) for outputs in expected]
-        if want[0].dtype.kind != "f":
-            continue
-        noise = sum(
-            float(np.square(w.astype(np.float64) - o[name]).sum())
-            for w, o in zip(want, got, strict=True)
-        )
-        count = sum(w.size for w in want)
-        mean = sum(float(w.sum(dtype=np.float64)) for w in want) / max(count, 1)
-        power = sum(float(np.square(w.astype(np.float64) - mean).sum()) for w in want)
-        if power > 0 and np.isfinite(noise):
-            shares.append(noise / power)
-    return max(float(np.mean(shares)), 1e-12) if shares else 1e-12
+    return max(relative_error(expected, got, centered=True), 1e-12)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.fidelity import Reference
+from onnxlite.fidelity import Reference, relative_error
 from onnxlite.graph import const_tensor, iter_nodes, node_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import Parameter
@@ -38,7 +38,7 @@ from onnxlite.repair.layerwise_rounding import round_layers
 from onnxlite.repair.mask import Mask, Masker, MaskMethod
 from onnxlite.repair.regression import MAX_FEATURES, RegressionRows
 from onnxlite.repair.targets import match_layers
-from onnxlite.runtime import Session
+from onnxlite.runtime import run_all
 from onnxlite.samples import Feed, Samples
 
 Array = NDArray[Any]
@@ -213,7 +213,7 @@ def _shares(
     curves, weights = _local_curves(model, named, fitted, samples, options)
     trial = clone(model)
     feeds = list(itertools.islice(samples, max(1, _PROBED // 8)))
-    wanted = _outputs(model, feeds, options.threads)
+    wanted = run_all(model, feeds, threads=options.threads)
     values = {
         name: value
         for graph in trial.graphs()
@@ -227,9 +227,9 @@ def _shares(
         assert old is not None
         array = weights[name][level].astype(old.dtype.numpy())
         value.const_value = ir.Tensor(array, dtype=old.dtype, name=old.name)
-        found = _outputs(trial, feeds, options.threads)
+        found = run_all(trial, feeds, threads=options.threads)
         value.const_value = old
-        return _distance(wanted, found)
+        return relative_error(wanted, found)
 
     weighed = probed(curves, options.share, distance, lambda i, n: progress("probe layers", i, n))
     shares, unseen = allocate_observed(weighed, options.share)
@@ -333,24 +333,3 @@ def _smallest_zero(array: Array, share: float) -> Array:
         return array
     limit, ties = kth_magnitude(lambda: [array], count)
     return zeroed(array, limit, ties)
-
-
-def _outputs(model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> list[list[Array]]:
-    session = Session(model, threads=threads)
-    return [
-        [a for a in session.run(feed).values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
-        for feed in feeds
-    ]
-
-
-def _distance(wanted: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]) -> float:
-    """Mean over outputs of the squared difference over the output's own power."""
-    ratios = []
-    for index in range(len(wanted[0])):
-        power = sum(float(np.square(w[index], dtype=np.float64).sum()) for w in wanted) or 1.0
-        lost = sum(
-            float(np.square(w[index].astype(np.float64) - f[index]).sum())
-            for w, f in zip(wanted, found, strict=True)
-        )
-        ratios.append(lost / power if np.isfinite(lost) else 1e6)
-    return float(np.mean(ratios))

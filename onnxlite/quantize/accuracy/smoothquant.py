@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnxlite.builder import GraphBuilder, drop_unused
 from onnxlite.calibrate import Range
 from onnxlite.calibrate.row_samples import RowSample, collect_row_samples
+from onnxlite.fidelity import sqnr_db
 from onnxlite.graph import const_array, const_tensor
 from onnxlite.ops import Product, find_product, last_axis_affine, spec_of
 from onnxlite.quantize.core.options import Smooth
@@ -172,7 +173,7 @@ def _best(
         scale = _scale(bound, largest, exponent)
         trials.append((_noise(seen, weights, scale), exponent, scale))
     noise, exponent, scale = min(trials, key=lambda trial: trial[0])
-    gain = 10 * float(np.log10(before / noise)) if before and noise else 0.0
+    gain = sqnr_db(before, noise) if before and noise else 0.0
     absorbed = _is_absorbed(value, products)
     if mode == "auto" and gain < (_MIN_GAIN_CONSTANT_DB if absorbed else _MIN_GAIN_NODE_DB):
         return None

@@ -19,15 +19,21 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.fidelity import Reference
+from onnxlite.holdout import split_feeds
 from onnxlite.model import clone
-from onnxlite.quantize.apart import apart
 from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, plan
-from onnxlite.quantize.mixed.sensitivity import LayerNoise, layer_noise, measured_times
+from onnxlite.quantize.mixed.sensitivity import (
+    HOLD_OUT,
+    MAX_HELD_OUT,
+    LayerNoise,
+    layer_noise,
+    measured_times,
+)
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import Skipped, StepReport
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.records import HoldOut, Skipped, StepReport
+from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext
 
 logger = logging.getLogger(__name__)
@@ -71,8 +77,9 @@ def quantize_mixed_ir(
     start = time.perf_counter()
     reference = clone(model)
     feeds = Samples(samples, input_specs(reference), limit=options.limit)
-    fit, held_out = apart(feeds)
-    float_outputs = Reference(reference, held_out, threads=context.threads)
+    split = split_feeds(feeds, HOLD_OUT, at_most=MAX_HELD_OUT)
+    fit = split.fitted
+    float_outputs = Reference(reference, split.held_out, threads=context.threads)
 
     def tried(layers: Sequence[str]) -> _Trial:
         made, report = quantize_static_ir(clone(model), fit, _keeping(options, layers), context)
@@ -91,7 +98,7 @@ def quantize_mixed_ir(
     if first.sqnr_db < wanted:
         order, noise = _order(reference, fit, first, options, context)
         kept, best = _fewest(order, noise, first, wanted, tried)
-    report = _report(best, first, kept, noise, wanted, held_out, options)
+    report = _report(best, first, kept, noise, wanted, split.record, options)
     return best.model, msgspec.structs.replace(report, seconds=time.perf_counter() - start)
 
 
@@ -204,7 +211,7 @@ def _report(
     kept: Sequence[str],
     noise: dict[str, float],
     wanted: float,
-    held_out: Sequence[Feed],
+    hold_out: HoldOut,
     options: QuantizeStatic,
 ) -> StepReport:
     """The step's report, with what was kept and whether that was enough."""
@@ -222,7 +229,7 @@ def _report(
     others = [
         row for row in best.report.skipped if row.code != "excluded-by-name" or row.node not in kept
     ]
-    outcome = f"{best.sqnr_db:.1f} dB on {len(held_out)} feeds held out"
+    outcome = f"{best.sqnr_db:.1f} dB on {hold_out}"
     if kept:
         outcome += (
             f" with {len(kept)} layers {'at 16 bits' if wide else 'kept float'} "
@@ -239,6 +246,7 @@ def _report(
     return msgspec.structs.replace(
         best.report,
         summary=f"{outcome}; {best.report.summary}",
+        hold_out=hold_out,
         changes={**best.report.changes, "layers-kept-for-sqnr": len(kept)},
         skipped=(*rows, *others),
     )

@@ -9,7 +9,6 @@ quantized without them and run on samples held out.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -21,10 +20,10 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.errors import UnsupportedError
-from onnxlite.fidelity import Reference
+from onnxlite.fidelity import Reference, sqnr_db
+from onnxlite.holdout import EveryKth, split_feeds
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.options import Exclude, Include, Limit, Options
-from onnxlite.quantize.apart import apart
 from onnxlite.quantize.core.options import TargetOption
 from onnxlite.quantize.core.targets import Target, target_named
 from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
@@ -36,6 +35,9 @@ from onnxlite.step import StepContext, from_options
 from onnxlite.timing.layer_times import LayerTimes
 
 logger = logging.getLogger(__name__)
+
+#: Feeds that choices are checked on; more of them tell little more.
+HOLD_OUT, MAX_HELD_OUT = EveryKth(4, offset=1), 16
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +171,8 @@ def sensitivity(
     if isinstance(planned, Skipped):
         raise UnsupportedError(f"no layer's sensitivity can be told: {planned.message}")
     ready, placement, skipped = planned
-    fit, held_out = apart(feeds)
+    split = split_feeds(feeds, HOLD_OUT, at_most=MAX_HELD_OUT)
+    fit, held_out = split.fitted, split.held_out
     baseline = Baseline(ready, placement, fit, row, threads=threads, progress=progress)
     noise = layer_noise(
         baseline, fit, per_layer=options.per_layer, threads=threads, progress=progress
@@ -182,8 +185,8 @@ def sensitivity(
         LayerSensitivity(
             name=name,
             op_type=node.op_type,
-            alone_db=_db(noise.alone[index]),
-            float_db=_db(noise.without[index]),
+            alone_db=sqnr_db(1.0, noise.alone[index]),
+            float_db=sqnr_db(1.0, noise.without[index]),
             share=float(noise.share[index]),
             confirmed_db=confirmed.get(name),
             float_us=microseconds.get(name, (None, None))[0],
@@ -195,7 +198,7 @@ def sensitivity(
         target=row.name,
         output=noise.output,
         samples=noise.samples,
-        sqnr_db=_db(noise.together),
+        sqnr_db=sqnr_db(1.0, noise.together),
         confirmed_db=confirmed.get(""),
         layers=layers,
         seconds=time.perf_counter() - start,
@@ -291,7 +294,3 @@ def _confirmed(
         result[name] = wanted.sqnr_db(model)
         progress("confirm", done, len(names) + 1)
     return result
-
-
-def _db(ratio: float) -> float:
-    return -10 * math.log10(ratio) if ratio > 0 else math.inf
