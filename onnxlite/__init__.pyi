@@ -79,6 +79,7 @@ from onnxlite.search.job import TrialSink
 from onnxlite.search.metric import MetricLike
 from onnxlite.search.optimize import BudgetLike
 from onnxlite.search.records import Prefer
+from onnxlite.simplify.options import OnnxsimChoice
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.step import Result as Result
 from onnxlite.step import Step as Step
@@ -731,9 +732,8 @@ def quantize_static(
         embeddings: Also store look-up tables in 8 bits, one scale per row (CPU targets).
         observer: How the range of an activation is chosen: `"minmax"`, all values seen; `"moving-
             average"`, the mean of the limits of batches; `"percentile"`, all but one value in
-            100,000; `"entropy"`, least divergence of the distributions; `"mse"`, least squared
-            error; `"auto"`, per activation the range with the least error at the layers that read
-            it, if the model's outputs gain on held-out samples.
+            100,000; `"mse"`, least squared error; `"auto"`, the latter where the model's outputs
+            gain by it on held-out samples, otherwise all values seen.
         weight_bits: Bits of a weight: 8, or fewer, packed in the file. Packed weights run as fast
             as 8 bits. Layers of short sums, like depthwise convolutions, keep 8.
         equalize: Scale up channels that use little of their tensor's range and divide where they
@@ -1060,7 +1060,7 @@ def simplify(
     samples: SamplesLike | None = None,
     rules: Sequence[Rewrite] | None = None,
     verify: bool = True,
-    onnxsim: bool = True,
+    onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, StepReport]:
@@ -1072,7 +1072,8 @@ def simplify(
         rules: the rewrites to apply; None takes `onnxlite.simplify.DEFAULT_RULES`.
         verify: Compare every result with the original in ONNX Runtime (largest relative difference
             1e-4). A rewrite that fails is left out and reported.
-        onnxsim: Also run onnxsim, in a child process.
+        onnxsim: Run onnxsim too, in a child process: `"auto"` where it can add something, that is
+            where the graph has operators that onnxlite has no rules for; True always.
         time_limit_s: Seconds that onnxsim may take, in every round.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
@@ -1094,7 +1095,7 @@ def simplify(
     samples: SamplesLike | None = None,
     rules: Sequence[Rewrite] | None = None,
     verify: bool = True,
-    onnxsim: bool = True,
+    onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
     progress: Progress = ...,
 ) -> Result[ir.Model, StepReport]: ...

@@ -109,7 +109,7 @@ def test_inspect(folder):
 
 
 def test_simplify(folder):
-    text = call("simplify net.onnx -o out.onnx --no-onnxsim --no-benchmark").stdout
+    text = call("simplify net.onnx -o out.onnx --onnxsim false --no-benchmark").stdout
     assert "written: out.onnx" in text
     assert "Identity" not in {node.op_type for node in onnx.load("out.onnx").graph.node}
 

@@ -17,7 +17,7 @@ from onnxlite.calibrate.histogram import Array64, Histogram
 from onnxlite.calibrate.statistics import Range, ValueStatistics
 
 #: Observers that decide for each value by itself.
-ObserverName = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
+ObserverName = Literal["minmax", "moving-average", "percentile", "mse"]
 
 #: Bins that a search looks at: 8 to a step of an 8-bit type.
 _SEARCH_BINS = 2048
@@ -25,7 +25,6 @@ _SEARCH_BINS = 2048
 PERCENTILE = 99.999
 #: Fractions of the whole range that are tried; fine near 1, where the common answers lie.
 _MSE_FACTORS = np.concatenate([np.linspace(1.0, 0.9, 11), np.linspace(0.875, 0.3, 24)])
-_ENTROPY_FACTORS = np.linspace(1.0, 0.3, 29)
 
 #: Costs of ranges given by low and high limits `[k]`.
 Cost = Callable[[Array64, Array64], Array64]
@@ -112,28 +111,7 @@ def percentile_range(seen: ValueStatistics, levels: Levels) -> Range:
 def mse_range(seen: ValueStatistics, levels: Levels) -> Range:
     """Minimize the mean squared error of the quantized elements."""
     coarse = seen.histogram.at_most(_SEARCH_BINS)
-    return _search(seen.range, lambda low, high: levels.errors(coarse, low, high), _MSE_FACTORS)
-
-
-def entropy_range(seen: ValueStatistics, levels: Levels) -> Range:
-    """Minimize the KL divergence of the quantized distribution from the real one.
-
-    Migacz 2017, "8-bit inference with TensorRT", for either limit in turn: what lies outside is
-    counted in the outermost bin of the reference, and each level's elements are spread evenly
-    over the bins that it stands for and that are not empty. Zero is exact in every range, so it
-    does not count: behind a Relu its bin would outweigh all others.
-    """
-    middles, counts = seen.histogram.at_most(_SEARCH_BINS).occupied()
-    middles, counts = middles[middles != 0], counts[middles != 0]
-    if not middles.size:
-        return seen.range
-
-    def cost(low: Array64, high: Array64) -> Array64:
-        scale, zero = levels.scale_zero(low, high)
-        pairs = zip(scale.tolist(), zero.tolist(), strict=True)
-        return np.array([_divergence(middles, counts, levels, s, z) for s, z in pairs])
-
-    return _search(seen.range, cost, _ENTROPY_FACTORS)
+    return _search(seen.range, lambda low, high: levels.errors(coarse, low, high))
 
 
 #: Every observer by its public name.
@@ -142,14 +120,14 @@ OBSERVERS: Mapping[ObserverName, Observer] = MappingProxyType(
         "minmax": minmax_range,
         "moving-average": average_range,
         "percentile": percentile_range,
-        "entropy": entropy_range,
         "mse": mse_range,
     }
 )
 
 
-def _search(seen: Range, cost: Cost, factors: Array64) -> Range:
+def _search(seen: Range, cost: Cost) -> Range:
     """Return the cheapest range within `seen`: limits in turn, twice; a limit of 0 stays."""
+    factors = _MSE_FACTORS
     low = high = 1.0
     # The other limit when this one was searched: the answer follows from it.
     high_then = low_then = 0.0
@@ -169,22 +147,3 @@ def _shrunk(
         np.float64(seen.low) * np.asarray(low), np.float64(seen.high) * np.asarray(high)
     )
     return np.atleast_1d(lows).astype(np.float64), np.atleast_1d(highs).astype(np.float64)
-
-
-def _divergence(
-    middles: Array64, counts: Array64, levels: Levels, scale: float, zero: float
-) -> float:
-    """KL divergence of bins from what a scale and zero point make of them."""
-    step = np.rint(middles / scale) + zero
-    inside = np.flatnonzero((step >= levels.qmin) & (step <= levels.qmax))
-    if not inside.size:
-        return float("inf")
-    kept = counts[inside]
-    reference = kept.copy()
-    reference[0] += counts[: inside[0]].sum()
-    reference[-1] += counts[inside[-1] + 1 :].sum()
-    level = (step[inside] - levels.qmin).astype(np.intp)
-    # The quantized distribution has only what was inside.
-    spread = np.bincount(level, kept) / np.maximum(np.bincount(level), 1)
-    total, mass = reference.sum(), kept.sum()
-    return float((reference * np.log(reference * mass / (spread[level] * total))).sum() / total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import onnx_ir as ir
 from msgspec import Meta
@@ -10,6 +10,8 @@ from msgspec import Meta
 from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
+
+OnnxsimChoice: TypeAlias = Literal["auto"] | bool
 
 
 class Simplify(Step, frozen=True, kw_only=True):
@@ -25,7 +27,13 @@ class Simplify(Step, frozen=True, kw_only=True):
             "relative difference 1e-4). A rewrite that fails is left out and reported."
         ),
     ] = True
-    onnxsim: Annotated[bool, Meta(description="Also run onnxsim, in a child process.")] = True
+    onnxsim: Annotated[
+        OnnxsimChoice,
+        Meta(
+            description='Run onnxsim too, in a child process: `"auto"` where it can add something, '
+            "that is where the graph has operators that onnxlite has no rules for; True always."
+        ),
+    ] = "auto"
     time_limit_s: Annotated[
         float, Meta(gt=0, description="Seconds that onnxsim may take, in every round.")
     ] = 120.0

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxlite.builder import drop_unused_initializers
-from onnxlite.graph import iter_graphs
+from onnxlite.graph import iter_graphs, iter_nodes
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
+from onnxlite.ops import spec_of
 from onnxlite.records import Progress, Skipped, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.driver import Firing, rewrite_to_fixed_point
 from onnxlite.simplify.driver import Outcome as Run
 from onnxlite.simplify.graph_cleanup import merge_duplicate_initializers, remove_all_dead
 from onnxlite.simplify.onnxsim import run_onnxsim
-from onnxlite.simplify.options import Simplify
+from onnxlite.simplify.options import OnnxsimChoice, Simplify
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES
 from onnxlite.simplify.verify import Reference, take_reference
@@ -60,7 +61,7 @@ def simplify_ir(
     for number in range(_MAX_ROUNDS):
         progress("simplify", number, _MAX_ROUNDS)
         model = _rewritten(model, rules, reference, log, progress)
-        if not options.onnxsim or count_nodes(model) < 2:
+        if not _wants_onnxsim(model, options.onnxsim):
             break
         shrunk = _by_onnxsim(model, reference, log, time_limit=options.time_limit_s)
         if shrunk is None:
@@ -156,6 +157,13 @@ def _first_wrong(
         else:
             bad = middle
     return run.firings[bad - 1]
+
+
+def _wants_onnxsim(model: ir.Model, choice: OnnxsimChoice) -> bool:
+    """Tell whether to run onnxsim: by default where an operator has no row in the table."""
+    if choice is False or count_nodes(model) < 2:
+        return False
+    return choice is True or any(not spec_of(node).op_type for node in iter_nodes(model))
 
 
 def _by_onnxsim(

@@ -100,14 +100,6 @@ def test_percentile_is_numpys() -> None:
     assert OBSERVERS["percentile"](seen(few), UINT8) == seen(few).range
 
 
-def test_entropy_cuts_tails_and_keeps_even_distributions() -> None:
-    tails = seen(heavy())
-    chosen = OBSERVERS["entropy"](tails, UINT8)
-    assert chosen.high - chosen.low < 0.9 * (tails.range.high - tails.range.low)
-    even = seen(np.random.default_rng(0).uniform(0, 1, 40_000))
-    assert OBSERVERS["entropy"](even, UINT8).high > 0.9
-
-
 def test_average_is_of_the_feeds() -> None:
     parts = [seen(np.array([-1.0, 2.0])), seen(np.array([-3.0, 8.0]))]
     assert OBSERVERS["moving-average"](parts[0].merge(parts[1]), UINT8) == Range(-2.0, 5.0)

@@ -134,11 +134,25 @@ def test_onnxsim_that_takes_too_long_is_skipped():
     assert reason == "it did not finish within 0.01 s"
 
 
+@pytest.mark.parametrize(("operator", "runs"), [("Exp", 0), ("Trilu", 1)])
+def test_onnxsim_runs_by_default_where_an_operator_has_no_row(monkeypatch, operator, runs):
+    calls = []
+
+    def run_onnxsim(*args, **options):
+        calls.append(args)
+        return "not here"
+
+    monkeypatch.setattr(import_module("onnxlite.simplify.pipeline"), "run_onnxsim", run_onnxsim)
+    text = "g (float[N,4,4,4] x) => (float[N,4,4,4] y) { a = Relu(x) y = Exp(a) }"
+    simplify(build(text.replace("Exp", operator)))
+    assert len(calls) == runs
+
+
 def test_onnxsim_that_crashes_is_skipped(monkeypatch, tmp_path):
     worker = tmp_path / "worker.py"
     worker.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr(import_module("onnxlite.simplify.onnxsim"), "_WORKER", worker)
-    result, report = simplify(build(CONV_BN))
+    result, report = simplify(build(CONV_BN), onnxsim=True)
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
     assert [d.message for d in report.skipped if d.what == "onnxsim"] == ["it crashed (SIGSEGV)"]
 
@@ -148,7 +162,7 @@ def test_wrong_result_of_onnxsim_is_rolled_back(monkeypatch):
     pipeline = import_module("onnxlite.simplify.pipeline")
     monkeypatch.setattr(pipeline, "run_onnxsim", lambda *a, **k: clone(wrong))
     model = build("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) y = Exp(a) }")
-    result, report = simplify(model)
+    result, report = simplify(model, onnxsim=True)
     assert dict(operators(result)) == {"Relu": 1, "Exp": 1}
     assert "rolled back" in report.skipped[0].message
 

@@ -82,10 +82,9 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
         Meta(
             description='How the range of an activation is chosen: `"minmax"`, all values '
             'seen; `"moving-average"`, the mean of the limits of batches; `"percentile"`, all '
-            'but one value in 100,000; `"entropy"`, least divergence of the distributions; '
-            '`"mse"`, least squared error; `"auto"`, per activation the range with the least '
-            "error at the layers that read it, if the model's outputs gain on held-out samples.",
-            extra={"synonyms": {"max": "minmax", "kl": "entropy", "histogram": "mse"}},
+            'but one value in 100,000; `"mse"`, least squared error; `"auto"`, the latter where '
+            "the model's outputs gain by it on held-out samples, otherwise all values seen.",
+            extra={"synonyms": {"max": "minmax", "histogram": "mse"}},
         ),
     ] = "auto"
     weight_bits: Annotated[

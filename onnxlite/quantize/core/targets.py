@@ -55,8 +55,6 @@ class Target:
         smallest_range: no activation gets a narrower range than this.
         forms: what the runtime reads; integer operators are ONNX Runtime's own.
         implied_zeros: a DequantizeLinear may leave out a zero point that is 0.
-        channels_last: it is the ONNX Runtime of this machine, whose integer convolutions take
-            channels last (`quantize/static/nhwc_boundary.py`).
         wide: the type of 16-bit activations, None where there are none that are fast.
         ort_cpu: it is ONNX Runtime on a CPU of this architecture. Only such a target can be timed,
             has kernels whose scales are found at run time, and looks rows of 8 bits up.
@@ -76,7 +74,6 @@ class Target:
     smallest_range: float = 0.0
     forms: tuple[Form, ...] = ("qdq",)
     implied_zeros: bool = False
-    channels_last: bool = False
     wide: QType | None = None
     narrow: QType | None = None
     ort_cpu: Literal["x86", "arm"] | None = None
@@ -168,21 +165,17 @@ _CPU = Target(
     per_channel=True,
     forms=("qdq", "qoperator"),
     implied_zeros=True,
-    channels_last=True,
     ort_cpu="x86",
 )
 _CPU_AVX2 = dataclasses.replace(_CPU, name="cpu-avx2", avoid_saturation=True)
 #: ONNX Runtime on 64-bit ARM multiplies int8 by int8 (SDOT, SMMLA).
-_CPU_ARM = dataclasses.replace(
-    _CPU, name="cpu-arm", activation=INT8, one_sided=True, channels_last=False, ort_cpu="arm"
-)
+_CPU_ARM = dataclasses.replace(_CPU, name="cpu-arm", activation=INT8, one_sided=True, ort_cpu="arm")
 #: oneDNN's kernels; those of AVX-512 without VNNI saturate as ONNX Runtime's do.
 _OPENVINO = dataclasses.replace(
     _CPU_AVX2,
     name="openvino",
     forms=("qdq",),
     pads_channels=True,
-    channels_last=False,
     ort_cpu=None,
 )
 #: Zero points other than 0 are refused by the parser; pointwise operators on integers gain
@@ -213,7 +206,6 @@ _GENERIC = dataclasses.replace(
     name="generic",
     forms=("qdq",),
     implied_zeros=False,
-    channels_last=False,
     ort_cpu=None,
     wide=UINT16,
 )

@@ -15,7 +15,6 @@ from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.core.prepare import already_quantized
-from onnxlite.quantize.float16.bias_correction import correct_biases
 from onnxlite.quantize.float16.convert import Prepared, computed, convert
 from onnxlite.quantize.float16.fallback import fall_back
 from onnxlite.quantize.float16.options import ToFloat16
@@ -60,8 +59,6 @@ def to_float16_ir(
     ready = Prepared(model, dtype, options.io, roundings, untyped)
     check = float16_reference(source, feeds, threads=context.threads)
     plan = _plan(ready, options, feeds, check, context)
-    if feeds is not None and plan.ports and isinstance(check, Float16Reference):
-        correct_biases(ready, plan, feeds, check, context)
     result = convert(ready, plan)
     skipped += plan.skipped
     skipped += [

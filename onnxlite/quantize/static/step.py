@@ -41,8 +41,6 @@ from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import write_embeddings
 from onnxlite.quantize.placement.search import fastest_placement
 from onnxlite.quantize.static.emit_qoperator import to_qoperator
-from onnxlite.quantize.static.hardswish_decomposition import decompose_hardswish
-from onnxlite.quantize.static.nhwc_boundary import add_nhwc_boundaries
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import calibrate_ranges
 from onnxlite.records import Cell, LayerRow, Skipped, StepReport, unchanged
@@ -58,8 +56,6 @@ _CHANGES = (
     "values-quantized",
     "means-pooled",
     "values-smoothed",
-    "hardswish-in-pieces",
-    "borders-channels-last",
     "channels-equalized",
     "tables-quantized",
     "weights-packed",
@@ -255,18 +251,9 @@ def _emit_layer(
 def _finish(work: _Quantization) -> None:
     """Rewrite the QDQ model for its runtime, form and size."""
     model, target, options = work.result, work.plan.target, work.options
-    first = next(iter(work.feeds))
     guard_float_layers(model)
-    model, count, skipped = decompose_hardswish(
-        model, first, target, progress=work.context.progress
-    )
-    work.changes["hardswish-in-pieces"] = count
-    work.skipped += skipped
-    model, count, skipped = add_nhwc_boundaries(model, target)
-    work.changes["borders-channels-last"] = count
-    work.skipped += skipped
     if options.form == "qoperator":
-        to_qoperator(model, first)
+        to_qoperator(model, next(iter(work.feeds)))
     tables = write_embeddings(model, target, options)
     work.layers += tables
     work.changes["tables-quantized"] = len(tables)

@@ -119,10 +119,8 @@ class Coding:
 
     def decode(self, codes: NDArray[np.uint8], rows: slice = slice(None)) -> NDArray[np.float32]:
         """The numbers that codes stand for, computed as the model computes them."""
-        correct_biases = codes.astype(np.float32) - self._zero(rows)
-        decoded: NDArray[np.float32] = correct_biases * self._rows(self.scale, rows).astype(
-            np.float32
-        )
+        shifted = codes.astype(np.float32) - self._zero(rows)
+        decoded: NDArray[np.float32] = shifted * self._rows(self.scale, rows).astype(np.float32)
         return decoded
 
     def _zero(self, rows: slice) -> NDArray[np.float32]:

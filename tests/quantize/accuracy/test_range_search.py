@@ -7,19 +7,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxlite.calibrate import OBSERVERS, Range
+from onnxlite.calibrate import OBSERVERS
 from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.accuracy.consumer_error import consumer_errors
-from onnxlite.quantize.core.plan import QuantPlan
-from onnxlite.quantize.core.prepare import prepare
-from onnxlite.quantize.core.qtypes import dequantize, quantize
-from onnxlite.quantize.core.scales import params_for_activation
-from onnxlite.quantize.core.selection import place
-from onnxlite.quantize.core.targets import target_named
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -91,44 +84,10 @@ def test_observers_differ_and_cut_outliers() -> None:
     assert max(scales, key=lambda name: scales[name]) == "minmax"
 
 
-#: One channel of large numbers that the layer behind it hardly listens to.
-DEAF = """<ir_version: 8, opset_import: ["": 17]>
+#: One product between two values.
+POINTWISE = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,4,8,8] x) => (float[n,4,8,8] y)
     <float[4,4,1,1] w> { y = Conv(x, w) }"""
-
-
-def deaf() -> onnx.ModelProto:
-    proto = parse(DEAF)
-    weight = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
-    weight[:, 0] = 1e-4
-    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
-    return proto
-
-
-def loud(count: int = 64) -> np.ndarray:
-    data = np.random.default_rng(0).uniform(0, 1, (count, 4, 8, 8)).astype(np.float32)
-    data[:, 0] *= 1 + 0.3 * (np.arange(count) % 2 == 0)[:, None, None]
-    return data
-
-
-def test_harm_is_measured_at_the_reader() -> None:
-    """Clipping a channel with hardly any weight does no harm there, whatever its error."""
-    model, data = load(deaf()), loud(4)
-    prepare(model)
-    row = target_named("cpu")
-    plan = QuantPlan(model, place(model, row), row)
-    candidates = [Range(0, 1.3), Range(0, 1.0), Range(0, 0.5)]
-    params = {"x": [params_for_activation(one, row) for one in candidates]}
-    feeds = [{"x": image[None]} for image in data]
-    got = consumer_errors(plan, params, feeds, threads=1)["x"]
-    want = []
-    session = Session(load(deaf()))
-    signal = session.run({"x": data})["y"]
-    for one in params["x"]:
-        error = dequantize(quantize(data, one), one) - data
-        want.append((session.run({"x": error})["y"] ** 2).sum() / (signal**2).sum())
-    np.testing.assert_allclose(got, want, rtol=1e-3)
-    assert got[1] < got[0] < got[2]
 
 
 def tailed() -> np.ndarray:
@@ -136,11 +95,11 @@ def tailed() -> np.ndarray:
     return np.random.default_rng(0).laplace(size=(400, 4, 8, 8)).astype(np.float32)
 
 
-def test_auto_takes_the_range_that_does_least_harm() -> None:
+def test_auto_takes_the_narrower_ranges_where_they_are_closer() -> None:
     result, reports = {}, {}
     for observer in ("minmax", "auto"):
         result[observer], reports[observer] = quantize_static(
-            parse(DEAF),
+            parse(POINTWISE),
             tailed(),
             observer=observer,
             target="cpu",
@@ -175,25 +134,25 @@ def test_auto_with_open_shapes_and_fixed_batches() -> None:
 
 
 def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    rated = iter([30.0, 28.0, 29.0])
+    rated = iter([30.0, 29.0])
     monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
     options = {"rounding": "nearest", "placement": "everything"}
-    auto, report = quantize_static(parse(DEAF), tailed(), observer="auto", **options)
-    plain = quantize_static(parse(DEAF), tailed(), observer="minmax", **options).model
+    auto, report = quantize_static(parse(POINTWISE), tailed(), observer="auto", **options)
+    plain = quantize_static(parse(POINTWISE), tailed(), observer="minmax", **options).model
     assert auto.SerializeToString() == plain.SerializeToString()
     assert any("29.0 dB and the whole ones 30.0 dB" in row.message for row in report.skipped)
 
 
-@pytest.mark.parametrize(("decibels", "best"), [([30.0, 28.0, 31.0], "mse"), ([9, 9.2, 9.1], None)])
+@pytest.mark.parametrize(("decibels", "best"), [([30.0, 31.0], "mse"), ([9, 9.2], None)])
 def test_auto_takes_what_holds_at_the_outputs(
     monkeypatch: pytest.MonkeyPatch, decibels: list[float], best: str | None
 ) -> None:
-    """Of the choice by harm and that by squared error, if either is clearly better."""
+    """Narrower ranges are taken if they are clearly better on held-out samples."""
     rated = iter(decibels)
     monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
     options = {"rounding": "nearest", "placement": "everything"}
-    auto = quantize_static(parse(DEAF), tailed(), observer="auto", **options).model
-    other = quantize_static(parse(DEAF), tailed(), observer=best or "minmax", **options).model
+    auto = quantize_static(parse(POINTWISE), tailed(), observer="auto", **options).model
+    other = quantize_static(parse(POINTWISE), tailed(), observer=best or "minmax", **options).model
     assert auto.SerializeToString() == other.SerializeToString()
 
 
