@@ -55,11 +55,42 @@ def _explain_channels(layers: int) -> Callable[[], object]:
     return lambda: explain_channels(model)
 
 
+def _repair(layers: int) -> Callable[[], object]:
+    from onnxlite import prune_weights, repair
+
+    model = residual_chain(layers)
+    pruned = prune_weights(model, sparsity=0.5).model
+    return lambda: repair(model, pruned, _samples(), max_rows=256)
+
+
+def _calibrate(layers: int) -> Callable[[], object]:
+    from onnxlite.analysis.shapes import infer_shapes
+    from onnxlite.calibrate import OBSERVERS, Levels, collect_statistics
+    from onnxlite.model import load
+    from onnxlite.samples import Samples, input_specs
+
+    model = load(residual_chain(layers))
+    infer_shapes(model)
+    names = [value.name or "" for node in model.graph for value in node.outputs]
+    samples = Samples(_samples(), input_specs(model))
+
+    def work() -> object:
+        found = collect_statistics(model, names, samples)
+        levels = Levels(0, 255, symmetric=False)
+        return [
+            observer(seen, levels) for observer in OBSERVERS.values() for seen in found.values()
+        ]
+
+    return work
+
+
 STEPS: dict[str, Callable[[int], Callable[[], object]]] = {
     "simplify": _simplify,
     "quantize_weights": _quantize_weights,
     "quantize_static": _quantize_static,
     "explain_channels": _explain_channels,
+    "repair": _repair,
+    "calibrate": _calibrate,
 }
 
 

@@ -28,7 +28,7 @@ from onnxlite.ops import iter_parameters
 from onnxlite.prune import prune_channels, prune_weights
 from onnxlite.records import StepReport
 from onnxlite.repair import repair
-from onnxlite.repair.regression import Method
+from onnxlite.repair.options import Method
 from onnxlite.runtime import Session
 
 Array = NDArray[Any]

@@ -122,10 +122,10 @@ def _with_zeros(
         return [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
     done = set()
     held_out: list[Feed] = []
-    schedules = {name: schedule(mask.share, options.steps) for name, mask in masks.items()}
+    schedules = {name: schedule(mask.sparsity, options.steps) for name, mask in masks.items()}
     for step in range(options.steps if options.pattern is None else 1):
         grids = {
-            fitted[name].node.name or "": replace(mask, share=schedules[name][step])
+            fitted[name].node.name or "": replace(mask, sparsity=schedules[name][step])
             for name, mask in masks.items()
         }
         rounded, held_out = round_layers(reference, model, samples, grids, fits, progress=progress)
@@ -180,7 +180,7 @@ def _take_over(model: ir.Model, other: ir.Model) -> None:
 
 def _mask(layer: LinearLayer, share: float, options: SparsityOptions) -> Mask:
     if options.pattern is None:
-        return Mask(share=share, method=options.method)
+        return Mask(sparsity=share, method=options.method)
     tensor = const_tensor(layer.weight)
     assert tensor is not None
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
@@ -276,7 +276,7 @@ def _moment_curve(
     power = float(moments.power.sum()) or 1.0
     damage, weights = [], {}
     for index, level in enumerate(LEVELS):
-        masked, lost = Masker(moments, Mask(share=level)).quick(weight)
+        masked, lost = Masker(moments, Mask(sparsity=level)).quick(weight)
         damage.append(lost / power if level else 0.0)
         weights[index] = layer.geometry.tensor(masked)
     return LayerCurve(weight.size, tuple(damage)), weights

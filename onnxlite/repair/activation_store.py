@@ -65,7 +65,7 @@ class ExecutionPlan:
         return [value for value in read if value.producer() not in own]
 
     def needed(self, values: Iterable[ir.Value], index: int, done: set[ir.Node]) -> list[ir.Value]:
-        """Those of some values that are needed after stop `index`, once `done` have run."""
+        """List the values that are needed after stop `index`, once `done` have run."""
         return [
             value
             for value in values
@@ -74,7 +74,7 @@ class ExecutionPlan:
         ]
 
     def kept_bytes(self, sizes: Mapping[ir.Value, int]) -> list[int]:
-        """Bytes to be kept at each stop; `sizes` has those of one feed's values."""
+        """List bytes to be kept at each stop; `sizes` has those of one feed's values."""
         done: set[ir.Node] = set()
         kept: list[ir.Value] = list(self.model.graph.inputs)
         result = []
@@ -222,7 +222,7 @@ def plan_memory(samples: Samples, plans: Sequence[ExecutionPlan], cache_bytes: i
 
     A stop at which too much would be kept is run through, and what it needs is run again for
     the next. So that this costs no more than a few runs, the feeds must fit into memory at one
-    of every few stops; the first feed tells how large its values are.
+    of every few stops; the first feed shows how large its values are.
     """
     first = next(iter(samples))
     needed = [plan.kept_bytes(_sizes(plan.model, first)) for plan in plans]

@@ -22,11 +22,11 @@ from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, pla
 from onnxlite.repair.fit import Fit, fit_layer
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
+from onnxlite.repair.options import Method
 from onnxlite.repair.regression import (
     BLOCK_ROWS,
     HOLD_OUT,
     LayerState,
-    Method,
     RegressionRows,
     rows_held_out,
     rows_wanted,
@@ -41,10 +41,10 @@ _NO_GRIDS: Mapping[str, Grid | Mask] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How layers are fitted.
+    """Options of the fits of layers.
 
     Attributes:
-        method: solutions that are tried, see `regression.Method`.
+        method: solutions that are tried, see `options.Method`.
         ridge: pull towards the present weights, as a fraction of the mean second moment.
         max_rows: output positions per layer, drawn at random.
         cache_bytes: bytes of activations kept between layers; it bounds the number of samples.
@@ -101,13 +101,13 @@ class Engine:
 
     @property
     def held_out(self) -> list[Feed]:
-        """The feeds that no fit sees; all of them where there are too few to hold one back."""
+        """Feeds that no fit uses; all of them where there are too few to hold one back."""
         mask = HOLD_OUT.mask(len(self.feeds))
         return [feed for feed, held in zip(self.feeds, mask, strict=True) if held or not mask.any()]
 
     @property
     def hold_out(self) -> HoldOut:
-        """The record of `held_out`."""
+        """Record of `held_out`."""
         shared = not HOLD_OUT.enough(len(self.feeds))
         return HoldOut(rule=str(HOLD_OUT), feeds=len(self.held_out), shared=shared)
 
@@ -205,7 +205,7 @@ def input_moments(
 ) -> Iterator[Moments | None]:
     """Run the model once and yield for every layer the moments of its features.
 
-    They tell what the loss of a channel costs before it is lost.
+    From them follows what the loss of a channel costs.
 
     Args:
         model: normalized, its nodes in topological order.

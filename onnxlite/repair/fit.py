@@ -20,7 +20,8 @@ from onnxlite.repair.least_squares import (
     solve_masked,
 )
 from onnxlite.repair.mask import Mask, rounder_of
-from onnxlite.repair.regression import Block, Method, RegressionRows
+from onnxlite.repair.options import Method
+from onnxlite.repair.regression import Block, RegressionRows
 
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
@@ -156,7 +157,7 @@ class _LayerFit:
                 yield _Solution(method, rounded, self._bias_of(rounded), scale)
 
     def _bias_of(self, weight: Array64) -> Array64:
-        """The best bias for a weight; that of dead outputs stays zero."""
+        """Return the best bias for a weight; that of dead outputs stays zero."""
         bias = self._moments.intercept(weight) if self._state.has_bias else self._old_bias
         return np.where(self._dead, 0.0, bias)
 
@@ -170,7 +171,7 @@ class _LayerFit:
                     yield method, *solution
 
     def _solutions(self, method: Method, ridge: float) -> Iterator[tuple[Array64, Array64]]:
-        """The fit, then fits with regard to the activation.
+        """Yield the fit, then fits with regard to the activation.
 
         Where the activation clips, all outputs beyond the bound are alike: there the target
         is the bound or what the last fit gives, whichever is further out. (Alternating

@@ -1,4 +1,4 @@
-"""The discrete numbers that weights may take: whole multiples of a scale per output.
+"""Grids: the discrete numbers that weights may take, whole multiples of a scale.
 
 A weight is `q * scale` with integers `low <= q <= high`. Eight bits are -127..127, ternary
 weights -1..1, binary ones the two odd numbers of them. An output has one scale, or one for
@@ -28,7 +28,7 @@ _FEW_LEVELS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The grid of one layer's weight, as `[g, K, M]`.
+    """Grid of one layer's weight `[g, K, M]`.
 
     Attributes:
         high: the largest integer; the smallest is `-high`, or one less.
@@ -53,16 +53,16 @@ class Grid:
 
     @property
     def coarse(self) -> bool:
-        """Whether the levels are so few that choosing them well takes time and pays."""
+        """True if the levels are so few that choosing them well takes time and pays."""
         return self.high < 2 and self.partner is None and not self.shared
 
     @property
     def low(self) -> int:
-        """The smallest integer."""
+        """Smallest integer."""
         return -self.high - self.uneven
 
     def full_scale(self, weight: Array64) -> Array64:
-        """The scale that just reaches the largest weight of each output.
+        """Return the scale that just reaches the largest weight of each output.
 
         Returns:
             float64[g, M], with blocks float64[g, blocks, M].
@@ -84,7 +84,7 @@ class Grid:
         return scale
 
     def best_scale(self, weight: Array64, power: Array64) -> Array64:
-        """The scale whose nearest integers have the least squared error, like `full_scale`.
+        """Return the scale whose nearest integers have the least squared error, like `full_scale`.
 
         Args:
             weight: float64[g, K, M].
@@ -108,28 +108,28 @@ class Grid:
         return best
 
     def start_scale(self, weight: Array64) -> Array64:
-        """The scale to begin with: the full one, or of few levels the best one."""
+        """Return the scale to begin with: the full one, or of few levels the best one."""
         if 2 * self.high + 1 > _FEW_LEVELS:
             return self.full_scale(weight)
         return self.best_scale(weight, np.ones(weight.shape[:2]))
 
     def spread(self, scale: Array64) -> Array64:
-        """Scales over features, to broadcast with `[g, K, M]`."""
+        """Spread scales over features, to broadcast with `[g, K, M]`."""
         return np.repeat(scale, self.block, axis=1) if self.block else scale[:, None]
 
     def times(self, scale: Array64, factor: Array64) -> Array64:
-        """Scales times a factor per output, `[g, M]`."""
+        """Multiply scales by a factor per output, `[g, M]`."""
         product: Array64 = scale * (factor[:, None] if self.block else factor)
         return product
 
     def snap(self, exact: Array64, low: Any, high: Any) -> Array64:
-        """The integers of the grid nearest to `exact`, from `low` to `high`."""
+        """Return the integers of the grid nearest to `exact`, from `low` to `high`."""
         whole = 2 * np.floor(exact / 2) + 1 if self.odd else np.rint(exact)
         snapped: Array64 = np.clip(whole, low, high)
         return snapped
 
     def nearest(self, weight: Array64, scale: Array64) -> Array64:
-        """The integers nearest to `weight / scale`, `[g, K, M]`.
+        """Return the integers nearest to `weight / scale`, `[g, K, M]`.
 
         Of partners that have too much, the one rounded up further gives way.
         """
@@ -149,7 +149,7 @@ class Grid:
         return integers
 
     def bounds(self, other: Array64) -> tuple[Array64, Array64]:
-        """What is left for a feature whose partner has the integer `other` already."""
+        """Return the range left for a feature whose partner has the integer `other` already."""
         room = np.minimum(self.high, self.pair_limit - np.abs(other))
         return np.where(other < 0, -room, -self.high), np.where(other > 0, room, self.high)
 

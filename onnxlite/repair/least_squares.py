@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 Array64: TypeAlias = NDArray[np.float64]
 
-#: Steps of conjugate gradients: at most, and the share of the gain below which they end.
-_ITERATIONS, _LEAST_SHARE = 60, 1e-4
+#: Steps of conjugate gradients: at most, and the fraction of the gain below which they
+#: end.
+_ITERATIONS, _MIN_GAIN = 60, 1e-4
 #: Numbers in all systems of one layer up to which they are solved directly (128 MB).
 _DIRECT_SIZE = 1 << 24
 
@@ -31,7 +32,7 @@ Solver: TypeAlias = Callable[[Array64, Array64, Array64, float], Array64]
 
 
 def solve_full(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> Array64:
-    """All weights are free: `W = (G + lambda I)^-1 (C + lambda W_old)`."""
+    """Solve for all weights: `W = (G + lambda I)^-1 (C + lambda W_old)`."""
     penalty = _penalty(gram, ridge)
     size = gram.shape[-1]
     left = gram + penalty[:, None, None] * np.eye(size)
@@ -39,7 +40,7 @@ def solve_full(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> 
 
 
 def solve_masked(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> Array64:
-    """Weights that are zero stay zero; the others make up for them, output by output.
+    """Solve for the weights that are not zero, output by output.
 
     Every output has a support of its own, and so a system of its own. Small ones are solved
     directly, large ones all at once by conjugate gradients.
@@ -81,7 +82,7 @@ def _conjugate_gradients(left: Array64, right: Array64, start: Array64) -> Array
         residual -= step * image
         gain = float((step * slope).sum())
         gained += gain
-        if gain <= _LEAST_SHARE * gained:
+        if gain <= _MIN_GAIN * gained:
             break
         scaled = inverse * residual
         new_slope = (residual * scaled).sum(axis=0)
@@ -91,7 +92,7 @@ def _conjugate_gradients(left: Array64, right: Array64, start: Array64) -> Array
 
 
 def solve_affine(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> Array64:
-    """One factor per output: with z = X w_old, `s = (z'y + lambda') / (z'z + lambda')`.
+    """Solve for a factor per output: with z = X w_old, `s = (z'y + lambda') / (z'z + lambda')`.
 
     Here lambda' is `ridge * z'z`. Any grid of values per output channel stays such a grid.
     """

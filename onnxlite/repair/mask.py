@@ -1,4 +1,4 @@
-"""Zeros as a grid: which weights of a layer stay, and what those that stay become.
+"""Sparsity masks as grids: choose the weights of a layer that stay, and refit them.
 
 For a layer `Y = X W` with `H = X'X` the weight `W` of least squares is to be given zeros at
 the least `(W - Q)' H (W - Q)`. Three ways to choose what stays are tried:
@@ -6,7 +6,7 @@ the least `(W - Q)' H (W - Q)`. Three ways to choose what stays are tried:
 - the products of magnitude and the feature's norm (Sun et al. 2023, Wanda);
 - `w_k^2 / U_kk^2` feature after feature, U the upper Cholesky factor of H^-1, each zero made up
   for by the features behind it (Frantar & Alistarh 2023, SparseGPT, alg. 1);
-- alternating projections with a share of zeros that grows (Boza 2024, alg. 3).
+- alternating projections with growing sparsity (Boza 2024, alg. 3).
 
 Each time the weights that stay are then solved for exactly.
 """
@@ -28,12 +28,12 @@ from onnxlite.repair.rounding import Rounder, upper_factor
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
 
-#: How what stays is chosen and corrected.
+#: How the weights that stay are chosen and corrected.
 MaskMethod = Literal["wanda", "obc"]
 
 #: Features that get their zeros together.
 _BLOCK = 64
-#: Rounds of alternating projections: while the share of zeros grows, and in all.
+#: Rounds of alternating projections: while the sparsity grows, and in all.
 _GROWING, _ROUNDS = 16, 24
 _DAMPING = 0.01
 _TINY = float(np.finfo(np.float64).tiny)
@@ -42,10 +42,10 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Mask:
-    """Which of a layer's weights `[g, K, M]` may be other than zero.
+    """Mask of the weights `[g, K, M]` of a layer that may be other than zero.
 
     Attributes:
-        share: of zeros, where there is no pattern.
+        sparsity: fraction of zeros, where there is no pattern.
         keep: of every `block` features as many may be other than zero; 0 for no pattern.
         block: how many features make a block.
         order: intp[K], features in an order in which blocks are consecutive.
@@ -53,29 +53,29 @@ class Mask:
         shared: as of a grid; there is no scale to be fitted.
     """
 
-    share: float = 0.0
+    sparsity: float = 0.0
     keep: int = 0
     block: int = 0
     order: NDArray[np.intp] | None = None
     method: MaskMethod = "obc"
     shared: bool = True
 
-    def kept(self, score: Array, share: float | None = None) -> NDArray[np.bool_]:
-        """True for the weights of highest score, bool[g, K, M].
+    def kept(self, score: Array, sparsity: float | None = None) -> NDArray[np.bool_]:
+        """Mark the weights of highest score, bool[g, K, M].
 
         Args:
             score: not negative; zeros stay zeros.
-            share: of zeros instead of that of the mask, smaller.
+            sparsity: instead of the mask's, smaller.
         """
         if self.block:
             return self._pattern(score)
-        share = self.share if share is None else share
+        sparsity = self.sparsity if sparsity is None else sparsity
         if self.method == "wanda":
-            count = round(share * score.shape[1])
+            count = round(sparsity * score.shape[1])
             ranks = np.argsort(np.argsort(score, axis=1, kind="stable"), axis=1)
             chosen: NDArray[np.bool_] = (ranks >= count) & (score > 0)
             return chosen
-        count = round(share * score.size)
+        count = round(sparsity * score.size)
         kept = score > 0
         lowest = np.argsort(score, axis=None, kind="stable")[:count]
         kept.reshape(-1)[lowest] = False
@@ -91,15 +91,15 @@ class Mask:
         return kept & (score > 0)
 
     def start_scale(self, weight: Array64) -> Array64:
-        """Ones, `[g, M]`: a mask has no scale."""
+        """Return ones, `[g, M]`: a mask has no scale."""
         return np.ones((weight.shape[0], weight.shape[2]))
 
     def spread(self, scale: Array64) -> Array64:
-        """The scale of every weight, `[g, 1, M]`."""
+        """Return the scale of every weight, `[g, 1, M]`."""
         return scale[:, None]
 
     def times(self, scale: Array64, factor: Array64) -> Array64:
-        """Ones: a factor per output goes into the weights themselves."""
+        """Return ones: a factor per output goes into the weights themselves."""
         return np.ones_like(scale * factor)
 
     def nearest(self, weight: Array64, scale: Array64) -> Array64:
@@ -109,7 +109,7 @@ class Mask:
 
 
 class Masker:
-    """Gives the weights of one layer their zeros; what depends on the features is made once.
+    """Puts zeros into the weights of one layer; what depends on the features is made once.
 
     Args:
         moments: of the layer's features and wanted outputs.
@@ -124,7 +124,7 @@ class Masker:
         self._norm = np.sqrt(power + _DAMPING * mean)[..., None]
 
     def ways(self, weight: Array64) -> Iterator[tuple[Array64, Array64]]:
-        """Ways to give `weight` its zeros: `(weight, ones)`, float64[g, K, M] and [g, M]."""
+        """Yield weights with zeros, float64[g, K, M], each with a scale of ones."""
         mask = self._mask
         ones = mask.start_scale(weight)
         by_norm = mask.kept(np.abs(weight) * self._norm)
@@ -139,7 +139,7 @@ class Masker:
             yield self._solved(masked), ones
 
     def quick(self, weight: Array64) -> tuple[Array64, float]:
-        """One good way for `weight`, and its squared error beyond that of `weight`."""
+        """Return one good choice of zeros, and its squared error beyond that of `weight`."""
         masked = self._alternating(weight)
         return masked, self.excess(weight, masked)
 
@@ -152,7 +152,7 @@ class Masker:
         return solve_masked(self._gram, self._moments.cross, masked, _RIDGE)
 
     def _one_by_one(self, weight: Array64) -> Array64:
-        """SparseGPT: features in their order, the next ones make up for each zero."""
+        """Run SparseGPT: features in their order, the next ones make up for each zero."""
         mask, size = self._mask, weight.shape[1]
         order = np.arange(size) if mask.order is None else mask.order
         upper = upper_factor(self._gram[:, order[:, None], order[None, :]])
@@ -165,8 +165,8 @@ class Masker:
             score = np.abs(work[:, start:stop]) / diagonal[..., None]
             score = np.where(weight[:, order[start:stop]] != 0, score + _TINY, 0.0)
             # Counted from the first feature on, so that rounding does not add up.
-            wanted = round(mask.share * weight[:, :stop].size) - gone
-            part = replace(mask, share=max(wanted, 0) / score.size, order=None)
+            wanted = round(mask.sparsity * weight[:, :stop].size) - gone
+            part = replace(mask, sparsity=max(wanted, 0) / score.size, order=None)
             kept = part.kept(score)
             gone += score.size - int(np.count_nonzero(kept))
             errors = np.zeros_like(work[:, start:stop])
@@ -182,7 +182,7 @@ class Masker:
         return restored
 
     def _alternating(self, weight: Array64) -> Array64:
-        """Boza 2024: between what fits best and what has enough zeros, which become more."""
+        """Alternate between the best fit and enough zeros, whose number grows (Boza 2024)."""
         mask, norm = self._mask, self._norm
         size = weight.shape[1]
         gram = self._gram / norm / norm.transpose(0, 2, 1)
@@ -195,8 +195,8 @@ class Masker:
         kept = support
         for turn in range(1, _ROUNDS + 1):
             if turn <= _GROWING:
-                share = mask.share * (1 - (1 - turn / _GROWING) ** 3)
-                kept = mask.kept(np.where(support, np.abs(found + dual), 0.0), share)
+                sparsity = mask.sparsity * (1 - (1 - turn / _GROWING) ** 3)
+                kept = mask.kept(np.where(support, np.abs(found + dual), 0.0), sparsity)
             projected = np.where(kept, found + dual, 0.0)
             dual = dual + found - projected
             found = inverse @ (target + projected - dual)
@@ -205,5 +205,5 @@ class Masker:
 
 
 def rounder_of(moments: Moments, grid: Grid | Mask) -> Rounder | Masker:
-    """What puts weights on a grid, or gives them zeros."""
+    """Return what puts weights on a grid, or zeros into them."""
     return Masker(moments, grid) if isinstance(grid, Mask) else Rounder(moments, grid)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,10 @@ from onnxlite.calibrate.moments import Moments
 from onnxlite.holdout import EveryKth
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
+from onnxlite.repair.options import Method
 
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
-
-#: `"full"` solves for all weights that are not zero, `"affine"` for a factor and a bias per
-#: output channel, `"bias"` for the bias; `"auto"` takes what does best on rows held out.
-Method = Literal["auto", "full", "affine", "bias"]
 
 #: Bounds of an activation, `(low, high)`; infinite where it does not clip.
 Clip: TypeAlias = tuple[float, float]
@@ -48,7 +45,7 @@ _MAX_KEPT_NUMBERS = 1 << 26
 
 
 def rows_wanted(features: int, max_rows: int) -> int:
-    """How many rows a fit of so many features per output should have."""
+    """Return the rows that a fit of so many features per output should have."""
     return min(max(_ROWS_PER_FEATURE * (features + 1), _MIN_ROWS), max_rows)
 
 
@@ -125,7 +122,7 @@ class LayerState:
 
     @property
     def passes_behind_clip(self) -> int:
-        """How often the fit is repeated with regard to the activation, which may not clip."""
+        """Number of fits with regard to the activation; 0 where it does not clip."""
         again = self.clip != NO_CLIP and self.has_bias and not self.per_channel
         return self.passes if again and "full" in self.methods else 0
 
@@ -145,7 +142,7 @@ class LayerState:
 
     @cached_property
     def rounded(self) -> Array64:
-        """The present weight, on its grid if there is one: float64[g, K, M]."""
+        """Present weight, on its grid if there is one: float64[g, K, M]."""
         if self.grid is None or self.grid_scale is None:
             return self.weight
         return self.grid.nearest(self.weight, self.grid_scale) * self.grid.spread(self.grid_scale)
@@ -212,7 +209,7 @@ class RegressionRows:
         return None if self._broken else self._moments
 
     def held_out(self) -> Block | None:
-        """The rows held out; None where there are none."""
+        """Return the rows held out; None where there are none."""
         block = Block.join(self._held_out) if self._held_out else None
         return None if block is None or not len(block.x) else block
 

@@ -21,7 +21,7 @@ from onnxlite.repair.least_squares import solve_affine
 
 Array64 = NDArray[np.float64]
 
-#: Added to the diagonal of H, as a share of its mean.
+#: Added to the diagonal of H, as a fraction of its mean.
 _DAMPING = 0.01
 #: How strongly the factor of an output is pulled to 1.
 _AFFINE_RIDGE = 1e-3
@@ -34,7 +34,7 @@ _ROUNDS = 2
 
 
 class Rounder:
-    """Puts weights of one layer on its grid; what depends on the features only is made once.
+    """Puts weights of one layer on its grid; what depends on the features is made once.
 
     Args:
         moments: of the layer's features and wanted outputs.
@@ -47,7 +47,7 @@ class Rounder:
         self._power = np.diagonal(moments.gram, axis1=1, axis2=2) / moments.rows
 
     def ways(self, weight: Array64) -> Iterator[tuple[Array64, Array64]]:
-        """Ways to put a weight on the grid: `(weight, scale)`, the first float64[g, K, M].
+        """Yield roundings of a weight: `(weight, scale)`, the first float64[g, K, M].
 
         With the scale that reaches the largest weight and with the one of least error; each is
         then multiplied by the factor per output that comes closest to the wanted output, which
@@ -70,7 +70,7 @@ class Rounder:
             yield self._refined(weight)
 
     def _refined(self, weight: Array64) -> tuple[Array64, Array64]:
-        """Scales of several sizes, each refined by descent; each output takes its best."""
+        """Refine scales of several sizes by coordinate descent; each output takes its best."""
         grid, moments = self._grid, self._moments
         start = grid.best_scale(weight, self._power)
         best: tuple[Array64, Array64, Array64] | None = None
@@ -97,14 +97,14 @@ class Rounder:
         return best[1:]
 
     def _error(self, weight: Array64) -> Array64:
-        """Squared error of each output, less what no weight changes: float64[g, M]."""
+        """Return the squared error of each output, less what no weight changes: float64[g, M]."""
         gram, cross = self._moments.gram, self._moments.cross
         error: Array64 = (weight * (gram @ weight - 2 * cross)).sum(axis=1)
         return error
 
 
 class Compensation:
-    """The order in which features are rounded, and what each does to those after it.
+    """Order in which features are rounded, and the effect of each on those after it.
 
     Args:
         gram: float64[g, K, K], the second moments of the features.
@@ -120,7 +120,7 @@ class Compensation:
         )
 
     def rounded(self, weight: Array64, scale: Array64, grid: Grid) -> Array64:
-        """Integers of a grid for `weight`, chosen for the least error of the output.
+        """Round `weight` to integers of a grid with the least error of the output.
 
         Args:
             weight: float64[g, K, M].
@@ -154,7 +154,7 @@ class Compensation:
 
 
 def _ratio(scaled: Array64, weight: Array64) -> Array64:
-    """The factor per output between two weights; 1 where it is not a positive number."""
+    """Return the factor per output between two weights; 1 where it is not positive."""
     top, bottom = np.abs(scaled).sum(axis=1), np.abs(weight).sum(axis=1)
     factor = np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
     aligned = (scaled * weight).sum(axis=1) > 0
@@ -162,7 +162,7 @@ def _ratio(scaled: Array64, weight: Array64) -> Array64:
 
 
 def upper_factor(gram: Array64) -> Array64:
-    """U with `U'U = (H + damping)^-1`."""
+    """Return U with `U'U = (H + damping)^-1`."""
     mean = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)
     damping = np.maximum(_DAMPING * mean, np.finfo(np.float32).tiny)
     damped = gram + damping[:, None, None] * np.eye(gram.shape[-1])
@@ -173,14 +173,14 @@ def upper_factor(gram: Array64) -> Array64:
 
 
 def _moved(partner: NDArray[np.intp], order: NDArray[Any], back: NDArray[Any]) -> NDArray[Any]:
-    """Partners in the order of work, `[g, K]`."""
+    """Return partners in the order of work, `[g, K]`."""
     partners = partner[order]
     moved: NDArray[Any] = np.where(partners < 0, -1, np.take_along_axis(back, partners, axis=1))
     return moved
 
 
 def _bounds(grid: Grid, partner: NDArray[Any] | None, integers: Array64, k: int) -> Any:
-    """Least and largest integer of feature k; a partner that is not rounded yet is zero."""
+    """Return bounds of feature k; a partner that is not rounded yet is zero."""
     if partner is None:
         return grid.low, grid.high
     mine = partner[:, k]
@@ -195,7 +195,7 @@ _SWEEPS = 3
 def coordinate_descent(
     integers: Array64, weight: Array64, gram: Array64, scale: Array64, grid: Grid
 ) -> Array64:
-    """Integers of no more error than those given.
+    """Improve integers one feature at a time; the error never grows.
 
     Args:
         integers: float64[g, K, M], on the grid.

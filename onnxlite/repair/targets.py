@@ -169,7 +169,7 @@ def _sum_target(pair: FitPair, sums: Mapping[str | None, ir.Value]) -> FitTarget
 
 
 def _other_term(node: ir.Node, output: ir.Value) -> ir.Value | None:
-    """The other side of a sum of two, if it is computed and of the same shape."""
+    """Return the other side of a sum of two, if it is computed and of the same shape."""
     if not spec_of(node).sums or len(node.inputs) != _TERMS:
         return None
     other = node.inputs[1] if node.inputs[0] is output else node.inputs[0]

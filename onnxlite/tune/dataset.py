@@ -258,7 +258,7 @@ def _concatenated(rows: Sequence[Row]) -> Batch:
 
 
 def _separated(feed: Feed, specs: Sequence[InputSpec]) -> list[Feed] | None:
-    """The samples of a feed, None where an input has no free batch axis in front."""
+    """Return the samples of a feed, None where an input has no free batch axis in front."""
     for spec in specs:
         if not spec.shape or isinstance(spec.shape[0], int):
             return None

@@ -59,7 +59,7 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
 
 
 def _energy(found: Mapping[str, Tensor], _wanted: Mapping[str, Tensor]) -> Tensor:
-    """A loss that all of the model has a part in."""
+    """Return a loss that depends on all of the model."""
     parts = [value.float().square().mean() for value in found.values() if value.requires_grad]
     if not parts:
         raise UnsupportedError("no output of the model has a gradient: it cannot be trained")

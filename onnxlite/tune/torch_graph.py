@@ -1,4 +1,4 @@
-"""An ONNX graph run in torch, with gradients for the constants that are to be tuned."""
+"""ONNX graphs run in torch, with gradients for the constants that are tuned."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TorchGraph:
         return {value.name or "": _as_declared(value, values[value]) for value in asked}
 
     def part(self, known: Collection[str], wanted: Collection[str]) -> list[ir.Node]:
-        """The nodes that compute the values named `wanted` from those named `known`."""
+        """List the nodes that compute the values named `wanted` from those named `known`."""
         ends = {self.values[name] for name in known} | set(self._fixed)
         needed = {self.values[name] for name in wanted}
         chosen = []
@@ -116,7 +116,7 @@ class TorchGraph:
         *,
         tuned: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Values by name, from others; see `part`."""
+        """Compute values by name from others; see `part`."""
         values = dict(self._fixed)
         for source in (tuned or {}, given):
             values.update((self.values[name], tensor) for name, tensor in source.items())
@@ -142,12 +142,12 @@ class TorchGraph:
 
 
 def read_by(node: ir.Node) -> list[str]:
-    """The names of what a node, or a graph inside of it, reads."""
+    """List the names of the values that a node, or a graph inside of it, reads."""
     return [value.name for value in _read_by(node) if value.name]
 
 
 def compute_behind(value: ir.Value, given: Mapping[ir.Value, Tensor], opset: int) -> Tensor:
-    """A value of constants alone, with other tensors in the place of some of them."""
+    """Compute a value of constants, with other tensors in the place of some of them."""
     if value in given:
         return given[value]
     node = value.producer()
@@ -166,7 +166,7 @@ def compute_behind(value: ir.Value, given: Mapping[ir.Value, Tensor], opset: int
 
 
 def _read_by(node: ir.Node) -> list[ir.Value]:
-    """The values of the outer graph that a node or a graph inside of it reads."""
+    """List the values of the outer graph that a node or a graph inside of it reads."""
     found = [value for value in node.inputs if value is not None]
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
@@ -177,7 +177,7 @@ def _read_by(node: ir.Node) -> list[ir.Value]:
 
 
 def _as_declared(value: ir.Value, tensor: Tensor) -> Tensor:
-    """Integers of Q nodes are held in float; an output has the type that the model says."""
+    """Return an output in its declared type: integers of Q nodes are held in float."""
     dtype = None if value.dtype is None else DTYPES.get(value.dtype)
     return tensor if dtype is None or dtype.is_floating_point else tensor.to(dtype)
 
@@ -195,5 +195,5 @@ def check_operators(model: ir.Model) -> None:
 
 
 def torch_feed(feed: Feed) -> dict[str, Tensor]:
-    """A feed as torch tensors (copies)."""
+    """Copy a feed into torch tensors."""
     return {name: from_array(array) for name, array in feed.items()}

@@ -48,7 +48,7 @@ _MAX_RESIDUAL = 0.45
 #: Where the reference is a step of many away, the weight was changed for another reason than
 #: rounding.
 ONE_STEP = 1.0
-#: Of the codes that the way back into words is tried on.
+#: Seed of the codes that encoders are checked on.
 _SEED = 0
 
 

@@ -97,7 +97,7 @@ def test_other_patterns_and_their_order() -> None:
     assert order[:4].tolist() == [0, 9, 3, 12]
 
 
-def test_steps_take_a_share_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_round_adds_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("onnxlite.prune.sparsegpt")
     fit, asked = module.round_layers, []
 
@@ -109,16 +109,16 @@ def test_steps_take_a_share_each(monkeypatch: pytest.MonkeyPatch) -> None:
         *rest: object,
         **more: object,
     ):
-        asked.append({mask.share for mask in grids.values()})
+        asked.append({mask.sparsity for mask in grids.values()})
         return fit(reference, candidate, feeds, grids, *rest, **more)
 
     monkeypatch.setattr(module, "round_layers", watched)
-    pruned(NET, samples(), sparsity=0.875, steps=3, scope="layer")
+    pruned(NET, samples(), sparsity=0.875, rounds=3, scope="layer")
     assert [next(iter(shares)) for shares in asked] == pytest.approx([0.5, 0.75, 0.875])
 
 
-def test_steps_reach_the_same_share() -> None:
-    model, report = pruned(NET, samples(), sparsity=0.8, steps=3, scope="layer")
+def test_rounds_reach_the_same_sparsity() -> None:
+    model, report = pruned(NET, samples(), sparsity=0.8, rounds=3, scope="layer")
     assert all(row.values["sparsity"] == pytest.approx(0.8, abs=0.03) for row in report.layers)
     assert error(parse(NET), model, {"x": samples(32, seed=1)}) < 0.5
 

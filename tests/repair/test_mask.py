@@ -26,7 +26,7 @@ def moments(
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
 def test_every_way_has_the_share_of_zeros(groups: int, share: float) -> None:
     found, weight = moments(groups)
-    for way, scale in Masker(found, Mask(share=share)).ways(weight):
+    for way, scale in Masker(found, Mask(sparsity=share)).ways(weight):
         assert (way == 0).sum() >= round(share * way.size)
         assert (way == 0).mean() < share + 0.06
         assert (scale == 1).all()
@@ -34,7 +34,7 @@ def test_every_way_has_the_share_of_zeros(groups: int, share: float) -> None:
 
 def test_compensation_beats_the_smallest_weights() -> None:
     found, weight = moments()
-    mask = Mask(share=0.5)
+    mask = Mask(sparsity=0.5)
     masker = Masker(found, mask)
     smallest = masker.excess(weight, mask.nearest(weight, mask.start_scale(weight)))
     errors = [masker.excess(weight, way) for way, _ in masker.ways(weight)]
@@ -45,7 +45,7 @@ def test_compensation_beats_the_smallest_weights() -> None:
 
 def test_what_stays_is_the_least_squares_solution_on_its_support() -> None:
     found, weight = moments(rows=4000)
-    for way, _ in Masker(found, Mask(share=0.4)).ways(weight):
+    for way, _ in Masker(found, Mask(sparsity=0.4)).ways(weight):
         gradient = found.gram @ way - found.cross
         scale = np.abs(found.cross).max()
         assert np.abs(gradient[way != 0]).max() < 0.01 * scale
@@ -66,14 +66,14 @@ def test_patterns_hold_in_every_way() -> None:
 def test_zeros_stay_zeros() -> None:
     found, weight = moments()
     weight[:, ::3] = 0
-    for way, _ in Masker(found, Mask(share=0.5)).ways(weight):
+    for way, _ in Masker(found, Mask(sparsity=0.5)).ways(weight):
         assert not way[:, ::3].any()
         assert (way == 0).mean() < 0.56
 
 
 def test_wanda_only_chooses_and_does_so_per_output() -> None:
     found, weight = moments()
-    ((way, _),) = Masker(found, Mask(share=0.5, method="wanda")).ways(weight)
+    ((way, _),) = Masker(found, Mask(sparsity=0.5, method="wanda")).ways(weight)
     assert ((way == 0) | (way == weight)).all()
     assert (np.count_nonzero(way, axis=1) == 12).all()
     norm = np.sqrt(np.diagonal(found.gram, axis1=1, axis2=2))[..., None]
@@ -86,6 +86,6 @@ def test_wanda_only_chooses_and_does_so_per_output() -> None:
 def test_scarce_rows_and_dead_features() -> None:
     found, weight = moments(rows=10)
     found.gram[:, 3] = found.gram[:, :, 3] = found.cross[:, 3] = 0
-    for way, _ in Masker(found, Mask(share=0.5)).ways(weight):
+    for way, _ in Masker(found, Mask(sparsity=0.5)).ways(weight):
         assert np.isfinite(way).all()
     assert np.isfinite(solve_full(found.gram, found.cross, weight, 1e-3)).all()

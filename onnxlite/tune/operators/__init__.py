@@ -1,4 +1,4 @@
-"""What each ONNX operator computes, in torch: one small function per operator, in one table."""
+"""ONNX operators in torch: one small function per operator, in one table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OPERATORS: Operators = {
 
 
 def function_of(node: ir.Node) -> OperatorFunction | None:
-    """What computes `node` in torch, None if nothing does."""
+    """Return the function that computes `node` in torch, None if there is none."""
     if node.domain == DOMAIN and node.op_type == FAKE:
         return fake_quantize
     return OPERATORS.get(node.op_type) if node.domain in STANDARD_DOMAINS else None

@@ -45,7 +45,7 @@ class _Pair(torch.autograd.Function):  # type: ignore[misc]  # torch has no type
 
 
 def fake_quantize(call: Call) -> Tensor:
-    """What the pair computes."""
+    """Compute the pair."""
     low, high = call.attr("bounds")
     result: Tensor = _Pair.apply(call.x, call.inputs[1], low, high)
     return result
