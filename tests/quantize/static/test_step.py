@@ -14,9 +14,11 @@ import pytest
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.graph import const_array
 from onnxlite.model import load, to_proto
-from onnxlite.quantize import quantize_static
+from onnxlite.quantize import QuantizeStatic, quantize_static
+from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
+from onnxlite.step import StepContext
 from tests.odd_models import parse
 
 
@@ -69,6 +71,14 @@ def test_activation_is_absorbed_and_convolutions_fuse(activation: str, tmp_path:
     assert ran["QLinearConv"] == 2
     assert ran["Conv"] == ran["FusedConv"] == 0
     assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
+
+
+def test_an_ir_model_is_not_changed_by_the_step() -> None:
+    model = load(parse(CONV % "r = Relu(t)"))
+    before = to_proto(model).SerializeToString()
+    options = QuantizeStatic(placement="everything")
+    quantize_static_ir(model, images(12, 4, 8, 8), options, StepContext())
+    assert to_proto(model).SerializeToString() == before
 
 
 def test_weights_are_int8_per_channel_and_float_copies_are_gone() -> None:
