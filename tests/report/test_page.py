@@ -13,7 +13,7 @@ import pytest
 from onnxlite.errors import OptionError, SaveError
 from onnxlite.evaluate import Ratio
 from onnxlite.recipe import PruneWeights, run
-from onnxlite.report import html_page, load_report, save_report, to_json
+from onnxlite.report import from_json, html_page, load_report, save_report, to_json
 from onnxlite.report.html import Markup, element, html_table
 from onnxlite.report.plots import pareto_plot
 from onnxlite.search import (
@@ -136,6 +136,15 @@ def searched(report):
     )
     fields = {name: getattr(report, name) for name in report.__struct_fields__}
     return OptimizeReport(**fields, search=record)
+
+
+def test_a_search_of_version_0_1_is_read(searched):
+    text = to_json("optimize", searched)
+    former = text.replace('"final_checks"', '"looks"').replace('"failed"', '"idle"')
+    assert former != text
+    found = from_json(former, "optimize", OptimizeReport).search
+    assert found.final_checks == 1
+    assert [trial.status for trial in found.trials] == ["measured"] * 3 + ["unchanged"]
 
 
 def test_a_page_needs_nothing_else(searched):
