@@ -148,7 +148,7 @@ def cpu_ratio(model: ir.Model, samples: SamplesLike, observer: ObserverChoice) -
 def outputs(case_: Case, model: ir.Model) -> NDArray[np.float64]:
     """The output that counts, for all evaluation samples."""
     session = Session(model, threads=1)
-    feeds = Samples(case_.evaluation, input_specs(model), batch=25)
+    feeds = Samples(case_.evaluation, input_specs(model), batch_size=25)
     return np.concatenate([session.run(feed)[case_.output] for feed in feeds]).astype(np.float64)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -88,6 +89,8 @@ _MODULES = {
     "onnxlite.step": ("Result", "Step"),
     "onnxlite.tune": ("tune",),
 }
+#: Names of version 0.1, with those that took their place; for one release.
+_FORMER = {"Declined": "Skipped", "OptimizeOutcome": "Result", "Outcome": "Result"}
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted((*_MODULE_OF, "__version__"))
@@ -114,6 +117,11 @@ def __getattr__(name: str) -> Any:
         value: Any = _version()
     elif name in _MODULE_OF:
         value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    elif name in _FORMER:
+        warnings.warn(
+            f"onnxlite.{name} is now onnxlite.{_FORMER[name]}", DeprecationWarning, stacklevel=2
+        )
+        return __getattr__(_FORMER[name])
     else:
         raise AttributeError(f"module 'onnxlite' has no attribute {name!r}")
     globals()[name] = value

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, Protocol, TypeAlias, cast, overload
+from typing import Literal, ParamSpec, Protocol, TypeAlias, overload
 
 import onnx
 import onnx_ir as ir
@@ -116,29 +116,6 @@ def give_back(source: ModelLike, model: ir.Model) -> ir.Model | onnx.ModelProto:
 def give_back(source: ModelLike, model: ir.Model) -> onnx.ModelProto | ir.Model:
     """Return `model` in the kind of `source`: `ModelProto` in, `ModelProto` out."""
     return to_proto(model) if isinstance(plain_model(source), onnx.ModelProto) else model
-
-
-class InKind(Protocol[P]):
-    """A function of a model that gives back the kind of model that it was given."""
-
-    @overload
-    def __call__(
-        self, model: onnx.ModelProto, *args: P.args, **kwargs: P.kwargs
-    ) -> onnx.ModelProto: ...
-    @overload
-    def __call__(
-        self, model: str | os.PathLike[str] | ir.Model, *args: P.args, **kwargs: P.kwargs
-    ) -> ir.Model: ...
-
-
-def in_kind(function: Callable[Concatenate[ModelLike, P], ir.Model]) -> InKind[P]:
-    """Make a function return a `ModelProto` for a `ModelProto`, else an `ir.Model`."""
-
-    @wraps(function)
-    def wrapped(model: ModelLike, *args: P.args, **kwargs: P.kwargs) -> onnx.ModelProto | ir.Model:
-        return give_back(model, function(model, *args, **kwargs))
-
-    return cast(InKind[P], wrapped)
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

@@ -8,9 +8,8 @@ step that changed nothing has `changed == False` and a `reason`.
 from __future__ import annotations
 
 import html
-import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -125,10 +124,6 @@ class StepReport(Report, frozen=True, kw_only=True):
         return "\n".join(lines)
 
 
-#: Called with the report of a finished step.
-ReportSink = Callable[[StepReport], None]
-
-
 def unchanged(step: str, reason: str, skipped: Iterable[Skipped], start: float) -> StepReport:
     """The report of a step that did nothing, begun at `start` of `time.perf_counter`."""
     return StepReport(
@@ -138,15 +133,6 @@ def unchanged(step: str, reason: str, skipped: Iterable[Skipped], start: float) 
         skipped=tuple(skipped),
         seconds=time.perf_counter() - start,
     )
-
-
-def announce(report: StepReport, sink: ReportSink | None, logger: logging.Logger) -> None:
-    """Hand a report to the caller's sink, and warn if the step did nothing."""
-    if sink is not None:
-        sink(report)
-    if not report.changed:
-        name = report.step.replace("-", "_")
-        logger.warning("%s changed nothing: %s", name, report.summary)
 
 
 @runtime_checkable

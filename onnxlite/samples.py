@@ -69,13 +69,13 @@ class Samples:
     Args:
         source: the data, in any of the forms of `SamplesLike`.
         inputs: the model's inputs (`input_specs(model)`).
-        batch: samples per feed where the model's batch axis is dynamic. A fixed batch
+        batch_size: samples per feed where the model's batch axis is dynamic. A fixed batch
             axis decides by itself; a loader's batches stay as they are.
         limit: use at most this many samples, but the first feed whole if its batch axis is
             fixed.
 
     Raises:
-        OptionError: `batch` or `limit` is below 1.
+        OptionError: `batch_size` or `limit` is below 1.
         SamplesError: a name, dtype or shape does not fit, a value is NaN or infinite, or
             there is no sample. Raised while iterating for what only then is known.
     """
@@ -85,11 +85,11 @@ class Samples:
         source: SamplesLike,
         inputs: Sequence[InputSpec],
         *,
-        batch: int = 8,
+        batch_size: int = 8,
         limit: int | None = None,
     ) -> None:
-        if batch < 1 or (limit is not None and limit < 1):
-            raise OptionError(f"batch={batch}, limit={limit}: both count samples, from 1 on")
+        if batch_size < 1 or (limit is not None and limit < 1):
+            raise OptionError(f"batch_size={batch_size}, limit={limit}: give counts from 1 on")
         self.inputs = tuple(inputs)
         self._limit = limit
         if isinstance(source, Samples):
@@ -97,7 +97,7 @@ class Samples:
             self._open: Callable[[], Iterator[Feed]] = source._open
             self._held: int = source._held
             return
-        self._open = _reader(source, self.inputs, batch)
+        self._open = _reader(source, self.inputs, batch_size)
         arrays: Iterable[Any] = source.values() if isinstance(source, Mapping) else [source]
         self._held = max((len(a) for a in arrays if getattr(a, "ndim", 0)), default=0)
         next(iter(self))

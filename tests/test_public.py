@@ -151,6 +151,11 @@ def test_every_public_name_loads():
         ol.nonsense  # noqa: B018
 
 
+def test_former_names_warn():
+    with pytest.warns(DeprecationWarning, match=r"is now onnxlite\.Skipped"):
+        assert ol.Declined is ol.Skipped
+
+
 def test_modules_load_when_first_used():
     code = (
         "import sys, onnxlite\n"

@@ -62,7 +62,7 @@ class TestForms:
     """The same ten samples in every form."""
 
     def same(self, source):
-        samples = Samples(source, [X], batch=4)
+        samples = Samples(source, [X], batch_size=4)
         for _ in range(2):
             np.testing.assert_array_equal(joined(samples), DATA)
         assert samples.count() == 10
@@ -111,7 +111,7 @@ class TestForms:
         self.same(tmp_path)
 
     def test_samples(self):
-        self.same(Samples(DATA, [X], batch=3))
+        self.same(Samples(DATA, [X], batch_size=3))
 
     @pytest.mark.parametrize(
         "source", [iter([DATA]), (DATA[i : i + 5] for i in (0, 5)), zip([DATA])]
@@ -132,11 +132,11 @@ class TestForms:
 
 class TestSplitting:
     def test_batch(self):
-        assert sizes(Samples(DATA, [X], batch=4)) == [4, 4, 2]
+        assert sizes(Samples(DATA, [X], batch_size=4)) == [4, 4, 2]
 
     def test_fixed_batch(self, caplog):
         spec = InputSpec("x", "float32", (5, 3))
-        assert sizes(Samples(DATA, [spec], batch=2)) == [5, 5]
+        assert sizes(Samples(DATA, [spec], batch_size=2)) == [5, 5]
         assert sizes(Samples(DATA[:9], [spec])) == [5]
         assert "4 of 9 samples do not fill a batch" in caplog.text
         with pytest.raises(SamplesError, match=r"3 samples cannot fill .* fixed batch of 5"):
@@ -146,7 +146,7 @@ class TestSplitting:
         ("limit", "expected"), [(1, [1]), (4, [4]), (6, [4, 2]), (99, [4, 4, 2])]
     )
     def test_limit(self, limit, expected):
-        samples = Samples(DATA, [X], batch=4, limit=limit)
+        samples = Samples(DATA, [X], batch_size=4, limit=limit)
         assert sizes(samples) == sizes(samples) == expected
         assert sizes(Samples(samples, [X])) == expected
 
@@ -157,7 +157,7 @@ class TestSplitting:
 
     def test_several_inputs_go_in_step(self):
         ids = np.arange(20).reshape(10, 2)
-        feeds = list(Samples({"x": DATA, "ids": ids}, [X, IDS], batch=7))
+        feeds = list(Samples({"x": DATA, "ids": ids}, [X, IDS], batch_size=7))
         assert [feed_size(feed, [X, IDS]) for feed in feeds] == [7, 3]
         np.testing.assert_array_equal(feeds[1]["ids"], ids[7:])
 
@@ -171,7 +171,7 @@ class TestSplitting:
 
     def test_rank_0_input(self):
         rate = InputSpec("rate", "int64", ())
-        feeds = list(Samples({"x": DATA, "rate": np.int64(16000)}, [X, rate], batch=5))
+        feeds = list(Samples({"x": DATA, "rate": np.int64(16000)}, [X, rate], batch_size=5))
         assert [feed["rate"].tolist() for feed in feeds] == [16000, 16000]
         feeds = list(Samples({"x": DATA, "rate": np.arange(10, dtype=np.int32)}, [X, rate]))
         assert [feed["rate"].tolist() for feed in feeds] == list(range(10))
@@ -197,7 +197,7 @@ class TestSplitting:
 
     def test_unknown_rank(self):
         spec = InputSpec("x", "float32", None)
-        assert sizes(Samples(DATA, [spec], batch=4)) == [4, 4, 2]
+        assert sizes(Samples(DATA, [spec], batch_size=4)) == [4, 4, 2]
 
 
 class TestTypes:
@@ -276,7 +276,7 @@ class TestMisfits:
     def test_refused_where_it_happens(self):
         spoiled = DATA.copy()
         spoiled[9, 0] = np.nan
-        samples = Samples(spoiled, [X], batch=4)
+        samples = Samples(spoiled, [X], batch_size=4)
         with pytest.raises(SamplesError, match=r"feed 2: .* 1 NaN or infinite of 6"):
             list(samples)
 
@@ -290,7 +290,7 @@ class TestMisfits:
         with pytest.raises(SamplesError, match=r"batch 0 has 1 arrays for 2 inputs.*order x, ids"):
             Samples([(DATA,)], [X, IDS])
 
-    @pytest.mark.parametrize("options", [{"batch": 0}, {"limit": 0}, {"limit": -3}])
+    @pytest.mark.parametrize("options", [{"batch_size": 0}, {"limit": 0}, {"limit": -3}])
     def test_options(self, options):
         with pytest.raises(OptionError, match="from 1 on"):
             Samples(DATA, [X], **options)

@@ -120,7 +120,7 @@ def inspect(
     feeds = None
     if samples is not None:
         specs = input_specs(source)
-        feed = next(iter(Samples(samples, specs, batch=batch)))
+        feed = next(iter(Samples(samples, specs, batch_size=batch)))
         feeds = [trim(feed, specs, batch) or feed]
     nbytes = size_bytes(source)
     operators = Counter(_operator(node) for node in iter_nodes(source))

@@ -216,7 +216,7 @@ def _feeds(model: ir.Model, samples: SamplesLike | None, batch: int, seed: int) 
     if samples is None:
         return [generated_feed(model, batch=batch, seed=seed)]
     specs = input_specs(model)
-    stream = itertools.islice(Samples(samples, specs, batch=batch), _MAX_FEEDS)
+    stream = itertools.islice(Samples(samples, specs, batch_size=batch), _MAX_FEEDS)
     return [trim(feed, specs, batch) or feed for feed in stream]
 
 

@@ -239,7 +239,10 @@ class SparseStorage(Step, frozen=True, kw_only=True):
     runtime: ClassVar[tuple[str, ...]] = ("progress",)
 
     def apply(
-        self, model: ir.Model, samples: SamplesLike | None, context: StepContext
+        self,
+        model: ir.Model,
+        samples: SamplesLike | None,
+        context: StepContext,
     ) -> tuple[ir.Model, StepReport]:
         """Mark weights of `model` as sparse; samples are not used."""
         from onnxlite.prune.sparse_storage import sparse_storage_ir

@@ -52,7 +52,7 @@ def pareto_plot(record: SearchRecord, *, narrow: bool = False) -> Markup | None:
     parts = [
         *_axes(x, y, width, height, record.metric),
         *_limits(record, x, y),
-        *_front(record, trials, x, y),
+        *_front(trials, x, y),
         *(_dot(trial, record, x, y) for trial in sorted(trials, key=lambda t: -(t.size or 0))),
     ]
     attributes = {
@@ -116,7 +116,7 @@ def _limits(record: SearchRecord, x: _Scale, y: _Scale) -> Iterator[Markup]:
         yield element("path", "", {"d": f"M{at:.1f} {y.end:.1f}V{y.start:.1f}", **style})
 
 
-def _front(record: SearchRecord, trials: Sequence[Trial], x: _Scale, y: _Scale) -> Iterator[Markup]:
+def _front(trials: Sequence[Trial], x: _Scale, y: _Scale) -> Iterator[Markup]:
     """A line through the trials that none beats in loss and latency alone."""
     points: list[tuple[float, float]] = []
     least = math.inf

@@ -90,7 +90,7 @@ def take_reference(
             f"need about {2 * nbytes / 2**30:.0f} GiB of memory: give samples to do it anyway"
         )
     if samples is not None:
-        feeds = list(Samples(samples, input_specs(model), batch=2, limit=_SAMPLES))
+        feeds = list(Samples(samples, input_specs(model), batch_size=2, limit=_SAMPLES))
     else:
         try:
             feeds = probe_feeds(model, count=2)

@@ -97,7 +97,7 @@ def _prepare(
 ) -> Distillation:
     """Get the teacher's answers and make the loss."""
     pairs = inner_pairs(run.reference, student.model) if options.inner else {}
-    stream = Samples(samples, input_specs(run.reference), batch=1, limit=options.limit)
+    stream = Samples(samples, input_specs(run.reference), batch_size=1, limit=options.limit)
     classes = None if labels is None else _classes(labels, stream)
     data = make_dataset(
         run.reference,

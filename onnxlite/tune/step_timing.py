@@ -39,7 +39,7 @@ def step_seconds(model: ir.Model, samples: SamplesLike, *, batch: int = 32) -> f
     """
     reference = clone(model)
     normalize(reference)
-    stream = Samples(samples, input_specs(reference), batch=1, limit=2 * batch)
+    stream = Samples(samples, input_specs(reference), batch_size=1, limit=2 * batch)
     data = make_dataset(reference, stream, [])
     student = Student(model, reference)
     if not student.tensors:

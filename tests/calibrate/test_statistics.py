@@ -40,7 +40,7 @@ def statistics(
     text: str, data: np.ndarray, names: list[str], batch: int = 8
 ) -> dict[str, ValueStatistics]:
     model = load(parsed(text))
-    return collect_statistics(model, names, Samples(data, input_specs(model), batch=batch))
+    return collect_statistics(model, names, Samples(data, input_specs(model), batch_size=batch))
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_values_without_elements_on_some_samples(names: list[str]) -> None:
     seen = statistics(FOUND, data, names, batch=1)
     assert list(seen) == names
     model = load(parsed(FOUND))
-    ranges = collect_ranges(model, names, Samples(data, input_specs(model), batch=1))
+    ranges = collect_ranges(model, names, Samples(data, input_specs(model), batch_size=1))
     for name in names[-1:]:
         assert ranges[name] == seen[name].range == Range(0.0, 2.0)
         assert seen[name].average.feeds == 1

@@ -161,9 +161,9 @@ def test_splitting_keeps_every_sample_in_order(total, batch, inner, limit, form)
         "dict": {"x": data},
         "batches": parts,
         "tuples": [(part, "label") for part in parts],
-        "samples": Samples(data, [spec], batch=batch),
+        "samples": Samples(data, [spec], batch_size=batch),
     }[form]
-    samples = Samples(source, [spec], batch=batch, limit=limit)
+    samples = Samples(source, [spec], batch_size=batch, limit=limit)
     for _ in range(2):
         feeds = list(samples)
         np.testing.assert_array_equal(np.concatenate([f["x"] for f in feeds]), data[:limit])

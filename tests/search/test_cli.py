@@ -67,7 +67,7 @@ def test_a_budget_that_is_not_met_exits_with_3(folder):
         "--data x.npy --max-bytes 3parsec",
         "--data x.npy --metric f1",
         "--data x.npy --target toaster",
-        "--data x.npy --time-limit 0",
+        "--data x.npy --time-limit-s 0",
     ],
 )
 def test_wrong_options_exit_with_2(folder, options):

@@ -287,7 +287,7 @@ def test_command(net, images, tmp_path: Path, monkeypatch):
     save(load(net), Path("net.onnx"))
     save(load(small), Path("small.onnx"))
     np.save("x.npy", images)
-    line = "tune small.onnx net.onnx --data x.npy --steps 60 --no-benchmark -o better.onnx"
+    line = "tune net.onnx small.onnx --data x.npy --steps 60 --no-benchmark -o better.onnx"
     result = CliRunner().invoke(app, line.split(), prog_name="onnxlite")
     assert result.exit_code == 0, result.output
     fresh = images[:16]

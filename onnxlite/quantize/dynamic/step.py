@@ -125,7 +125,7 @@ def first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
     """One sample: the first of those given, else a generated one; None if none is accepted."""
     specs = input_specs(model)
     if samples is not None:
-        feed = next(iter(Samples(samples, specs, batch=1)))
+        feed = next(iter(Samples(samples, specs, batch_size=1)))
         return trim(feed, specs, 1) or feed
     try:
         return generated_feed(model)
