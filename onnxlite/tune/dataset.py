@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onnxlite.errors import SamplesError
 from onnxlite.holdout import EveryKth
+from onnxlite.records import HoldOut
 from onnxlite.runtime import Session, tapped
 from onnxlite.samples import Feed, InputSpec, Samples, feed_size, input_specs
 from onnxlite.tune.augmentation import augment, can_augment
@@ -71,6 +72,7 @@ class Dataset:
         inner: names of the teacher's inner values that the answers hold.
         count: number of real rows.
         batchable: rows are single samples, so that they can be batched.
+        rule: that decided which rows are held out.
     """
 
     training: list[Row]
@@ -79,6 +81,12 @@ class Dataset:
     inner: list[str]
     count: int
     batchable: bool
+    rule: str = ""
+
+    @property
+    def hold_out(self) -> HoldOut:
+        """Record of the rows held out."""
+        return HoldOut(rule=self.rule, feeds=len(self.held_out))
 
     def batches(
         self, rows: Sequence[Row], size: int, order: torch.Generator | None = None
@@ -117,7 +125,8 @@ def make_dataset(
     if len(rows) < 2:
         raise SamplesError("tuning needs two samples at least: one of them is held out")
     every = max(_HELD_OUT_EVERY, len(rows) // _MAX_HELD_OUT)
-    held_out = EveryKth(every, minimum=2).mask(len(rows))
+    rule = EveryKth(every, minimum=2)
+    held_out = rule.mask(len(rows))
     real = list(compress(rows, ~held_out))
     extra = _augmented_count(real) if augmented and source.batchable and labels is None else 0
     source.keep(inner, len(rows) + extra)
@@ -131,6 +140,7 @@ def make_dataset(
         inner=source.inner,
         count=len(rows),
         batchable=source.batchable,
+        rule=str(rule),
     )
 
 

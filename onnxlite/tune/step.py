@@ -137,6 +137,7 @@ def _checked(
         changed=True,
         summary=summary,
         changes=dict(Counter(item.kind for item in task.student.constants)),
+        hold_out=task.data.hold_out,
         seconds=run.seconds,
     )
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxlite.graph import attribute, const_tensor, constant, rank
 from onnxlite.model import unmapped
+from onnxlite.ops import GemmForm
 from onnxlite.simplify.rewrite import (
     Context,
     Outcome,
@@ -52,6 +53,11 @@ class Linear:
     dims: int
 
     @property
+    def form(self) -> GemmForm:
+        """Factors and transpositions; those of a Gemm without attributes for other operators."""
+        return GemmForm.of(self.node)
+
+    @property
     def weight(self) -> Array:
         """The stored weight, read anew: nothing keeps a large one in memory."""
         return unmapped(self.tensor).numpy()
@@ -80,7 +86,7 @@ def linear_of(node: ir.Node) -> Linear | None:
         case "ConvTranspose":
             outputs, inputs, dims = shape[1] * group, shape[0], len(shape)
         case "Gemm":
-            inputs, outputs = shape[::-1] if attribute(node, "transB", 0) else shape
+            inputs, outputs = shape[::-1] if GemmForm.of(node).weight_transposed else shape
             dims = 2
             if bias is not None and bias.size != 1 and bias.shape not in ((outputs,), (1, outputs)):
                 return None
@@ -117,7 +123,7 @@ def scaled_columns(layer: Linear, scale: Array) -> Array:
             tail = [1] * (weight.ndim - 2)
             return (grouped * scale.reshape(group, 1, -1, *tail)).reshape(weight.shape)
         case _:
-            return weight * (scale[:, None] if attribute(layer.node, "transB", 0) else scale)
+            return weight * (scale[:, None] if layer.form.weight_transposed else scale)
 
 
 def _grouped_rows(layer: Linear, vector: Array) -> Array:
@@ -130,12 +136,12 @@ def _grouped_rows(layer: Linear, vector: Array) -> Array:
         grouped = weight.reshape(group, -1, *weight.shape[1:])
         tail = [1] * (weight.ndim - 2)
         return (grouped * vector.reshape(group, 1, -1, *tail)).reshape(weight.shape)
-    return weight * (vector if attribute(layer.node, "transB", 0) else vector[:, None])
+    return weight * (vector if layer.form.weight_transposed else vector[:, None])
 
 
 def _output_sums(layer: Linear, weight: Array) -> Array:
     """Sum of a weight over everything but the output channels: float64[outputs]."""
-    if layer.node.op_type == "Conv" or attribute(layer.node, "transB", 0):
+    if layer.node.op_type == "Conv" or layer.form.weight_transposed:
         return np.asarray(weight.reshape(weight.shape[0], -1).sum(1))
     return np.asarray(weight.sum(0))
 
@@ -178,7 +184,7 @@ def _folded(layer: Linear, weight: Callable[[], Array]) -> ir.Value:
 def _bias_of(layer: Linear) -> Array:
     if layer.bias is None:
         return np.zeros(layer.outputs)
-    beta = float(attribute(layer.node, "beta", 1.0)) if layer.node.op_type == "Gemm" else 1.0
+    beta = layer.form.beta
     return beta * layer.bias.astype(np.float64).reshape(-1)
 
 
@@ -213,14 +219,14 @@ def _fold_backward(node: ir.Node, *ops: str) -> Outcome:
         return None
     if (refused := obstacle(layer, affine)) is not None:
         return refused
-    if attribute(node, "transA", 0):
+    if GemmForm.of(node).data_transposed:
         return None
     if affine.shift.any():
         if node.op_type == "Conv" and _pads(node):
             return Refused("the convolution pads with zeros, which the shift would move")
         if node.op_type == "MatMul" and layer.dims != 2:
             return None
-    alpha = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0
+    alpha = GemmForm.of(node).alpha
     weight = partial(_grouped_rows, layer, affine.scale)
     bias = _bias_of(layer) if layer.bias is not None else None
     if affine.shift.any():
