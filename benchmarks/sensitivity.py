@@ -28,11 +28,12 @@ from onnxlite import quantize_static, simplify
 from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import clone, load
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.quantize.mixed.baseline import Baseline, plan
+from onnxlite.quantize.mixed.baseline import Baseline, plan_everything
 from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
 from onnxlite.records import Skipped, StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs
+from onnxlite.step import StepContext
 
 Array = NDArray[Any]
 #: Decibels more than without `min_sqnr_db`.
@@ -100,13 +101,13 @@ class Truth:
 
     def __init__(self, case: Case) -> None:
         target = target_named("cpu")
-        planned = plan(clone(case.model), target, include=(), exclude=())
+        planned = plan_everything(clone(case.model), target, include=(), exclude=())
         assert not isinstance(planned, Skipped)
         specs = input_specs(case.model)
         samples = Samples(case.calibration, specs)
-        self._plain = Baseline(planned[0], planned[1], samples, target, threads=1)
+        self._baseline = Baseline(planned[0], samples, StepContext(threads=1))
         self._feeds = list(Samples(case.evaluation, specs))
-        session = Session(self._plain.model, threads=1)
+        session = Session(self._baseline.plan.model, threads=1)
         self._want = [_joined(session, feed) for feed in self._feeds]
         self._signal = float(sum((want**2).sum() for want in self._want))
 
@@ -114,7 +115,7 @@ class Truth:
         """Noise over signal by choice of layers, on every other feed: `float64[choices, 2]`."""
         rows = []
         for layers in choices:
-            session = Session(self._plain.quantized(layers), threads=1)
+            session = Session(self._baseline.quantized(layers), threads=1)
             halves = [0.0, 0.0]
             for index, (feed, want) in enumerate(zip(self._feeds, self._want, strict=True)):
                 halves[index % 2] += float(((_joined(session, feed) - want) ** 2).sum())

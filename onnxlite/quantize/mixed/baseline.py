@@ -6,6 +6,7 @@ What is prepared and calibrated once serves any choice of layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from glob import escape
 
 import numpy as np
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
-from onnxlite.ops import spec_of
 from onnxlite.quantize.core.plan import Placement, QuantPlan
 from onnxlite.quantize.core.prepare import already_quantized, pool_means, prepare
 from onnxlite.quantize.core.quick_qdq import quick_qdq
@@ -22,79 +22,80 @@ from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.error_propagation import ErrorModel, Source
-from onnxlite.records import Progress, Skipped, no_progress
+from onnxlite.records import Skipped
 from onnxlite.samples import Samples
+from onnxlite.step import StepContext
 
 
 class Baseline:
     """A float model with the ranges of everything that may be quantized.
 
+    Args:
+        plan: everything that may be quantized.
+        samples: unlabelled inputs, for the ranges.
+        context: threads and progress.
+
     Attributes:
-        model: the float model as it is before Q and DQ nodes.
-        placement: of everything that may be quantized.
-        layers: the layers with weights among it, in topological order.
+        plan: as given.
+        layers: its layers with weights, in topological order.
     """
 
-    def __init__(
-        self,
-        model: ir.Model,
-        placement: Placement,
-        samples: Samples,
-        target: Target,
-        *,
-        threads: int | None,
-        progress: Progress = no_progress,
-    ) -> None:
-        self.model, self.placement, self.target = model, placement, target
-        self.layers = tuple(node for node in placement.nodes if _has_weight(node))
+    def __init__(self, plan: QuantPlan, samples: Samples, context: StepContext) -> None:
+        self.plan, self.layers = plan, plan.layers
+        self._context = context
         self._ranges = collect_ranges(
-            model,
-            [value.name for value in placement.values if value.name],
+            plan.model,
+            [value.name for value in plan.placement.values if value.name],
             samples,
-            threads=threads,
-            progress=progress,
+            threads=context.threads,
+            progress=context.progress,
         )
         self._names = tuple(node.name or "" for node in self.layers)
 
-    def errors(self, *, threads: int | None) -> ErrorModel:
+    def errors(self) -> ErrorModel:
         """The float model with every rounding error, to be switched on."""
-        plan = QuantPlan(self.model, self.placement, self.target)
-        params = activation_params(plan, self._ranges)
-        return ErrorModel(plan, params, threads=threads)
+        params = activation_params(self.plan, self._ranges)
+        return ErrorModel(self.plan, params, threads=self._context.threads)
 
     def sources(self, layers: Sequence[str]) -> frozenset[Source]:
-        """Where noise comes from if only these layers, and what lies between, are quantized.
+        """Sources of noise if only these layers, and what lies between, are quantized.
 
-        Who reads a rounded value is taken from the whole placement: beside a lone layer, a float
+        Readers of a rounded value are taken from the whole placement: beside a lone layer, a float
         reader of its input counts as reading the rounded one, too.
         """
-        placement = self._place(self.model, layers)
+        placement = self._place(layers)
         return frozenset(
             (
                 *(Source("value", value.name or "") for value in placement.values),
-                *(Source("weight", n.name or "") for n in placement.nodes if _has_weight(n)),
+                *(Source("weight", node.name or "") for node in placement.layers),
             )
         )
 
     def quantized(self, layers: Sequence[str]) -> ir.Model:
         """The model in QDQ form with only these layers, and what lies between, quantized."""
-        plan = QuantPlan(self.model, self._place(self.model, layers), self.target)
+        plan = replace(self.plan, placement=self._place(layers))
         return quick_qdq(plan, activation_params(plan, self._ranges), bound_pairs=True)
 
-    def _place(self, model: ir.Model, layers: Sequence[str]) -> Placement:
-        out = set(self._names).difference(layers)
-        chosen = [escape(name) for name in layers] or [""]
-        return place(model, self.target, include=chosen, exclude=[escape(n) for n in sorted(out)])
+    def _place(self, layers: Sequence[str]) -> Placement:
+        others = set(self._names).difference(layers)
+        include = [escape(name) for name in layers] or [""]
+        exclude = [escape(name) for name in sorted(others)]
+        return place(self.plan.model, self.plan.target, include=include, exclude=exclude)
 
 
-def plan(
+def plan_everything(
     model: ir.Model, target: Target, *, include: Sequence[str], exclude: Sequence[str]
-) -> tuple[ir.Model, Placement, list[Skipped]] | Skipped:
+) -> tuple[QuantPlan, list[Skipped]] | Skipped:
     """Prepare a model, which is changed, and place everything that may be quantized.
 
+    Args:
+        model: a private copy.
+        target: the integer types.
+        include: patterns (`fnmatch`) of layer names to quantize; empty means all.
+        exclude: patterns of names that stay float.
+
     Returns:
-        The prepared model, its placement and what was skipped; or why there is nothing to
-        quantize.
+        The plan and what was skipped; or why there is nothing to quantize.
     """
     if reason := already_quantized(model):
         return Skipped("quantize", "", "already-quantized", reason)
@@ -104,16 +105,11 @@ def plan(
     pool_means(ready)
     infer_shapes(ready)
     placement = place(ready, target, include=include, exclude=exclude)
-    if not any(_has_weight(node) for node in placement.nodes):
+    if not placement.layers:
         return Skipped("quantize", "", "no-layer", "no layer can be quantized")
-    return ready, placement, [*skipped, *placement.skipped]
+    return QuantPlan(ready, placement, target), [*skipped, *placement.skipped]
 
 
 def mask(model: ErrorModel, sources: frozenset[Source]) -> NDArray[np.bool_]:
-    """Which errors are on, `bool[sources]`."""
+    """Switches of an error model that turn these sources on, `bool[sources]`."""
     return np.array([source in sources for source in model.sources], np.bool_)
-
-
-def _has_weight(node: ir.Node) -> bool:
-    rule = spec_of(node).quant
-    return rule is not None and rule.weight is not None

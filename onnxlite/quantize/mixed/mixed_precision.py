@@ -23,7 +23,7 @@ from onnxlite.holdout import split_feeds
 from onnxlite.model import clone
 from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.quantize.mixed.baseline import Baseline, plan
+from onnxlite.quantize.mixed.baseline import Baseline, plan_everything
 from onnxlite.quantize.mixed.sensitivity import (
     HOLD_OUT,
     MAX_HELD_OUT,
@@ -44,9 +44,9 @@ _PER_LAYER = 8
 #: Models that are really quantized in search of the fewest layers, after the first one.
 _TRIALS = 6
 #: Layers kept float that are not enough must be worth so many decibels.
-_WORTH_DB = 1.0
+_MIN_GAIN_DB = 1.0
 #: A model of which more would have to stay float is no quantized model.
-_MOST_LAYERS = 0.5
+_MAX_FRACTION = 0.5
 #: Times are no more exact than this share of all of them.
 _TIME_GRAIN = 0.01
 
@@ -78,11 +78,12 @@ def quantize_mixed_ir(
     reference = clone(model)
     feeds = Samples(samples, input_specs(reference), limit=options.limit)
     split = split_feeds(feeds, HOLD_OUT, at_most=MAX_HELD_OUT)
-    fit = split.fitted
     float_outputs = Reference(reference, split.held_out, threads=context.threads)
 
     def tried(layers: Sequence[str]) -> _Trial:
-        made, report = quantize_static_ir(clone(model), fit, _keeping(options, layers), context)
+        made, report = quantize_static_ir(
+            clone(model), split.fitted, _keeping(options, layers), context
+        )
         if not report.changed:  # nothing is left on integers
             return _Trial(made, report, -math.inf)
         sqnr_db = float_outputs.sqnr_db(made)
@@ -96,9 +97,9 @@ def quantize_mixed_ir(
     best = first
     noise: dict[str, float] = {}
     if first.sqnr_db < wanted:
-        order, noise = _order(reference, fit, first, options, context)
+        order, noise = _order(reference, split.fitted, first, options, context)
         kept, best = _fewest(order, noise, first, wanted, tried)
-    report = _report(best, first, kept, noise, wanted, split.record, options)
+    report = _report(best, first, kept, noise, split.record, options)
     return best.model, msgspec.structs.replace(report, seconds=time.perf_counter() - start)
 
 
@@ -120,19 +121,12 @@ def _order(
     """The layers on integers, those first that are to be kept, and the share of the noise each."""
     target = target_named(options.target)
     layers = [escape(row.name) for row in first.report.layers]
-    planned = plan(clone(model), target, include=layers, exclude=options.exclude)
+    planned = plan_everything(clone(model), target, include=layers, exclude=options.exclude)
     assert not isinstance(planned, Skipped)  # it was quantized already
-    ready, placement, _ = planned
-    baseline = Baseline(ready, placement, samples, target, threads=context.threads)
-    noise = layer_noise(
-        baseline,
-        samples,
-        per_layer=_PER_LAYER,
-        threads=context.threads,
-        progress=context.progress,
-    )
+    baseline = Baseline(planned[0], samples, context)
+    noise = layer_noise(baseline, samples, per_layer=_PER_LAYER, progress=context.progress)
     names = [node.name or "" for node in baseline.layers]
-    times = measured_times(baseline, samples, target)
+    times = measured_times(baseline, samples)
     shares = noise_shares(noise)
     lost = _time_lost([times[name] for name in names])
     ranked = np.argsort(-shares / lost, kind="stable")
@@ -177,7 +171,7 @@ def _fewest(
     The shares of the noise tell where to begin; then the number is doubled until it is enough,
     and halved between too few and enough.
     """
-    most = max(1, int(_MOST_LAYERS * len(order)))
+    most = max(1, int(_MAX_FRACTION * len(order)))
     left = 10 ** ((first.sqnr_db - wanted) / 10)
     rest = 1 - np.cumsum([noise[name] for name in order[:most]])
     enough = np.flatnonzero(rest <= left)
@@ -200,7 +194,7 @@ def _fewest(
             break
         else:
             count = (too_few + reached) // 2
-    if reached is None and best.sqnr_db < first.sqnr_db + _WORTH_DB:
+    if reached is None and best.sqnr_db < first.sqnr_db + _MIN_GAIN_DB:
         return [], first
     return list(order[:best_count]), best
 
@@ -210,11 +204,12 @@ def _report(
     first: _Trial,
     kept: Sequence[str],
     noise: dict[str, float],
-    wanted: float,
     hold_out: HoldOut,
     options: QuantizeStatic,
 ) -> StepReport:
     """The step's report, with what was kept and whether that was enough."""
+    wanted = options.min_sqnr_db
+    assert wanted is not None
     wide = target_named(options.target).wide is not None
     state = "gets 16-bit activations" if wide else "stays float"
     rows = [
@@ -246,7 +241,7 @@ def _report(
     return msgspec.structs.replace(
         best.report,
         summary=f"{outcome}; {best.report.summary}",
-        hold_out=hold_out,
         changes={**best.report.changes, "layers-kept-for-sqnr": len(kept)},
         skipped=(*rows, *others),
+        hold_out=hold_out,
     )

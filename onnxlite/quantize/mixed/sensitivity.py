@@ -25,19 +25,21 @@ from onnxlite.holdout import EveryKth, split_feeds
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.options import Exclude, Include, Limit, Options
 from onnxlite.quantize.core.options import TargetOption
-from onnxlite.quantize.core.targets import Target, target_named
-from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
+from onnxlite.quantize.core.targets import target_named
+from onnxlite.quantize.mixed.baseline import Baseline, mask, plan_everything
 from onnxlite.quantize.mixed.error_propagation import Noise, propagate
 from onnxlite.quantize.mixed.layer_times import layer_times
-from onnxlite.records import Progress, Report, Skipped, no_progress
+from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext, from_options
 from onnxlite.timing.layer_times import LayerTimes
 
 logger = logging.getLogger(__name__)
 
-#: Feeds that choices are checked on; more of them tell little more.
-HOLD_OUT, MAX_HELD_OUT = EveryKth(4, offset=1), 16
+#: Feeds that layers are chosen without and that the choice is confirmed on.
+HOLD_OUT = EveryKth(4, offset=1)
+#: More feeds held out tell little more.
+MAX_HELD_OUT = 16
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +75,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
         return self.float_us - self.int_us
 
 
-class Sensitivity(Report, frozen=True, kw_only=True):
+class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
     """What each layer of a model costs and gains in INT8.
 
     Attributes:
@@ -100,14 +102,6 @@ class Sensitivity(Report, frozen=True, kw_only=True):
     def ranked(self) -> tuple[LayerSensitivity, ...]:
         """The layers, those first whose noise weighs most."""
         return tuple(sorted(self.layers, key=lambda layer: -layer.share))
-
-    def __str__(self) -> str:
-        lines = [f"INT8 for {self.target}: {self.sqnr_db:.1f} dB at {self.output!r}"]
-        for layer in self.ranked:
-            line = f"  {layer.name} ({layer.op_type}): {layer.share:.1%} of the noise"
-            gain = "" if layer.gain_us is None else f", saves {layer.gain_us:.0f} us"
-            lines.append(f"{line}, {layer.float_db:.1f} dB without it{gain}")
-        return "\n".join(lines)
 
 
 class SensitivityOptions(Options, frozen=True, kw_only=True):
@@ -163,24 +157,22 @@ def sensitivity(
         ExecutionError: ONNX Runtime cannot run the model.
     """
     start = time.perf_counter()
-    threads, progress = context.threads, context.progress
     row = target_named(options.target)
     source = clone(load(model))
     feeds = Samples(samples, input_specs(source), limit=options.limit)
-    planned = plan(source, row, include=options.include, exclude=options.exclude)
+    planned = plan_everything(source, row, include=options.include, exclude=options.exclude)
     if isinstance(planned, Skipped):
         raise UnsupportedError(f"no layer's sensitivity can be told: {planned.message}")
-    ready, placement, skipped = planned
+    plan, skipped = planned
     split = split_feeds(feeds, HOLD_OUT, at_most=MAX_HELD_OUT)
-    fit, held_out = split.fitted, split.held_out
-    baseline = Baseline(ready, placement, fit, row, threads=threads, progress=progress)
+    baseline = Baseline(plan, split.fitted, context)
     noise = layer_noise(
-        baseline, fit, per_layer=options.per_layer, threads=threads, progress=progress
+        baseline, split.fitted, per_layer=options.per_layer, progress=context.progress
     )
     names = [node.name or "" for node in baseline.layers]
     ranked = np.argsort(-noise.share, kind="stable")[: options.confirm]
-    confirmed = _confirmed(baseline, [names[i] for i in ranked], held_out, threads, progress)
-    microseconds = measured_times(baseline, feeds, row) if options.times else {}
+    confirmed = _confirmed(baseline, [names[i] for i in ranked], split.held_out, context)
+    microseconds = measured_times(baseline, feeds) if options.times else {}
     layers = tuple(
         LayerSensitivity(
             name=name,
@@ -231,12 +223,11 @@ def layer_noise(
     samples: Samples,
     *,
     per_layer: int,
-    threads: int | None,
     progress: Progress = no_progress,
 ) -> LayerNoise:
     """Estimate each layer's noise, alone and in company, in one pass over the samples."""
     names = [node.name or "" for node in baseline.layers]
-    errors = baseline.errors(threads=threads)
+    errors = baseline.errors()
     alone = [mask(errors, baseline.sources([name])) for name in names]
     without = [mask(errors, baseline.sources([n for n in names if n != name])) for name in names]
     noise: Noise = propagate(
@@ -257,18 +248,19 @@ def layer_noise(
 
 
 def measured_times(
-    baseline: Baseline, samples: Samples, target: Target
+    baseline: Baseline, samples: Samples
 ) -> dict[str, tuple[float | None, float | None]]:
     """Microseconds of each layer in float and on integers, on one sample of the first feed."""
     feed = next(iter(samples))
     specs = samples.inputs
     if all(s.shape and not isinstance(s.shape[0], int) for s in specs):
         feed = {name: array[:1] if array.ndim else array for name, array in feed.items()}
-    shape_of = concrete_shapes(baseline.model, [feed])
+    plan = baseline.plan
+    shape_of = concrete_shapes(plan.model, [feed])
     times = LayerTimes(threads=1)
     result = {}
     for node in baseline.layers:
-        pair = layer_times(times, baseline.model, node, shape_of, target)
+        pair = layer_times(times, plan.model, node, shape_of, plan.target)
         result[node.name or ""] = (_micro(pair[0]), _micro(pair[1]))
     times.keep()
     return result
@@ -282,15 +274,14 @@ def _confirmed(
     baseline: Baseline,
     names: Sequence[str],
     held_out: Sequence[Feed],
-    threads: int | None,
-    progress: Progress,
+    context: StepContext,
 ) -> dict[str, float]:
     """SQNR with everything quantized (under the empty name), and without each layer."""
     everything = [node.name or "" for node in baseline.layers]
-    wanted = Reference(baseline.model, held_out, threads=threads)
+    wanted = Reference(baseline.plan.model, held_out, threads=context.threads)
     result: dict[str, float] = {}
     for done, name in enumerate(["", *names], 1):
         model = baseline.quantized([other for other in everything if other != name])
         result[name] = wanted.sqnr_db(model)
-        progress("confirm", done, len(names) + 1)
+        context.progress("confirm", done, len(names) + 1)
     return result

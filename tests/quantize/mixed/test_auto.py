@@ -43,13 +43,13 @@ def chosen(
     def made(way: str) -> object:
         real = getattr(choice, f"quantize_{way}_ir")
 
-        def run(model, samples, opts, progress):  # type: ignore[no-untyped-def]
+        def run(model, samples, opts, context):  # type: ignore[no-untyped-def]
             if way == "static":
                 roundings.append(opts.rounding)
                 opts = type(opts)(rounding="nearest")
             else:
                 opts = type(opts)(kernel="integer")
-            return real(model, samples, opts, progress=progress)
+            return real(model, samples, opts, context)
 
         return run
 
@@ -124,7 +124,7 @@ def test_one_way_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) ->
 def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, set[bytes]] = {"calibrated": set(), "judged": set()}
 
-    def static(model, samples, _options, progress):  # type: ignore[no-untyped-def]
+    def static(model, samples, _options, _context):  # type: ignore[no-untyped-def]
         seen["calibrated"] |= {row.tobytes() for feed in samples for row in feed["x"]}
         return model, StepReport(step="quantize-static", changed=True, summary="")
 
@@ -135,7 +135,9 @@ def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(choice, "quantize_static_ir", static)
     monkeypatch.setattr(choice, "quantize_dynamic_ir", static)
     monkeypatch.setattr(choice, "measure_candidate", judged)
-    quantize_auto(parse(TEXT), rows(40), rounding="nearest")
+    report = quantize_auto(parse(TEXT), rows(40), rounding="nearest").report
+    assert report.hold_out is not None
+    assert not report.hold_out.shared
     assert len(seen["calibrated"]) == 32
     assert len(seen["judged"]) == 8
     assert not seen["calibrated"] & seen["judged"]
@@ -155,7 +157,7 @@ def test_judge_measures() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(OptionError, match="number of decibels"):
+    with pytest.raises(OptionError, match="min_sqnr_db=nan: give a finite number"):
         quantize_auto(parse(TEXT), rows(8), min_sqnr_db=float("nan"))
     with pytest.raises(OptionError, match="choose one of cpu"):
         quantize_auto(parse(TEXT), rows(8), target="qnn")

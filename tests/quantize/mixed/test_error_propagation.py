@@ -8,11 +8,12 @@ import pytest
 from onnxlite.errors import SamplesError
 from onnxlite.model import load
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.quantize.mixed.baseline import Baseline, mask, plan
+from onnxlite.quantize.mixed.baseline import Baseline, mask, plan_everything
 from onnxlite.quantize.mixed.error_propagation import Source, propagate
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs
+from onnxlite.step import StepContext
 from tests.odd_models import parse
 
 NETS = {
@@ -30,25 +31,24 @@ NETS = {
 TARGET = TARGETS["cpu"]
 
 
-def plain_of(text: str, count: int = 24) -> tuple[Baseline, Samples]:
+def baseline_of(text: str, count: int = 24) -> tuple[Baseline, Samples]:
     model = load(parse(text))
     shape = [8 if d == "n" else d for d in input_specs(model)[0].shape]
     data = np.random.default_rng(0).standard_normal((count, *shape[1:])).astype(np.float32)
     samples = Samples(data, input_specs(model))
-    planned = plan(model, TARGET, include=(), exclude=())
+    planned = plan_everything(model, TARGET, include=(), exclude=())
     assert not isinstance(planned, Skipped)
-    ready, placement, _ = planned
-    return Baseline(ready, placement, samples, TARGET, threads=1), samples
+    return Baseline(planned[0], samples, StepContext(threads=1)), samples
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_errors_are_those_of_the_quantized_model(net: str) -> None:
     """Any set of layers: switched on, and really quantized, with the same outputs."""
-    baseline, samples = plain_of(NETS[net])
-    errors = baseline.errors(threads=1)
+    baseline, samples = baseline_of(NETS[net])
+    errors = baseline.errors()
     names = [node.name for node in baseline.layers]
     feed = next(iter(samples))
-    exact = Session(baseline.model, threads=1).run(feed)
+    exact = Session(baseline.plan.model, threads=1).run(feed)
     sets = [names, *([name] for name in names), *(names[:i] for i in range(2, len(names)))]
     for layers in sets:
         have = errors.run(feed, mask(errors, baseline.sources(layers)))
@@ -62,17 +62,17 @@ def test_errors_are_those_of_the_quantized_model(net: str) -> None:
 
 
 def test_without_errors_it_is_the_float_model() -> None:
-    baseline, samples = plain_of(NETS["products"])
-    errors = baseline.errors(threads=1)
+    baseline, samples = baseline_of(NETS["products"])
+    errors = baseline.errors()
     feed = next(iter(samples))
     have = errors.run(feed, np.zeros(len(errors.sources), np.bool_))
-    for name, array in Session(baseline.model).run(feed).items():
+    for name, array in Session(baseline.plan.model).run(feed).items():
         np.testing.assert_allclose(have[name], array, atol=1e-6)
 
 
 def test_noise_is_that_of_all_samples_when_every_sample_meets_every_set() -> None:
-    baseline, samples = plain_of(NETS["convolutions"])
-    errors = baseline.errors(threads=1)
+    baseline, samples = baseline_of(NETS["convolutions"])
+    errors = baseline.errors()
     count = len(errors.sources)
     sets = [np.arange(count) == index for index in range(count)]
     noise = propagate(errors, samples, sets, per_set=24)
@@ -90,8 +90,8 @@ def test_noise_is_that_of_all_samples_when_every_sample_meets_every_set() -> Non
 
 
 def test_a_share_of_the_samples_tells_nearly_the_same() -> None:
-    baseline, samples = plain_of(NETS["convolutions"], 64)
-    errors = baseline.errors(threads=1)
+    baseline, samples = baseline_of(NETS["convolutions"], 64)
+    errors = baseline.errors()
     count = len(errors.sources)
     sets = [np.arange(count) == index for index in range(count)]
     few = propagate(errors, samples, sets, per_set=8).sets[:, 0]
@@ -101,7 +101,7 @@ def test_a_share_of_the_samples_tells_nearly_the_same() -> None:
 
 
 def test_sources_of_a_layer_are_its_weight_and_the_values_around_it() -> None:
-    baseline, _ = plain_of(NETS["convolutions"])
+    baseline, _ = baseline_of(NETS["convolutions"])
     first, *_, last = (node.name or "" for node in baseline.layers)
     assert baseline.sources([first]) == {
         Source("value", "x"),
@@ -117,9 +117,9 @@ def test_outputs_of_zeros_are_refused() -> None:
         <float[4,3] w = {0,0,0,0,0,0,0,0,0,0,0,0}> { y = MatMul(x, w) }""")
     )
     samples = Samples(np.ones((4, 4), np.float32), input_specs(model))
-    planned = plan(model, TARGET, include=(), exclude=())
+    planned = plan_everything(model, TARGET, include=(), exclude=())
     assert not isinstance(planned, Skipped)
-    baseline = Baseline(planned[0], planned[1], samples, TARGET, threads=1)
-    errors = baseline.errors(threads=1)
+    baseline = Baseline(planned[0], samples, StepContext(threads=1))
+    errors = baseline.errors()
     with pytest.raises(SamplesError, match="zero"):
         propagate(errors, samples, [])
