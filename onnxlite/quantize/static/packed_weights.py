@@ -1,4 +1,4 @@
-"""Integers of weights that need fewer than 8 bits, packed: the file of few bits, the speed of 8.
+"""Packed weights: int8 constants that need fewer than 8 bits, for a smaller file at equal speed.
 
     w: int8 -> DequantizeLinear    =>    words: uint8 -> BitShift, ..., Cast -> DequantizeLinear
 
@@ -25,12 +25,12 @@ from onnxlite.quantize.weight_only.decode_graph import (
 
 
 def pack_weights(model: ir.Model, bits: Bits) -> int:
-    """Pack int8 constants in front of DQ nodes that hold no more than `bits` bits, in place.
+    """Rewrite in place: pack int8 constants in front of DQ nodes that fit into `bits` bits.
 
     Constants that would not get smaller stay as they are.
 
     Returns:
-        How many are packed.
+        Number of packed constants.
     """
     kind = weight_type(bits)
     decoder = Decoder(GraphBuilder(model, naming="none"))
