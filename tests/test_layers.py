@@ -43,6 +43,16 @@ FILE_IO = {
 }
 #: Besides model.py and save.py: a child process without onnxlite, on files of its parent.
 FILE_KEEPERS = {"model.py", "save.py", "simplify/onnxsim_worker.py"}
+#: Where operators are known by name: their table, what rewrites them, and what computes them.
+OPERATOR_KEEPERS = (
+    "ops/",
+    "simplify/",
+    "tune/operators/",
+    "quantize/core/prepare.py",
+    "quantize/static/hardswish_decomposition.py",
+)
+#: Operators that are part of a model's form, which anybody may ask for.
+STRUCTURAL = {"Constant", "DequantizeLinear", "Identity", "If", "QuantizeLinear"}
 VAGUE_NAMES = {"utils.py", "helpers.py", "common.py"}
 MAX_LINES = 400
 
@@ -141,10 +151,22 @@ def docstring_faults(tree: Tree) -> Iterator[str]:
                     yield f"{path}: {node.name} has no docstring"
 
 
+def operator_faults(tree: Tree) -> Iterator[str]:
+    for path, source in tree.items():
+        if path.startswith(OPERATOR_KEEPERS):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) != "is_op":
+                continue
+            named = {a.value for a in node.args if isinstance(a, ast.Constant)} - STRUCTURAL
+            if named:
+                yield f"{path}: asks for {sorted(map(str, named))}, ask the row of `ops/` instead"
+
+
 PACKAGE = read_tree(ROOT / "onnxlite")
 
 
-@pytest.mark.parametrize("faults", [layer_faults, call_faults, docstring_faults])
+@pytest.mark.parametrize("faults", [layer_faults, call_faults, docstring_faults, operator_faults])
 def test_package(faults):
     assert list(faults(PACKAGE)) == []
 
@@ -175,6 +197,7 @@ def test_sizes(folder):
         (call_faults, "recipe.py", "print(1)"),
         (size_faults, "prune/long.py", "x = 1\n" * 401),
         (size_faults, "prune/utils.py", ""),
+        (operator_faults, "repair/targets.py", 'is_op(node, "Add")'),
         (docstring_faults, "graph.py", ""),
         (docstring_faults, "graph.py", '"""Doc."""\ndef find(): ...'),
         (

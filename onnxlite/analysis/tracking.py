@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.units import Binding, Pin, Recount, Reindex, UnionFind
-from onnxlite.graph import attribute, const_array, describe, is_op
-from onnxlite.ops import Ids, ShapeOf, Sizes, bind_behind, blank, tracked_axes
+from onnxlite.graph import attribute, const_array, describe
+from onnxlite.ops import Ids, ShapeOf, Sizes, bind_behind, blank, entry_source, tracked_axes
 
 _Use = tuple[ir.Node, int]
 
@@ -198,17 +198,9 @@ class Tracking:
             self._same_count(counted, (ids, axis))
             return
         producer = None if value is None else value.producer()
-        if producer is not None and is_op(producer, "Concat"):
-            for index, part in enumerate(producer.inputs):
-                shape = self._shape_of(part)
-                if shape is None or len(shape) != 1:
-                    break
-                if entry < shape[0]:
-                    self._recount_input(producer, index, entry, ids, axis, bound)
-                    return
-                entry -= shape[0]
-        elif producer is not None and is_op(producer, "Cast", "Identity", "Unsqueeze", "Squeeze"):
-            self._recount_input(producer, 0, entry, ids, axis, bound)
+        source = None if producer is None else entry_source(producer, entry, self._shape_of)
+        if producer is not None and source is not None:
+            self._recount_input(producer, *source, ids, axis, bound)
             return
         self.pin(ids, f"its size is computed in {value.name if value else '?'!r}")
 

@@ -5,7 +5,7 @@ here is never quantized, never pruned and costs nothing; nothing else need be sa
 """
 
 from onnxlite.ops.coded_weight import CodedWeight, coded_weight
-from onnxlite.ops.computed import bind_behind, carry_sizes
+from onnxlite.ops.computed import bind_behind, carry_sizes, entry_source
 from onnxlite.ops.geometry import GemmForm, Geometry
 from onnxlite.ops.linear_layer import LinearLayer, Product, find_layers, find_product
 from onnxlite.ops.spec import CONTRIB_DOMAIN, OpSpec, Quantized, QuantRule, RowUse, ShapeOf
@@ -44,6 +44,7 @@ __all__ = [
     "blank",
     "carry_sizes",
     "coded_weight",
+    "entry_source",
     "find_layers",
     "find_product",
     "holds_scores",

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxlite.graph import attribute, const_array, is_op
 from onnxlite.ops.layout import reshaped
-from onnxlite.ops.spec import OpSpec
+from onnxlite.ops.spec import OpSpec, ShapeOf
 from onnxlite.ops.tracker import Ids, Sizes, Tracker, spread, tracked_axes
 
 
@@ -126,6 +126,24 @@ def _moved(node: ir.Node, t: Tracker, port: int, sizes: Sizes) -> Sizes | None:
             assert value is not None
             joined += t.sizes(value) or [None] * t.shape(value)[0]
         return joined
+    return None
+
+
+def entry_source(node: ir.Node, entry: int, shape_of: ShapeOf) -> tuple[int, int] | None:
+    """Find the port and the entry there that an entry of an integer vector comes from.
+
+    Returns:
+        None if `node` does more than move entries.
+    """
+    if is_op(node, *_SAME):
+        return 0, entry
+    for port, part in enumerate(node.inputs if is_op(node, "Concat") else ()):
+        shape = shape_of(part)
+        if shape is None or len(shape) != 1:
+            return None
+        if entry < shape[0]:
+            return port, entry
+        entry -= shape[0]
     return None
 
 

@@ -20,7 +20,7 @@ from onnxlite.errors import ExecutionError, UnsupportedError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import size_bytes
 from onnxlite.ops import spec_of
-from onnxlite.runtime import Outputs, Session, probe_feeds
+from onnxlite.runtime import Outputs, Session, checking_session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, generate, input_specs
 
 #: Largest allowed relative difference of a float32 or float64 output.
@@ -28,8 +28,6 @@ TOLERANCE = 1e-4
 #: ONNX Runtime holds two copies of the weights while loading: above this, only on request.
 MAX_UNASKED_BYTES = 1 << 30
 _SAMPLES = 4
-#: ONNX Runtime loads 12,000 nodes in 0.9 s without its layout optimization, and in 2.8 s with it.
-_MANY_NODES = 2_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Reference:
         if self.skipped is not None:
             return None
         try:
-            session = _session(candidate)
+            session = checking_session(candidate)
         except (ExecutionError, UnsupportedError) as error:
             return str(error)
         for feed, expected in zip(self.feeds, self.outputs, strict=True):
@@ -96,7 +94,7 @@ def take_reference(
             feeds = probe_feeds(model, count=2)
         except (ExecutionError, UnsupportedError) as error:
             return Reference(skipped=str(error), runs=False)
-    session = _session(model)
+    session = checking_session(model)
     outputs = [session.run(feed) for feed in feeds]
     if samples is None and (other := _resized(feeds[0], input_specs(model))) is not None:
         try:
@@ -107,12 +105,6 @@ def take_reference(
     return Reference(
         tuple(feeds), tuple(outputs), unstable=_unstable(model, session, feeds, outputs)
     )
-
-
-def _session(model: ir.Model) -> Session:
-    """Load a model; above `_MANY_NODES` without layouts, whose search takes quadratic time."""
-    many = sum(1 for _ in iter_nodes(model)) > _MANY_NODES
-    return Session(model, threads=1, optimization="extended" if many else "all")
 
 
 def _resized(feed: Feed, specs: Sequence[InputSpec]) -> Feed | None:
