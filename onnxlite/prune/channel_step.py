@@ -70,7 +70,7 @@ def prune_channels_ir(
     options: PruneChannels,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Remove units from `model` in place; see `onnxlite.prune_channels`."""
+    """Remove units from `model`, which the step owns; see `onnxlite.prune_channels`."""
     start = time.perf_counter()
     goal = Goal(**{name: getattr(options, name) for name in Goal.__struct_fields__})
     threads, progress = context.threads, context.progress
@@ -247,9 +247,10 @@ def _reach(
     def without(removed: Removed) -> ir.Model:
         candidate = clone(model)
         units = [c.order[:n] for c, n in zip(curves, removed, strict=True)]
-        return remove_units(
+        remove_units(
             candidate, channel_map(candidate, feeds=[feed]), np.concatenate(units).tolist()
         )
+        return candidate
 
     def measure(removed: Removed) -> float:
         return latency_ratio(model, without(removed), feed, threads=one, budget_s=_TIMING_S)

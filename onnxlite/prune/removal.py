@@ -25,17 +25,14 @@ from onnxlite.prune.block_removal import remove_branches, removed_branches, zero
 Array = NDArray[Any]
 
 
-def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> ir.Model:
-    """Take `units` out of `model` in place: weights, counts, shape constants, shapes.
+def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> None:
+    """Rewrite in place: take units out of weights, counts, shape constants, shapes.
 
     Args:
         model: the model that `channels` was derived from; dynamic axes stay dynamic.
         channels: its units. It is of no use for the result.
         units: ids of units that are not pinned; every group must keep one, but for those
             that a branch ends with (`onnxlite.analysis.branches`).
-
-    Returns:
-        `model`.
     """
     removed = _mask(channels, units)
     remove_branches(model, removed_branches(model, channels, removed))
@@ -50,11 +47,10 @@ def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) ->
         if reindex.node.graph is not None:
             _apply_index(model, reindex, removed, names)
     infer_shapes(model, refresh=True)
-    return model
 
 
-def zero_mask_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> ir.Model:
-    """Silence `units` of `model` in place: all slices bound to them become 0.
+def zero_mask_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> None:
+    """Rewrite in place: set all slices that are bound to units to 0.
 
     No consumer sees anything of a unit then: its producers make zeros, and the slices of
     those that read it are zero, too. Divisors stay as they are. A branch that ends adds
@@ -62,8 +58,7 @@ def zero_mask_units(model: ir.Model, channels: ChannelMap, units: Iterable[int])
     """
     removed = _mask(channels, units)
     zero_mask_branches(model, removed_branches(model, channels, removed))
-    _rewrite(model, channels.bindings, removed, value_names(model), _silenced)
-    return model
+    _rewrite(model, channels.bindings, removed, value_names(model), _zeroed)
 
 
 def _left(bindings: Iterable[Binding]) -> Iterator[Binding]:
@@ -82,7 +77,7 @@ def _mask(channels: ChannelMap, units: Iterable[int]) -> NDArray[np.bool_]:
     return chosen[channels.root]
 
 
-#: An array with slices removed or silenced: of the array, an axis, which go, and the fill.
+#: An array with slices removed or set to 0: of the array, an axis, which go, and the fill.
 _Edit = Callable[[Array, int, NDArray[np.bool_], float | None], Array]
 
 
@@ -91,7 +86,7 @@ def _compressed(array: Array, axis: int, gone: NDArray[np.bool_], _fill: float |
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _silenced(array: Array, axis: int, gone: NDArray[np.bool_], fill: float | None) -> Array:
+def _zeroed(array: Array, axis: int, gone: NDArray[np.bool_], fill: float | None) -> Array:
     if fill is None:
         return array
     array = array.copy()

@@ -38,7 +38,7 @@ def prune_weights_ir(
     options: PruneWeights,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Give the weights of `model` zeros, in place; see `onnxlite.prune_weights`."""
+    """Set weights of `model`, which the step owns, to zero; see `onnxlite.prune_weights`."""
     start = time.perf_counter()
     sparsity, threshold = options.sparsity, options.threshold
     method, scope = options.method, options.scope

@@ -14,6 +14,7 @@ from onnxlite.graph import (
     iter_nodes,
     rank,
 )
+from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import spec_of
 from onnxlite.opset import upgrade_opset
@@ -35,15 +36,16 @@ def already_quantized(model: ir.Model) -> str | None:
 
 
 def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Skipped, list[Skipped]]:
-    """Normalise a model, bring it to an opset with per-channel integers, and infer shapes.
+    """Normalize a model, bring it to an opset with per-channel integers, and infer shapes.
 
     Args:
-        model: changed in place.
+        model: it is not changed.
         opset: the least one that the integer form needs.
 
     Returns:
-        The model or the reason against it, and what normalisation skipped.
+        The prepared copy or the reason against it, and what normalization skipped.
     """
+    model = clone(model)
     skipped = list(normalize(model))
     upgraded = upgrade_opset(model, opset)
     if isinstance(upgraded, Skipped):

@@ -66,7 +66,7 @@ def quantize_dynamic_ir(
     feed = first_feed(source, samples)
     if reason := already_quantized(model):
         return source, unchanged(_STEP, reason, [], start)
-    ready, skipped = prepare(clone(model))
+    ready, skipped = prepare(model)
     if isinstance(ready, Skipped):
         return source, unchanged(_STEP, ready.message, skipped, start)
     smoothed: list[LayerRow] = []
