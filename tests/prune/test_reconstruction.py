@@ -122,7 +122,7 @@ def test_reconstruction_drops_what_others_know() -> None:
     first = next(iter(model.graph.initializers.values()))
     first.const_value = ir.tensor(weight, name=first.name)
     samples = rng.standard_normal((400, 6)).astype(np.float32)
-    options = {"ratio": 0.25, "round_to": 1, "repair": False}
+    options = {"remove": 0.25, "round_to": 1, "repair": False}
     for importance, kept_twins in (("reconstruction", 1), ("l2", 2)):
         result = prune_channels(model, samples=samples, importance=importance, **options).model
         columns = next(iter(result.graph.initializers.values())).const_value.numpy()

@@ -174,9 +174,9 @@ def test_branches_with_weights_of_one_name() -> None:
         ({"sparsity": 0.5, "method": "obc"}, "needs samples"),
         ({"threshold": 0.5, "method": "wanda", "samples": samples(8)}, "threshold"),
         ({"pattern": "4:2"}, "0 < N < M"),
-        ({"sparsity": 0.5, "pattern": "2:4"}, "not both"),
+        ({"sparsity": 0.5, "pattern": "2:4"}, "exactly one"),
         ({"sparsity": 0.5, "scope": "sensitivity"}, "need method"),
-        ({"sparsity": 0.5, "steps": 0}, "steps"),
+        ({"sparsity": 0.5, "rounds": 0}, "rounds=0"),
         ({"sparsity": 0.5, "method": "best"}, "method"),
     ],
 )

@@ -95,9 +95,9 @@ def test_names_select_layers(two_layers) -> None:
     ("options", "message"),
     [
         ({}, "either sparsity"),
-        ({"sparsity": 0.5, "threshold": 1.0}, "not both"),
-        ({"sparsity": 1.0}, "below 1"),
-        ({"sparsity": float("nan")}, "below 1"),
+        ({"sparsity": 0.5, "threshold": 1.0}, "exactly one"),
+        ({"sparsity": 1.0}, "< 1"),
+        ({"sparsity": float("nan")}, "< 1"),
         ({"threshold": -1.0}, "threshold"),
         ({"sparsity": 0.5, "scope": "channel"}, "scope"),
     ],

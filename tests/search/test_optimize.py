@@ -231,7 +231,7 @@ def test_wrong_options_are_refused_before_any_work(tmp_path):
 
     proto, x = net(), images(40)
     for options, error, word in (
-        ({"time_limit": 0}, OptionError, "time_limit"),
+        ({"time_limit_s": 0}, OptionError, "time_limit_s=0"),
         ({"target": "toaster"}, OptionError, "toaster"),
         ({"labels": [1, 2]}, SamplesError, "labels"),
         ({"metric": "accuracy"}, OptionError, "needs labels"),

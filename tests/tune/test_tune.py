@@ -233,7 +233,14 @@ def test_labels_and_own_losses(net, images):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"time_limit": 0.0}, {"loss": "l1"}, {"lr": -1.0}, {"batch": 0}, {"threads": 0}],
+    [
+        {"steps": 0},
+        {"time_limit_s": 0.0},
+        {"loss": "l1"},
+        {"lr": -1.0},
+        {"batch_size": 0},
+        {"threads": 0},
+    ],
 )
 def test_options_out_of_range(net, images, wrong):
     with pytest.raises(OptionError, match=next(iter(wrong))):
