@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import onnxlite
 from onnxlite.errors import VerificationError
 from onnxlite.fidelity import (
     Reference,
@@ -90,3 +93,16 @@ def test_models_are_run_with_the_width_that_they_take() -> None:
         g (TYPE[n,2] x) => (TYPE[n,2] y) { y = Neg(x) }"""
     exact, half = (load(parse(text.replace("TYPE", name))) for name in ("float", "float16"))
     assert worst_sqnr_db(exact, half, FEEDS) == math.inf
+
+
+def test_decibels_are_computed_in_one_place() -> None:
+    """Besides it, plots and texts take logarithms of sizes."""
+    root = Path(onnxlite.__file__).parent
+    users = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "log10"
+    }
+    pending = {"quantize/float16/verify.py", "quantize/float16/dtype_limits.py"}
+    assert {user for user in users if not user.startswith("report/")} - pending == {"fidelity.py"}
