@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.fidelity import sqnr_db
 from onnxlite.model import unmapped
 
 Array = NDArray[Any]
@@ -99,4 +100,4 @@ def rounding(tensor: ir.TensorProtocol, dtype: ir.DataType) -> Rounding:
         # Scaled first: squares of numbers near either end of float32 are not float32.
         power = float(np.square(finite / scale).sum(dtype=np.float64))
         lost = float(np.square(noise / scale).sum(dtype=np.float64))
-    return Rounding(clamped, lifted, 10 * float(np.log10(power / lost)) if lost else np.inf)
+    return Rounding(clamped, lifted, sqnr_db(power, lost))

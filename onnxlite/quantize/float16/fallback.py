@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxlite.errors import VerificationError
+from onnxlite.fidelity import noise_ratio
 from onnxlite.quantize.float16.convert import Prepared, convert
 from onnxlite.quantize.float16.plan import HalfPlan
-from onnxlite.quantize.float16.verify import Float16Reference
+from onnxlite.quantize.float16.verify import Float32Outputs
 from onnxlite.records import Progress, Reason
 
 #: What the outputs should reach on the samples; others are then safely above 50 dB.
@@ -23,15 +24,14 @@ TARGET_DB = 53.0
 #: Consecutive parts of the network that are tried; fewer where each trial takes long.
 _PARTS, _PARTS_OF_LARGE, _LARGE_BYTES = 24, 12, 1 << 28
 #: What weights that stay float32 may add, as a share of all: the file stays below 0.52.
-_LEAST_SHARE = 0.0195
+_MAX_FRACTION = 0.0195
 
 
 def fall_back(
     prepared: Prepared,
     plan: HalfPlan,
-    check: Float16Reference,
+    check: Float32Outputs,
     *,
-    threads: int | None,
     progress: Progress,
 ) -> HalfPlan:
     """Keep the parts of `plan` in float32 that bring its outputs to 53 dB, if any do.
@@ -44,12 +44,11 @@ def fall_back(
     def noise(candidate: HalfPlan) -> float:
         """Noise over signal of the worst output; infinite where it is not finite."""
         try:
-            found = check.sqnr_db(convert(prepared, candidate).model, threads=threads)
+            return noise_ratio(check.sqnr_db(convert(prepared, candidate).model))
         except VerificationError:
             return math.inf
-        return float(10 ** (-found / 10))
 
-    wanted = 10 ** (-TARGET_DB / 10)
+    wanted = noise_ratio(TARGET_DB)
     best, least = plan, noise(plan)
     if least <= wanted:
         return plan
@@ -60,13 +59,13 @@ def fall_back(
         progress("refine", index, len(parts))
         gain = least - noise(_without(plan, part, part))
         cost = _bytes(prepared, part)
-        found.append((gain / (cost + _LEAST_SHARE * total / 100), gain, cost, index))
+        found.append((gain / (cost + _MAX_FRACTION * total / 100), gain, cost, index))
     progress("refine", len(parts), len(parts))
     kept: list[ir.Node] = []
     exact: list[ir.Node] = []
     spent, later = 0, []
     for _, gain, cost, index in sorted(found, reverse=True):
-        if spent + cost > _LEAST_SHARE * total:
+        if spent + cost > _MAX_FRACTION * total:
             later.append((gain, index))
             continue
         spent += cost

@@ -19,7 +19,7 @@ from onnxlite.quantize.float16.convert import Prepared, computed, convert
 from onnxlite.quantize.float16.fallback import fall_back
 from onnxlite.quantize.float16.options import ToFloat16
 from onnxlite.quantize.float16.plan import STEP, HalfPlan, constant_roundings
-from onnxlite.quantize.float16.verify import Float16Reference, float16_reference
+from onnxlite.quantize.float16.verify import Float32Outputs, float32_outputs
 from onnxlite.records import Skipped, StepReport, unchanged
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext
@@ -57,7 +57,7 @@ def to_float16_ir(
     skipped += infer_shapes(model, symbolic=False)
     roundings = constant_roundings(model, dtype, context.progress)
     ready = Prepared(model, dtype, options.io, roundings, untyped)
-    check = float16_reference(source, feeds, threads=context.threads)
+    check = float32_outputs(source, feeds, threads=context.threads)
     plan = _plan(ready, options, feeds, check, context)
     result = convert(ready, plan)
     skipped += plan.skipped
@@ -70,7 +70,7 @@ def to_float16_ir(
         skipped.append(check)
         verdict = "not run"
     else:
-        sqnr = check.sqnr_db(result.model, threads=context.threads)
+        sqnr = check.sqnr_db(result.model)
         verdict = "exact" if sqnr == math.inf else f"{sqnr:.1f} dB"
         verdict += " on samples" if check.real else " on generated inputs"
     return result.model, StepReport(
@@ -96,7 +96,7 @@ def _plan(
     ready: Prepared,
     options: ToFloat16,
     feeds: Samples | None,
-    check: Float16Reference | Skipped,
+    check: Float32Outputs | Skipped,
     context: StepContext,
 ) -> HalfPlan:
     """Which nodes compute in 16 bits, by types and names and by what the samples show."""
@@ -116,7 +116,7 @@ def _plan(
         progress=context.progress,
     )
     plan.keep_out_of_range(ready.model, found, ready.dtype)
-    return fall_back(ready, plan, check, threads=context.threads, progress=context.progress)
+    return fall_back(ready, plan, check, progress=context.progress)
 
 
 def _halved(model: ir.Model, plan: HalfPlan) -> list[str]:
