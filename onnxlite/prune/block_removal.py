@@ -1,13 +1,8 @@
-"""Which branches end: decided by trying it out, because damages of whole blocks do not add up.
-
-One after the other the branch is added to those that end with which the choice of all other
-units is predicted to do least damage. The model without it is made, repaired, and compared
-with the one before on samples that neither saw; the first that is no better is the last.
-"""
+"""Remove branches beside a shortcut (residual blocks), or mask them with zeros."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Set
+from collections.abc import Iterable, Set
 
 import numpy as np
 import onnx_ir as ir
@@ -18,44 +13,18 @@ from onnxlite.analysis.channels import ChannelMap
 from onnxlite.builder import GraphBuilder
 from onnxlite.graph import const_tensor, sole_consumer
 from onnxlite.ops import output_bounds
-from onnxlite.prune.target_search import Removed, Selection, TargetSearch
-
-#: Predicted damages may be wrong by so much; what is worse by more is not tried.
-_HOPELESS = 3.0
-#: The error must fall to this share of what it is without: less is hardly seen in accuracy.
-_WORTH = 0.85
-
-
-def select_blocks(
-    reach: TargetSearch, ends: Collection[int], trial: Callable[[Removed], float]
-) -> Selection:
-    """The best choice of units, with all of some groups gone or of none.
-
-    Args:
-        reach: chooses the other units.
-        ends: groups that may go altogether, with the branch that ends with each.
-        trial: the error of the model without these units, after its repair.
-    """
-    ended: frozenset[int] = frozenset()
-    best, best_error = reach.reached(), None
-    while left := sorted(set(ends) - ended):
-        plans = {group: reach.planned(ended | {group}) for group in left}
-        group = min(left, key=lambda g: (not plans[g].complete, reach.damage(plans[g])))
-        if best.complete and reach.damage(plans[group]) > _HOPELESS * reach.damage(best):
-            break
-        candidate = reach.reached(ended | {group})
-        best_error = trial(best.removed) if best_error is None else best_error
-        error = trial(candidate.removed)
-        if best.complete and not (candidate.complete and error < _WORTH * best_error):
-            break
-        ended, best, best_error = ended | {group}, candidate, error
-    return best
 
 
 def removed_branches(
     model: ir.Model, channels: ChannelMap, removed: NDArray[np.bool_]
 ) -> tuple[Branch, ...]:
-    """The branches of which the whole group goes, by id; most often none."""
+    """The branches whose whole group is removed; most often none.
+
+    Args:
+        model: the model that `channels` was derived from.
+        channels: its units.
+        removed: whether a unit is removed, by id.
+    """
     if not any(removed[group.units].all() for group in channels.groups if group.pin is None):
         return ()
     found = branches_of(model, channels).values()
@@ -63,10 +32,10 @@ def removed_branches(
 
 
 def remove_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
-    """Take branches out of `model` in place, with the weights that nobody else reads.
+    """Rewrite in place: remove branches, with the weights that nobody else reads.
 
-    What stands in the place of a sum takes over its name, where nothing but the branch read
-    it besides: `repair` then fits it to what the sum was.
+    The value that replaces a sum takes over its name if only the branch read that value as
+    well; `repair` then fits it to the original's sum.
     """
     branches = tuple(branches)
     gone = {node for branch in branches for node in branch.nodes}
@@ -83,7 +52,7 @@ def remove_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
 
 
 def zero_mask_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
-    """Multiply by 0 what branches add to their sums, in place."""
+    """Rewrite in place: multiply by 0 what branches add to their sums."""
     builder = GraphBuilder(model)
     for branch in branches:
         for node, port in branch.junctions:
@@ -127,7 +96,7 @@ def _is_computed(value: ir.Value) -> bool:
 
 
 def _repeats(node: ir.Node, value: ir.Value) -> bool:
-    """Whether an activation lets through all that the one before it did."""
+    """Tell whether an activation lets through everything that the one before it did."""
     bounds, inner = _range(node), _range(value.producer())
     if bounds is None or inner is None or node.outputs[0].is_graph_output():
         return False
@@ -144,7 +113,7 @@ def _activated(value: ir.Value) -> ir.Value | None:
 
 
 def _rename(value: ir.Value, to: ir.Value) -> None:
-    """Let `value` have the name of a value that is not there any more."""
+    """Give `value` the name of a value that is gone."""
     name = to.name
     to.name = None
     value.name = name

@@ -1,27 +1,23 @@
-"""Choices that were made by measuring times, kept: the same question gets the same answer.
+"""Decision cache: units that were selected by measuring latency, kept between processes.
 
-Times differ a little from one measurement to the next, and with them the channels that go. A
-search on workers must find what one in this process finds, so what was measured once on a
-machine holds there, like a placement.
+Measured times differ from run to run, and with them the selected units. A search on workers
+must find what one in this process finds, so a selection that was measured once on a machine
+holds there, like a placement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 import msgspec
-import onnx_ir as ir
 
 from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.cache import Cache, CacheKey
 from onnxlite.machine import is_busy
-from onnxlite.prune.importance import DamageCurve
-from onnxlite.prune.target_search import Selection
-from onnxlite.samples import Feed
+from onnxlite.prune.target_search import Selection, TargetSearch
 
 
-class _Kept(msgspec.Struct):
+class _Record(msgspec.Struct):
     """A `Selection` in the cache."""
 
     removed: tuple[int, ...]
@@ -30,40 +26,42 @@ class _Kept(msgspec.Struct):
 
 
 class DecisionCache:
-    """The choice for one model, its curves and one goal, in the user's cache folder.
+    """The selection of one search, in the user's cache folder.
 
-    Args:
-        model: that channels go from.
-        curves: of every group; they depend on the weights and the samples.
-        counts: of every group the numbers of units it may keep.
-        feed: what is timed.
-        details: whatever else the choice depends on.
+    Its key holds the model's structure, the curves (which depend on weights and samples), the
+    counts that groups may keep, the target, and the code of `onnxlite.prune`.
     """
 
-    def __init__(
-        self,
-        model: ir.Model,
-        curves: Sequence[DamageCurve],
-        counts: Sequence[Sequence[int]],
-        feed: Feed,
-        details: Iterable[object],
-    ) -> None:
-        seen = sha256()
-        for curve, allowed in zip(curves, counts, strict=True):
-            seen.update(curve.order.tobytes() + curve.damage.tobytes() + repr(allowed).encode())
-        question = fingerprint(model, [feed], (seen.hexdigest(), *map(str, details)))
+    def __init__(self, search: TargetSearch) -> None:
+        task = search.task
+        curves = sha256()
+        for curve, counts in zip(search.curves, search.counts, strict=True):
+            curves.update(curve.order.tobytes() + curve.damage.tobytes() + repr(counts).encode())
+        details = (
+            curves.hexdigest(),
+            str(task.target),
+            str(sorted(search.branches)),
+            str(search.threads),
+            str(task.samples is not None),
+        )
+        question = fingerprint(task.model, [task.feed], details)
         self._cache = Cache()
         self._key = CacheKey("channels", ("onnxlite.prune",), {"question": question})
         self._busy = is_busy()
 
-    def known(self) -> Selection | None:
-        """What was chosen before, if anything."""
-        kept = self._cache.read(self._key, _Kept)
-        if kept is None:
+    def read(self) -> Selection | None:
+        """The selection of a former process, if there is one."""
+        record = self._cache.read(self._key, _Record)
+        if record is None:
             return None
-        return Selection(kept.removed, kept.fraction, complete=kept.complete)
+        return Selection(removed=record.removed, fraction=record.fraction, complete=record.complete)
 
-    def keep(self, reached: Selection) -> None:
-        """Remember a choice; where that cannot be, it is made again the next time."""
-        kept = _Kept(tuple(map(int, reached.removed)), float(reached.share), bool(reached.complete))
-        self._cache.write(self._key, kept, busy=self._busy or is_busy())
+    def write(self, selection: Selection) -> None:
+        """Keep a selection; where that is impossible, it is measured again the next time."""
+        assert selection.fraction is not None
+        record = _Record(
+            tuple(map(int, selection.removed)),
+            float(selection.fraction),
+            bool(selection.complete),
+        )
+        self._cache.write(self._key, record, busy=self._busy or is_busy())

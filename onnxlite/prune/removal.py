@@ -1,7 +1,7 @@
-"""Remove channel units from a model, or silence them in place.
+"""Remove channel units from a model, or set them to zero (zero-mask them).
 
-Both follow one `ChannelMap`. That the two give the same outputs is what proves a map:
-removal shifts every later channel, so that one wrong index anywhere shows.
+Both follow one `ChannelMap`, and equal outputs of the two prove it: removal shifts every later
+channel, so that one wrong index anywhere shows.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Array = NDArray[Any]
 
 
 def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> None:
-    """Rewrite in place: take units out of weights, counts, shape constants, shapes.
+    """Rewrite in place: remove `units` from weights, counts, shape constants and shapes.
 
     Args:
         model: the model that `channels` was derived from; dynamic axes stay dynamic.
-        channels: its units. It is of no use for the result.
-        units: ids of units that are not pinned; every group must keep one, but for those
-            that a branch ends with (`onnxlite.analysis.branches`).
+        channels: its units; it does not fit the rewritten model any more.
+        units: ids of units that are not pinned; every group must keep one, except for groups
+            with a removable branch (`onnxlite.analysis.branches`).
     """
     removed = _mask(channels, units)
     remove_branches(model, removed_branches(model, channels, removed))
     bindings = list(_left(channels.bindings))
     record_removed(model, bindings, removed)
     names = value_names(model)
-    _rewrite(model, bindings, removed, names, _compressed)
+    _rewrite(model, bindings, removed, names, _without)
     for recount in channels.recounts:
         if recount.node.graph is not None:
             _apply_count(model, recount, removed, names)
@@ -50,19 +50,19 @@ def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) ->
 
 
 def zero_mask_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> None:
-    """Rewrite in place: set all slices that are bound to units to 0.
+    """Rewrite in place: set all slices that are bound to `units` to 0.
 
-    No consumer sees anything of a unit then: its producers make zeros, and the slices of
-    those that read it are zero, too. Divisors stay as they are. A branch that ends adds
-    nothing to its sum: what its readers make of nothing, their bias, does not count.
+    Consumers see nothing of a unit then: its producers compute zeros, and the slices of the
+    weights that read it are zero, too. Divisors stay as they are. Of a branch that goes with
+    its group nothing is added to the sum, its consumers' bias included.
     """
     removed = _mask(channels, units)
     zero_mask_branches(model, removed_branches(model, channels, removed))
-    _rewrite(model, channels.bindings, removed, value_names(model), _zeroed)
+    _rewrite(model, channels.bindings, removed, value_names(model), _masked)
 
 
 def _left(bindings: Iterable[Binding]) -> Iterator[Binding]:
-    """The bindings without uses by nodes that are not there any more."""
+    """The bindings, without uses by nodes that were removed."""
     for binding in bindings:
         uses = tuple(use for use in binding.uses if use[0].graph is not None)
         if uses:
@@ -70,23 +70,23 @@ def _left(bindings: Iterable[Binding]) -> Iterator[Binding]:
 
 
 def _mask(channels: ChannelMap, units: Iterable[int]) -> NDArray[np.bool_]:
-    """Whether an id goes, by id."""
+    """Whether a unit is removed, by id."""
     chosen = np.zeros(len(channels.root), bool)
     chosen[np.fromiter(units, np.int64)] = True
     chosen[0] = False
     return chosen[channels.root]
 
 
-#: An array with slices removed or set to 0: of the array, an axis, which go, and the fill.
+#: Removes slices or sets them to zero: of an array, an axis, whether each goes, and the fill.
 _Edit = Callable[[Array, int, NDArray[np.bool_], float | None], Array]
 
 
-def _compressed(array: Array, axis: int, gone: NDArray[np.bool_], _fill: float | None) -> Array:
+def _without(array: Array, axis: int, gone: NDArray[np.bool_], _fill: float | None) -> Array:
     parts = [np.compress(~own, part, axis) for part, own in in_groups(array, gone)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _zeroed(array: Array, axis: int, gone: NDArray[np.bool_], fill: float | None) -> Array:
+def _masked(array: Array, axis: int, gone: NDArray[np.bool_], fill: float | None) -> Array:
     if fill is None:
         return array
     array = array.copy()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,9 +16,10 @@ from onnxlite.analysis.units import in_groups
 from onnxlite.graph import const_tensor
 from onnxlite.model import ModelLike, load
 from onnxlite.normalize import normalize
-from onnxlite.ops import Ids, iter_parameters, spec_of
-from onnxlite.prune.target_search import Goal, Removed, Selection
-from onnxlite.records import LayerRow, Report, Skipped
+from onnxlite.ops import iter_parameters, spec_of
+from onnxlite.prune.target_search import Selection
+from onnxlite.prune.task import PruningTask
+from onnxlite.records import LayerRow, Report, Skipped, StepReport
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,26 +124,8 @@ def _parameters(channels: ChannelMap, group: UnitGroup) -> int:
     return sum(int(mark.sum()) for mark in marks.values())
 
 
-STEP = "prune-channels"
-
-
-def pinned(channels: ChannelMap) -> tuple[Skipped, ...]:
-    """Groups that must stay, each with the reason."""
-    return tuple(
-        Skipped(STEP, group.name, "pinned", f"{group.pin.reason} ({group.pin.where})")
-        for group in channels.groups
-        if group.pin is not None
-    )
-
-
-def ended(channels: ChannelMap, removed: Removed) -> dict[str, int]:
-    """The count of branches that end, for the changes of a report; empty for none."""
-    whole = sum(n == len(g.units) for g, n in zip(channels.groups, removed, strict=True))
-    return {"branches-ended": whole} if whole else {}
-
-
-#: The shape of every weight, by node name and port.
-Shapes = dict[tuple[str, str, int], tuple[int, ...]]
+#: The shape of every weight, by node name, operator and port.
+Shapes: TypeAlias = dict[tuple[str, str, int], tuple[int, ...]]
 
 
 def weight_shapes(model: ir.Model) -> Shapes:
@@ -152,7 +136,99 @@ def weight_shapes(model: ir.Model) -> Shapes:
     }
 
 
-def layer_rows(before: Shapes, after: Shapes) -> tuple[LayerRow, ...]:
+def channel_step_report(
+    task: PruningTask,
+    selection: Selection,
+    shapes: tuple[Shapes, Shapes],
+    *,
+    skipped: tuple[Skipped, ...],
+    fit: StepReport | None,
+) -> StepReport:
+    """Report what was removed, or why nothing was.
+
+    Args:
+        task: the model before; its channel map refers to names that still hold.
+        selection: the number of units that were removed from every group.
+        shapes: of all weights before and after the removal.
+        skipped: what scoring and verification skipped.
+        fit: the report of the repair, if there was one.
+    """
+    groups = task.channels.groups
+    pairs = list(zip(groups, selection.removed, strict=True))
+    changed = any(selection.removed)
+    changes = {}
+    if changed:
+        changes["units-removed"] = sum(selection.removed)
+        changes["groups"] = sum(count > 0 for count in selection.removed)
+        if whole := sum(count == len(group.units) for group, count in pairs):
+            changes["branches-removed"] = whole
+    sentences = [_summary(task, selection, shapes)]
+    if selection.fraction is not None and changed:
+        sentences.append(_fraction_left(task, selection))
+    if fit is not None:
+        sentences.append(f"repair: {fit.summary}")
+    short = () if selection.complete else (_short_of_target(task, selection),)
+    measured = task.options.latency is not None
+    return StepReport(
+        step=task.options.name(),
+        changed=changed,
+        summary="; ".join(sentences),
+        changes=changes | dict(fit.changes if fit is not None else {}),
+        skipped=(*short, *skipped, *_pinned(task), *(fit.skipped if fit is not None else ())),
+        layers=_layer_rows(*shapes),
+        # Options that select as many units of every group without measuring latency.
+        resolved_options=(
+            {"latency": None, "widths": {g.name: len(g.units) - n for g, n in pairs if n}}
+            if measured
+            else {}
+        ),
+        hold_out=task.hold_out,
+    )
+
+
+def _summary(task: PruningTask, selection: Selection, shapes: tuple[Shapes, Shapes]) -> str:
+    eligible = [group for group in task.channels.groups if group.name in task.eligible]
+    if not eligible:
+        return "no layer has channels that may be removed: see the skipped groups"
+    if not any(selection.removed):
+        return "nothing to remove with these options"
+    old, new = (sum(int(np.prod(s)) for s in some.values()) for some in shapes)
+    return (
+        f"removed {sum(selection.removed)} of {sum(len(group.units) for group in eligible)} units "
+        f"in {sum(count > 0 for count in selection.removed)} of {len(eligible)} groups: "
+        f"weights {old} -> {new} ({new / max(old, 1):.1%})"
+    )
+
+
+def _fraction_left(task: PruningTask, selection: Selection) -> str:
+    assert task.target is not None
+    assert selection.fraction is not None
+    resource, wanted = task.target
+    return f"{selection.fraction:.1%} of the {resource} is left (wanted {wanted:.1%})"
+
+
+def _short_of_target(task: PruningTask, selection: Selection) -> Skipped:
+    """Name the groups because of which the target was not reached."""
+    reason = "every group that may lose units keeps the least that is allowed"
+    staying = [group for group in task.channels.groups if group.name not in task.eligible]
+    if not task.channels.groups:
+        reason = "no layer of the main graph has channels (bodies of If, Loop and Scan stay)"
+    elif staying:
+        names = ", ".join(f"{group.name!r} ({len(group.units)} units)" for group in staying[:5])
+        more = f" and {len(staying) - 5} more" if len(staying) > 5 else ""
+        reason += f"; these groups must stay, for the reasons given for each: {names}{more}"
+    message = f"{_fraction_left(task, selection)}: {reason}"
+    return Skipped(task.options.name(), "", "goal-not-reached", message)
+
+
+def _pinned(task: PruningTask) -> Iterator[Skipped]:
+    for group in task.channels.groups:
+        if group.pin is not None:
+            message = f"{group.pin.reason} ({group.pin.where})"
+            yield Skipped(task.options.name(), group.name, "pinned", message)
+
+
+def _layer_rows(before: Shapes, after: Shapes) -> tuple[LayerRow, ...]:
     """A row for every weight that has another shape now, or is gone."""
     return tuple(
         LayerRow(
@@ -168,45 +244,3 @@ def layer_rows(before: Shapes, after: Shapes) -> tuple[LayerRow, ...]:
 
 def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "none"
-
-
-def share_left(goal: Goal, reached: Selection) -> str:
-    """How much of what is priced is left, against what was wanted."""
-    assert goal.kept is not None
-    name, share = goal.kept
-    return f"{reached.share:.1%} of the {name} is left (wanted {share:.1%})"
-
-
-def short_of(goal: Goal, reached: Selection, channels: ChannelMap, free: frozenset[str]) -> Skipped:
-    """Why a goal was not reached: what stays."""
-    staying = [group for group in channels.groups if group.name not in free]
-    names = ", ".join(f"{group.name!r} ({len(group.units)} units)" for group in staying[:5])
-    more = f" and {len(staying) - 5} more" if len(staying) > 5 else ""
-    if not channels.groups:
-        reason = "no layer of the main graph has channels (bodies of If, Loop and Scan stay)"
-        return Skipped(STEP, "", "goal-not-reached", f"{share_left(goal, reached)}: {reason}")
-    reason = "every group that may lose units keeps the least it is allowed to"
-    if staying:
-        reason += f"; these groups must stay, for the reasons given for each: {names}{more}"
-    return Skipped(STEP, "", "goal-not-reached", f"{share_left(goal, reached)}: {reason}")
-
-
-def summary(
-    channels: ChannelMap,
-    free_names: frozenset[str],
-    chosen: Mapping[str, Ids],
-    before: Shapes,
-    after: Shapes,
-) -> str:
-    """What went, in one sentence; or why nothing did."""
-    free = [group for group in channels.groups if group.name in free_names]
-    if not free:
-        return "no layer has channels that may be removed: see the skipped groups"
-    if not chosen:
-        return "nothing to remove with these options"
-    old, new = (sum(int(np.prod(s)) for s in shapes.values()) for shapes in (before, after))
-    removed, total = sum(map(len, chosen.values())), sum(len(group.units) for group in free)
-    return (
-        f"removed {removed} of {total} units in {len(chosen)} of {len(free)} groups: "
-        f"weights {old} -> {new} ({new / max(old, 1):.1%})"
-    )

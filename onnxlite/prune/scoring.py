@@ -1,28 +1,22 @@
-"""The curve of every group, by whatever importance was asked for."""
+"""Scoring: the damage curve of every group, at its consumers and at the model's outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxlite.analysis.channels import ChannelMap, UnitGroup, channel_map
+from onnxlite.analysis.channels import UnitGroup
 from onnxlite.analysis.cost import cost
 from onnxlite.calibrate.moments import Moments
 from onnxlite.fidelity import relative_error
 from onnxlite.model import clone
 from onnxlite.ops import Ids
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
-from onnxlite.prune.importance import (
-    FROM_SAMPLES,
-    DamageCurve,
-    weight_curve,
-)
-from onnxlite.prune.options import Importance, ImportanceFunction
+from onnxlite.prune.importance import DamageCurve, weight_curve
 from onnxlite.prune.reconstruction import (
     Consumer,
     consumer_of,
@@ -32,239 +26,214 @@ from onnxlite.prune.reconstruction import (
     reconstruction_curve,
     units_read,
 )
-from onnxlite.prune.removal import remove_units
-from onnxlite.records import Progress, Skipped, no_progress
+from onnxlite.prune.task import PruningTask
+from onnxlite.records import Skipped
 from onnxlite.repair import repair_ir
 from onnxlite.repair.engine import FitOptions, input_moments
 from onnxlite.runtime import Outputs, run_all
-from onnxlite.samples import Samples, feed_size, input_specs
+from onnxlite.samples import Samples, feed_size
 
-_WHAT = "score units"
+#: Local damage below which a probe would measure rounding.
+_MIN_DAMAGE = 1e-4
+#: Samples to probe with; fewer where all runs together would take more than so many MACs.
+_MIN_SAMPLES, _MAX_SAMPLES, _MAX_MACS = 8, 128, 2.5e11
+#: Up to so many MACs in all runs, the rest of the model is repaired for every probe.
+_REPAIRED_MACS = 2.5e10
+#: The same for probes of whole branches: without repair those tell little.
+_BRANCH_MACS = 1e11
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What is known of the units of a model, group by group.
+    """Damage curves of all groups, and the layers that they were measured at.
 
     Attributes:
         curves: of every group of the channel map; empty for groups that stay.
-        readers: of every group the layers that read it, where samples were looked at; as
-            those samples show them that no probe sees.
-        skipped: groups that could not be scored as asked, and stay.
+        consumers: of every group the layers that read it, if there are samples; without those
+            held out.
+        skipped: groups that the criterion does not apply to, which stay.
     """
 
     curves: list[DamageCurve]
-    readers: list[list[Consumer]]
+    consumers: list[list[Consumer]]
     skipped: tuple[Skipped, ...] = ()
 
 
-def score(
-    model: ir.Model,
-    channels: ChannelMap,
-    free: Set[str],
-    importance: Importance | ImportanceFunction,
-    samples: Samples | None,
-    unseen: Samples | None = None,
-    *,
-    seed: int,
-    threads: int | None,
-    progress: Progress,
-) -> GroupScores:
-    """Score the units of the groups named in `free`; damage is checked on `unseen` samples.
+def score_groups(task: PruningTask) -> GroupScores:
+    """Score the units of all eligible groups; damage is checked on the samples held out.
 
     With `"reconstruction"` and `"energy"` a group that no layer reads (the hidden state of
     an LSTM) is scored by its weights.
     """
-    readers: list[Consumer] = []
-    seen_readers: list[Consumer] = []
-    if importance in FROM_SAMPLES:
-        assert samples is not None
-        readers, seen_readers = _readers(model, channels, samples, unseen, seed, threads, progress)
-    rng = np.random.default_rng(seed)
+    merged, fitted = _consumers(task) if task.measures_damage else ([], [])
+    rng = np.random.default_rng(task.options.seed)
     curves: list[DamageCurve] = []
-    own_readers: list[list[Consumer]] = []
+    consumers: list[list[Consumer]] = []
     skipped: list[Skipped] = []
-    for index, group in enumerate(channels.groups):
-        progress("score units", index, len(channels.groups))
-        own, own_seen = (
-            [reader for reader in some if is_even(reader, group.units)]
-            if group.name in free
-            else []
-            for some in (readers, seen_readers)
-        )
-        curve = _curve(channels, group, own, importance, rng) if group.name in free else ""
+    groups = task.channels.groups
+    for index, group in enumerate(groups):
+        task.context.progress("score units", index, len(groups))
+        curve: DamageCurve | str = ""
+        own: list[Consumer] = []
+        if group.name in task.eligible:
+            own = [consumer for consumer in fitted if is_even(consumer, group.units)]
+            all_samples = [consumer for consumer in merged if is_even(consumer, group.units)]
+            curve = _curve(task, group, all_samples, rng)
         if isinstance(curve, str):
             if curve:
-                skipped.append(Skipped(_WHAT, group.name, "no-score", curve))
+                skipped.append(Skipped("score units", group.name, "no-score", curve))
             curve = DamageCurve(group.units[:0], np.zeros(1))
-        elif importance == "reconstruction" and own_seen:
-            damage = curve.damage * overconfidence(group.units, own_seen)
+        elif task.importance == "reconstruction" and own:
+            damage = curve.damage * overconfidence(group.units, own)
             curve = DamageCurve(curve.order, np.maximum.accumulate(damage))
         curves.append(curve)
-        own_readers.append(own_seen)
-    progress("score units", len(channels.groups), len(channels.groups))
-    return GroupScores(curves, own_readers, tuple(skipped))
+        consumers.append(own)
+    task.context.progress("score units", len(groups), len(groups))
+    return GroupScores(curves, consumers, tuple(skipped))
 
 
 def _curve(
-    channels: ChannelMap,
-    group: UnitGroup,
-    readers: Sequence[Consumer],
-    importance: Importance | ImportanceFunction,
-    rng: np.random.Generator,
+    task: PruningTask, group: UnitGroup, consumers: Sequence[Consumer], rng: np.random.Generator
 ) -> DamageCurve | str:
-    if importance not in FROM_SAMPLES:
-        return weight_curve(channels, group, importance, rng)
-    if not readers:
-        return weight_curve(channels, group, "l2", rng)
-    if importance == "energy":
-        return energy_curve(group.units, readers)
-    return reconstruction_curve(group.units, readers)
+    """The curve of a group, or why it has none."""
+    if not task.measures_damage:
+        return weight_curve(task.channels, group, task.importance, rng)
+    if not consumers:
+        return weight_curve(task.channels, group, "l2", rng)
+    if task.importance == "energy":
+        return energy_curve(group.units, consumers)
+    return reconstruction_curve(group.units, consumers)
 
 
-def _readers(
-    model: ir.Model,
-    channels: ChannelMap,
-    samples: Samples,
-    unseen: Samples | None,
-    seed: int,
-    threads: int | None,
-    progress: Progress,
-) -> tuple[list[Consumer], list[Consumer]]:
-    """The layers that read units, by what all samples say and by what those of `samples` say."""
-    layers, _ = find_layers(model)
-    found = [(layer, units_read(layer, channels)) for layer in layers]
+def _consumers(task: PruningTask) -> tuple[list[Consumer], list[Consumer]]:
+    """The layers that read units: by the moments of all samples, and of those not held out."""
+    assert task.fitted is not None
+    fitting = FitOptions(seed=task.options.seed, threads=task.context.threads)
+    found = [(layer, units_read(layer, task.channels)) for layer in find_layers(task.model)[0]]
     reading = [(layer, units) for layer, units in found if units is not None]
-    wanted = [layer for layer, _ in reading]
+    layers = [layer for layer, _ in reading]
     parts = [
-        input_moments(
-            model, wanted, part, FitOptions(seed=seed, threads=threads), progress=progress
-        )
-        for part in (samples, unseen)
+        input_moments(task.model, layers, part, fitting, progress=task.context.progress)
+        for part in (task.fitted, task.held_out)
         if part is not None
     ]
-    all_readers: list[Consumer] = []
-    seen_readers: list[Consumer] = []
+    merged: list[Consumer] = []
+    fitted: list[Consumer] = []
     for (layer, units), *moments in zip(reading, *parts, strict=True):
         known = [part for part in moments if part is not None]
         if len(known) < len(parts):
             continue
-        all_readers.append(consumer_of(layer, units, reduce(Moments.merge, known)))
+        merged.append(consumer_of(layer, units, reduce(Moments.merge, known)))
         if len(known) > 1:
-            seen_readers.append(consumer_of(layer, units, *known))
-    return all_readers, seen_readers or all_readers
-
-
-#: Local damage below which a probe would measure rounding.
-_LEAST_DAMAGE = 1e-4
-#: Samples to probe with; fewer where all runs together would take more than so many MACs.
-_SAMPLES, _LEAST_SAMPLES, _MACS = 128, 8, 2.5e11
-#: Up to so many MACs in all runs, the rest of the model is repaired for every probe.
-_REPAIRED_MACS = 2.5e10
-#: The same for the probes of branches that end: without repair those tell little.
-_ENDED_MACS = 1e11
+            fitted.append(consumer_of(layer, units, *known))
+    return merged, fitted or merged
 
 
 def output_curves(
-    model: ir.Model,
-    curves: Sequence[DamageCurve],
-    readers: Sequence[Sequence[Consumer]],
-    samples: Samples,
-    checks: Samples,
-    *,
-    share: float,
-    ends: Set[int] = frozenset(),
-    threads: int | None = None,
-    progress: Progress = no_progress,
+    task: PruningTask, scores: GroupScores, branches: Collection[int] = ()
 ) -> list[DamageCurve]:
-    """The curves with their damage as a share of the outputs' variance.
+    """Scale curves to damage at the outputs: squared error as a fraction of their variance.
+
+    The error that the consumers of a group are left with is local; its effect on the outputs
+    depends on everything in between. So some units of each group are removed for a moment, on
+    samples held out, and the outputs are compared: one factor per group. In a small model the
+    rest is repaired before that, as it will be in the end; in a large one only the consumers
+    are adapted.
 
     Args:
-        model: unchanged afterwards.
-        curves: of every group, with the damage to its readers.
-        readers: of every group; one without any keeps its curve, times the median of the
-            other groups' factors.
-        samples: to repair on, where the rest of the model is repaired.
-        checks: to compare the outputs on; samples that the curves have not seen, so that a
-            group whose readers only seem to do without its units is found out.
-        share: of a group's units to take out, about as many as will go.
-        ends: groups that may go altogether, with their branch: that is probed, too.
-        threads: of ONNX Runtime; None takes all cores.
-        progress: called as groups are done.
+        task: its model is unchanged afterwards.
+        scores: damage at the consumers. A group without consumers takes the median factor.
+        branches: groups whose branches may be removed: that is probed, too.
     """
-    feed = next(iter(samples))
-    macs = (cost(model, feeds=[feed]).macs or 0) / max(feed_size(feed, samples.inputs), 1)
-    runs = max(sum(map(bool, readers)) * macs, 1)
-    count = int(min(max(_MACS / runs, _LEAST_SAMPLES), _SAMPLES))
-    some = Samples(samples, input_specs(model), limit=count)
-    feeds = list(Samples(checks, input_specs(model), limit=count))
-    expected = run_all(model, feeds, threads=threads)
-    # Layers without a bias get one: not in the model that the channel map is of.
-    copy = clone(model)
-    twins = {layer.node.name: layer for layer in find_layers(copy)[0]}
-
-    def repaired(units: Ids) -> list[Outputs]:
-        return run_all(_repaired(model, units, some, threads), feeds, threads=threads)
-
-    def adapted(readers: Sequence[Consumer], units: Ids) -> list[Outputs]:
-        with _without(readers, twins, units):
-            return run_all(copy, feeds, threads=threads)
-
-    small = runs * count <= _REPAIRED_MACS
-    few = len(ends) * macs * count <= _ENDED_MACS
+    assert task.target is not None
+    probe = _Probe(task, scores)
+    # Where both sides of a layer shrink alike, its work is the square of what they keep.
+    fraction = 1 - task.target.fraction**0.5
     factors: list[float | None] = []
     whole: dict[int, float] = {}
-    for index, (curve, own) in enumerate(zip(curves, readers, strict=True)):
-        progress("probe groups", index, len(curves))
-        taken = _probed_count(curve, share)
-        writable = [reader for reader in own if reader.layer.owns_weight]
-        if taken < 1 or not writable:
+    for index, curve in enumerate(scores.curves):
+        task.context.progress("probe groups", index, len(scores.curves))
+        count = _probed_count(curve, fraction)
+        writable = [c for c in scores.consumers[index] if c.layer.owns_weight]
+        if count < 1 or not writable:
             factors.append(None)
             continue
-        units = curve.order[:taken]
-        damage = distance(expected, repaired(units) if small else adapted(writable, units))
-        factors.append(damage / max(float(curve.damage[taken]), 1e-12))
-        if index in ends:
-            got = repaired(curve.order) if few else adapted(writable, curve.order)
-            whole[index] = distance(expected, got)
-    progress("probe groups", len(curves), len(curves))
+        damage = probe.damage(curve.order[:count], writable, repaired=probe.is_small)
+        factors.append(damage / max(float(curve.damage[count]), 1e-12))
+        if index in branches:
+            few = len(branches) * probe.macs <= _BRANCH_MACS
+            whole[index] = probe.damage(curve.order, writable, repaired=few)
+    task.context.progress("probe groups", len(scores.curves), len(scores.curves))
     known = [factor for factor in factors if factor is not None]
-    middle = float(np.median(known)) if known else 1.0
-    scaled = [
-        DamageCurve(curve.order, curve.damage * (middle if factor is None else factor))
-        for curve, factor in zip(curves, factors, strict=True)
-    ]
-    return [
-        _ending(curve, whole[index]) if index in whole else curve
-        for index, curve in enumerate(scaled)
-    ]
+    median = float(np.median(known)) if known else 1.0
+    scaled = []
+    for index, (curve, factor) in enumerate(zip(scores.curves, factors, strict=True)):
+        at_outputs = curve.damage * (median if factor is None else factor)
+        if index in whole:
+            at_outputs = np.append(at_outputs[:-1], whole[index])
+        scaled.append(DamageCurve(curve.order, at_outputs))
+    return scaled
 
 
-def _ending(curve: DamageCurve, damage: float) -> DamageCurve:
-    """A curve of which the end was measured."""
-    return DamageCurve(curve.order, np.append(curve.damage[:-1], damage))
-
-
-def _repaired(model: ir.Model, units: Ids, samples: Samples, threads: int | None) -> ir.Model:
-    smaller = clone(model)
-    remove_units(smaller, channel_map(smaller, feeds=[next(iter(samples))]), units.tolist())
-    return repair_ir(model, smaller, samples, FitOptions(passes=0, threads=threads))[0]
-
-
-def _probed_count(curve: DamageCurve, share: float) -> int:
+def _probed_count(curve: DamageCurve, fraction: float) -> int:
+    """How many units to remove for a probe: as many as will be, if their damage shows."""
     total = len(curve.order)
-    count = max(1, round(share * total), int(np.searchsorted(curve.damage, _LEAST_DAMAGE)))
+    count = max(1, round(fraction * total), int(np.searchsorted(curve.damage, _MIN_DAMAGE)))
     return min(count, total - 1) if total else 0
 
 
+class _Probe:
+    """Outputs of a model on samples held out, and without some units.
+
+    Attributes:
+        macs: multiply-accumulates of the model on all samples of one probe.
+        is_small: whether the model can be repaired for every probe.
+    """
+
+    def __init__(self, task: PruningTask, scores: GroupScores) -> None:
+        assert task.fitted is not None
+        self._task, model = task, task.model
+        feed = next(iter(task.fitted))
+        macs = cost(model, feeds=[feed]).macs or 0
+        per_sample = macs / max(feed_size(feed, task.fitted.inputs), 1)
+        runs = max(sum(map(bool, scores.consumers)) * per_sample, 1)
+        count = int(min(max(_MAX_MACS / runs, _MIN_SAMPLES), _MAX_SAMPLES))
+        self.macs = per_sample * count
+        self.is_small = runs * count <= _REPAIRED_MACS
+        self._fitted = Samples(task.fitted, task.fitted.inputs, limit=count)
+        held_out = task.held_out or task.fitted
+        self._feeds = list(Samples(held_out, task.fitted.inputs, limit=count))
+        self._expected = run_all(model, self._feeds, threads=task.context.threads)
+        # Layers without a bias get one: not in the model that the channel map refers to.
+        self._copy = clone(model)
+        self._twins = {layer.node.name: layer for layer in find_layers(self._copy)[0]}
+
+    def damage(self, units: Ids, consumers: Sequence[Consumer], *, repaired: bool) -> float:
+        """The error of the outputs without some units.
+
+        Args:
+            units: to remove for the probe.
+            consumers: the layers that read them; adapted where the model is not repaired.
+            repaired: repair the whole model.
+        """
+        threads = self._task.context.threads
+        if repaired:
+            smaller = self._task.without(units)
+            fitting = FitOptions(passes=0, threads=threads)
+            candidate, _ = repair_ir(self._task.model, smaller, self._fitted, fitting)
+            return output_error(self._expected, run_all(candidate, self._feeds, threads=threads))
+        with _adapted(consumers, self._twins, units):
+            return output_error(self._expected, run_all(self._copy, self._feeds, threads=threads))
+
+
 @contextmanager
-def _without(
-    readers: Sequence[Consumer], twins: Mapping[str | None, LinearLayer], units: Ids
+def _adapted(
+    consumers: Sequence[Consumer], twins: Mapping[str | None, LinearLayer], units: Ids
 ) -> Iterator[None]:
-    """Within the context the twins of the readers, by their names, do without `units`."""
-    layers = [twins[reader.layer.node.name] for reader in readers]
+    """Within the context the twins of the consumers, by node name, do without `units`."""
+    layers = [twins[consumer.layer.node.name] for consumer in consumers]
     before = [(layer.matrix, layer.bias) for layer in layers]
-    adapted = [reader.without(units) for reader in readers]
+    adapted = [consumer.without(units) for consumer in consumers]
     try:
         for layer, (weight, bias) in zip(layers, adapted, strict=True):
             layer.write(weight, bias)
@@ -274,6 +243,6 @@ def _without(
             layer.write(weight, bias)
 
 
-def distance(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
+def output_error(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
     """Squared error over the variance, the mean of all float outputs; larger than 0."""
     return max(relative_error(expected, got, centered=True), 1e-12)

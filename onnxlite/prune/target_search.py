@@ -1,178 +1,186 @@
-"""What is to be reached: a share of MACs, parameters, latency or of each group, or widths."""
+"""Target search: how many units of every group to remove for a fraction of a resource.
+
+Counts come from the cost model (`allocation`). For latency they are corrected by timing the
+pruned model. Damages of whole blocks do not add up, so whether a branch is removed is decided
+by trial: the model without it is repaired and compared on samples held out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 
-import msgspec
 import numpy as np
-import onnx_ir as ir
 
 from onnxlite.analysis.branches import Branch
-from onnxlite.analysis.channels import ChannelMap
 from onnxlite.prune.allocation import allocate
-from onnxlite.prune.cost_model import CostModel, latency_items, static_items
+from onnxlite.prune.cost_model import (
+    CostItem,
+    CostModel,
+    latency_items,
+    latency_ratio,
+    static_items,
+)
 from onnxlite.prune.importance import DamageCurve
-from onnxlite.records import Progress
-from onnxlite.samples import Feed
+from onnxlite.prune.task import PruningTask, RemovedCounts, chosen_units
 
-#: Goals that are a share to keep of something that is priced.
-_SHARES = ("macs", "params", "latency")
-
-
-class Goal(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one of the five; see `onnxlite.prune_channels`.
-
-    Attributes:
-        macs: share of the multiply-accumulates to keep, above 0 to 1.
-        params: share of the parameters to keep.
-        latency: share of the measured time to keep.
-        remove: fraction of the units of every group to remove; or by group.
-        widths: units that groups keep, by name; a group whose branch may end may keep none.
-    """
-
-    macs: float | None = None
-    params: float | None = None
-    latency: float | None = None
-    remove: float | Mapping[str, float] | None = None
-    widths: Mapping[str, int] | None = None
-
-    @property
-    def kept(self) -> tuple[str, float] | None:
-        """What is priced, and the share of it to keep; None for `remove` or widths."""
-        for name in _SHARES:
-            if (share := getattr(self, name)) is not None:
-                return name, share
-        return None
+#: The measured latency is right within this fraction of the target; attempts to get there.
+_TOLERANCE, _ATTEMPTS = 0.04, 5
+#: Seconds to time one attempt.
+_TIMING_S = 1.0
+#: Predicted damages may be wrong by this factor; a branch that is worse by more is not tried.
+_MAX_DAMAGE_RATIO = 3.0
+#: A branch is removed if the error falls to this fraction: less hardly shows in accuracy.
+_MAX_ERROR_RATIO = 0.85
 
 
-#: Latency is right within this share of the goal; tries to get there.
-_CLOSE, _TRIES = 0.04, 5
-
-#: How many units of every group are gone.
-Removed = tuple[int, ...]
-
-
+@dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What was chosen, and how far it goes by its own price.
+    """The units to remove.
 
     Attributes:
-        removed: how many units of every group go, in the order of its curve.
-        share: the share of the price that is left; of the latency as it was measured.
-        complete: the goal is reached; if not, all that may go does.
+        removed: how many units of every group, in the order of its curve.
+        fraction: of the resource that is left; of the latency as it was measured. None where
+            counts were given.
+        complete: the target is reached; if not, everything removable is removed.
     """
 
-    def __init__(self, removed: Removed, share: float, *, complete: bool) -> None:
-        self.removed, self.share, self.complete = removed, share, complete
+    removed: RemovedCounts
+    fraction: float | None = None
+    complete: bool = True
 
 
 class TargetSearch:
-    """Chooses by a price: MACs, parameters, or the time of layers.
+    """Selects units for one target, with or without some branches.
 
     Args:
-        model: the model; left as it is.
-        channels: its units.
+        task: the model and its target.
         curves: of every group.
-        counts: of every group the numbers of units it may keep, descending.
-        goal: what is priced, and the share to keep.
-        feed: concrete inputs.
-        measure: the latency ratio of the model without these units to the model.
-        branches: that cost nothing where all units of their group are gone.
-        threads: of ONNX Runtime, for latency.
-        progress: called as layers are timed.
+        branches: the branches that may be removed, by their group.
     """
 
     def __init__(
         self,
-        model: ir.Model,
-        channels: ChannelMap,
+        task: PruningTask,
         curves: Sequence[DamageCurve],
-        counts: Sequence[Sequence[int]],
-        goal: Goal,
-        *,
-        feed: Feed,
-        measure: Callable[[Removed], float],
-        branches: Iterable[Branch] = (),
-        threads: int | None,
-        progress: Progress,
+        branches: Mapping[int, Branch] = MappingProxyType({}),
     ) -> None:
-        assert goal.kept is not None
-        self._curves, self._counts, self._measure = curves, counts, measure
-        self._progress, self._share = progress, goal.kept[1]
-        self._timed = goal.kept[0] == "latency"
-        orders = [curve.order for curve in curves]
-        if self._timed:
-            items = latency_items(
-                model, channels, orders, counts, feed, threads=threads, progress=progress
-            )
-        else:
-            items = static_items(model, channels, goal.kept[0], [feed])
-        branches = tuple(branches)
-        self._fresh: Callable[[], CostModel] = lambda: CostModel(channels, orders, items, branches)
+        assert task.target is not None
+        self.task, self.curves, self.branches = task, curves, branches
+        self.counts = task.allowed_counts(curves)
+        #: Threads that latency is measured with.
+        self.threads = task.context.threads or 1
+        self._target = task.target
+        self._orders = [curve.order for curve in curves]
 
-    def planned(self, ended: Set[int] = frozenset()) -> Selection:
-        """How many units go, by the price alone.
-
-        Args:
-            ended: groups that go altogether.
-        """
-        ledger = self._fresh()
-        whole = ledger.total
-        target = self._share * whole
-        complete = allocate(self._curves, self._allowed(ended), ledger, target, self._progress)
-        return Selection(ledger.removed, ledger.total / whole, complete=complete)
-
-    def reached(self, ended: Set[int] = frozenset()) -> Selection:
-        """The same, where latency is the goal corrected by measuring it."""
-        if not self._timed:
-            return self.planned(ended)
-        return _by_measuring(
-            self._fresh,
-            self._curves,
-            self._allowed(ended),
-            self._share,
-            self._measure,
-            self._progress,
+    @cached_property
+    def _items(self) -> list[CostItem]:
+        task = self.task
+        if self._target.resource != "latency":
+            return static_items(task.model, task.channels, self._target.resource, [task.feed])
+        return latency_items(
+            task.model,
+            task.channels,
+            self._orders,
+            self.counts,
+            task.feed,
+            threads=self.threads,
+            progress=task.context.progress,
         )
 
-    def damage(self, reached: Selection) -> float:
-        """The damage of a choice, by the curves."""
-        pairs = zip(self._curves, reached.removed, strict=True)
+    def plan(self, branches: Set[int] = frozenset()) -> Selection:
+        """Select units by the cost model alone.
+
+        Args:
+            branches: groups whose branches are removed as a whole.
+        """
+        return self._plan(branches, self._target.fraction)
+
+    def select(self, branches: Set[int] = frozenset()) -> Selection:
+        """Select units; where latency is the target, correct the plan by measuring it.
+
+        The largest error of the prediction is in what lies between layers, so the plan aims
+        lower or higher until the measured ratio is right. The closest attempt counts.
+        """
+        if self._target.resource != "latency":
+            return self.plan(branches)
+        progress, fraction = self.task.context.progress, self._target.fraction
+        tried: dict[RemovedCounts, Selection] = {}
+        aim, low, high = fraction, 0.0, 1.0
+        for index in range(_ATTEMPTS):
+            progress("measure latency", index, _ATTEMPTS)
+            plan = self._plan(branches, aim)
+            if plan.removed in tried:
+                break
+            ratio = self._measure(plan.removed)
+            tried[plan.removed] = Selection(
+                removed=plan.removed,
+                fraction=ratio,
+                complete=plan.complete or ratio <= fraction * (1 + _TOLERANCE),
+            )
+            if abs(ratio / fraction - 1) <= _TOLERANCE or (not plan.complete and ratio > fraction):
+                break
+            low, high = (aim, high) if ratio < fraction else (low, aim)
+            guess = aim * fraction / ratio
+            aim = guess if low < guess < high else (low + high) / 2
+        progress("measure latency", _ATTEMPTS, _ATTEMPTS)
+
+        def distance(found: Selection) -> float:
+            assert found.fraction is not None
+            return abs(float(np.log(found.fraction / fraction)))
+
+        return min(tried.values(), key=distance)
+
+    def damage(self, selection: Selection) -> float:
+        """The damage of a selection, by the curves."""
+        pairs = zip(self.curves, selection.removed, strict=True)
         return float(sum(curve.damage[gone] for curve, gone in pairs))
 
-    def _allowed(self, ended: Set[int]) -> list[Sequence[int]]:
-        return [(0,) if i in ended else counts for i, counts in enumerate(self._counts)]
+    def _plan(self, branches: Set[int], fraction: float) -> Selection:
+        cost = CostModel(self.task.channels, self._orders, self._items, self.branches.values())
+        whole = cost.total
+        counts = [(0,) if i in branches else counts for i, counts in enumerate(self.counts)]
+        complete = allocate(self.curves, counts, cost, fraction * whole, self.task.context.progress)
+        return Selection(removed=cost.removed, fraction=cost.total / whole, complete=complete)
+
+    def _measure(self, removed: RemovedCounts) -> float:
+        """The latency of the model without some units, over that of the model."""
+        candidate = self.task.without(chosen_units(self.curves, removed))
+        return latency_ratio(
+            self.task.model,
+            candidate,
+            self.task.feed,
+            threads=self.threads,
+            budget_s=_TIMING_S,
+        )
 
 
-def _by_measuring(
-    fresh: Callable[[], CostModel],
-    curves: Sequence[DamageCurve],
-    counts: Sequence[Sequence[int]],
-    share: float,
-    measure: Callable[[Removed], float],
-    progress: Progress,
+def select_branches(
+    search: TargetSearch, branches: Collection[int], trial: Callable[[RemovedCounts], float]
 ) -> Selection:
-    """Correct what the times of layers predict by what the whole model is measured to take.
+    """Select units and branches: a branch is removed where a trial is clearly better.
 
-    The widest gap between the two is in what lies between layers, so that the prediction is
-    aimed lower or higher until the measured ratio is right. Of all tries the closest counts.
+    One after the other the branch is added that is predicted to do least damage; the first
+    one that is no better is the last.
+
+    Args:
+        search: selects the other units.
+        branches: groups whose branches may be removed.
+        trial: the error of the model without these units, after its repair.
     """
-    tried: dict[Removed, tuple[float, bool]] = {}
-    aim, low, high = share, 0.0, 1.0
-    for index in range(_TRIES):
-        progress("measure latency", index, _TRIES)
-        ledger = fresh()
-        complete = allocate(curves, counts, ledger, aim * ledger.total, progress)
-        if ledger.removed in tried:
+    removed: frozenset[int] = frozenset()
+    best, best_error = search.select(), None
+    while left := sorted(set(branches) - removed):
+        plans = {group: search.plan(removed | {group}) for group in left}
+        group = min(left, key=lambda g: (not plans[g].complete, search.damage(plans[g])))
+        if best.complete and search.damage(plans[group]) > _MAX_DAMAGE_RATIO * search.damage(best):
             break
-        ratio = measure(ledger.removed)
-        tried[ledger.removed] = (ratio, complete)
-        if abs(ratio / share - 1) <= _CLOSE or (not complete and ratio > share):
+        candidate = search.select(removed | {group})
+        best_error = trial(best.removed) if best_error is None else best_error
+        error = trial(candidate.removed)
+        if best.complete and not (candidate.complete and error < _MAX_ERROR_RATIO * best_error):
             break
-        low, high = (aim, high) if ratio < share else (low, aim)
-        guess = aim * share / ratio
-        aim = guess if low < guess < high else (low + high) / 2
-    progress("measure latency", _TRIES, _TRIES)
-    removed = min(tried, key=lambda key: abs(float(np.log(tried[key][0] / share))))
-    ratio, complete = tried[removed]
-    return Selection(removed, ratio, complete=complete or ratio <= share * (1 + _CLOSE))
+        removed, best, best_error = removed | {group}, candidate, error
+    return best

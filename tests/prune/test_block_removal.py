@@ -8,8 +8,7 @@ import pytest
 from onnxlite.analysis.lineage import origin_of
 from onnxlite.model import load
 from onnxlite.prune import prune_channels
-from onnxlite.prune.block_removal import select_blocks
-from onnxlite.prune.target_search import Selection
+from onnxlite.prune.target_search import Selection, select_branches
 from onnxlite.repair import repair
 from tests.odd_models import parse
 
@@ -45,7 +44,7 @@ def test_the_branch_that_adds_least_goes() -> None:
     names = {node.outputs[0].name for node in model.graph}
     assert "f" not in names
     assert "t" in names
-    assert report.changes["branches-ended"] == 1
+    assert report.changes["branches-removed"] == 1
     assert {row.values["after"] for row in report.layers} >= {"none"}
     assert "the macs is left" in report.summary
     assert origin_of(model, model.graph[0].name).node == model.graph[0].name
@@ -65,19 +64,20 @@ def test_the_sum_before_is_fitted_to_the_sum_after() -> None:
     assert "p" not in targets
 
 
-class FakeReach:
-    """Predicts damages from a table; every set of endings is its own choice."""
+class FakeSearch:
+    """Predicts damages from a table; every set of branches is its own selection."""
 
     def __init__(self, damages: dict[frozenset[int], float], complete: bool = True) -> None:
         self.damages, self.complete = damages, complete
 
-    def planned(self, ended=frozenset()) -> Selection:
-        return Selection(tuple(sorted(ended)), 0.5, complete=self.complete or bool(ended))
+    def plan(self, branches=frozenset()) -> Selection:
+        complete = self.complete or bool(branches)
+        return Selection(removed=tuple(sorted(branches)), fraction=0.5, complete=complete)
 
-    reached = planned
+    select = plan
 
-    def damage(self, reached: Selection) -> float:
-        return self.damages[frozenset(reached.removed)]
+    def damage(self, selection: Selection) -> float:
+        return self.damages[frozenset(selection.removed)]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ class FakeReach:
 )
 def test_a_branch_goes_while_that_is_clearly_better(errors, complete, expected) -> None:
     none, one, two, both = map(frozenset, ((), (1,), (2,), (1, 2)))
-    reach = FakeReach({none: 0.1, one: 0.2, two: 0.15, both: 0.2}, complete)
-    assert select_blocks(reach, [1, 2], errors.__getitem__).removed == expected
+    search = FakeSearch({none: 0.1, one: 0.2, two: 0.15, both: 0.2}, complete)
+    assert select_branches(search, [1, 2], errors.__getitem__).removed == expected
 
 
 def test_what_is_far_worse_is_not_tried() -> None:
@@ -101,4 +101,4 @@ def test_what_is_far_worse_is_not_tried() -> None:
     def trial(removed):
         raise AssertionError(removed)
 
-    assert select_blocks(FakeReach({none: 0.1, one: 0.5}), [1], trial).removed == ()
+    assert select_branches(FakeSearch({none: 0.1, one: 0.5}), [1], trial).removed == ()

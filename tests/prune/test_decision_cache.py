@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from onnxlite.model import load, to_bytes
-from onnxlite.prune import channel_step, prune_channels
+from onnxlite.prune import prune_channels, target_search
 from tests.prune.test_block_removal import X, net
 
 
@@ -18,7 +18,7 @@ def test_the_same_question_is_measured_once(monkeypatch, tmp_path):
         # A machine whose times are different every time.
         return 0.3 + 0.1 * len(measured)
 
-    monkeypatch.setattr(channel_step, "latency_ratio", ratio)
+    monkeypatch.setattr(target_search, "latency_ratio", ratio)
 
     def pruned(latency, samples=X):
         return to_bytes(
@@ -58,7 +58,7 @@ def test_what_was_measured_while_busy_is_measured_again_when_idle(monkeypatch, t
         measured.append(len(measured))
         return 0.3 + 0.1 * len(measured)
 
-    monkeypatch.setattr(channel_step, "latency_ratio", ratio)
+    monkeypatch.setattr(target_search, "latency_ratio", ratio)
 
     def measures() -> bool:
         before = len(measured)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxlite.analysis.channels import channel_map
 from onnxlite.model import load, to_bytes
-from onnxlite.normalize import normalize
-from onnxlite.prune import prune_channels, scoring
-from onnxlite.prune.eligibility import eligible_groups
-from onnxlite.prune.scoring import score
-from onnxlite.records import no_progress
-from onnxlite.samples import Samples, input_specs
+from onnxlite.prune import PruneChannels, prune_channels, scoring
+from onnxlite.prune.task import analyse
+from onnxlite.step import StepContext
 from tests.odd_models import parse
 
 #: The second branch hardly reaches the output; no layer has a bias.
@@ -32,20 +28,13 @@ def test_a_group_that_does_not_reach_the_output_is_cheap(
     repaired_macs: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "_REPAIRED_MACS", repaired_macs)
-    model = load(parse(NET))
-    normalize(model)
-    channels = channel_map(model)
     x = np.random.default_rng(0).standard_normal((256, 6)).astype(np.float32)
-    samples = Samples(x, input_specs(model))
-    free = eligible_groups(channels, ())
-    scored = score(
-        model, channels, free, "reconstruction", samples, seed=0, threads=1, progress=no_progress
-    )
-    before = to_bytes(model)
-    curves = scoring.output_curves(
-        model, scored.curves, scored.readers, samples, samples, share=0.3
-    )
-    assert to_bytes(model) == before
+    options = PruneChannels(macs=0.49)
+    task = analyse(load(parse(NET)), x, options, StepContext(threads=1))
+    scored = scoring.score_groups(task)
+    before = to_bytes(task.model)
+    curves = scoring.output_curves(task, scored)
+    assert to_bytes(task.model) == before
     near, far = (c.damage[4] for c in curves if len(c.order))
     local = [c.damage[4] for c in scored.curves if len(c.order)]
     assert local[0] < 10 * local[1]
