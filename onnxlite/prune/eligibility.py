@@ -1,4 +1,4 @@
-"""Which groups may lose units, and how many of them may be kept."""
+"""Eligibility: the groups and branches that may lose units, and the numbers they may keep."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from onnxlite.errors import OptionError
 from onnxlite.machine import machine
 from onnxlite.prune.options import PruneChannels, RoundTo
 
-#: Kernels need at least so many channels at once.
-_LEAST_BLOCK = 4
+#: Kernels need at least this many channels at once.
+_MIN_BLOCK = 4
 
 
 def check_options(channels: ChannelMap, options: PruneChannels, *, samples: bool) -> None:
@@ -35,35 +35,35 @@ def check_options(channels: ChannelMap, options: PruneChannels, *, samples: bool
 
 
 def channel_block(round_to: RoundTo) -> int:
-    """The multiple that channels are kept in; `"auto"` is what this machine's kernels want."""
+    """The multiple that channels are kept in; `"auto"` is the block of this machine's kernels."""
     return machine().channel_block if round_to == "auto" else round_to
 
 
-def eligible_groups(channels: ChannelMap, protect: Sequence[str]) -> frozenset[str]:
-    """The names of the groups that may lose units: not pinned, no layer of them protected.
+def eligible_groups(channels: ChannelMap, exclude: Sequence[str]) -> frozenset[str]:
+    """The names of the groups that may lose units: not pinned, and no layer excluded.
 
     Raises:
         OptionError: a pattern that matches nothing.
     """
-    shielded = _protected(channels, protect)
+    excluded = _excluded(channels, exclude)
     return frozenset(
-        group.name for group in channels.groups if group.pin is None and group.name not in shielded
+        group.name for group in channels.groups if group.pin is None and group.name not in excluded
     )
 
 
 def removable_branches(
-    model: ir.Model, channels: ChannelMap, free: Set[str], protect: Sequence[str]
+    model: ir.Model, channels: ChannelMap, eligible: Set[str], exclude: Sequence[str]
 ) -> Mapping[int, Branch]:
-    """The branches that may end, by their group: it is free, and none of their nodes protected."""
+    """The branches that may be removed, by their eligible group: no node of them is excluded."""
     return {
         index: branch
         for index, branch in branches_of(model, channels).items()
-        if channels.groups[index].name in free
+        if channels.groups[index].name in eligible
         and not any(
             fnmatchcase(value or "", pattern)
             for node in branch.nodes
             for value in (node.name, *(v.name for v in node.inputs if v is not None))
-            for pattern in protect
+            for pattern in exclude
         )
     }
 
@@ -77,14 +77,14 @@ def allowed_counts(group: UnitGroup, *, block: int, minimum: int) -> tuple[int, 
     total = len(group.units)
     step = block // gcd(block, group.width)
     counts = {total, *range(step, total, step)}
-    while total <= step and block > _LEAST_BLOCK:
+    while total <= step and block > _MIN_BLOCK:
         block //= 2
         counts.add(block // gcd(block, group.width))
     return tuple(sorted((c for c in counts if min(minimum, total) <= c <= total), reverse=True))
 
 
-def count_to_keep(group: UnitGroup, share: float, *, block: int, minimum: int) -> int:
-    """How many units stay when `share` of them is to go.
+def count_to_keep(group: UnitGroup, fraction: float, *, block: int, minimum: int) -> int:
+    """How many units stay when a fraction of them is to be removed.
 
     The nearest count whose positions on the narrowest axis are a multiple of `block`;
     all stay if there is no such count below.
@@ -92,45 +92,45 @@ def count_to_keep(group: UnitGroup, share: float, *, block: int, minimum: int) -
     total = len(group.units)
     step = block // gcd(block, group.width)
     least = -(-minimum // step) * step
-    wanted = max(least, round((1 - share) * total / step) * step)
+    wanted = max(least, round((1 - fraction) * total / step) * step)
     return min(wanted, total)
 
 
 def removed_by_widths(
-    channels: ChannelMap, free: Set[str], ends: Set[int], widths: Mapping[str, int]
+    channels: ChannelMap, eligible: Set[str], branches: Set[int], widths: Mapping[str, int]
 ) -> tuple[int, ...]:
-    """How many units of every group go, if those named keep so many.
+    """How many units of every group are removed if those named keep so many.
 
     Args:
         channels: the units.
-        free: names of the groups that may lose some.
-        ends: groups that may lose all.
+        eligible: names of the groups that may lose some.
+        branches: groups that may lose all, with their branch.
         widths: units to keep, by the names of groups.
 
     Raises:
-        OptionError: more units than there are, fewer than must stay, or a protected group.
+        OptionError: more units than there are, fewer than must stay, or an excluded group.
     """
     removed = []
     for index, group in enumerate(channels.groups):
         total = len(group.units)
         kept = widths.get(group.name, total)
-        least = 0 if index in ends else 1
+        least = 0 if index in branches else 1
         if not least <= kept <= total:
             raise OptionError(
                 f"{group.name!r} has {total} units and keeps {least} at least, given was {kept}: "
                 "`explain_channels` shows every group"
             )
-        if kept < total and group.name not in free:
+        if kept < total and group.name not in eligible:
             raise OptionError(
-                f"the units of {group.name!r} are protected and cannot be {kept}: name it in "
-                "`widths` or in `protect`, not in both"
+                f"the units of {group.name!r} are excluded and cannot be {kept}: name it in "
+                "`widths` or in `exclude`, not in both"
             )
         removed.append(total - kept)
     return tuple(removed)
 
 
-def _protected(channels: ChannelMap, patterns: Sequence[str]) -> set[str]:
-    """The groups that a protected layer is part of."""
+def _excluded(channels: ChannelMap, patterns: Sequence[str]) -> set[str]:
+    """The groups that an excluded layer is part of."""
     found: set[str] = set()
     matched: set[str] = set()
     for group in channels.groups:

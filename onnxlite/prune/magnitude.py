@@ -1,22 +1,27 @@
-"""The k-th smallest magnitude of any number of tensors, exactly, in fixed memory.
+"""Magnitude pruning: the smallest weights become zero (Han et al. 2015).
 
-The bit pattern of a non-negative float32 orders like its value, so a radix selection
-works: one pass counts the upper 16 bits of every magnitude, a second the lower 16
-bits inside the bin that holds the k-th. No tensor is held longer than its turn.
+Tensor by tensor, so that memory is bounded by the largest tensor. The threshold is exact: the
+bit pattern of a non-negative float32 orders like its value, so a radix selection finds the
+k-th smallest magnitude of any number of tensors. One pass counts the upper 16 bits of every
+magnitude, a second the lower 16 bits inside of the bin that holds the k-th.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.errors import OptionError
-from onnxlite.ops import Parameter, spec_of
+from onnxlite.errors import UnsupportedError
+from onnxlite.model import unmapped
+from onnxlite.ops import Parameter
+from onnxlite.prune.nm_pattern import summed_axis
+from onnxlite.prune.sparsity_task import SparsityTask, weight_row
+from onnxlite.records import LayerRow
 
 _CHUNK = 1 << 22
 
@@ -74,70 +79,95 @@ def zeroed(array: NDArray[Any], threshold: float, ties: int) -> NDArray[Any]:
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """`keep` of every `block` weights along the summed axis may be other than zero."""
+def zero_smallest(task: SparsityTask) -> list[LayerRow]:
+    """Rewrite in place: set the smallest weights to zero; mapped weights stay on disk.
 
-    keep: int
-    block: int
+    Returns:
+        A row for every weight.
 
-    @classmethod
-    def parse(cls, text: str) -> Pattern:
-        """Read `"2:4"`; raises `OptionError` unless 0 < N < M."""
-        match = re.fullmatch(r"(\d+):(\d+)", text)
-        if match is None or not 0 < int(match[1]) < int(match[2]) <= 64:
-            raise OptionError(f"pattern={text!r}: give N:M with 0 < N < M <= 64, such as '2:4'")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.keep}:{self.block}"
-
-    @property
-    def share(self) -> float:
-        """The share of zeros."""
-        return 1 - self.keep / self.block
-
-    def refusal(self, parameter: Parameter) -> str | None:
-        """Why a weight has no such blocks, or None."""
-        axis = summed_axis(parameter)
-        if axis is None:
-            return f"{parameter.node.op_type} adds up no products along one axis of its weight"
-        size = int(parameter.tensor.shape.numpy()[axis])
-        if size % self.block:
-            return f"it adds up {size} products per output, no multiple of {self.block}"
-        return None
-
-    def zeroed(self, array: Array, axis: int) -> Array:
-        """A copy of `array` with all but the largest weights of each block zero."""
-        moved = np.moveaxis(array, axis, -1)
-        blocks = np.abs(moved.astype(np.float32)).reshape(*moved.shape[:-1], -1, self.block)
-        ranks = np.argsort(np.argsort(blocks, axis=-1, kind="stable"), axis=-1)
-        kept = (ranks >= self.block - self.keep).reshape(moved.shape)
-        return np.where(np.moveaxis(kept, -1, axis), array, array.dtype.type(0))
-
-    def follows(self, array: Array, axis: int) -> bool:
-        """Whether an array has no block with more than `keep` numbers other than zero."""
-        moved = np.moveaxis(array, axis, -1)
-        blocks = moved.reshape(*moved.shape[:-1], -1, self.block)
-        return bool((np.count_nonzero(blocks, axis=-1) <= self.keep).all())
-
-
-def summed_axis(parameter: Parameter) -> int | None:
-    """The axis of a weight along which blocks lie: input channels, or features."""
-    rule = spec_of(parameter.node).summed_axes
-    axes = rule(parameter.node, parameter.port) if rule is not None else ()
-    return axes[0] if axes else None
-
-
-def axis_order(arranged: Array, shape: tuple[int, ...], axis: int) -> NDArray[np.intp]:
-    """Features in an order in which neighbours along `axis` of the weight are consecutive.
-
-    Args:
-        arranged: int[K], the flat position in the weight of each feature of one output.
-        shape: the weight's.
-        axis: along which blocks lie.
+    Raises:
+        UnsupportedError: a weight holds NaN or infinite values.
     """
-    places = list(np.unravel_index(arranged, shape))
-    along = places.pop(axis)
-    order: NDArray[np.intp] = np.lexsort((along, *places)).astype(np.intp)
-    return order
+    rows: list[LayerRow] = []
+    layers, progress = task.layers, task.context.progress
+    for index, (parameter, rewrite) in enumerate(zip(layers, _rewrites(task), strict=True)):
+        progress(task.options.name(), index, len(layers))
+        rows.append(_rewritten(parameter, rewrite))
+    progress(task.options.name(), len(layers), len(layers))
+    return rows
+
+
+def _rewrites(task: SparsityTask) -> Iterator[Callable[[NDArray[Any]], NDArray[Any]]]:
+    """For every weight a function that sets the smallest numbers to zero."""
+    if task.pattern is not None:
+        for parameter in task.layers:
+            axis = summed_axis(parameter)
+            assert axis is not None
+            yield partial(task.pattern.zeroed, axis=axis)
+        return
+    sparsity, tensors = task.options.sparsity, [p.tensor for p in task.layers]
+    if sparsity is not None and task.scope == "global" and tensors:
+        limits = _global_limits(tensors, sparsity)
+    else:
+        limits = (_layer_limit(tensor, sparsity, task.options.threshold) for tensor in tensors)
+    for limit, ties in limits:
+        yield partial(zeroed, threshold=limit, ties=ties)
+
+
+def _layer_limit(
+    tensor: ir.TensorProtocol, sparsity: float | None, threshold: float | None
+) -> tuple[float, int]:
+    """The magnitude below which weights of one tensor go, and how many equal to it."""
+    if threshold is not None:
+        return threshold, 0
+    assert sparsity is not None
+    count = round(sparsity * tensor.size)
+    if not count:
+        return 0.0, 0
+    return kth_magnitude(lambda: [_finite(tensor)], count)
+
+
+def _global_limits(
+    tensors: Sequence[ir.TensorProtocol], sparsity: float
+) -> Iterator[tuple[float, int]]:
+    count = round(sparsity * sum(tensor.size for tensor in tensors))
+    if not count:
+        yield from ((0.0, 0) for _ in tensors)
+        return
+    limit, ties = kth_magnitude(lambda: (_finite(tensor) for tensor in tensors), count)
+    for tensor in tensors:
+        equal = int((magnitudes(unmapped(tensor).numpy()) == limit).sum())
+        yield limit, min(ties, equal)
+        ties -= min(ties, equal)
+
+
+def _finite(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    array = unmapped(tensor).numpy()
+    if not np.isfinite(array).all():
+        raise UnsupportedError(
+            f"weight {tensor.name!r} {list(array.shape)} holds NaN or infinite values: "
+            "the model is damaged, export it again"
+        )
+    return array
+
+
+def _rewritten(parameter: Parameter, rewrite: Callable[[NDArray[Any]], NDArray[Any]]) -> LayerRow:
+    """Replace a weight by the rewritten one if that has more zeros."""
+    old, value = parameter.tensor, parameter.value
+    before = old.size - int(np.count_nonzero(unmapped(old).numpy()))
+
+    def build() -> ir.TensorProtocol:
+        return ir.Tensor(rewrite(unmapped(old).numpy()), dtype=old.dtype, name=value.name)
+
+    new = build()
+    zeros = old.size - int(np.count_nonzero(new.numpy()))
+    if zeros != before:
+        # A weight that was mapped from disk is computed again when it is needed, so that
+        # a model larger than memory can be pruned.
+        lazy = isinstance(old, ir.ExternalTensor | ir.LazyTensor)
+        value.const_value = (
+            ir.LazyTensor(build, old.dtype, old.shape, name=value.name)  # type: ignore[arg-type]
+            if lazy
+            else new
+        )
+    return weight_row(parameter, before, zeros)

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from onnxlite.errors import OptionError
 from onnxlite.options import Exclude, Include, Limit, Seed
-from onnxlite.prune.magnitude import Pattern
+from onnxlite.prune.nm_pattern import Pattern
 from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext

@@ -1,15 +1,16 @@
-"""Zeros that the other weights make up for, by second moments of unlabelled samples.
+"""SparseGPT: zeros that the other weights compensate for, by second moments of the samples.
 
-allot (zeros per layer) -> layer after layer: choose, correct, write -> check on samples that no
-layer was fitted to. Layers that no fit reaches (shared weights, recurrent cells, embeddings,
-bodies of control flow) lose their smallest weights.
+Allocate zeros to layers; then, layer after layer, choose zeros, fit the other weights and write
+them; at last compare on samples that no layer was fitted to. Layers that no fit reaches (shared
+weights, recurrent cells, embeddings, bodies of control flow) lose their smallest weights.
+(Frantar & Alistarh 2022, 2023; Wanda: Sun et al. 2023)
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from onnxlite.graph import const_tensor, iter_nodes, node_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import Parameter
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
-from onnxlite.prune.magnitude import Pattern, axis_order, kth_magnitude, summed_axis, zeroed
+from onnxlite.prune.magnitude import kth_magnitude, zeroed
+from onnxlite.prune.nm_pattern import Pattern, axis_order, summed_axis
 from onnxlite.prune.sparsity_allocation import (
     LEVELS,
     LayerCurve,
@@ -32,10 +34,11 @@ from onnxlite.prune.sparsity_allocation import (
     probed,
     schedule,
 )
-from onnxlite.records import Progress, Skipped
+from onnxlite.prune.sparsity_task import SparsityTask
+from onnxlite.records import Skipped
 from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.layerwise_rounding import round_layers
-from onnxlite.repair.mask import Mask, Masker, MaskMethod
+from onnxlite.repair.mask import Mask, Masker
 from onnxlite.repair.regression import MAX_FEATURES, RegressionRows
 from onnxlite.repair.targets import match_layers
 from onnxlite.runtime import run_all
@@ -48,39 +51,21 @@ _CACHE_BYTES = 1 << 28
 _PROBED = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class SparsityOptions:
-    """What is asked of the zeros; see `onnxlite.prune_weights`."""
-
-    share: float
-    pattern: Pattern | None
-    scope: str
-    method: MaskMethod
-    steps: int
-    threads: int | None
-
-
-def prune_sparsegpt(
-    model: ir.Model,
-    parameters: Sequence[Parameter],
-    samples: Samples,
-    options: SparsityOptions,
-    progress: Progress,
-) -> list[Skipped]:
-    """Give `parameters` of `model` their zeros, in place; what could not be fitted comes back.
+def prune_sparsegpt(task: SparsityTask) -> list[Skipped]:
+    """Rewrite in place: give the weights of a task their zeros, and fit the others to that.
 
     Args:
-        model: normalised.
-        parameters: of the model, one per weight tensor.
-        samples: unlabelled inputs.
-        options: how many zeros, and how.
-        progress: called as layers are done.
+        task: with samples.
+
+    Returns:
+        The weights that no fit reaches, whose smallest numbers became zero.
     """
+    model = task.model
     untyped = [value for value in _computed(model) if value.type is None]
     shapeless = [value for value in _computed(model) if value.shape is None]
     infer_shapes(model)
-    _distinguish(model, parameters)
-    skipped = _with_zeros(model, parameters, samples, options, progress)
+    _distinguish(model, task.layers)
+    skipped = _with_zeros(task)
     # What was inferred here is not for the file.
     for value in shapeless:
         value.shape = None
@@ -95,35 +80,31 @@ def _computed(model: ir.Model) -> Iterator[ir.Value]:
         yield from (value for value in node.outputs if value not in outputs)
 
 
-def _with_zeros(
-    model: ir.Model,
-    parameters: Sequence[Parameter],
-    samples: Samples,
-    options: SparsityOptions,
-    progress: Progress,
-) -> list[Skipped]:
+def _with_zeros(task: SparsityTask) -> list[Skipped]:
+    model, samples, progress = task.model, task.samples, task.context.progress
+    assert samples is not None
     reference = clone(model)
-    named = {parameter.value.name or "": parameter for parameter in parameters}
+    named = {parameter.value.name or "": parameter for parameter in task.layers}
     fitted = {
         layer.weight.name or "": layer
         for layer in find_layers(model)[0]
         if layer.owns_weight and (layer.weight.name or "") in named
     }
-    shares, unseen = _shares(model, named, fitted, samples, options, progress)
-    masks = {name: _mask(layer, shares[name], options) for name, layer in fitted.items()}
+    shares, unseen = _shares(task, named, fitted)
+    masks = {name: _mask(layer, shares[name], task) for name, layer in fitted.items()}
     plain = clone(model)
-    _prune_rest(plain, dict(named), shares, options.pattern)
-    _prune_rest(model, {n: p for n, p in named.items() if n not in fitted}, shares, options.pattern)
-    fits = FitOptions(cache_bytes=_CACHE_BYTES, threads=options.threads)
-    if options.method == "wanda":
+    _prune_rest(plain, dict(named), shares, task.pattern)
+    _prune_rest(model, {n: p for n, p in named.items() if n not in fitted}, shares, task.pattern)
+    fits = FitOptions(cache_bytes=_CACHE_BYTES, threads=task.context.threads)
+    if task.method == "wanda":
         done = _choose_only(model, reference, fitted, masks, samples, fits)
         missing = {name: named[name] for name in fitted if name not in done}
-        _prune_rest(model, missing, shares, options.pattern)
+        _prune_rest(model, missing, shares, task.pattern)
         return [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
     done = set()
     held_out: list[Feed] = []
-    schedules = {name: schedule(mask.sparsity, options.steps) for name, mask in masks.items()}
-    for step in range(options.steps if options.pattern is None else 1):
+    schedules = {name: schedule(mask.sparsity, task.options.rounds) for name, mask in masks.items()}
+    for step in range(task.options.rounds if task.pattern is None else 1):
         grids = {
             fitted[name].node.name or "": replace(mask, sparsity=schedules[name][step])
             for name, mask in masks.items()
@@ -131,10 +112,10 @@ def _with_zeros(
         rounded, held_out = round_layers(reference, model, samples, grids, fits, progress=progress)
         done = {name for name, layer in fitted.items() if (layer.node.name or "") in rounded}
     missing = {name: named[name] for name in fitted if name not in done}
-    _prune_rest(model, missing, shares, options.pattern)
+    _prune_rest(model, missing, shares, task.pattern)
     skipped = [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
     if held_out:
-        wanted = Reference(reference, held_out, threads=options.threads)
+        wanted = Reference(reference, held_out, threads=task.context.threads)
         plain_db, fitted_db = (wanted.sqnr_db(side) for side in (plain, model))
         if not fitted_db >= plain_db:
             _take_over(model, plain)
@@ -157,8 +138,8 @@ def _undone(plain_db: float, fitted_db: float) -> Skipped:
         "compensate",
         "",
         "no-gain",
-        f"on samples held out the smallest weights zero give {plain_db:.1f} dB and corrected "
-        f"ones {fitted_db:.1f} dB: give more samples",
+        f"on samples held out, zeros by magnitude give {plain_db:.1f} dB and compensated "
+        f"ones {fitted_db:.1f} dB, so magnitude is used: give more samples",
     )
 
 
@@ -178,9 +159,10 @@ def _take_over(model: ir.Model, other: ir.Model) -> None:
             model.graph.initializers[name].const_value = value.const_value
 
 
-def _mask(layer: LinearLayer, share: float, options: SparsityOptions) -> Mask:
-    if options.pattern is None:
-        return Mask(sparsity=share, method=options.method)
+def _mask(layer: LinearLayer, share: float, task: SparsityTask) -> Mask:
+    assert task.method != "magnitude"
+    if task.pattern is None:
+        return Mask(sparsity=share, method=task.method)
     tensor = const_tensor(layer.weight)
     assert tensor is not None
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
@@ -189,31 +171,28 @@ def _mask(layer: LinearLayer, share: float, options: SparsityOptions) -> Mask:
     axis = summed_axis(Parameter(layer.node, port, layer.weight, tensor))
     assert axis is not None
     return Mask(
-        keep=options.pattern.keep,
-        block=options.pattern.block,
+        keep=task.pattern.keep,
+        block=task.pattern.block,
         order=axis_order(places, shape, axis),
-        method=options.method,
+        method=task.method,
     )
 
 
 def _shares(
-    model: ir.Model,
-    named: Mapping[str, Parameter],
-    fitted: Mapping[str, LinearLayer],
-    samples: Samples,
-    options: SparsityOptions,
-    progress: Progress,
+    task: SparsityTask, named: Mapping[str, Parameter], fitted: Mapping[str, LinearLayer]
 ) -> tuple[dict[str, float], list[Skipped]]:
     """The share of zeros of every weight, by name, and of which no sample tells anything."""
-    if options.scope == "global":
+    if task.scope == "global":
         arrays = {name: parameter.tensor.numpy() for name, parameter in named.items()}
-        return magnitude_shares(arrays, options.share), []
-    if options.scope != "sensitivity" or len(named) < 2:
-        return dict.fromkeys(named, options.share), []
-    curves, weights = _local_curves(model, named, fitted, samples, options)
+        return magnitude_shares(arrays, task.fraction), []
+    if task.scope != "sensitivity" or len(named) < 2:
+        return dict.fromkeys(named, task.fraction), []
+    assert task.samples is not None
+    curves, weights = _local_curves(task, named, fitted)
+    model, progress = task.model, task.context.progress
     trial = clone(model)
-    feeds = list(itertools.islice(samples, max(1, _PROBED // 8)))
-    wanted = run_all(model, feeds, threads=options.threads)
+    feeds = list(itertools.islice(task.samples, max(1, _PROBED // 8)))
+    wanted = run_all(model, feeds, threads=task.context.threads)
     values = {
         name: value
         for graph in trial.graphs()
@@ -227,29 +206,26 @@ def _shares(
         assert old is not None
         array = weights[name][level].astype(old.dtype.numpy())
         value.const_value = ir.Tensor(array, dtype=old.dtype, name=old.name)
-        found = run_all(trial, feeds, threads=options.threads)
+        found = run_all(trial, feeds, threads=task.context.threads)
         value.const_value = old
         return relative_error(wanted, found)
 
-    weighed = probed(curves, options.share, distance, lambda i, n: progress("probe layers", i, n))
-    shares, unseen = allocate_observed(weighed, options.share)
+    weighed = probed(curves, task.fraction, distance, lambda i, n: progress("probe layers", i, n))
+    shares, unseen = allocate_observed(weighed, task.fraction)
     return shares, [_unseen(named[name]) for name in named if name in unseen]
 
 
 def _local_curves(
-    model: ir.Model,
-    named: Mapping[str, Parameter],
-    fitted: Mapping[str, LinearLayer],
-    samples: Samples,
-    options: SparsityOptions,
+    task: SparsityTask, named: Mapping[str, Parameter], fitted: Mapping[str, LinearLayer]
 ) -> tuple[dict[str, LayerCurve], dict[str, dict[int, Array]]]:
     """Damage at every layer's output, and its weight with the zeros of each level."""
     curves: dict[str, LayerCurve] = {}
     weights: dict[str, dict[int, Array]] = {}
-    reference = clone(model)
+    model, reference = task.model, clone(task.model)
+    assert task.samples is not None
     pairs = [p for p in match_layers(reference, model)[0] if (p.layer.weight.name or "") in fitted]
-    fits = FitOptions(cache_bytes=_CACHE_BYTES, threads=options.threads, passes=0)
-    collected = Engine(reference, model, pairs, samples, fits).collected() if pairs else ()
+    fits = FitOptions(cache_bytes=_CACHE_BYTES, threads=task.context.threads, passes=0)
+    collected = Engine(reference, model, pairs, task.samples, fits).collected() if pairs else ()
     for pair, rows in zip(pairs, collected, strict=True):
         layer = pair.layer
         name = layer.weight.name or ""

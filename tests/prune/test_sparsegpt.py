@@ -14,7 +14,7 @@ from onnxlite.errors import OptionError
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
-from onnxlite.prune.magnitude import Pattern, axis_order
+from onnxlite.prune.nm_pattern import Pattern, axis_order
 from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse

@@ -59,7 +59,7 @@ def test_a_branch_may_be_ended_and_other_groups_may_not():
         ({"nobody": 3}, {}, "no group of units is named 'nobody'"),
         ({"Conv": 13}, {}, "has 12 units and keeps 1 at least, given was 13"),
         ({"Conv": -1}, {}, "a whole number >= 0"),
-        ({"Conv": 3}, {"exclude": ["w1"]}, "are protected and cannot be 3"),
+        ({"Conv": 3}, {"exclude": ["w1"]}, "are excluded and cannot be 3"),
         ({"Conv": 3}, {"remove": 0.5}, "exactly one of"),
     ],
 )
