@@ -35,7 +35,7 @@ def chain(layers: int) -> onnx.ModelProto:
     [
         pytest.param({}, id="hqq"),
         pytest.param({"bits": 3, "method": "rtn"}, id="rtn"),
-        pytest.param({"size": 0.3}, id="size"),
+        pytest.param({"max_size": 0.3}, id="max-size"),
     ],
 )
 def test_sessions_do_not_grow_with_layers(
