@@ -49,7 +49,6 @@ OPERATOR_KEEPERS = (
     "simplify/",
     "tune/operators/",
     "quantize/core/prepare.py",
-    "quantize/static/hardswish_decomposition.py",
 )
 #: Operators that are part of a model's form, which anybody may ask for.
 STRUCTURAL = {"Constant", "DequantizeLinear", "Identity", "If", "QuantizeLinear"}
