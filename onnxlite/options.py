@@ -147,10 +147,13 @@ def from_text(name: str, text: str, kind: Any) -> Any:
     Raises:
         OptionError: the text is not a value of the type.
     """
-    for value in _readings(text, kind):
+    readings = list(_readings(text, kind))
+    for value in readings:
         if _fitted(value, kind) is not _MISFIT:
             return _fitted(value, kind)
-    raise OptionError(f"{name}={text!r}: {_advice(name, text, kind)}")
+    # A number out of its range is a number, not a text.
+    value = next((value for value in readings if not isinstance(value, str)), text)
+    raise OptionError(f"{name}={_shown(value)}: {_advice(name, value, kind)}")
 
 
 def arms_of(kind: Any) -> tuple[Any, ...]:

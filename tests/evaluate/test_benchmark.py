@@ -44,7 +44,7 @@ def test_the_time_budget_bounds_the_rounds() -> None:
     )
     assert 5 <= latency.rounds <= 500
     assert len(steps) == latency.rounds
-    assert steps[-1] == ("benchmark", latency.rounds, latency.rounds)
+    assert steps[-1] == ("time models", latency.rounds, latency.rounds)
     assert latency.reference.memory is None
 
 

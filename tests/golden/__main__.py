@@ -19,7 +19,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
 from itertools import repeat
@@ -32,28 +31,41 @@ FILE = Path(__file__).with_name("hashes.json")
 
 
 def fingerprint(model: onnx.ModelProto) -> dict[str, str]:
-    """Two hashes: of all bytes but the producer's, and of the graph without its numbers."""
+    """Two hashes: of all bytes but the producer's, and of what is computed, whatever the names."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model)
     for field in ("producer_name", "producer_version"):
         proto.ClearField(field)
     whole = proto.SerializeToString(deterministic=True)
-    structure = "\n".join(_lines(proto.graph))
-    return {"bytes": _digest(whole), "structure": _digest(structure.encode())}
+    return {"bytes": _digest(whole), "computation": _computation(proto.graph, {})}
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _digest(*content: object) -> str:
+    total = hashlib.sha256()
+    for part in content:
+        total.update(part if isinstance(part, bytes) else repr(part).encode())
+        total.update(b";")
+    return total.hexdigest()[:16]
 
 
-def _lines(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (f"{t.name} {t.data_type} {list(t.dims)}" for t in graph.initializer)
+def _computation(graph: onnx.GraphProto, outer: dict[str, str]) -> str:
+    """Hash of nodes and outputs, each by the operators, attributes and constants behind it."""
+    known = dict(outer)
+    for value in graph.input:
+        known[value.name] = _digest("input", value.name)
+    for tensor in graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        known[tensor.name] = _digest(tensor.data_type, array.shape, array.tobytes())
+    nodes = []
     for node in graph.node:
-        yield f"{node.name} {node.op_type} {list(node.input)} {list(node.output)}"
-        for attribute in node.attribute:
-            yield attribute.name
-            if attribute.HasField("g"):
-                yield from _lines(attribute.g)
+        attributes = [
+            (a.name, _computation(a.g, known) if a.HasField("g") else a.SerializeToString())
+            for a in sorted(node.attribute, key=lambda a: a.name)
+        ]
+        inputs = [known.get(name, "") for name in node.input]
+        nodes.append(_digest(node.domain, node.op_type, inputs, attributes))
+        known |= {name: _digest(nodes[-1], i) for i, name in enumerate(node.output)}
+    return _digest(sorted(nodes), [known.get(value.name, "") for value in graph.output])
 
 
 def hashes_of(net: str, pattern: str = "*") -> dict[str, dict[str, str] | str]:

@@ -47,9 +47,6 @@ STEPS: dict[str, Step] = {
     "int8-4-bits": lambda model, x: ol.quantize_static(
         model, x, placement="everything", weight_bits=4
     ),
-    "int8-sqnr": lambda model, x: ol.quantize_static(
-        model, x, placement="everything", min_sqnr_db=45, rounding="nearest"
-    ),
     "int8-arm": lambda model, x: ol.quantize_static(model, x, target="cpu-arm"),
     "int8-avx2": lambda model, x: ol.quantize_static(
         model, x, target="cpu-avx2", placement="everything"
