@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks._tables import publish
@@ -106,11 +105,11 @@ def child(tool: str, name: str, count: int) -> None:
     if tool == "onnxlite":
         quantize_static(model, noise)
     else:
-        _peer(path, model, noise)
+        _peer(path, noise)
     sys.stdout.write(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
-def _peer(path: str, model: ir.Model, noise: Noise) -> None:
+def _peer(path: str, noise: Noise) -> None:
     from onnxruntime import quantization as ortq
 
     class Reader(ortq.CalibrationDataReader):  # type: ignore[misc]

@@ -49,7 +49,7 @@ _BRANCHES_END = 0.3
 def contestants(
     name: str, goal: dict[str, Any], images: Array, *, peers: bool
 ) -> Iterator[tuple[str, Contestant]]:
-    """onnxlite in multiples of this machine's block and finer, then the peers."""
+    """Yield onnxlite in multiples of this machine's block and finer, then the peers."""
     simple = simplify(load(FOLDER / f"{name}.onnx")).model
     yield "onnxlite", lambda: prune_channels(simple, samples=images, **goal).model
     if "macs" not in goal:

@@ -69,7 +69,7 @@ def read_light(name: str) -> onnx.ModelProto:
     return onnx.load_from_string(source.read_bytes())
 
 
-def fill(model: onnx.ModelProto, *, seed: int = 0) -> onnx.ModelProto:
+def fill(model: onnx.ModelProto, *, seed: int = 0) -> onnx.ModelProto:  # noqa: C901
     """Replace the weights of a light model with seeded random initializers.
 
     Conv and Gemm weights are He-normal (He et al. 2015), then scaled so that the

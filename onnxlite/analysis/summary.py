@@ -100,7 +100,7 @@ def inspect(
     *,
     samples: SamplesLike | None = None,
     options: InspectOptions,
-    context: StepContext,
+    context: StepContext,  # noqa: ARG001 the form of all functions made from a record
 ) -> Summary:
     """Describe a model: inputs, outputs, operators, parameters, MACs, bytes, layers.
 

@@ -201,7 +201,7 @@ def report(
     json: args.Json = False,
     quiet: args.Quiet = False,
 ) -> None:
-    """[bold]Example[/bold]: onnxlite report report.json -o page.html"""
+    """[bold]Example[/bold]: onnxlite report report.json -o page.html."""
     with Terminal(json=json, quiet=quiet) as terminal:
         record = load_report(source)
         if output is not None:

@@ -198,7 +198,7 @@ def run(
     json: args.Json = False,
     quiet: args.Quiet = False,
 ) -> None:
-    r"""A recipe is a TOML file. Left-out options take their defaults:
+    r"""A recipe is a TOML file; left-out options take their defaults.
 
         [\[steps]]
         step = "simplify"

@@ -245,6 +245,7 @@ class SparseStorage(Step, frozen=True, kw_only=True):
         context: StepContext,
     ) -> tuple[ir.Model, StepReport]:
         """Mark weights of `model` as sparse; samples are not used."""
+        del samples
         from onnxlite.prune.sparse_storage import sparse_storage_ir
 
         return sparse_storage_ir(model, progress=context.progress)

@@ -78,7 +78,7 @@ def test_weights_of_an_odd_number_of_channels_have_half_of_the_range() -> None:
 def test_kernels_without_vnni_do_not_saturate(
     kernels: str, residual_path: Path, tmp_path: Path
 ) -> None:
-    """oneDNN reads the variable once, so a process of its own computes the outputs."""
+    """Compute outputs in a process of its own, because oneDNN reads the variable once."""
     images = fashion.test_set()[0][:100]
     model = quantize_static(
         load(residual_path), fashion.calibration_images(32), target="openvino", rounding="nearest"
