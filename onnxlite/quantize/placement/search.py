@@ -44,7 +44,7 @@ _MAX_BYTES = 1 << 30
 #: Largest number of samples in a run that is timed.
 _MAX_BATCH = 8
 _CONVERSION_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-_PROFILE_S, _TIMING_S = 1.5, 2.5
+_PROFILE_S, _TIMING_S = 1.5, 1.5
 #: Fractions of the float model's time: smaller gains are noise; losses are for eight samples.
 _MIN_GAIN, _MAX_LOSS = 0.03, 0.0
 _FASTER = Reason("faster-in-float", "faster in float")
