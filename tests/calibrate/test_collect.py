@@ -25,7 +25,7 @@ def ranges(data: np.ndarray, names: list[str], **options) -> dict[str, Range]:
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_equal_to_numpy_whatever_the_batch(batch: int) -> None:
     data = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
-    got = ranges(data, ["x", "e", "y"], batch=batch)
+    got = ranges(data, ["x", "e", "y"], batch_size=batch)
     model = load(onnx.parser.parse_model(MODEL))
     outputs = Session(tapped(model, ["e", "y"])).run({"x": data})
     for name, array in {"x": data, **{k: outputs[k] for k in ("e", "y")}}.items():

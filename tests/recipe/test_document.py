@@ -62,7 +62,7 @@ def test_toml_gives_the_recipe_back(recipe):
 def test_toml_text():
     recipe = Recipe((Simplify(), PruneWeights(sparsity=0.25, include=("conv*",))))
     assert recipe.to_toml() == (
-        'version = 1\n\n[[steps]]\nstep = "simplify"\nverify = true\nonnxsim = true\n'
+        'version = 1\n\n[[steps]]\nstep = "simplify"\nverify = true\nonnxsim = "auto"\n'
         "time_limit_s = 120.0\n\n"
         '[[steps]]\nstep = "prune-weights"\nsparsity = 0.25\nmethod = "auto"\nscope = "auto"\n'
         "rounds = 1\n"

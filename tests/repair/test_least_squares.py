@@ -49,7 +49,7 @@ def test_conjugate_gradients_agree_with_the_direct_solution(rows, monkeypatch):
     seen = moments(rows, RNG.standard_normal((2, 12, 5)))
     direct = solve_masked(seen.gram, seen.cross, start, 1e-3)
     monkeypatch.setattr(solve, "_DIRECT_SIZE", 0)
-    monkeypatch.setattr(solve, "_LEAST_SHARE", 1e-9)
+    monkeypatch.setattr(solve, "_MIN_GAIN", 1e-9)
     iterated = solve_masked(seen.gram, seen.cross, start, 1e-3)
     np.testing.assert_allclose(iterated, direct, atol=1e-3)
     assert np.array_equal(iterated != 0, start != 0)

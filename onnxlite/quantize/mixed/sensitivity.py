@@ -29,7 +29,7 @@ from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, mask, plan_everything
 from onnxlite.quantize.mixed.error_propagation import Noise, propagate
 from onnxlite.quantize.mixed.layer_times import layer_times
-from onnxlite.records import Progress, Skipped, no_progress
+from onnxlite.records import Progress, Report, Skipped, no_progress
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext, from_options
 from onnxlite.timing.layer_times import LayerTimes
@@ -75,7 +75,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
         return self.float_us - self.int_us
 
 
-class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
+class Sensitivity(Report, frozen=True, kw_only=True):
     """What each layer of a model costs and gains in INT8.
 
     Attributes:
@@ -102,6 +102,14 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
     def ranked(self) -> tuple[LayerSensitivity, ...]:
         """The layers, those first whose noise weighs most."""
         return tuple(sorted(self.layers, key=lambda layer: -layer.share))
+
+    def __str__(self) -> str:
+        lines = [f"INT8 for {self.target}: {self.sqnr_db:.1f} dB at {self.output!r}"]
+        for layer in self.ranked:
+            line = f"  {layer.name} ({layer.op_type}): {layer.share:.1%} of the noise"
+            gain = "" if layer.gain_us is None else f", saves {layer.gain_us:.0f} us"
+            lines.append(f"{line}, {layer.float_db:.1f} dB without it{gain}")
+        return "\n".join(lines)
 
 
 class SensitivityOptions(Options, frozen=True, kw_only=True):
