@@ -1,4 +1,4 @@
-"""What the units of a group are worth: in which order they go, and what each step costs."""
+"""Importance of units by their weights: damage curves of l1, l2, batch norm and others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ Array64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DamageCurve:
-    """The damage of a group as more and more of its units go.
+    """Damage of removing the units of a group in order of importance.
 
     Attributes:
-        order: the group's units, those that matter least first.
-        damage: float64[units + 1], of the first n units of that order together, as a share
-            of what the layers that read them compute: 0 for none, comparable across groups.
+        order: the group's units, the least important first.
+        damage: float64[units + 1], damage of removing the first n units of that order, as a
+            fraction of the output of the layers that read them: 0 for n = 0, comparable
+            across groups.
     """
 
     order: Ids
@@ -34,14 +35,14 @@ class DamageCurve:
 
 
 def curve_of(units: Ids, scores: Array64) -> DamageCurve:
-    """The curve of units whose damages add up; ties keep the units' order."""
+    """Build a curve from additive scores; ties keep the units' order."""
     order = np.argsort(scores, kind="stable")
     return DamageCurve(units[order], np.concatenate([[0.0], np.cumsum(scores[order])]))
 
 
 Array = NDArray[Any]
 
-#: Those that look at samples.
+#: Criteria that need samples.
 FROM_SAMPLES = ("energy", "reconstruction")
 
 
@@ -51,45 +52,45 @@ def weight_curve(
     importance: Importance | ImportanceFunction,
     rng: np.random.Generator,
 ) -> DamageCurve | str:
-    """The curve of a group by its weights alone, or why it has none."""
+    """Compute a group's curve from its weights, or say why it has none."""
     units = len(group.units)
     if importance == "random":
         return curve_of(group.units, rng.permutation(units) / max(units * (units - 1) / 2, 1))
     if callable(importance):
-        return curve_of(group.units, _users(channels, group, importance))
+        return curve_of(group.units, _custom_scores(channels, group, importance))
     if importance == "bn":
-        gains = [b for b in group.bindings if any(spec_of(n).gain == p for n, p in b.uses)]
-        if not gains:
-            return "no normalization with a scale per channel is bound to it (it may be folded)"
-        scores = sum(_share(np.abs(_slices(channels, group, b)[:, 0])) for b in gains)
-        return curve_of(group.units, np.asarray(scores, np.float64) / len(gains))
+        scales = [b for b in group.bindings if any(spec_of(n).gain == p for n, p in b.uses)]
+        if not scales:
+            return "no normalization with a scale per channel belongs to it (it may be folded)"
+        scores = sum(_normalized(np.abs(_slices(channels, group, b)[:, 0])) for b in scales)
+        return curve_of(group.units, np.asarray(scores, np.float64) / len(scales))
     power = 1 if importance == "l1" else 2
     terms = [
-        _share((np.abs(_slices(channels, group, binding)) ** power).sum(axis=1))
-        for binding in _weights(group)
+        _normalized((np.abs(_slices(channels, group, binding)) ** power).sum(axis=1))
+        for binding in _scored_bindings(group)
     ]
     scores = np.mean(terms, axis=0)
-    # A unit that nothing is computed for, or that nobody reads, is no loss.
-    return curve_of(group.units, np.where(_dead(channels, group), 0.0, scores))
+    # A unit that is always zero, or that no layer reads, is removed without damage.
+    return curve_of(group.units, np.where(_zero_units(channels, group), 0.0, scores))
 
 
-def _share(scores: Array) -> Array64:
+def _normalized(scores: Array) -> Array64:
     return np.asarray(scores / max(float(scores.sum()), 1e-30), np.float64)
 
 
-def _users(channels: ChannelMap, group: UnitGroup, function: ImportanceFunction) -> Array64:
+def _custom_scores(channels: ChannelMap, group: UnitGroup, function: ImportanceFunction) -> Array64:
     slices = [_slices(channels, group, binding) for binding in group.bindings]
     scores = np.asarray(function(group.name, slices), np.float64)
     if scores.shape != (len(group.units),) or not np.isfinite(scores).all():
         raise OptionError(
-            f"importance gave {scores.shape} for group {group.name!r}: it must give one finite "
-            f"number for each of the {len(group.units)} units"
+            f"importance function returned shape {scores.shape} for group {group.name!r}: return "
+            f"one finite number for each of its {len(group.units)} units"
         )
     return scores - scores.min() if (scores < 0).any() else scores
 
 
-def _weights(group: UnitGroup) -> Sequence[Binding]:
-    """The matrices of a group; vectors count only where there is nothing else."""
+def _scored_bindings(group: UnitGroup) -> Sequence[Binding]:
+    """Return the matrices of a group; its vectors if it has no matrix."""
     return [b for b in group.bindings if _is_matrix(b)] or group.bindings
 
 
@@ -99,7 +100,7 @@ def _is_matrix(binding: Binding) -> bool:
 
 
 def _slices(channels: ChannelMap, group: UnitGroup, binding: Binding) -> Array64:
-    """What of a weight goes with each unit, float64[units, elements]; short rows end in zeros."""
+    """Slices of a weight by unit, float64[units, elements]; short rows are zero-padded."""
     assert binding.value.const_value is not None
     parts: list[list[Array]] = [[] for _ in group.units]
     for part, line in in_groups(binding.value.const_value.numpy(), channels.root[binding.line]):
@@ -113,11 +114,11 @@ def _slices(channels: ChannelMap, group: UnitGroup, binding: Binding) -> Array64
     return slices
 
 
-def _dead(channels: ChannelMap, group: UnitGroup) -> NDArray[np.bool_]:
-    """Units that are zero in everything that is added up to them, or read of them."""
+def _zero_units(channels: ChannelMap, group: UnitGroup) -> NDArray[np.bool_]:
+    """Mark units whose producing weights, or whose reading weights, are all zero."""
     reads: list[NDArray[np.bool_]] = []
     makes: list[NDArray[np.bool_]] = []
-    for binding, zero in _zeros(channels, group):
+    for binding, zero in _zero_slices(channels, group):
         (reads if _is_read(binding) else makes).append(zero)
     none = np.zeros(len(group.units), bool)
     return np.asarray(
@@ -125,13 +126,15 @@ def _dead(channels: ChannelMap, group: UnitGroup) -> NDArray[np.bool_]:
     )
 
 
-def _zeros(channels: ChannelMap, group: UnitGroup) -> Iterator[tuple[Binding, NDArray[np.bool_]]]:
+def _zero_slices(
+    channels: ChannelMap, group: UnitGroup
+) -> Iterator[tuple[Binding, NDArray[np.bool_]]]:
     for binding in group.bindings:
         yield binding, np.asarray(~_slices(channels, group, binding).any(axis=1))
 
 
 def _is_read(binding: Binding) -> bool:
-    """Whether a slice multiplies units, rather than making them."""
+    """Return True if a weight multiplies units instead of producing them."""
     return _is_matrix(binding) and any(_reads(binding, node, port) for node, port in binding.uses)
 
 

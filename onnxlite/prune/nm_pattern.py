@@ -1,7 +1,8 @@
-"""N:M sparsity: at most N nonzero weights of every M consecutive ones in a sum.
+"""N:M sparsity: at most N nonzero weights in every M consecutive ones.
 
-2:4 is what sparse tensor cores multiply (Mishra et al. 2021). The weights of a block belong to
-one output; in a convolution they are neighbouring input channels at one kernel position.
+Sparse tensor cores support 2:4 (Mishra et al. 2021). A block lies along the summed axis: its
+weights belong to one output; in a convolution they are adjacent input channels at one kernel
+position.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Pattern:
-    """`keep` of every `block` weights along the summed axis may be other than zero."""
+    """At most `keep` nonzero weights in every `block` along the summed axis."""
 
     keep: int
     block: int
@@ -38,22 +39,22 @@ class Pattern:
         return f"{self.keep}:{self.block}"
 
     @property
-    def share(self) -> float:
-        """The share of zeros."""
+    def fraction(self) -> float:
+        """Fraction of zeros."""
         return 1 - self.keep / self.block
 
     def refusal(self, parameter: Parameter) -> str | None:
-        """Why a weight has no such blocks, or None."""
+        """Reason why a weight cannot have this pattern, or None."""
         axis = summed_axis(parameter)
         if axis is None:
-            return f"{parameter.node.op_type} adds up no products along one axis of its weight"
+            return f"{parameter.node.op_type} does not sum products along an axis of its weight"
         size = int(parameter.tensor.shape.numpy()[axis])
         if size % self.block:
-            return f"it adds up {size} products per output, no multiple of {self.block}"
+            return f"it sums {size} products per output, which is not a multiple of {self.block}"
         return None
 
     def zeroed(self, array: Array, axis: int) -> Array:
-        """A copy of `array` with all but the largest weights of each block zero."""
+        """Copy `array` and zero all but the `keep` largest weights of each block."""
         moved = np.moveaxis(array, axis, -1)
         blocks = np.abs(moved.astype(np.float32)).reshape(*moved.shape[:-1], -1, self.block)
         ranks = np.argsort(np.argsort(blocks, axis=-1, kind="stable"), axis=-1)
@@ -61,26 +62,26 @@ class Pattern:
         return np.where(np.moveaxis(kept, -1, axis), array, array.dtype.type(0))
 
     def follows(self, array: Array, axis: int) -> bool:
-        """Whether an array has no block with more than `keep` numbers other than zero."""
+        """Return True if no block has more than `keep` nonzero numbers."""
         moved = np.moveaxis(array, axis, -1)
         blocks = moved.reshape(*moved.shape[:-1], -1, self.block)
         return bool((np.count_nonzero(blocks, axis=-1) <= self.keep).all())
 
 
 def summed_axis(parameter: Parameter) -> int | None:
-    """The axis of a weight along which blocks lie: input channels, or features."""
+    """Axis of a weight along which blocks lie: input channels or features."""
     rule = spec_of(parameter.node).summed_axes
     axes = rule(parameter.node, parameter.port) if rule is not None else ()
     return axes[0] if axes else None
 
 
 def axis_order(arranged: Array, shape: tuple[int, ...], axis: int) -> NDArray[np.intp]:
-    """Features in an order in which neighbours along `axis` of the weight are consecutive.
+    """Order features so that neighbours along `axis` of the weight are consecutive.
 
     Args:
         arranged: int[K], the flat position in the weight of each feature of one output.
-        shape: the weight's.
-        axis: along which blocks lie.
+        shape: shape of the weight.
+        axis: axis of the weight along which blocks lie.
     """
     places = list(np.unravel_index(arranged, shape))
     along = places.pop(axis)

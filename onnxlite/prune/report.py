@@ -23,18 +23,18 @@ from onnxlite.records import LayerRow, Report, Skipped, StepReport
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Interchangeable units.
+    """A group of interchangeable units.
 
     Attributes:
-        name: of the layer that makes them, as `prune_channels(remove={name: ...})` takes it.
-        units: how many there are.
-        width: channels that one unit is, on the axis where it is fewest (an attention head
-            is `head_size`).
-        parameters: elements that go with one unit.
+        name: name of the layer that produces them, a key of `prune_channels(remove=...)`.
+        units: number of units.
+        width: number of channels of one unit, on the axis where it has the fewest
+            (`head_size` for an attention head).
+        parameters: number of elements removed with one unit.
         layers: names of the nodes whose weights become smaller, in the order of the graph.
-        pinned: why they must stay, and at which node; None if they may go.
-        ends: names of the layers that end altogether where all units go: those of a residual
-            block, say. Empty where at least one unit stays.
+        pinned: reason and node because of which no unit can be removed; None if units can be.
+        branch: names of the layers that are removed if all units are, such as those of a
+            residual block; empty if at least one unit must stay.
     """
 
     name: str
@@ -43,16 +43,16 @@ class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     layers: tuple[str, ...]
     pinned: str | None
-    ends: tuple[str, ...] = ()
+    branch: tuple[str, ...] = ()
 
 
 class ChannelReport(Report, frozen=True, kw_only=True):
-    """All units of a model.
+    """Channel units of a model.
 
     Attributes:
-        groups: in the order of the graph.
-        units: how many there are.
-        prunable: how many of them may go.
+        groups: groups of units, in the order of the graph.
+        units: number of units.
+        prunable: number of units that can be removed.
     """
 
     groups: tuple[GroupRow, ...]
@@ -68,7 +68,7 @@ class ChannelReport(Report, frozen=True, kw_only=True):
 
 
 def explain_channels(model: ModelLike) -> ChannelReport:
-    """Find the channel units of a model: which layers each binds, why some must stay.
+    """Find the channel units of a model, their layers, and reasons that pin them.
 
     Args:
         model: a path, a `ModelProto` or an `ir.Model`; it is not changed.
@@ -90,7 +90,7 @@ def explain_channels(model: ModelLike) -> ChannelReport:
 
 
 def _layers(branch: Branch) -> tuple[str, ...]:
-    """The nodes of a branch that have weights."""
+    """Names of the nodes of a branch that have weights."""
     return tuple(
         node.name or node.op_type
         for node in branch.nodes
@@ -98,7 +98,7 @@ def _layers(branch: Branch) -> tuple[str, ...]:
     )
 
 
-def _row(channels: ChannelMap, group: UnitGroup, ends: tuple[str, ...]) -> GroupRow:
+def _row(channels: ChannelMap, group: UnitGroup, branch: tuple[str, ...]) -> GroupRow:
     return GroupRow(
         name=group.name,
         units=len(group.units),
@@ -106,12 +106,12 @@ def _row(channels: ChannelMap, group: UnitGroup, ends: tuple[str, ...]) -> Group
         parameters=_parameters(channels, group),
         layers=tuple(node.name or node.op_type for node in group.layers),
         pinned=None if group.pin is None else f"{group.pin.reason} ({group.pin.where})",
-        ends=ends,
+        branch=branch,
     )
 
 
 def _parameters(channels: ChannelMap, group: UnitGroup) -> int:
-    """Elements bound to the first unit; where two axes cross they count once."""
+    """Count the elements bound to the first unit; crossing axes count once."""
     marks: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]] = {}
     for binding in group.bindings:
         tensor, name = binding.value.const_value, binding.value.name or ""
@@ -129,7 +129,7 @@ Shapes: TypeAlias = dict[tuple[str, str, int], tuple[int, ...]]
 
 
 def weight_shapes(model: ir.Model) -> Shapes:
-    """The shapes of all weights of a model."""
+    """Return the shapes of all weights of a model."""
     return {
         (p.node.name or "", p.node.op_type, p.port): tuple(p.tensor.shape.numpy())
         for p in iter_parameters(model)
@@ -147,10 +147,10 @@ def channel_step_report(
     """Report what was removed, or why nothing was.
 
     Args:
-        task: the model before; its channel map refers to names that still hold.
-        selection: the number of units that were removed from every group.
-        shapes: of all weights before and after the removal.
-        skipped: what scoring and verification skipped.
+        task: the task, whose channel map refers to names that are still valid.
+        selection: the units that were removed.
+        shapes: shapes of all weights before and after the removal.
+        skipped: entries of scoring and verification.
         fit: the report of the repair, if there was one.
     """
     groups = task.channels.groups
@@ -189,7 +189,7 @@ def channel_step_report(
 def _summary(task: PruningTask, selection: Selection, shapes: tuple[Shapes, Shapes]) -> str:
     eligible = [group for group in task.channels.groups if group.name in task.eligible]
     if not eligible:
-        return "no layer has channels that may be removed: see the skipped groups"
+        return "no layer has channels that can be removed: see the skipped groups"
     if not any(selection.removed):
         return "nothing to remove with these options"
     old, new = (sum(int(np.prod(s)) for s in some.values()) for some in shapes)
@@ -208,15 +208,15 @@ def _fraction_left(task: PruningTask, selection: Selection) -> str:
 
 
 def _short_of_target(task: PruningTask, selection: Selection) -> Skipped:
-    """Name the groups because of which the target was not reached."""
-    reason = "every group that may lose units keeps the least that is allowed"
+    """Explain why the target was not reached."""
+    reason = "every eligible group is at its minimum number of units"
     staying = [group for group in task.channels.groups if group.name not in task.eligible]
     if not task.channels.groups:
-        reason = "no layer of the main graph has channels (bodies of If, Loop and Scan stay)"
+        reason = "no layer of the main graph has channels (bodies of If, Loop and Scan are kept)"
     elif staying:
         names = ", ".join(f"{group.name!r} ({len(group.units)} units)" for group in staying[:5])
         more = f" and {len(staying) - 5} more" if len(staying) > 5 else ""
-        reason += f"; these groups must stay, for the reasons given for each: {names}{more}"
+        reason += f"; these groups are pinned or excluded: {names}{more}"
     message = f"{_fraction_left(task, selection)}: {reason}"
     return Skipped(task.options.name(), "", "goal-not-reached", message)
 
@@ -229,7 +229,7 @@ def _pinned(task: PruningTask) -> Iterator[Skipped]:
 
 
 def _layer_rows(before: Shapes, after: Shapes) -> tuple[LayerRow, ...]:
-    """A row for every weight that has another shape now, or is gone."""
+    """Make a row for every weight that was resized or removed."""
     return tuple(
         LayerRow(
             name,

@@ -1,8 +1,8 @@
-"""SparseGPT: zeros that the other weights compensate for, by second moments of the samples.
+"""SparseGPT and Wanda: prune weights by second moments of their layers' inputs.
 
-Allocate zeros to layers; then, layer after layer, choose zeros, fit the other weights and write
-them; at last compare on samples that no layer was fitted to. Layers that no fit reaches (shared
-weights, recurrent cells, embeddings, bodies of control flow) lose their smallest weights.
+Allocate sparsities to layers; layer by layer, select zeros and fit the remaining weights; then
+compare the result with magnitude pruning on held-out samples. Weights that cannot be fitted
+(shared ones, recurrent cells, embeddings, bodies of control flow) are pruned by magnitude.
 (Frantar & Alistarh 2022, 2023; Wanda: Sun et al. 2023)
 """
 
@@ -30,7 +30,7 @@ from onnxlite.prune.sparsity_allocation import (
     LayerCurve,
     allocate_observed,
     energy_curve,
-    magnitude_shares,
+    magnitude_sparsities,
     probed,
     schedule,
 )
@@ -47,26 +47,26 @@ from onnxlite.samples import Feed, Samples
 Array = NDArray[Any]
 
 _CACHE_BYTES = 1 << 28
-#: Samples that the outputs are compared on for every layer.
-_PROBED = 64
+#: Feeds to run for every probed layer.
+_PROBED_FEEDS = 8
 
 
 def prune_sparsegpt(task: SparsityTask) -> list[Skipped]:
-    """Rewrite in place: give the weights of a task their zeros, and fit the others to that.
+    """Rewrite in place: zero weights and fit the remaining ones to compensate.
 
     Args:
-        task: with samples.
+        task: a task with samples.
 
     Returns:
-        The weights that no fit reaches, whose smallest numbers became zero.
+        The weights that could not be fitted and were pruned by magnitude.
     """
     model = task.model
     untyped = [value for value in _computed(model) if value.type is None]
     shapeless = [value for value in _computed(model) if value.shape is None]
     infer_shapes(model)
-    _distinguish(model, task.layers)
-    skipped = _with_zeros(task)
-    # What was inferred here is not for the file.
+    _make_names_unique(model, task.layers)
+    skipped = _prune(task)
+    # Shapes inferred here must not appear in the saved model.
     for value in shapeless:
         value.shape = None
     for value in untyped:
@@ -80,7 +80,7 @@ def _computed(model: ir.Model) -> Iterator[ir.Value]:
         yield from (value for value in node.outputs if value not in outputs)
 
 
-def _with_zeros(task: SparsityTask) -> list[Skipped]:
+def _prune(task: SparsityTask) -> list[Skipped]:
     model, samples, progress = task.model, task.samples, task.context.progress
     assert samples is not None
     reference = clone(model)
@@ -90,17 +90,18 @@ def _with_zeros(task: SparsityTask) -> list[Skipped]:
         for layer in find_layers(model)[0]
         if layer.owns_weight and (layer.weight.name or "") in named
     }
-    shares, unseen = _shares(task, named, fitted)
-    masks = {name: _mask(layer, shares[name], task) for name, layer in fitted.items()}
+    sparsities, unobserved = _allocate(task, named, fitted)
+    masks = {name: _mask(layer, sparsities[name], task) for name, layer in fitted.items()}
     plain = clone(model)
-    _prune_rest(plain, dict(named), shares, task.pattern)
-    _prune_rest(model, {n: p for n, p in named.items() if n not in fitted}, shares, task.pattern)
+    _prune_by_magnitude(plain, dict(named), sparsities, task.pattern)
+    rest = {name: parameter for name, parameter in named.items() if name not in fitted}
+    _prune_by_magnitude(model, rest, sparsities, task.pattern)
     fits = FitOptions(cache_bytes=_CACHE_BYTES, threads=task.context.threads)
     if task.method == "wanda":
-        done = _choose_only(model, reference, fitted, masks, samples, fits)
+        done = _prune_wanda(model, reference, fitted, masks, samples, fits)
         missing = {name: named[name] for name in fitted if name not in done}
-        _prune_rest(model, missing, shares, task.pattern)
-        return [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
+        _prune_by_magnitude(model, missing, sparsities, task.pattern)
+        return [*unobserved, *(_not_fitted(named[name]) for name in named if name not in done)]
     done = set()
     held_out: list[Feed] = []
     schedules = {name: schedule(mask.sparsity, task.options.rounds) for name, mask in masks.items()}
@@ -112,19 +113,19 @@ def _with_zeros(task: SparsityTask) -> list[Skipped]:
         rounded, held_out = round_layers(reference, model, samples, grids, fits, progress=progress)
         done = {name for name, layer in fitted.items() if (layer.node.name or "") in rounded}
     missing = {name: named[name] for name in fitted if name not in done}
-    _prune_rest(model, missing, shares, task.pattern)
-    skipped = [*unseen, *(_unfitted(named[name]) for name in named if name not in done)]
+    _prune_by_magnitude(model, missing, sparsities, task.pattern)
+    skipped = [*unobserved, *(_not_fitted(named[name]) for name in named if name not in done)]
     if held_out:
         wanted = Reference(reference, held_out, threads=task.context.threads)
         plain_db, fitted_db = (wanted.sqnr_db(side) for side in (plain, model))
         if not fitted_db >= plain_db:
-            _take_over(model, plain)
-            skipped.append(_undone(plain_db, fitted_db))
+            _copy_weights(model, plain)
+            skipped.append(_not_better(plain_db, fitted_db))
     return skipped
 
 
-def _distinguish(model: ir.Model, parameters: Sequence[Parameter]) -> None:
-    """Weights of two branches may have one name: later ones get another."""
+def _make_names_unique(model: ir.Model, parameters: Sequence[Parameter]) -> None:
+    """Rename weights of different subgraphs that have the same name."""
     seen: set[str] = set()
     for parameter in parameters:
         value = parameter.value
@@ -133,36 +134,36 @@ def _distinguish(model: ir.Model, parameters: Sequence[Parameter]) -> None:
         seen.add(value.name or "")
 
 
-def _undone(plain_db: float, fitted_db: float) -> Skipped:
+def _not_better(plain_db: float, fitted_db: float) -> Skipped:
     return Skipped(
         "compensate",
         "",
         "no-gain",
-        f"on samples held out, zeros by magnitude give {plain_db:.1f} dB and compensated "
-        f"ones {fitted_db:.1f} dB, so magnitude is used: give more samples",
+        f"on held-out samples magnitude pruning gives {plain_db:.1f} dB and compensation "
+        f"{fitted_db:.1f} dB, so magnitude pruning is used: give more samples",
     )
 
 
-def _unfitted(parameter: Parameter) -> Skipped:
-    message = "no fit reaches it: its smallest weights became zero"
+def _not_fitted(parameter: Parameter) -> Skipped:
+    message = "it cannot be fitted to the samples: it is pruned by magnitude, without compensation"
     return Skipped("compensate", node_name(parameter.node), "not-fitted", message)
 
 
-def _unseen(parameter: Parameter) -> Skipped:
-    reason = "no sample shows what its zeros do: it gets the share that was asked for"
+def _unobserved(parameter: Parameter) -> Skipped:
+    reason = "its zeros change no output on the samples: it gets the overall sparsity"
     return Skipped("probe", node_name(parameter.node), "not-reached", reason)
 
 
-def _take_over(model: ir.Model, other: ir.Model) -> None:
+def _copy_weights(model: ir.Model, other: ir.Model) -> None:
     for name, value in other.graph.initializers.items():
         if name in model.graph.initializers:
             model.graph.initializers[name].const_value = value.const_value
 
 
-def _mask(layer: LinearLayer, share: float, task: SparsityTask) -> Mask:
+def _mask(layer: LinearLayer, sparsity: float, task: SparsityTask) -> Mask:
     assert task.method != "magnitude"
     if task.pattern is None:
-        return Mask(sparsity=share, method=task.method)
+        return Mask(sparsity=sparsity, method=task.method)
     tensor = const_tensor(layer.weight)
     assert tensor is not None
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
@@ -178,20 +179,20 @@ def _mask(layer: LinearLayer, share: float, task: SparsityTask) -> Mask:
     )
 
 
-def _shares(
+def _allocate(
     task: SparsityTask, named: Mapping[str, Parameter], fitted: Mapping[str, LinearLayer]
 ) -> tuple[dict[str, float], list[Skipped]]:
-    """The share of zeros of every weight, by name, and of which no sample tells anything."""
+    """Allocate a sparsity to every weight, by name; list those without any effect."""
     if task.scope == "global":
         arrays = {name: parameter.tensor.numpy() for name, parameter in named.items()}
-        return magnitude_shares(arrays, task.fraction), []
+        return magnitude_sparsities(arrays, task.fraction), []
     if task.scope != "sensitivity" or len(named) < 2:
         return dict.fromkeys(named, task.fraction), []
     assert task.samples is not None
     curves, weights = _local_curves(task, named, fitted)
     model, progress = task.model, task.context.progress
     trial = clone(model)
-    feeds = list(itertools.islice(task.samples, max(1, _PROBED // 8)))
+    feeds = list(itertools.islice(task.samples, _PROBED_FEEDS))
     wanted = run_all(model, feeds, threads=task.context.threads)
     values = {
         name: value
@@ -211,14 +212,14 @@ def _shares(
         return relative_error(wanted, found)
 
     weighed = probed(curves, task.fraction, distance, lambda i, n: progress("probe layers", i, n))
-    shares, unseen = allocate_observed(weighed, task.fraction)
-    return shares, [_unseen(named[name]) for name in named if name in unseen]
+    sparsities, unobserved = allocate_observed(weighed, task.fraction)
+    return sparsities, [_unobserved(named[name]) for name in named if name in unobserved]
 
 
 def _local_curves(
     task: SparsityTask, named: Mapping[str, Parameter], fitted: Mapping[str, LinearLayer]
 ) -> tuple[dict[str, LayerCurve], dict[str, dict[int, Array]]]:
-    """Damage at every layer's output, and its weight with the zeros of each level."""
+    """Compute the damage at every layer's output, and its weight at each level."""
     curves: dict[str, LayerCurve] = {}
     weights: dict[str, dict[int, Array]] = {}
     model, reference = task.model, clone(task.model)
@@ -236,7 +237,7 @@ def _local_curves(
         if name not in curves:
             array = parameter.tensor.numpy()
             curves[name] = energy_curve(array)
-            weights[name] = {i: _smallest_zero(array, s) for i, s in enumerate(LEVELS)}
+            weights[name] = {i: _smallest_zeroed(array, s) for i, s in enumerate(LEVELS)}
     return {name: curves[name] for name in named}, weights
 
 
@@ -258,7 +259,7 @@ def _moment_curve(
     return LayerCurve(weight.size, tuple(damage)), weights
 
 
-def _choose_only(
+def _prune_wanda(
     model: ir.Model,
     reference: ir.Model,
     fitted: Mapping[str, LinearLayer],
@@ -266,7 +267,7 @@ def _choose_only(
     samples: Samples,
     options: FitOptions,
 ) -> set[str]:
-    """Wanda: zeros by magnitude times the norm of the feature, and nothing else changes."""
+    """Rewrite in place: zero weights by Wanda's criterion and fit nothing."""
     pairs = [p for p in match_layers(reference, model)[0] if (p.layer.weight.name or "") in fitted]
     fits = replace(options, passes=0)
     collected = Engine(reference, model, pairs, samples, fits).collected() if pairs else ()
@@ -283,19 +284,19 @@ def _choose_only(
     return done
 
 
-def _prune_rest(
+def _prune_by_magnitude(
     model: ir.Model,
     named: Mapping[str, Parameter],
-    shares: Mapping[str, float],
+    sparsities: Mapping[str, float],
     pattern: Pattern | None,
 ) -> None:
-    """The smallest weights of `named` become zero in `model`."""
+    """Rewrite in place: zero the smallest weights of `named` in `model`."""
     values = {name: value for graph in model.graphs() for name, value in graph.initializers.items()}
     for name, parameter in named.items():
         old = values[name].const_value
         assert old is not None
         if pattern is None:
-            array = _smallest_zero(old.numpy(), shares[name])
+            array = _smallest_zeroed(old.numpy(), sparsities[name])
         else:
             axis = summed_axis(parameter)
             assert axis is not None
@@ -303,8 +304,8 @@ def _prune_rest(
         values[name].const_value = ir.Tensor(array, dtype=old.dtype, name=old.name)
 
 
-def _smallest_zero(array: Array, share: float) -> Array:
-    count = round(share * array.size)
+def _smallest_zeroed(array: Array, sparsity: float) -> Array:
+    count = round(sparsity * array.size)
     if not count:
         return array
     limit, ties = kth_magnitude(lambda: [array], count)

@@ -1,4 +1,4 @@
-"""Sparsity task: the weights of a model that get zeros, and what is asked of the zeros."""
+"""Sparsity task: the weights to prune, and the options of their pruning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.Data
 
 @dataclass(frozen=True, kw_only=True)
 class SparsityTask:
-    """A model, its weights, and what is asked of them; the passes rewrite the model.
+    """A model and its weights to prune; the passes rewrite the model.
 
     Attributes:
         model: normalized, except for `"magnitude"`.
@@ -35,9 +35,9 @@ class SparsityTask:
         samples: unlabelled inputs; None for `"magnitude"`.
         method: how the weights to zero are chosen; `"auto"` is decided.
         scope: how zeros are distributed over layers; `"auto"` is decided.
-        pattern: of blocks, or None.
+        pattern: the N:M pattern, or None.
         layers: one parameter per weight tensor that gets zeros.
-        skipped: weights that get none, with the reason.
+        skipped: weights that are not pruned, with the reason.
     """
 
     model: ir.Model
@@ -52,9 +52,9 @@ class SparsityTask:
 
     @property
     def fraction(self) -> float:
-        """The fraction of zeros that is asked for."""
+        """Fraction of zeros to reach."""
         if self.pattern is not None:
-            return self.pattern.share
+            return self.pattern.fraction
         return self.options.sparsity or 0.0
 
 
@@ -95,7 +95,7 @@ def plan_sparsity(
 def _prunable(
     model: ir.Model, options: PruneWeights, pattern: Pattern | None
 ) -> tuple[tuple[Parameter, ...], tuple[Skipped, ...]]:
-    """One parameter per weight tensor that may be pruned; shared tensors come once."""
+    """Find one parameter per prunable weight tensor; shared tensors come once."""
     include, exclude = options.include, options.exclude
     chosen: dict[ir.Value, Parameter] = {}
     skipped: list[Skipped] = []
@@ -133,7 +133,7 @@ def _refusal(parameter: Parameter) -> str | None:
     if parameter.tensor.dtype not in _FLOATS:
         return f"its weight {parameter.value.name!r} is {parameter.tensor.dtype}, not float"
     if len(parameter.tensor.shape) < 2:
-        return f"its weight {parameter.value.name!r} has less than two axes"
+        return f"its weight {parameter.value.name!r} has fewer than two axes"
     if not parameter.tensor.size:
         return f"its weight {parameter.value.name!r} is empty"
     others = [
@@ -145,14 +145,14 @@ def _refusal(parameter: Parameter) -> str | None:
 
 
 def count_zeros(parameter: Parameter) -> int:
-    """The number of zeros in a weight, as it is now."""
+    """Count the zeros of a weight in its present state."""
     tensor = const_tensor(parameter.value)
     assert tensor is not None
     return int(tensor.size) - int(np.count_nonzero(unmapped(tensor).numpy()))
 
 
 def weight_row(parameter: Parameter, before: int, zeros: int) -> LayerRow:
-    """The row of a weight, from its numbers of zeros."""
+    """Make the report row of a weight from its numbers of zeros."""
     tensor = parameter.tensor
     return LayerRow(
         parameter.node.name or "",

@@ -83,7 +83,7 @@ def channels_view(report: ChannelReport) -> RenderableType:
             count_text(group.width),
             count_text(group.parameters),
             _layer_names(group.layers),
-            group.pinned or _state(group.ends),
+            group.pinned or _state(group.branch),
         )
         for group in report.groups
     ]
@@ -91,8 +91,8 @@ def channels_view(report: ChannelReport) -> RenderableType:
     return table(title, ("group", "units", "width", "weights a unit", "layers", "state"), rows)
 
 
-def _state(ends: tuple[str, ...]) -> str:
-    return f"may go; with all of them end {_layer_names(ends)}" if ends else "may go"
+def _state(branch: tuple[str, ...]) -> str:
+    return f"removable, with the branch {_layer_names(branch)}" if branch else "removable"
 
 
 def _layer_names(names: tuple[str, ...]) -> str:

@@ -277,7 +277,7 @@ def test_explain_tells_which_layers_end_with_all_units():
     for node, name in zip(layers, ("stem", "in", "out", "head"), strict=True):
         node.name = name
     report = explain_channels(model)
-    assert {row.name: row.ends for row in report.groups} == {
+    assert {row.name: row.branch for row in report.groups} == {
         "stem": (),
         "in": ("in", "out"),
         "head": (),

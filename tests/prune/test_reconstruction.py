@@ -130,12 +130,12 @@ def test_reconstruction_drops_what_others_know() -> None:
         assert twins == kept_twins
 
 
-def checked(rows: int, unseen_rows: int = 4000):
+def checked(rows: int, held_out_rows: int = 4000):
     """The reader of `reader`, with moments of other rows to check on."""
-    layer, units, x, _ = reader(rows + unseen_rows)
+    layer, units, x, _ = reader(rows + held_out_rows)
     empty = np.zeros((len(x), 1, 1))
-    seen = Moments.of(x[:rows], empty[:rows])
-    return units, consumer_of(layer, units, seen, Moments.of(x[rows:], empty[rows:]))
+    fitted = Moments.of(x[:rows], empty[:rows])
+    return units, consumer_of(layer, units, fitted, Moments.of(x[rows:], empty[rows:]))
 
 
 def test_curves_of_many_samples_hold_on_others() -> None:
@@ -147,7 +147,7 @@ def test_curves_of_many_samples_hold_on_others() -> None:
     assert factor.max() < 1.05
 
 
-def test_curves_of_few_samples_are_found_out() -> None:
+def test_damage_of_few_samples_is_scaled_up() -> None:
     few, many = (
         overconfidence(np.unique(units), [read]) for units, read in (checked(40), checked(1000))
     )
@@ -155,6 +155,6 @@ def test_curves_of_few_samples_are_found_out() -> None:
     assert many.max() < 1.1
 
 
-def test_readers_without_unseen_samples_are_believed() -> None:
+def test_damage_without_held_out_samples_is_not_scaled() -> None:
     _, units, _, read = reader()
     assert (overconfidence(np.unique(units), [read]) == 1).all()

@@ -1,4 +1,4 @@
-"""Zeros by sensitivity: the shares add up, and go where they do least damage."""
+"""Zeros by sensitivity: the sparsities add up, and go where they do least damage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxlite.prune.sparsity_allocation import (
     allocate_sparsity,
     energy_curve,
     level_near,
-    magnitude_shares,
+    magnitude_sparsities,
     probed,
     schedule,
 )
@@ -29,21 +29,23 @@ LAYERS = st.lists(st.tuples(st.integers(10, 10**6), st.floats(1e-9, 1e3)), min_s
 
 @example([(54443, 1.0)], 2.1455683319443362e-51)  # rounds to less than nothing
 @given(LAYERS, st.floats(0.0, 0.9))
-def test_shares_make_the_share_of_all(layers: list[tuple[int, float]], share: float) -> None:
+def test_sparsities_add_up_to_the_overall_sparsity(
+    layers: list[tuple[int, float]], sparsity: float
+) -> None:
     curves = {str(i): curve(*layer) for i, layer in enumerate(layers)}
-    shares = allocate_sparsity(curves, share)
+    sparsities = allocate_sparsity(curves, sparsity)
     total = sum(c.weights for c in curves.values())
-    zeros = sum(curves[name].weights * value for name, value in shares.items())
-    assert zeros == pytest.approx(share * total, abs=1e-6 * total)
-    assert all(0 <= value <= LEVELS[-1] for value in shares.values())
+    zeros = sum(curves[name].weights * value for name, value in sparsities.items())
+    assert zeros == pytest.approx(sparsity * total, abs=1e-6 * total)
+    assert all(0 <= value <= LEVELS[-1] for value in sparsities.values())
 
 
 def test_a_layer_that_hurts_more_gets_fewer_zeros() -> None:
-    shares = allocate_sparsity({"soft": curve(1000, 1.0), "hard": curve(1000, 20.0)}, 0.5)
-    assert shares["hard"] < 0.4 < 0.6 < shares["soft"]
+    sparsities = allocate_sparsity({"soft": curve(1000, 1.0), "hard": curve(1000, 20.0)}, 0.5)
+    assert sparsities["hard"] < 0.4 < 0.6 < sparsities["soft"]
     # Damage per weight counts: ten times the weights with the same damage are cheap.
-    shares = allocate_sparsity({"large": curve(10000, 1.0), "small": curve(1000, 1.0)}, 0.5)
-    assert shares["small"] < shares["large"]
+    sparsities = allocate_sparsity({"large": curve(10000, 1.0), "small": curve(1000, 1.0)}, 0.5)
+    assert sparsities["small"] < sparsities["large"]
 
 
 def test_curves_rise_and_meet_their_levels() -> None:
@@ -66,18 +68,18 @@ def test_probes_weigh_the_curves() -> None:
 def test_what_no_sample_reaches_gets_the_share() -> None:
     seen = LayerCurve(100, tuple(level**2 for level in LEVELS))
     hurt = seen.times(5.0)
-    shares, unseen = allocate_observed({"a": seen, "b": hurt, "c": seen.times(0.0)}, 0.5)
-    assert unseen == {"c"}
-    assert shares["c"] == 0.5
-    assert shares["b"] < 0.5 < shares["a"]
-    assert sum(shares.values()) == pytest.approx(1.5, abs=0.02)
+    sparsities, unobserved = allocate_observed({"a": seen, "b": hurt, "c": seen.times(0.0)}, 0.5)
+    assert unobserved == {"c"}
+    assert sparsities["c"] == 0.5
+    assert sparsities["b"] < 0.5 < sparsities["a"]
+    assert sum(sparsities.values()) == pytest.approx(1.5, abs=0.02)
 
 
 def test_energy_and_magnitudes() -> None:
     array = np.array([[1.0, -2.0], [3.0, 4.0]])
     assert energy_curve(array).damage[LEVELS.index(0.5)] == pytest.approx(5 / 30)
-    shares = magnitude_shares({"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])}, 0.5)
-    assert shares == {"a": 1.0, "b": 0.0}
+    sparsities = magnitude_sparsities({"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])}, 0.5)
+    assert sparsities == {"a": 1.0, "b": 0.0}
 
 
 def test_schedule_ends_at_the_share() -> None:
