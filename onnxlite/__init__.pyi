@@ -394,6 +394,7 @@ def prune_channels(
     min_channels: int = 1,
     branches: bool = True,
     repair: bool | Literal["auto"] = "auto",
+    limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = ...,
@@ -435,6 +436,7 @@ def prune_channels(
             feed-forward parts). A branch goes only if the repaired model without it is clearly
             closer to the original on held-out samples.
         repair: Refit the layers that remain; `"auto"` does so if there are samples.
+        limit: Use at most this many samples; None uses all.
         seed: Seed of all random choices.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         progress: Called as the work goes on, with the stage, units done and units in all; an
@@ -468,6 +470,7 @@ def prune_channels(
     min_channels: int = 1,
     branches: bool = True,
     repair: bool | Literal["auto"] = "auto",
+    limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = ...,
@@ -627,6 +630,7 @@ def quantize_dynamic(
     smooth: SmoothOption = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    limit: int | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, StepReport]:
     """Quantize weights to 8 bits, and activations with scales that each run computes.
@@ -652,6 +656,7 @@ def quantize_dynamic(
             wherever possible, False never.
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
+        limit: Use at most this many samples; None uses all.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -678,6 +683,7 @@ def quantize_dynamic(
     smooth: SmoothOption = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    limit: int | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, StepReport]: ...
 @overload

@@ -116,6 +116,7 @@ class PruneChannels(Step, frozen=True, kw_only=True):
         bool | Literal["auto"],
         Meta(description='Refit the layers that remain; `"auto"` does so if there are samples.'),
     ] = "auto"
+    limit: Limit = None
     seed: Seed = 0
 
     def validate(self) -> None:

@@ -153,7 +153,8 @@ def analyse(
         raise OptionError("repair needs samples: give a few hundred unlabelled inputs")
     normalize(model)
     infer_shapes(model)
-    stream = None if samples is None else Samples(samples, input_specs(model))
+    inputs = input_specs(model)
+    stream = None if samples is None else Samples(samples, inputs, limit=options.limit)
     feeds = None if stream is None else [one_sample(model, stream)]
     channels = channel_map(model, feeds=feeds)
     check_options(channels, options, samples=stream is not None)

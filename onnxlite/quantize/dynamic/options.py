@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.options import Exclude, Include
+from onnxlite.options import Exclude, Include, Limit
 from onnxlite.quantize.core.options import EmbeddingsOption, SmoothOption, TargetOption
 from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
@@ -36,6 +36,7 @@ class QuantizeDynamic(Step, frozen=True, kw_only=True):
     smooth: SmoothOption = "auto"
     include: Include = ()
     exclude: Exclude = ()
+    limit: Limit = None
 
     def validate(self) -> None:
         """Raise `OptionError` for a target without these kernels."""

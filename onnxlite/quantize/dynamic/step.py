@@ -71,7 +71,7 @@ def quantize_dynamic_ir(
         return source, unchanged(_STEP, ready.message, skipped, start)
     smoothed: list[LayerRow] = []
     if samples is not None:
-        feeds = Samples(samples, input_specs(source))
+        feeds = Samples(samples, input_specs(source), limit=options.limit)
         smoothed = apply_smoothquant(
             ready, feeds, options, integers_before=False, progress=context.progress
         )
