@@ -67,6 +67,8 @@ class HoldOut(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
 
     def __str__(self) -> str:
+        if not self.feeds:
+            return "no feed held out: there are too few"
         feeds = f"{self.feeds} feed{'' if self.feeds == 1 else 's'}"
         return f"{feeds} that the fit used as well" if self.shared else f"{feeds} held out"
 
