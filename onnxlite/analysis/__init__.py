@@ -1,1 +1,1 @@
-"""What is known of a model without changing it: shapes, cost, summary."""
+"""Analysis of a model, which does not change it: shapes, cost, channels, summary."""

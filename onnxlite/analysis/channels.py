@@ -1,8 +1,7 @@
-"""Channel units: what can be removed from a model only together, derived from its graph.
+"""Channel units: channels that can only be removed together, derived from the graph.
 
-Every operator has a small rule (`onnxlite.ops`) that says what it does to the ids of its
-inputs; one pass over the main graph runs them all. See DESIGN, "Channel units"; the idea
-of coupled structures is that of Fang et al. 2023 (DepGraph).
+Every operator has a rule (`onnxlite.ops`) that propagates the ids of its inputs; one pass over
+the main graph runs all rules. Coupled structures: Fang et al. 2023 (DepGraph).
 """
 
 from __future__ import annotations
@@ -26,16 +25,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class UnitGroup:
-    """Interchangeable units: they are bound in the same slices of the same layers.
+    """A group of interchangeable units, bound in the same slices of the same layers.
 
     Attributes:
-        name: of the layer that makes them, with a number if it makes several groups.
-        units: their ids, ascending.
-        bindings: where they are bound.
-        layers: the nodes of those bindings, in the order of the graph.
-        width: positions that one unit takes on the axis where it takes fewest (the head size
-            for attention heads, 1 for ordinary channels).
-        pin: why they must stay, None if they may go.
+        name: name of the layer that produces them, with a number if it produces several
+            groups.
+        units: ids of the units, ascending.
+        bindings: slices of initializers that belong to them.
+        layers: nodes of those bindings, in the order of the graph.
+        width: positions of one unit on the axis where it has the fewest (the head size for
+            attention heads, 1 for ordinary channels).
+        pin: reason why they cannot be removed; None if they can.
     """
 
     name: str
@@ -48,18 +48,18 @@ class UnitGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelMap:
-    """All units of a model. Refers to nodes and values of the model that was analysed.
+    """Channel units of a model, which refer to its nodes and values.
 
     Attributes:
-        root: the unit of every id: `root[ids]`.
+        root: unit of every id: `root[ids]`.
         bindings: slices of initializers that belong to units.
-        recounts: numbers that count positions.
-        reindexes: lists of positions.
-        groups: the units that are bound anywhere, by what they are bound in.
-        values: the ids of every computed value that has units.
-        slices: the unit of every slice of a constant along an axis, see `Binding.line`; also
-            of constants that are computed from others.
-        shape_of: the concrete shapes that the analysis saw.
+        recounts: constants and attributes that hold a number of positions.
+        reindexes: constants that hold indices of positions.
+        groups: groups of units with the same bindings.
+        values: ids of every computed value that has units.
+        slices: unit of every slice of a constant along an axis, see `Binding.line`; also of
+            constants that are computed from others.
+        shape_of: concrete shapes that the analysis used.
     """
 
     root: Ids
@@ -73,12 +73,12 @@ class ChannelMap:
 
 
 def channel_map(model: ir.Model, *, feeds: Sequence[Feed] | None = None) -> ChannelMap:
-    """Derive the channel units of `model` (normalised; see `onnxlite.normalize`).
+    """Derive the channel units of a normalized model (see `onnxlite.normalize`).
 
     Args:
-        model: left as it is; the result refers to its nodes and values.
-        feeds: the first one decides the sizes of dynamic axes, on which the units do not
-            depend; only needed where made-up inputs cannot be run.
+        model: the model; it is not changed, and the result refers to its nodes and values.
+        feeds: the first one sets the sizes of dynamic axes, on which the units do not depend;
+            needed only where the model does not accept generated inputs.
     """
     shape_of = concrete_shapes(model, feeds)
     constants = constants_of(model)
@@ -116,14 +116,14 @@ def _visit(node: ir.Node, t: Tracking, known: Iterable[bool]) -> None:
         carry_sizes(node, t)
         rule(node, t)
         return
-    reason = "nothing is known of its operator" if rule is None else "its shapes are unknown"
+    reason = "its operator has no channel rule" if rule is None else "its shapes are unknown"
     for value in node.inputs:
         if value is not None:
             t.pin_whole(value, reason)
 
 
 def constants_of(model: ir.Model) -> set[ir.Value]:
-    """The values of the main graph that depend on initializers only."""
+    """Return the values of the main graph that depend on initializers only."""
     constants = {v for v in model.graph.initializers.values() if not v.is_graph_input()}
     for node in model.graph:
         has_body = any(
@@ -140,34 +140,34 @@ def constants_of(model: ir.Model) -> set[ir.Value]:
 def _groups(
     model: ir.Model, t: Tracking, root: Ids, bindings: Sequence[Binding]
 ) -> Iterator[UnitGroup]:
-    """Units with the same bindings, on the same axes of the same values, equally pinned."""
+    """Group units with equal bindings, on the same axes of the same values, and equal pins."""
     pins: dict[int, Pin] = {}
     for pin in t.pins:
         for unit in np.unique(root[pin.ids]).tolist():
             pins.setdefault(unit, pin)
-    # Positions of one axis may be cut apart again (Split): each part must keep some.
+    # An axis may be split later (Split), and each part must keep a position.
     axes = {np.unique(root[ids]).tobytes() for ids in t.values.values() if tracked_axes(ids)}
     found_in: dict[int, list[int]] = {}
     lines = (np.unique(root[binding.line]) for binding in bindings)
     for index, units in enumerate((*lines, *(np.frombuffer(a, np.int64) for a in sorted(axes)))):
         for unit in units.tolist():
             found_in.setdefault(unit, []).append(index)
-    classes: dict[tuple[tuple[int, ...], str | None], list[int]] = {}
+    members_of: dict[tuple[tuple[int, ...], str | None], list[int]] = {}
     for unit, indices in sorted(found_in.items()):
         if unit != 0 and indices[0] < len(bindings):
             reason = pins.get(unit)
             text = None if reason is None else reason.reason + reason.where
-            classes.setdefault((tuple(indices), text), []).append(unit)
+            members_of.setdefault((tuple(indices), text), []).append(unit)
     order = {node: index for index, node in enumerate(iter_nodes(model))}
-    taken: dict[str, int] = {}
-    for (places, _), members in classes.items():
+    name_counts: dict[str, int] = {}
+    for (places, _), members in members_of.items():
         own = tuple(bindings[index] for index in places if index < len(bindings))
         nodes = {node for binding in own for node, _ in binding.uses}
         layers = tuple(sorted(nodes, key=order.__getitem__))
         name = layers[0].name or layers[0].op_type
-        taken[name] = taken.get(name, 0) + 1
+        name_counts[name] = name_counts.get(name, 0) + 1
         yield UnitGroup(
-            name=name if taken[name] == 1 else f"{name}#{taken[name]}",
+            name=name if name_counts[name] == 1 else f"{name}#{name_counts[name]}",
             units=np.array(members, np.int64),
             bindings=own,
             layers=layers,

@@ -1,7 +1,6 @@
 """Cost of a model: multiply-accumulates, parameters and bytes, layer by layer.
 
-A *layer* is a node that multiplies by something (it has a MAC rule in the operator
-table) or that holds trained parameters.
+A *layer* is a node that has a MAC rule in the operator table or trained parameters.
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ from onnxlite.model import unmapped
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.samples import Feed
 
-#: These hold shapes, indices and text, never parameters.
+#: Data types of shapes, indices and text, which are never parameters.
 _NOT_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING})
 
 
 def type_name(dtype: ir.DataType | None) -> str:
-    """A data type as NumPy would say it: `float32`, `int8`, `uint4`; `?` if unknown."""
+    """NumPy's name of a data type: `float32`, `int8`, `uint4`; `?` if unknown."""
     if dtype is None:
         return "?"
-    # ONNX says FLOAT and DOUBLE where everybody else names the bits.
+    # ONNX names FLOAT and DOUBLE, NumPy the number of bits.
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
 
 
 class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
-    """One layer.
+    """Cost of one layer.
 
     Attributes:
         name: the node's name.
         op_type: its operator.
-        weight_shape: shape of its first weight, None without one.
-        weight_type: that weight's stored type, for example `"int8"` behind a
+        weight_shape: shape of its first weight; None if it has none.
+        weight_type: stored type of that weight, for example `"int8"` before a
             DequantizeLinear.
-        parameters: elements of all its constants (weights, bias); a constant shared by
+        parameters: number of elements of its constants (weights, bias); a constant shared by
             two layers counts in both.
-        size_bytes: bytes of those.
-        macs: multiply-accumulates of one run, None where a shape is unknown.
-        output_shape: of the first output, None if unknown.
-        sparsity: share of exact zeros in its parameters, 0 to 1; None if not counted.
+        size_bytes: bytes of its constants.
+        macs: multiply-accumulates of one run; None if a shape is unknown.
+        output_shape: shape of the first output; None if unknown.
+        sparsity: fraction of exact zeros in its parameters, 0 to 1; None if not counted.
     """
 
     name: str
@@ -67,14 +66,14 @@ class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelCost(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole model.
+    """Cost of a model.
 
     Attributes:
         parameters: elements of all constants except 64-bit integers, booleans and strings.
-        macs: multiply-accumulates of one run; None if they cannot be told, see `notes`.
+        macs: multiply-accumulates of one run; None if they are unknown, see `notes`.
         layers: one row per layer, subgraphs included, in the order of the graph.
-        inputs: the input shapes that `macs` and `output_shape` hold for.
-        notes: what `macs` leaves out or assumes.
+        inputs: input shapes for which `macs` and `output_shape` are valid.
+        notes: omissions and assumptions of `macs`.
     """
 
     parameters: int
@@ -93,12 +92,12 @@ def cost(
 ) -> ModelCost:
     """Count the cost of one run of `model`.
 
-    An `If` counts its dearest branch, the body of a `Loop` or `Scan` counts once.
+    An `If` counts its most expensive branch; the body of a `Loop` or `Scan` counts once.
 
     Args:
-        model: left as it is.
-        feeds: the first one decides the sizes of dynamic axes.
-        batch: without feeds, the batch size to count for.
+        model: the model; it is not changed.
+        feeds: the first one sets the sizes of dynamic axes.
+        batch: batch size, used if there are no feeds.
         sparsity: also count zeros, which reads every weight.
     """
     shape_of = concrete_shapes(model, feeds, batch=batch)
@@ -127,38 +126,38 @@ def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def is_parameter(tensor: ir.TensorProtocol) -> bool:
-    """Return True if a constant counts as parameters: not a shape, an index or text."""
+    """Return True if a constant holds parameters, not a shape, indices or text."""
     return tensor.dtype not in _NOT_PARAMETERS
 
 
-def _behind(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The stored constant of an input port, looking through what only changes its form."""
+def _stored_constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the stored constant of an input, before reshapes and DequantizeLinear."""
     producer = value.producer() if value is not None else None
     if producer is not None and _wraps(producer):
-        return _behind(producer.inputs[0])
+        return _stored_constant(producer.inputs[0])
     return const_tensor(value)
 
 
 def _wraps(node: ir.Node) -> bool:
-    """True for nodes that may stand between a stored weight and the node that uses it."""
+    """Return True if a node only moves or dequantizes a stored weight."""
     return spec_of(node).moves_only or is_op(node, "DequantizeLinear")
 
 
 def _parameters(node: ir.Node) -> list[ir.TensorProtocol]:
-    tensors = [_behind(value) for value in node.inputs]
+    tensors = [_stored_constant(value) for value in node.inputs]
     return [tensor for tensor in tensors if tensor is not None and is_parameter(tensor)]
 
 
 def _is_layer(node: ir.Node) -> bool:
     spec = spec_of(node)
     ports = [node.inputs[i] for i in spec.weights if i < len(node.inputs)]
-    return spec.macs is not None or any(_behind(port) is not None for port in ports)
+    return spec.macs is not None or any(_stored_constant(port) is not None for port in ports)
 
 
 def _layer(node: ir.Node, shape_of: ShapeOf, sparsity: bool) -> LayerCost:
     spec = spec_of(node)
     tensors = _parameters(node)
-    weights = (_behind(node.inputs[i]) for i in spec.weights if i < len(node.inputs))
+    weights = (_stored_constant(node.inputs[i]) for i in spec.weights if i < len(node.inputs))
     weight = next((w for w in weights if w is not None), None)
     size = sum(tensor.size for tensor in tensors)
     zeros = sum(_zeros(tensor) for tensor in tensors) if sparsity else 0
@@ -180,7 +179,7 @@ def _zeros(tensor: ir.TensorProtocol) -> int:
 
 
 def _graph_macs(graph: ir.Graph, shape_of: ShapeOf, notes: list[str]) -> int | None:
-    """Sum over a graph and its subgraphs; None, with a note, if a part cannot be told."""
+    """Sum MACs over a graph and its subgraphs; None, with a note, if some are unknown."""
     total: int | None = 0
     for node in graph:
         own = _own_macs(node, shape_of, notes)
@@ -190,7 +189,7 @@ def _graph_macs(graph: ir.Graph, shape_of: ShapeOf, notes: list[str]) -> int | N
         else:
             inner = _sum([_graph_macs(body, shape_of, notes) for body in bodies])
             if inner:
-                notes.append(f"the body of {describe(node)} is counted once, however often it runs")
+                notes.append(f"the body of {describe(node)} is counted once, for one iteration")
         total = _sum([total, own, inner])
     return total
 
@@ -200,10 +199,10 @@ def _own_macs(node: ir.Node, shape_of: ShapeOf, notes: list[str]) -> int | None:
     if spec.macs is not None:
         macs = spec.macs(node, shape_of)
         if macs is None:
-            notes.append(f"MACs unknown: shapes at some {node.op_type} nodes are; give samples")
+            notes.append(f"MACs unknown: shapes at some {node.op_type} are unknown; give samples")
         return macs
     if node.domain not in STANDARD_DOMAINS and any(len(t.shape) > 1 for t in _parameters(node)):
-        notes.append(f"MACs unknown: operator {node.domain}.{node.op_type} is not in the table")
+        notes.append(f"MACs unknown: operator {node.domain}.{node.op_type} has no MAC rule")
         return None
     return 0
 
@@ -211,7 +210,7 @@ def _own_macs(node: ir.Node, shape_of: ShapeOf, notes: list[str]) -> int | None:
 def _branch_macs(
     node: ir.Node, branches: Sequence[ir.Graph], shape_of: ShapeOf, notes: list[str]
 ) -> int | None:
-    """The dearest branch. One that no engine could follow is left out if another is known."""
+    """Count the most expensive branch; ignore unknown ones if another is known."""
     reasons: list[str] = []
     counts = [_graph_macs(branch, shape_of, reasons) for branch in branches]
     known = [count for count in counts if count is not None]

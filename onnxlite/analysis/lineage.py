@@ -1,9 +1,9 @@
-"""Which layer of the original model each layer of a compressed one comes from.
+"""Lineage: the layer of the original model that each layer of a compressed one comes from.
 
-A step that renames a layer or takes output channels away records that here, so that later
-steps and reports can line the two models up. The record lives in `ir.Model.meta`: clones
-carry it, files never do. A layer without a record comes from the layer of its own name,
-with all of its channels.
+A step that renames a layer or removes output channels records that here, so that later steps
+and reports can match the layers of the two models. The record is kept in `ir.Model.meta`: it
+is copied by clones and not saved to files. A layer without a record comes from the layer of
+the same name, with all of its channels.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _ORIGINAL_KEY = "onnxlite.original"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a layer comes from.
+    """Origin of a layer.
 
     Attributes:
         node: name of the node in the original model.
-        kept: the output channels of that node that are left, ascending; None means all.
+        kept: output channels of that node that are kept, ascending; None for all.
     """
 
     node: str
@@ -41,23 +41,23 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 def lineage_of(model: ir.Model) -> Mapping[str, Origin]:
-    """Everything recorded, by the node's current name; layers left alone are not in it."""
+    """Return all recorded origins, by the present name of the node."""
     # Clones share the mapping, so it is never changed in place.
     return cast(Mapping[str, Origin], model.meta.get(_KEY, MappingProxyType({})))
 
 
 def restore_lineage(model: ir.Model, entries: Mapping[str, Origin]) -> None:
-    """Record what `lineage_of` gave before the model went through a file."""
+    """Record the result of `lineage_of` again, after the model was saved and loaded."""
     _put(model, entries)
 
 
 def original_of(model: ir.Model) -> ir.Model | None:
-    """The whole model that this one was made from, if that was recorded."""
+    """Return the model that this one was made from; None if none is recorded."""
     return cast(ir.Model | None, model.meta.get(_ORIGINAL_KEY))
 
 
 def record_original(model: ir.Model, original: ir.Model) -> None:
-    """Record the whole model that `model` is made from; nobody may change it."""
+    """Record the model that `model` is made from; it must not be changed afterwards."""
     model.meta[_ORIGINAL_KEY] = original
 
 
@@ -66,12 +66,12 @@ def paired(candidate: Path | None, model: ir.Model, step: str) -> tuple[ir.Model
 
     Args:
         candidate: file of the candidate, whose reference is `model`; None if `model` is the
-            candidate, whose reference is what it was made from.
+            candidate, whose reference is its recorded original.
         model: the present model of a recipe.
         step: name of the step, for the message.
 
     Raises:
-        OptionError: nothing records what `model` was made from.
+        OptionError: no original of `model` is recorded.
     """
     if candidate is not None:
         return model, load(candidate)
@@ -81,46 +81,47 @@ def paired(candidate: Path | None, model: ir.Model, step: str) -> tuple[ir.Model
 
 
 def origin_of(model: ir.Model, node_name: str) -> Origin:
-    """The origin of one node; itself with all channels if nothing is recorded."""
+    """Return the origin of a node; by default the node itself with all channels."""
     return lineage_of(model).get(node_name, Origin(node_name))
 
 
 def record_kept(model: ir.Model, node_name: str, kept: Sequence[int]) -> None:
-    """Record that of a node's present output channels only `kept` are left.
+    """Record that a node keeps only some of its present output channels.
 
-    Repeated calls add up: `kept` counts the channels that the node has at the moment.
+    Repeated calls compose: `kept` holds indices of the present channels.
 
     Raises:
-        OptionError: an index is out of the range of the channels recorded before.
+        OptionError: an index is out of the range of the present channels.
     """
     _put(model, {node_name: _narrowed(origin_of(model, node_name), node_name, kept)})
 
 
 def _narrowed(origin: Origin, node_name: str, kept: Sequence[int]) -> Origin:
-    """The origin of a node that keeps only some of its present output channels."""
+    """Restrict an origin to some of the present output channels."""
     channels = tuple(int(index) for index in kept)
     if origin.kept is not None:
         if channels and not 0 <= min(channels) <= max(channels) < len(origin.kept):
             raise OptionError(
-                f"node {node_name!r} has {len(origin.kept)} channels left, and channel "
-                f"{max(channels)} is to be kept: count the present channels, not the original's"
+                f"node {node_name!r} has {len(origin.kept)} channels, so channel "
+                f"{max(channels)} cannot be kept: "
+                "give indices of the present channels, not of the original's"
             )
         channels = tuple(origin.kept[index] for index in channels)
     return Origin(origin.node, channels)
 
 
 def record_renamed(model: ir.Model, old_name: str, new_name: str) -> None:
-    """Record that a node got another name, or that the node `new_name` took its place."""
+    """Record that a node was renamed, or replaced by the node `new_name`."""
     _put(model, {new_name: origin_of(model, old_name)})
 
 
 def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[np.bool_]) -> None:
-    """Record which output channels the layers of `bindings` keep, before they are cut.
+    """Record the output channels that layers keep, before units are removed.
 
     Args:
-        model: whose layers the bindings refer to, by name.
-        bindings: of weights, as channel analysis gives them.
-        gone: whether a unit is removed, by id.
+        model: the model of the layers.
+        bindings: bindings of weights, from the channel map.
+        gone: bool[ids], True for removed units.
     """
     entries: dict[str, Origin] = {}
     for binding in bindings:
@@ -138,7 +139,7 @@ def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[n
 
 
 def _output_axis(node: ir.Node, port: int) -> int | None:
-    """The axis of a layer's weight that its output channels lie along."""
+    """Axis of the output channels in a layer's weight, else None."""
     axis_of = spec_of(node).output_axis
     return axis_of(node, port) if axis_of is not None and port in spec_of(node).weights else None
 

@@ -1,4 +1,4 @@
-"""The shapes that values have once units are gone, without removing any: for pricing a choice."""
+"""Shapes of values after the removal of units, computed without removing them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from onnxlite.ops import Ids
 
 
 class PrunedShapes:
-    """Shapes of a model's values when of every group the first units of some order are gone.
+    """Shapes of a model's values without the first units of every group.
 
     Args:
-        channels: the units of the model, left as it is.
-        orders: for every group of `channels` its units in the order in which they go; empty
-            for groups that stay.
+        channels: units of the model; they are not changed.
+        orders: for every group its units in order of removal; empty for groups that keep all.
 
     Attributes:
-        removed: how many units of every group are gone; to be changed by the caller.
+        removed: number of removed units of every group; the caller sets it.
     """
 
     def __init__(self, channels: ChannelMap, orders: Sequence[Ids]) -> None:
@@ -39,7 +38,7 @@ class PrunedShapes:
                 line = _first_line(channels.root[recount.ids], recount.axis)
                 self._counts[recount.node, recount.where] = (len(line), line)
         self._group_of, self._rank_of = group_of, rank_of
-        # Of every value: axis, group, and how many positions go with the first n units.
+        # For every value: axis, group, and the number of positions of the first n units.
         self._losses: dict[ir.Value, list[tuple[int, int, NDArray[np.int64]]]] = defaultdict(list)
         for value, axis, line in _lines(channels):
             groups = group_of[line]
@@ -50,15 +49,15 @@ class PrunedShapes:
                 self._losses[value].append((axis, group, lost))
 
     def groups_of(self, value: ir.Value | None) -> set[int]:
-        """The groups on which the shape of a value depends."""
+        """Return the groups on which the shape of a value depends."""
         return set() if value is None else {group for _, group, _ in self._losses.get(value, ())}
 
     def varying(self, value: ir.Value) -> set[int]:
-        """The axes of a value that lose positions as units go."""
+        """Return the axes of a value that lose positions with units."""
         return {axis for axis, _, _ in self._losses.get(value, ())}
 
     def count(self, node: ir.Node, attribute: str) -> int | None:
-        """What an attribute of a node counts now; None for one that counts no units."""
+        """Value of an attribute that counts units without those removed, else None."""
         if (node, attribute) not in self._counts:
             return None
         total, line = self._counts[node, attribute]
@@ -67,7 +66,7 @@ class PrunedShapes:
         return total - int(gone.sum())
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        """The shape of a value with the units in `removed` gone; None where it is unknown."""
+        """Shape of a value without the removed units; None if it is unknown."""
         shape = self._shape_of(value)
         if shape is None or value is None or value not in self._losses:
             return shape
@@ -82,7 +81,7 @@ def _first_line(ids: Ids, axis: int) -> Ids:
 
 
 def _lines(channels: ChannelMap) -> Iterator[tuple[ir.Value, int, Ids]]:
-    """The unit of every slice of every value along each axis that units differ on."""
+    """Yield the unit of every slice of every value, for each axis with different units."""
     for value, ids in channels.values.items():
         roots = channels.root[ids]
         for axis in range(roots.ndim):
@@ -90,5 +89,5 @@ def _lines(channels: ChannelMap) -> Iterator[tuple[ir.Value, int, Ids]]:
             if (moved != moved[:1]).any():
                 yield value, axis, moved[:, 0]
     for (value, axis), line in channels.slices.items():
-        # Groups of axis 0 lose equally many slices, so that the first stands for all.
+        # All groups of axis 0 lose the same number of slices, so the first one is enough.
         yield value, axis, channels.root[np.atleast_2d(line)[0]]

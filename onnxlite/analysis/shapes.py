@@ -1,8 +1,8 @@
-"""Shapes of values, from a cascade of engines, because none is complete.
+"""Shape inference by three engines in turn, because none of them is complete.
 
-ONNX shape inference comes first, ONNX Runtime's symbolic inference fills what it left,
-and a *probe* (one real run) tells the rest. The first two hold for every input and are
-written into the model; what a probe sees holds for its input only and is kept apart.
+ONNX shape inference runs first, then ONNX Runtime's symbolic inference for the gaps, and then
+a *probe* (one real run). Shapes of the first two are valid for every input and are written
+into the model; shapes of a probe are valid only for its input and are returned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from onnxlite.samples import Feed, InputSpec, generate, input_specs
 
 logger = logging.getLogger(__name__)
 
-#: Larger tensors are weights, whose values no shape depends on.
+#: Larger tensors are weights; shapes never depend on their values.
 _WEIGHT_BYTES = 4096
 
 
@@ -37,26 +37,26 @@ def infer_shapes(
     symbolic: bool = True,
     feeds: Sequence[Feed] | None = None,
 ) -> tuple[Skipped, ...]:
-    """Rewrite in place: write every shape that holds for all inputs into `model`.
+    """Rewrite in place: infer the shapes that are valid for all inputs.
 
     Unusable dimensions (named `?`, or not positive) become unknown first. The declared
-    shapes of graph inputs stay; those of graph outputs get numbers where they had none.
+    shapes of graph inputs are kept; unknown sizes of graph outputs become numbers.
     Weights are never read, so a model of any size costs little memory.
 
     Args:
         model: the model to annotate.
-        refresh: forget the inner shapes first; needed after a change that makes them stale.
+        refresh: clear the shapes of inner values first, needed after a change of shapes.
         symbolic: also use ONNX Runtime's symbolic inference where ONNX leaves a gap.
-        feeds: inputs to run the model on; the *rank* of values that no engine could tell
-            is taken from there if all feeds agree, the dimensions stay unknown.
+        feeds: inputs to run the model on; a *rank* that no engine infers is taken from the
+            runs if all feeds agree; its dimensions remain unknown.
 
     Returns:
-        Which engine failed, and how many values have no known rank, with the reason.
+        Engines that failed, and the number of values of unknown rank, with the reason.
     """
     skipped: list[Skipped] = []
-    _sanitise(model)
+    _clean_shapes(model)
     if refresh:
-        _forget(model)
+        _clear_computed(model)
     skipped += _infer(model, symbolic=symbolic)
     if feeds and any(value.shape is None for value in _open_values(model)):
         skipped += _ranks_from(model, feeds)
@@ -69,10 +69,10 @@ def infer_shapes(
 
 
 def probe_shapes(model: ir.Model, feed: Feed) -> dict[ir.Value, tuple[int, ...]]:
-    """Run the model once and read the shape of every tensor that a node made.
+    """Run the model once and return the shape of every computed tensor.
 
-    The shapes come from ONNX Runtime's profile, so no tensor is copied out and nodes of
-    subgraphs are seen too: the branch of an `If` that ran, the first turn of a `Loop`.
+    The shapes come from ONNX Runtime's profile, so no tensor is copied. Nodes of subgraphs are
+    included: the executed branch of an `If`, the first iteration of a `Loop`.
 
     Raises:
         ExecutionError: ONNX Runtime does not run the model on `feed`.
@@ -91,7 +91,7 @@ def probe_shapes(model: ir.Model, feed: Feed) -> dict[ir.Value, tuple[int, ...]]
     for event in events:
         if (made_by := nodes.get(event["name"])) is None:
             continue
-        # An entry is {type: shape}; what is no tensor or is not there has none.
+        # An entry is {type: shape}; values that are absent or no tensors have none.
         entries = [shape for e in event["args"]["output_type_shape"] for shape in e.values()]
         outputs = [value for value in made_by.outputs if value.name]
         if len(entries) == len(outputs):
@@ -103,21 +103,21 @@ def probe_shapes(model: ir.Model, feed: Feed) -> dict[ir.Value, tuple[int, ...]]
 def concrete_shapes(
     model: ir.Model, feeds: Sequence[Feed] | None = None, *, batch: int = 1
 ) -> ShapeOf:
-    """Shapes in numbers, for counting: what the model computes on one given feed.
+    """Compute the shapes of all values in numbers, for one feed.
 
     Args:
-        model: left as it is.
-        feeds: the first one decides the sizes of dynamic axes.
-        batch: without feeds, the size of the inputs' dynamic first axes. Other dynamic
-            axes then get a size that the model accepts (`runtime.probe_feeds`).
+        model: the model; it is not changed.
+        feeds: the first one sets the sizes of dynamic axes.
+        batch: size of the inputs' dynamic first axes, used if there are no feeds. Other
+            dynamic axes then get a size that the model accepts (`runtime.probe_feeds`).
 
     Returns:
-        A function from a value of `model`, subgraphs included, to its shape; None where
-        no engine knows it and for values made after this call.
+        A function from a value of `model`, subgraphs included, to its shape; None if no
+        engine infers it, and for values added after this call.
     """
     copy = clone(model)
     twins = list(zip(_values(model), _values(copy), strict=True))
-    _sanitise(copy)
+    _clean_shapes(copy)
     feed: Feed = {}
     try:
         feed = feeds[0] if feeds else generated_feed(copy, batch=batch)
@@ -126,7 +126,7 @@ def concrete_shapes(
     for value in copy.graph.inputs:
         if value.name in feed:
             value.shape = ir.Shape(feed[value.name].shape)
-    _forget(copy)
+    _clear_computed(copy)
     for output in copy.graph.outputs:
         output.shape = output.shape if output.is_graph_input() else None
     _infer(copy, symbolic=True)
@@ -140,13 +140,13 @@ def concrete_shapes(
 
 
 def generated_feed(model: ir.Model, *, batch: int = 1, seed: int = 0) -> Feed:
-    """A made-up feed whose dynamic first axes have the size `batch`.
+    """Generate a feed whose dynamic first axes have the size `batch`.
 
-    Its other dynamic axes have a size that the model was seen to accept; where axes have no
-    name, the first is not known to be a batch either.
+    Other dynamic axes have a size that the model accepts. If dynamic axes have no names, the
+    first axis may not be the batch, and it gets an accepted size as well.
 
     Raises:
-        ExecutionError: no size that was tried is accepted; the message asks for samples.
+        ExecutionError: the model accepts none of the tried sizes; the message asks for samples.
     """
     specs = input_specs(model)
     dims = {s.shape[0]: batch for s in specs if s.shape and isinstance(s.shape[0], str)}
@@ -167,7 +167,7 @@ def _dynamic(spec: InputSpec) -> Iterator[str | None]:
 
 
 def _write_probed(model: ir.Model, feed: Feed) -> None:
-    """Fill the gaps by a run; what the run did not come by may follow from that."""
+    """Rewrite in place: set unknown shapes from a run, and infer again from these."""
     try:
         probed = probe_shapes(model, feed)
     except ExecutionError as error:
@@ -192,12 +192,12 @@ def _ranks_from(model: ir.Model, feeds: Sequence[Feed]) -> list[Skipped]:
 
 
 def _infer(model: ir.Model, *, symbolic: bool) -> list[Skipped]:
-    """Run the engines that hold for every input and merge what they found."""
+    """Rewrite in place: run the engines that are valid for every input, and merge."""
     skipped = []
     proto = _without_weights(model)
     try:
         _merge(model, onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    # The engines raise many types on graphs they cannot follow; the next one may.
+    # The engines raise many types of errors; the next engine may succeed.
     except Exception as error:
         skipped.append(Skipped("onnx-shape-inference", "", "failed", str(error)))
     if symbolic and any(_has_gap(value) for value in _open_values(model)):
@@ -210,7 +210,7 @@ def _infer(model: ir.Model, *, symbolic: bool) -> list[Skipped]:
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto whose weights are external data that nobody will open."""
+    """Convert to a proto whose weights are references to a file that does not exist."""
     bare = clone(model)
     for graph in iter_graphs(bare):
         for value in graph.initializers.values():
@@ -241,7 +241,7 @@ def _placeholder(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _merge(model: ir.Model, inferred: onnx.ModelProto) -> None:
-    """Take over what an engine found, graph by graph; known numbers are never replaced."""
+    """Rewrite in place: add inferred shapes, graph by graph; keep known numbers."""
     found_model = ir.from_proto(inferred)
     for graph, found_graph in zip(model.graphs(), found_model.graphs(), strict=True):
         found = {value.name: value for value in _graph_values(found_graph)}
@@ -264,7 +264,7 @@ def _adopt(value: ir.Value, found: ir.Value, *, declared: bool) -> None:
     for old, new in zip(map(_known, have), map(_known, found.shape), strict=True):
         if isinstance(old, int) or new is None:
             dims.append(old)
-        elif declared:  # a name that an engine made up has no place in a declaration
+        elif declared:  # a declared shape gets no names that an engine generated
             dims.append(new if old is None and isinstance(new, int) else old)
         else:
             dims.append(new if old is None or isinstance(new, int) else old)
@@ -273,15 +273,15 @@ def _adopt(value: ir.Value, found: ir.Value, *, declared: bool) -> None:
 
 
 def _known(dim: int | ir.SymbolicDim | None) -> int | str | None:
-    """A dimension as a number, a name, or None for the ways of writing "unknown"."""
+    """Return a dimension as a number or a name; None for any spelling of "unknown"."""
     if isinstance(dim, int):
         return dim
     name = dim.value if dim is not None else None
     return name if name and name != "?" else None
 
 
-def _sanitise(model: ir.Model) -> None:
-    """Constants get their tensor's shape; unusable dimensions elsewhere become unknown."""
+def _clean_shapes(model: ir.Model) -> None:
+    """Rewrite in place: set the shapes of constants; clear unusable dimensions."""
     for graph in model.graphs():
         for value in _graph_values(graph):
             if (tensor := value.const_value) is not None:
@@ -296,8 +296,8 @@ def _sanitise(model: ir.Model) -> None:
                     value.shape = ir.Shape(dims)
 
 
-def _forget(model: ir.Model) -> None:
-    """Clear the shapes of all values that nodes compute, except the model's outputs."""
+def _clear_computed(model: ir.Model) -> None:
+    """Rewrite in place: clear all computed shapes except those of the model's outputs."""
     for node in iter_nodes(model):
         for value in node.outputs:
             if not (value.is_graph_output() and node.graph is model.graph):
@@ -317,7 +317,7 @@ def _graph_values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _open_values(model: ir.Model) -> Iterator[ir.Value]:
-    """The tensors that nodes compute and whose shape is not all numbers."""
+    """Yield the computed tensors whose shape is not all numbers."""
     for node in iter_nodes(model):
         for value in node.outputs:
             tensor = value.name and isinstance(value.type, ir.TensorType | None)

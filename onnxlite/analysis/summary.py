@@ -1,4 +1,4 @@
-"""`inspect`: what a model is, without changing it."""
+"""Summary of a model (`inspect`): inputs, outputs, operators, parameters, cost."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from onnxlite.records import Report
 from onnxlite.samples import Samples, SamplesLike, input_specs, trim
 from onnxlite.step import StepContext, from_options
 
-#: Above this many bytes of tensors zeros are only counted on request.
+#: Above this many bytes of tensors, zeros are counted only on request.
 _COUNT_ZEROS_BELOW_BYTES = 500_000_000
 
 
 class ValueSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """An input or output: name, type, and shape (a name or None where it is dynamic)."""
+    """An input or output: name, type, and shape; a dynamic size is a name or None."""
 
     name: str
     dtype: str
@@ -39,22 +39,22 @@ class Summary(Report, frozen=True, kw_only=True):
     """Result of `inspect`.
 
     Attributes:
-        name: of the graph.
-        producer: the exporter and its version, as far as recorded.
+        name: name of the graph.
+        producer: exporter and its version, if recorded.
         ir_version: version of the file format.
         opsets: version by operator domain; the standard domain is `"ai.onnx"`.
-        inputs: what a caller feeds.
-        outputs: what a caller gets.
+        inputs: inputs that a caller feeds.
+        outputs: outputs of the model.
         operators: number of nodes by operator, subgraphs included, most frequent first;
             operators of other domains are written `domain.name`.
         parameters: elements of all constants except 64-bit integers, booleans, strings.
         macs: multiply-accumulates of one run at `macs_inputs`; None if unknown, see `notes`.
-        macs_inputs: the input shapes that `macs` holds for.
+        macs_inputs: input shapes for which `macs` is valid.
         size_bytes: bytes of all tensors.
-        bytes_by_type: the same by data type.
-        file_bytes: size on disk with external data; None unless a path was given.
+        bytes_by_type: bytes of tensors by data type.
+        file_bytes: size on disk with external data; None if the model is not a file.
         layers: one row per layer.
-        notes: what could not be told, and why.
+        notes: unknown figures, with the reason.
     """
 
     name: str
@@ -106,8 +106,8 @@ def inspect(
 
     Args:
         model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed.
-        samples: the first `batch_size` of them decide the sizes of dynamic axes for the MACs;
-            needed where no generated input is accepted.
+        samples: the first `batch_size` of them set the sizes of dynamic axes for the MACs;
+            needed if the model accepts no generated input.
 
     Raises:
         LoadError: the model cannot be read.

@@ -1,4 +1,4 @@
-"""What channel rules record: ids of values, ties, pins, bindings and counts."""
+"""Tracking: the record of channel rules, that is ids, ties, pins, bindings and counts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _Use = tuple[ir.Node, int]
 
 
 class Tracking:
-    """The `Tracker` of one pass over a model's main graph.
+    """`Tracker` of one pass over a model's main graph.
 
     Args:
-        shape_of: concrete shapes; only nodes whose shapes are all known may be visited.
-        constants: the values that depend on initializers only.
+        shape_of: concrete shapes; rules run only on nodes whose shapes are all known.
+        constants: values that depend on initializers only.
         opset: version of the standard operator set.
     """
 
@@ -42,7 +42,7 @@ class Tracking:
 
     @contextmanager
     def at(self, node: ir.Node) -> Iterator[None]:
-        """Within the context rules speak of `node`."""
+        """Attribute everything recorded in this context to `node`."""
         outer, self._node = self._node, node
         try:
             yield
@@ -83,7 +83,7 @@ class Tracking:
             self.pin(ids, f"the shape of {value.name!r}, {list(shape)}, contradicts its inputs")
             return
         if ids.size == 1:
-            self.pin(ids, "it is alone on its axis")
+            self.pin(ids, "it is the only one on its axis")
         elif ids.any():
             self.values[value] = ids
 
@@ -102,7 +102,7 @@ class Tracking:
         a, b = np.broadcast_arrays(a, b)
         lone = (a == 0) != (b == 0)
         if lone.any():
-            self.pin(np.where(lone, a + b, 0), "it is tied to positions that have no units")
+            self.pin(np.where(lone, a + b, 0), "it is tied to positions without units")
         both = (a != 0) & (b != 0)
         self.units.join(a[both], b[both])
 
@@ -115,7 +115,7 @@ class Tracking:
             self.pins.append(Pin(ids=unique, reason=reason, where=where))
 
     def pin_whole(self, value: ir.Value, reason: str) -> None:
-        """Pin the units of a value, and those whose number it holds."""
+        """Pin the units of a value, and the units whose count it holds."""
         self.pin(self.ids(value), reason)
         for entry in self._sizes.get(value, ()):
             if entry is not None:
@@ -134,7 +134,7 @@ class Tracking:
             self.pin(line, f"{value.name!r} is computed")
             return
         if axis >= len(shape) or shape[axis] != line.shape[-1]:
-            self.pin(line, f"{value.name!r} {list(shape)} has not {line.shape[-1]} slices")
+            self.pin(line, f"{value.name!r} {list(shape)} has no {line.shape[-1]} slices")
             return
         self._covered.setdefault((value, axis), set()).add((self._node, port))
         producer = value.producer()
@@ -157,11 +157,11 @@ class Tracking:
             self._hold(value, axis, line)
 
     def _hold(self, value: ir.Value, axis: int, line: Ids) -> None:
-        """Remember the line of a constant that all its users share."""
+        """Record the line of a constant that all its users share."""
         self._lines.setdefault((value, axis), []).append(line)
 
     def slices(self) -> dict[tuple[ir.Value, int], Ids]:
-        """The unit of every slice of each bound constant, by value and axis."""
+        """Return the unit of every slice of each bound constant, by value and axis."""
         bound = {(b.value, b.axis): b.line for b in self.bindings.values()}
         return {**bound, **{key: lines[0] for key, lines in self._lines.items()}}
 
@@ -186,7 +186,7 @@ class Tracking:
     def _recount_input(
         self, node: ir.Node, port: int, entry: int, ids: Ids, axis: int, bound: bool
     ) -> None:
-        """Find what holds an entry of an integer input: a constant, or a size that follows."""
+        """Record the count in a constant entry of an input, or tie it to a computed size."""
         value = node.inputs[port] if port < len(node.inputs) else None
         array = const_array(value)
         if array is not None:
@@ -205,7 +205,7 @@ class Tracking:
         self.pin(ids, f"its size is computed in {value.name if value else '?'!r}")
 
     def _same_count(self, counted: tuple[Ids, int], needed: tuple[Ids, int]) -> None:
-        """A size computed from one axis is used for another: both must lose the same."""
+        """Tie two axes that have one size, so that both lose the same positions."""
         (a, a_axis), (b, b_axis) = counted, needed
         left, right = (np.moveaxis(i, x, 0).reshape(i.shape[x], -1) for i, x in (counted, needed))
         if a.shape[a_axis] != b.shape[b_axis]:
@@ -237,7 +237,7 @@ class Tracking:
         self._sizes[value] = sizes
 
     def finish(self) -> None:
-        """Pin what other readers need whole, and make every value's units whole slices."""
+        """Pin constants that other nodes read, and reduce units to whole slices."""
         for (value, axis), lines in self._lines.items():
             covered = self._covered.get((value, axis), set())
             for use in value.uses():
@@ -251,9 +251,10 @@ class Tracking:
         self._separate()
 
     def _separate(self) -> None:
-        """Tie grids along all but one axis, so that removal is always whole slices.
+        """Tie values with units on several axes along all of them but one.
 
-        The axis that stays is the one that other rules left alone, else the longest.
+        Removal then always takes whole slices. The axis left is the longest of those that
+        other rules did not tie.
         """
         grids = [ids for ids in self.values.values() if len(tracked_axes(ids)) > 1]
         changed = True

@@ -1,4 +1,4 @@
-"""Units: a union-find over integer ids, and the reasons why some of them must stay."""
+"""Units: a union-find over integer ids, with bindings to weights and pins."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from onnxlite.ops import Ids
 
 
 class UnionFind:
-    """Disjoint sets of integers; the smallest of a set is its root. Id 0 is never joined."""
+    """Disjoint sets of ids; the smallest id of a set is its root. Id 0 is never joined."""
 
     def __init__(self) -> None:
         self._parent = np.zeros(1, np.int64)
         self._count = 1
 
     def mint(self, count: int) -> Ids:
-        """`count` new ids, each a set of its own."""
+        """Create `count` new ids, each in a set of its own."""
         start, self._count = self._count, self._count + count
         while self._count > len(self._parent):
             old = len(self._parent)
@@ -29,7 +29,7 @@ class UnionFind:
         return np.arange(start, self._count)
 
     def roots(self, ids: Ids) -> Ids:
-        """The root of every id; shortens the paths to them, so that later questions are quick."""
+        """Return the root of every id, with path compression."""
         parent = self._parent
         roots = parent[ids]
         while not ((above := parent[roots]) == roots).all():
@@ -39,7 +39,7 @@ class UnionFind:
         return roots
 
     def all_roots(self) -> Ids:
-        """The root of every id there is, by id."""
+        """Return the roots of all ids, indexed by id."""
         return self.roots(np.arange(self._count))
 
     def join(self, a: Ids, b: Ids) -> None:
@@ -59,7 +59,7 @@ class UnionFind:
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """Units that must stay, and why; `where` names the node."""
+    """Units that cannot be removed, the reason, and the node (`where`)."""
 
     ids: Ids
     reason: str
@@ -72,11 +72,11 @@ class Binding:
 
     Attributes:
         value: the initializer.
-        uses: the (node, port) pairs that this binding is for. A matrix has one binding for
-            all its uses; vectors, of which tools share equal ones between unrelated layers,
-            have one per use.
-        axis: of the initializer.
-        line: the unit of every slice, 0 for slices that always stay; two-dimensional where
+        uses: (node, port) pairs of this binding. A matrix has one binding for all its uses; a
+            vector has one per use, because exporters share equal vectors between unrelated
+            layers.
+        axis: axis of the initializer.
+        line: unit of every slice, 0 for slices that are never removed; two-dimensional if
             axis 0 is in groups, see `Tracker.bind`.
         fill: see `Tracker.bind`.
     """
@@ -90,7 +90,7 @@ class Binding:
 
 @dataclass(frozen=True, kw_only=True)
 class Recount:
-    """A number that counts the kept positions of `ids` along `axis`; see `Tracker.recount`."""
+    """A constant number of positions of `ids` along `axis`; see `Tracker.recount`."""
 
     node: ir.Node
     where: int | str
@@ -101,7 +101,7 @@ class Recount:
 
 @dataclass(frozen=True, kw_only=True)
 class Reindex:
-    """A constant list of positions on an axis whose units are `line`."""
+    """A constant list of indices into an axis whose units are `line`."""
 
     node: ir.Node
     port: int
@@ -111,6 +111,6 @@ class Reindex:
 def in_groups(
     array: NDArray[Any], line: NDArray[Any]
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Views of `array` with the line of each: one, or one per group of axis 0."""
+    """Split an array by the groups of `line`; yield views, each with its line."""
     lines = np.atleast_2d(line)
     return zip(np.split(array, len(lines)), lines, strict=True)

@@ -45,7 +45,7 @@ def test_a_renamed_layer_keeps_its_channels(model):
 
 def test_channels_that_are_not_there_are_refused(model):
     record_kept(model, "conv", [1, 3])
-    with pytest.raises(OptionError, match="2 channels left"):
+    with pytest.raises(OptionError, match="has 2 channels"):
         record_kept(model, "conv", [2])
 
 
