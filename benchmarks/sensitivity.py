@@ -89,7 +89,7 @@ def measure(case: Case) -> dict[str, Any]:
         "sqnr_db": -10 * float(np.log10(everything.sum())),
         "estimated_sqnr_db": found.sqnr_db,
         "alone": spearman([-layer.alone_db for layer in found.layers], alone.sum(1)),
-        "without": spearman([layer.share for layer in found.layers], -without.sum(1)),
+        "without": spearman([layer.noise_fraction for layer in found.layers], -without.sum(1)),
         "without_halves": spearman(without[:, 0], without[:, 1]),
         **heaviest(found, alone.sum(1), everything.sum()),
         **mixed(case),

@@ -1039,7 +1039,7 @@ def sensitivity(
         model: a float32 model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not
             changed.
         samples: unlabelled inputs, some hundreds, in any form of `SamplesLike`. A quarter of
-            them is held out to confirm.
+            them is held out for confirmation.
         target: Runtime whose integer types are used: a row of the table of targets.
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.

@@ -252,7 +252,7 @@ _SENSITIVITY_COLUMNS = (
     "layer",
     "operator",
     "alone dB",
-    "noise share",
+    "noise fraction",
     "kept float dB",
     "confirmed dB",
     "float us",
@@ -270,9 +270,9 @@ def sensitivity_view(sensitivity: Sensitivity) -> RenderableType:
         title += f", {_decibels(sensitivity.confirmed_db)} dB on samples held out"
     notes = [
         Text(
-            "alone: only this layer quantized. noise share: what goes if it stays float. "
-            "kept float: all but this layer quantized; confirmed: the same, really quantized, "
-            f"on samples held out. Estimated on {sensitivity.samples:,} samples, weights "
+            "alone: only this layer quantized. noise fraction: noise that disappears if it stays "
+            "float. kept float: all but this layer quantized; confirmed: the same measured "
+            f"on held-out samples. Estimated on {sensitivity.samples:,} samples, weights "
             "rounded to the nearest integers."
         ),
         *(
@@ -288,7 +288,7 @@ def _row(layer: LayerSensitivity) -> tuple[str, ...]:
         layer.name,
         layer.op_type,
         _decibels(layer.alone_db),
-        f"{layer.share:.1%}",
+        f"{layer.noise_fraction:.1%}",
         _decibels(layer.float_db),
         "-" if layer.confirmed_db is None else _decibels(layer.confirmed_db),
         _microseconds(layer.float_us),

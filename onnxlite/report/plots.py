@@ -292,7 +292,7 @@ def sensitivity_plot(sensitivity: Sensitivity) -> str:
     """
     heaviest = {layer.name for layer in sensitivity.ranked[:_MOST_ROWS]}
     layers = [layer for layer in sensitivity.layers if layer.name in heaviest]
-    shares = [layer.share for layer in layers]
+    shares = [layer.noise_fraction for layer in layers]
     gains = [layer.gain_us for layer in layers]
     width = _NAME + 2 * (_PANEL + _GAP)
     height = _HEAD + _ROW * len(layers) + _FOOT

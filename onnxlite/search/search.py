@@ -129,7 +129,7 @@ class Search:
         found = None if simplified is None else self._measured_sensitivity(simplified)
         if found is None:
             return ()
-        self.sensitivity = {layer.name: layer.share for layer in found.layers}
+        self.sensitivity = {layer.name: layer.noise_fraction for layer in found.layers}
         return tuple(layer.name for layer in found.ranked)
 
     def _measured_sensitivity(self, simplified: Trial) -> Sensitivity | None:

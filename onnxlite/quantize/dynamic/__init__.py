@@ -1,1 +1,1 @@
-"""Integers whose activation scales are found in each run."""
+"""Dynamic quantization: activation scales are computed at run time."""

@@ -1,9 +1,9 @@
-"""Tables of vectors that are looked up by index, with 8 bits and a scale per row.
+"""Embedding tables in 8 bits with one scale per row.
 
     Gather(table, ids)  becomes  Cast(Gather(int8 table, ids)) * Gather(scales, ids)
 
-Standard operators; only the rows that are looked up are ever converted. It is a matter of
-size: the table of a sentence encoder is two thirds of its file.
+It uses standard operators and converts only the rows that are read. The purpose is size: the table
+of a sentence encoder takes two thirds of its file.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.records import LayerRow
 
-#: A smaller table saves less than the nodes and their names take.
-_LEAST_BYTES = 1 << 16
+#: Smaller tables save less than the added nodes take.
+_MIN_BYTES = 1 << 16
 
 
 def embeddings_of(
     model: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[ir.Node]:
-    """The look-ups in tables that are worth it, subgraphs included; patterns are of names."""
+    """Find the embeddings to quantize, including those in subgraphs.
+
+    Args:
+        model: the float model.
+        include: patterns (`fnmatch`) of node names to quantize; empty means all.
+        exclude: patterns of node names that stay float.
+    """
     return [
         node
         for node in iter_nodes(model)
@@ -38,7 +44,7 @@ def embeddings_of(
 
 
 def is_embedding(node: ir.Node) -> bool:
-    """Whether a node looks rows up in a constant float32 table that is worth it."""
+    """Return whether a node reads rows of a large constant float32 table."""
     use = row_use(node, 0)
     if use is None or use.kind != "lookup":
         return False
@@ -47,13 +53,13 @@ def is_embedding(node: ir.Node) -> bool:
         table is not None
         and table.dtype == ir.DataType.FLOAT
         and len(table.shape) >= 2
-        and table.nbytes >= _LEAST_BYTES
+        and table.nbytes >= _MIN_BYTES
         and const_tensor(node.inputs[1]) is None
     )
 
 
 def write_embedding(builder: GraphBuilder, node: ir.Node) -> LayerRow:
-    """Replace a look-up; returns its row in a report."""
+    """Rewrite in place: one embedding to 8 bits. Return its row of the report."""
     value, indices = node.inputs
     table = const_array(value)
     assert table is not None
@@ -77,7 +83,7 @@ def write_embedding(builder: GraphBuilder, node: ir.Node) -> LayerRow:
 
 
 def write_embeddings(model: ir.Model, target: Target, options: QuantizeStatic) -> list[LayerRow]:
-    """Replace every look-up in place, if the options and the target want it."""
+    """Rewrite in place: all embeddings, if options and target allow it."""
     if not options.embeddings or target.ort_cpu is None:
         return []
     builder = GraphBuilder(model)

@@ -1,8 +1,8 @@
-"""How much faster integer kernels run a layer than float: measured alone, and kept.
+"""Time of integer kernels relative to the float layer, measured per layer and cached.
 
-The layer is run by itself on one thread, with the shapes that it has in the model, in float
-and on every kernel in turn. What is kept is the ratio of processor times, which other work on
-the machine hardly changes.
+A model of the layer alone runs on one thread, with the shapes that it has in the full model, in
+float and on every kernel in turn. The cache stores ratios of processor times, which depend little
+on the load of the machine.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _BUDGET_S = 0.25
 
 
 class KernelTimes:
-    """Time of kernels relative to the float layer, from the cache or measured.
+    """Time of kernels relative to the float layer, cached or measured.
 
     Args:
-        cache: where ratios are kept between processes; None takes the user's.
+        cache: store of ratios between processes; None takes the user's cache.
     """
 
     def __init__(self, *, cache: Cache | None = None) -> None:
@@ -51,21 +51,21 @@ class KernelTimes:
         kernels: Sequence[Kernel],
         target: Target,
     ) -> dict[str, float] | str:
-        """Time on each kernel over time in float, by kernel name.
+        """Return the time of each kernel over the float layer's, by kernel name.
 
         Args:
-            model: whose versions of the operator sets hold.
+            model: the model of the node; its opset versions are used.
             node: the float layer.
             shape_of: the shapes of its inputs.
-            kernels: those that do not refuse the node.
-            target: what they are written for.
+            kernels: the kernels that support the node.
+            target: the target of the kernels.
 
         Returns:
-            The ratios, or why the layer cannot be measured.
+            The ratios, or the reason why the layer cannot be measured.
         """
         shapes = [shape_of(value) for value in node.inputs]
         if any(s is None and v is not None for s, v in zip(shapes, node.inputs, strict=True)):
-            return "the shape of its data is not known: give samples that reach it"
+            return "the shapes of its inputs are unknown: give samples that run it"
         attributes = sorted((name, str(attr.value)) for name, attr in node.attributes.items())
         constant = [const_tensor(value) is not None for value in node.inputs]
         layer = f"{node.op_type} {attributes} {shapes} {constant} {target.name}"
@@ -82,7 +82,7 @@ class KernelTimes:
         return {name: self._ratios[key] for name, key in keys.items()}
 
     def keep(self) -> None:
-        """Write what was measured to the cache."""
+        """Write the measured ratios to the cache."""
         self._ratios.flush()
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Integer kernels with activation scales found at run time, and how a layer is given one.
+"""Integer kernels with activation scales computed at run time.
 
     integer  y = DynamicQuantizeLinear(x) @ int8[k, n], scaled back: one scale for all of x
              (standard operators; ONNX Runtime fuses them into one)
@@ -7,8 +7,8 @@
              DynamicQuantizeLSTM(x, W8[d, i, 4h], R8[d, h, 4h], ..., a scale per gate and unit):
              x and the hidden state are quantized in each step, gates are computed in float
 
-`blocks` keeps more accuracy and is fast for single rows; `integer` is fast for many. The
-operator table says which operators have which kernels (`OpSpec.dynamic_kernels`).
+`blocks` is more accurate and fast for single rows; `integer` is fast for many rows. The operator
+table lists the kernels of each operator (`OpSpec.dynamic_kernels`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from onnxlite.quantize.core.qtypes import INT8, dequantize
 from onnxlite.quantize.core.targets import TARGETS, Target, target_named
 from onnxlite.quantize.core.weights import quantize_weight
 
-#: Weights in float32, each with the numbers that its integers stand for.
+#: Pairs of a float32 weight and its dequantized integers.
 WeightPairs: TypeAlias = list[tuple[NDArray[Any], NDArray[Any]]]
 
-#: Of MatMulNBits: the largest block that does not pad the weight by more than it saves.
+#: Block sizes of MatMulNBits, in the order of preference.
 _BLOCKS = (128, 64, 32)
-#: The zero point that MatMulNBits takes for 8 bits where none is given.
+#: Default zero point of MatMulNBits for 8 bits.
 _MIDDLE = 128
-#: MatMulNBits' `accuracy_level` for which activations are quantized to 8 bits.
+#: `accuracy_level` of MatMulNBits for int8 activations.
 _INT8_ACTIVATIONS = 4
 #: Ports of LSTM: X, W, R, B, sequence_lens, initial_h, initial_c, P.
 _LSTM_WEIGHTS = (1, 2)
@@ -46,26 +46,28 @@ _FLOAT = {"to": int(ir.DataType.FLOAT)}
 
 
 def dynamic_target(name: str) -> Target:
-    """Return a target that has these kernels.
+    """Return a target with dynamic kernels by name.
 
     Raises:
-        OptionError: it has none; the message lists the targets.
+        OptionError: the target has none; the message lists those that have.
     """
     known = [row.name for row in TARGETS.values() if row.ort_cpu is not None]
     if name not in known:
         raise OptionError(
-            f"no target {name!r} for scales found at run time: choose one of {', '.join(known)}"
+            f"target {name!r} has no kernels for dynamic quantization: choose one of "
+            f"{', '.join(known)}"
         )
     return target_named(name)
 
 
 class LayerWriter:
-    """Replaces layers of one model by kernels; readers of a value share its conversion.
+    """Writer that replaces layers of one model by integer kernels.
 
-    Layers must be replaced in the order in which they run.
+    All readers of a value read one conversion to integers, so layers must be replaced in
+    topological order.
 
     Args:
-        model: changed in place.
+        model: the model, changed in place.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -77,7 +79,7 @@ class LayerWriter:
         return self.builder.before(node)
 
     def quantized(self, at: Place, data: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Convert data to integers with a scale that each run finds.
+        """Quantize data with a scale that is computed at run time.
 
         Returns:
             Integers, scale and zero point: `uint8` like `data`, `float32[]`, `uint8[]`.
@@ -93,12 +95,12 @@ class LayerWriter:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to run a layer on integers.
+    """Integer kernel for a layer.
 
     Attributes:
-        name: in options and reports.
-        refuses: returns the reason why it cannot run a node for a target, or None.
-        write: replaces the node in place; returns its weights.
+        name: its name in options and reports.
+        refuses: returns the reason why it cannot run a node on a target, or None.
+        write: replaces the node in place and returns its weights.
     """
 
     name: str
@@ -107,7 +109,7 @@ class Kernel:
 
 
 def kernels_of(node: ir.Node) -> tuple[Kernel, ...]:
-    """The kernels of an operator, the first one first where they are equally fast."""
+    """Return the kernels of an operator, in the order of preference."""
     return tuple(KERNELS[name] for name in spec_of(node).dynamic_kernels)
 
 
@@ -121,7 +123,7 @@ def _write_integer(writer: LayerWriter, node: ir.Node, target: Target) -> Weight
     matrix = product.matrix()
     name = product.weight.name or "weight"
     right = product.side == "right"
-    # Output channels are the columns of a matrix on the right and the rows of one on the left.
+    # Output channels are the columns of a right-hand matrix and the rows of a left-hand one.
     across, along = (-1, -2) if right else (-2, -1)
     channel, reduction = across % matrix.ndim, along % matrix.ndim
     integers, params = quantize_weight(
@@ -157,11 +159,11 @@ def _refuse_blocks(node: ir.Node, target: Target) -> str | None:
         return reason
     product = _product(node)
     if target.avoid_saturation:
-        return "MatMulNBits has no bound on pairs of weights, which saturate without VNNI"
+        return "MatMulNBits sums pairs of products in 16 bits, which saturate without VNNI"
     if product.side == "left" or rank(product.weight) != 2:
-        return "MatMulNBits takes one matrix on the right"
+        return "MatMulNBits needs a single weight matrix on the right-hand side"
     if (rank(product.data) or 0) < 2:
-        return "MatMulNBits takes data with at least two axes"
+        return "MatMulNBits needs data with at least two axes"
     return None
 
 
@@ -195,7 +197,7 @@ def _write_blocks(writer: LayerWriter, node: ir.Node, _target: Target) -> Weight
 
 
 def _biased(at: Place, product: Product, result: ir.Value) -> ir.Value:
-    """Add to the product's result what a Gemm adds to it."""
+    """Add the bias of a Gemm to the result of the product."""
     bias, node = product.bias, product.node
     if bias is None:
         return result
@@ -240,7 +242,7 @@ def _write_lstm(writer: LayerWriter, node: ir.Node, target: Target) -> WeightPai
         assert weight is not None
         assert value is not None
         name = value.name or "weight"
-        # Directions have scales of their own, so each is quantized by itself.
+        # Each direction has its own scales.
         parts = [
             quantize_weight(
                 np.ascontiguousarray(direction.T),
@@ -276,7 +278,7 @@ INTEGER = Kernel("integer", _refuse_product, _write_integer)
 BLOCKS = Kernel("blocks", _refuse_blocks, _write_blocks)
 LSTM = Kernel("lstm", _refuse_lstm, _write_lstm)
 
-#: The kernels, by the names that rows of the operator table give them.
+#: Kernels by name; the operator table refers to these names.
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {kernel.name: kernel for kernel in (INTEGER, BLOCKS, LSTM)}
 )

@@ -13,12 +13,12 @@ from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
-#: Which kernel runs a layer; `"auto"` measures, with float among the candidates.
+#: Kernel of the layers; `"auto"` measures all kernels and float for each layer.
 KernelChoice: TypeAlias = Literal["auto", "integer", "blocks"]
 
 
 class QuantizeDynamic(Step, frozen=True, kw_only=True):
-    """Quantize weights, and activations at run time; see `onnxlite.quantize_dynamic`."""
+    """Quantize weights now and activations at run time; see `onnxlite.quantize_dynamic`."""
 
     runtime: ClassVar[tuple[str, ...]] = ("progress",)
 
@@ -47,7 +47,7 @@ class QuantizeDynamic(Step, frozen=True, kw_only=True):
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
     ) -> tuple[ir.Model, StepReport]:
-        """Quantize `model` with the kernels that are fastest for the first samples."""
+        """Quantize `model` with the kernels that are fastest on the first sample."""
         from onnxlite.quantize.dynamic.step import quantize_dynamic_ir
 
         return quantize_dynamic_ir(model, samples, self, context)

@@ -1,1 +1,1 @@
-"""Half precision: weights, and where possible activations, in float16 or bfloat16."""
+"""Conversion of weights and activations to float16 or bfloat16."""

@@ -1,8 +1,8 @@
-"""Convert a float32 model to 16 bits after a plan: types first, then casts where they differ.
+"""Convert a float32 model to 16 bits by a plan: assign types, then insert Cast nodes.
 
-Every float32 value gets one *home* type, that of the place where it is made; a reader of the
-other type reads it through one shared Cast. Values that enter or leave a subgraph keep
-float32, so that each graph is converted by itself.
+Every float32 value keeps the type that its producer gives it. All readers of the other type read
+it through one shared Cast. Values that enter or leave a subgraph stay float32, so each graph is
+converted independently.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from onnxlite.quantize.float16.options import IoType
 from onnxlite.quantize.float16.plan import HalfPlan
 from onnxlite.quantize.float16.port_types import HalfPorts
 
-#: Smaller constants that only float32 operators read are not worth a Cast.
+#: Smaller constants stay float32 if only float32 operators read them: a Cast takes more bytes.
 _SMALL_BYTES = 1024
 
 
 class HalfGraph:
-    """One conversion: which nodes compute in 16 bits is given, everything else follows.
+    """Writer of 16-bit types and Cast nodes in one model.
 
     Args:
-        model: normalised and with types inferred; it is changed by `rewrite`.
+        model: a normalized model with inferred types; `rewrite` changes it in place.
         dtype: FLOAT16 or BFLOAT16.
-        ports: of the nodes that compute in 16 bits.
+        ports: 16-bit inputs and outputs of the nodes that compute in 16 bits.
         exact: nodes whose constants stay float32 as well.
-        io: the type at the model's inputs and outputs.
-        roundings: what 16 bits make of each float32 constant.
+        io: the type of the model's inputs and outputs.
+        roundings: the rounding to 16 bits of each float32 constant.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class HalfGraph:
             self._finish_outputs(graph)
 
     def _wanted(self, node: ir.Node) -> Iterator[tuple[int, ir.DataType]]:
-        """The type in which a node reads each of its float32 inputs."""
+        """Yield the type in which a node reads each of its float32 inputs."""
         ports = self._ports.get(node)
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype == ir.DataType.FLOAT:
@@ -99,7 +99,7 @@ class HalfGraph:
                 self.constants += 1
 
     def _home_is_half(self, value: ir.Value, found: Rounding) -> bool:
-        """Whether a constant is kept in 16 bits alone: it may be, and that is of use."""
+        """Return whether a constant is stored in 16 bits only."""
         uses = value.uses()
         if not uses or any(use.node in self._exact for use in uses):
             return False
@@ -122,7 +122,7 @@ class HalfGraph:
             self.clamped.append(value)
 
     def _second(self, value: ir.Value, graph: ir.Graph) -> ir.Value | None:
-        """A copy in 16 bits of a float32 constant that others read; None if a Cast is better."""
+        """Add a 16-bit copy of a float32 constant; None if a Cast is smaller."""
         tensor, found = value.const_value, self._roundings.get(value)
         if tensor is None or found is None or value.dtype != ir.DataType.FLOAT:
             return None
@@ -139,7 +139,7 @@ class HalfGraph:
         return copy
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """`value` in another type: one Cast behind its definition, shared by all readers."""
+        """Return `value` in another type, by one Cast for all its readers."""
         if (value, dtype) in self._casts:
             return self._casts[value, dtype]
         producer = value.producer()
@@ -164,7 +164,7 @@ class HalfGraph:
         return out
 
     def _finish_outputs(self, graph: ir.Graph) -> None:
-        """The outputs of a graph get their type back, and the main graph's keep their names."""
+        """Restore the types of a graph's outputs, and the names of the main graph's."""
         main = graph is self._model.graph
         wanted = self._dtype if main and self._io != "keep" else ir.DataType.FLOAT
         renamed: dict[ir.Value, ir.Value] = {}
@@ -184,14 +184,14 @@ class HalfGraph:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float32 model ready for conversion.
+    """Float32 model that is ready for conversion.
 
     Attributes:
-        model: normalised, with types inferred.
+        model: the normalized model with inferred types.
         dtype: FLOAT16 or BFLOAT16.
-        io: the type at the model's inputs and outputs.
-        roundings: what 16 bits make of every float32 constant.
-        untyped: values whose type was inferred for the conversion and is not written.
+        io: the type of the model's inputs and outputs.
+        roundings: the rounding to 16 bits of each float32 constant.
+        untyped: values that had no type before inference; the result does not store theirs.
     """
 
     model: ir.Model
@@ -203,13 +203,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Converted:
-    """A model in 16 bits.
+    """Model converted to 16 bits.
 
     Attributes:
-        model: the new model.
-        constants: how many constants it stores in 16 bits.
-        casts: how many Cast nodes were inserted.
-        clamped: names of constants that 16 bits do not hold, and how many numbers of each.
+        model: the converted model.
+        constants: number of constants stored in 16 bits.
+        casts: number of inserted Cast nodes.
+        clamped: by name of a constant that 16 bits cannot represent, the number of clamped
+            elements; 0 for a scalar that was raised to the smallest number above zero.
     """
 
     model: ir.Model
@@ -219,7 +220,7 @@ class Converted:
 
 
 def convert(prepared: Prepared, plan: HalfPlan) -> Converted:
-    """Carry out `plan`; the prepared model stays as it is."""
+    """Convert a copy of the prepared model by a plan."""
     model = clone(prepared.model)
     nodes = dict(zip(iter_nodes(prepared.model), iter_nodes(model), strict=True))
     values = dict(zip(_values(prepared.model), _values(model), strict=True))
@@ -248,5 +249,5 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def computed(model: ir.Model) -> Iterator[ir.Value]:
-    """Every value that a node computes, subgraphs included."""
+    """Return all node outputs, including those in subgraphs."""
     return (value for node in iter_nodes(model) for value in node.outputs)

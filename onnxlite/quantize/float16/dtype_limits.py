@@ -1,4 +1,4 @@
-"""Limits of float16 and bfloat16, and float32 tensors rounded to them."""
+"""Limits of float16 and bfloat16, and rounding of float32 tensors to them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from onnxlite.model import unmapped
 Array = NDArray[Any]
 
 _LARGEST_BITS = {ir.DataType.FLOAT16: 0x7BFF, ir.DataType.BFLOAT16: 0x7F7F}
-#: Below this most numbers of a tensor are subnormal in 16 bits, or zero.
-_LEAST_SQNR_DB = 40.0
+#: Below this SQNR most numbers of a tensor are subnormal or zero in 16 bits.
+_MIN_SQNR_DB = 40.0
 
 
 @dataclass(frozen=True)
 class HalfRange:
-    """The largest number of a 16-bit type, and the smallest above zero."""
+    """Largest number of a 16-bit type, and smallest number above zero."""
 
     largest: float
     smallest: float
 
 
 def half_range(dtype: ir.DataType) -> HalfRange:
-    """The range of FLOAT16 (65504 and 2^-24) or BFLOAT16 (that of float32)."""
+    """Return the range of FLOAT16 (65504, 2^-24) or BFLOAT16 (as float32)."""
     kind = dtype.numpy()
     # The bit patterns of the largest finite number and of the smallest above zero.
     largest, smallest = np.array([_LARGEST_BITS[dtype], 1], np.uint16).view(kind).astype(float)
@@ -36,10 +36,10 @@ def half_range(dtype: ir.DataType) -> HalfRange:
 
 
 def half_array(array: Array, dtype: ir.DataType) -> Array:
-    """Round float32 to the nearest 16-bit numbers; what was finite stays finite.
+    """Round float32 to the nearest 16-bit numbers; finite numbers stay finite.
 
-    A number beyond the range becomes the largest one. A single number that is not zero does
-    not become zero: it guards a division or a logarithm.
+    Numbers beyond the range are clamped. A nonzero scalar does not become zero, because such
+    scalars often prevent a division by zero or a logarithm of zero.
     """
     limit = half_range(dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -53,7 +53,7 @@ def half_array(array: Array, dtype: ir.DataType) -> Array:
 
 
 def half_tensor(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
-    """A float32 tensor in 16 bits; one that is not in memory is rounded when it is needed."""
+    """Round a float32 tensor to 16 bits; a tensor on disk is rounded on access."""
 
     def build() -> ir.TensorProtocol:
         array = half_array(unmapped(tensor).numpy(), dtype)
@@ -66,12 +66,12 @@ def half_tensor(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProto
 
 @dataclass(frozen=True)
 class Rounding:
-    """What 16 bits make of a float32 tensor.
+    """Rounding of a float32 tensor to 16 bits.
 
     Attributes:
-        clamped: how many finite numbers are beyond the range.
-        lifted: whether it is a single number that would become zero.
-        sqnr_db: signal to rounding noise; infinite where nothing is lost.
+        clamped: number of finite numbers beyond the range.
+        lifted: the tensor is a scalar that would become zero.
+        sqnr_db: signal to rounding noise in dB; infinite without an error.
     """
 
     clamped: int
@@ -80,12 +80,12 @@ class Rounding:
 
     @property
     def faithful(self) -> bool:
-        """Whether 16 bits hold what the tensor says."""
-        return not self.clamped and self.sqnr_db >= _LEAST_SQNR_DB
+        """Whether 16 bits represent the tensor with little error."""
+        return not self.clamped and self.sqnr_db >= _MIN_SQNR_DB
 
 
 def rounding(tensor: ir.TensorProtocol, dtype: ir.DataType) -> Rounding:
-    """Measure the rounding of a tensor, which is read once and let go."""
+    """Measure the rounding of a tensor; a tensor on disk is not kept in memory."""
     array = unmapped(tensor).numpy().reshape(-1)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         rounded = array.astype(dtype.numpy()).astype(np.float32)
@@ -97,7 +97,7 @@ def rounding(tensor: ir.TensorProtocol, dtype: ir.DataType) -> Rounding:
         scale = float(np.abs(finite).max(initial=0.0))
         if scale == 0:
             return Rounding(clamped, lifted, np.inf)
-        # Scaled first: squares of numbers near either end of float32 are not float32.
+        # Scale first: squares of numbers near the limits of float32 overflow or underflow.
         power = float(np.square(finite / scale).sum(dtype=np.float64))
         lost = float(np.square(noise / scale).sum(dtype=np.float64))
     return Rounding(clamped, lifted, sqnr_db(power, lost))

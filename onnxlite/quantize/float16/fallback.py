@@ -1,8 +1,8 @@
-"""Float32 fallback: keep float32 where 16 bits cost most, until the outputs are near enough.
+"""Float32 fallback: keep the most sensitive parts in float32 to reach an SQNR.
 
-The noise of separate parts of a network adds up, so what each part brings is measured by
-itself: the plan with this part, weights and all, in float32. Parts that bring most for their
-bytes are kept with their weights while that costs little; of others only the activations are.
+The noise of separate parts of a network adds up, so the gain of each part is measured alone, with
+its nodes and weights in float32. Parts are kept in the order of gain per byte: with their weights
+within a budget of bytes, then the others with float32 activations only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from onnxlite.quantize.float16.plan import HalfPlan
 from onnxlite.quantize.float16.verify import Float32Outputs
 from onnxlite.records import Progress, Reason
 
-#: What the outputs should reach on the samples; others are then safely above 50 dB.
+#: SQNR to reach on the samples in dB; it leaves a margin above 50 dB for other inputs.
 TARGET_DB = 53.0
-#: Consecutive parts of the network that are tried; fewer where each trial takes long.
+#: Number of consecutive parts of the network that are tried; fewer for large models.
 _PARTS, _PARTS_OF_LARGE, _LARGE_BYTES = 24, 12, 1 << 28
-#: What weights that stay float32 may add, as a share of all: the file stays below 0.52.
+#: Bytes that float32 weights may add, as a fraction of all: the file stays below 0.52.
 _MAX_FRACTION = 0.0195
 
 

@@ -15,7 +15,7 @@ from onnxlite.step import Step, StepContext
 
 #: Type of the converted weights and activations.
 HalfType: TypeAlias = Literal["float16", "bfloat16"]
-#: Whether nodes compute in 16 bits, or only constants are stored so and cast back.
+#: Compute in 16 bits, or only store constants in 16 bits and cast them back.
 HalfMode: TypeAlias = Literal["compute", "storage"]
 #: Type of the model's float inputs and outputs.
 IoType: TypeAlias = Literal["keep", "float16"]
@@ -57,7 +57,7 @@ class ToFloat16(Step, frozen=True, kw_only=True):
     limit: Limit = None
 
     def validate(self) -> None:
-        """Raise `OptionError` for options that do not go together."""
+        """Raise `OptionError` for conflicting options."""
         if self.dtype == "bfloat16" and (self.mode == "compute" or self.io == "float16"):
             raise OptionError(
                 "ONNX Runtime's CPU kernels do not compute in bfloat16: use it with "
@@ -72,7 +72,7 @@ class ToFloat16(Step, frozen=True, kw_only=True):
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
     ) -> tuple[ir.Model, StepReport]:
-        """Convert `model`; what leaves the range of float16 on the samples stays float32."""
+        """Convert `model`; nodes out of range on the samples stay float32."""
         from onnxlite.quantize.float16.step import to_float16_ir
 
         return to_float16_ir(model, samples, self, context)

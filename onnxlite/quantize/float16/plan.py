@@ -1,4 +1,4 @@
-"""Which nodes compute in 16 bits, and why the others stay float32."""
+"""Plan of the nodes that compute in 16 bits, and why the others stay float32."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from onnxlite.records import Progress, Reason, Skipped
 
 STEP = "to-float16"
 
-#: Other inputs may make a value so many times larger than the samples do.
+#: Safety factor: other inputs may make values this many times larger than the samples do.
 _MARGIN = 8
-#: A value that is nowhere larger than this many of the smallest steps has lost its precision.
-_LEAST_STEPS = 1 << 10
+#: A value whose largest magnitude is below this many of the smallest numbers is imprecise.
+_MIN_STEPS = 1 << 10
 
 
 class HalfPlan:
-    """The nodes of a model that compute in 16 bits; `keep` takes some away.
+    """Set of the nodes that compute in 16 bits; `keep` removes nodes from it.
 
     Args:
-        model: normalised and with types inferred; not changed.
+        model: a normalized model with inferred types; not changed.
         dtype: FLOAT16 or BFLOAT16.
     """
 
     def __init__(self, model: ir.Model, dtype: ir.DataType) -> None:
         types = HalfTypes(model.opset_imports, dtype)
-        #: What becomes 16 bits wide at each node that computes so.
+        #: 16-bit inputs and outputs of each node that computes in 16 bits.
         self.ports: dict[ir.Node, HalfPorts] = {}
         #: Nodes whose constants stay float32 as well.
         self.exact: set[ir.Node] = set()
-        #: What stays float32 and why.
+        #: Nodes that stay float32, and why.
         self.skipped: list[Skipped] = []
         refused: set[ir.Node] = set()
         for node in iter_nodes(model):
@@ -47,28 +47,28 @@ class HalfPlan:
                 refused.add(node)
                 self.skipped.append(Skipped(STEP, node_name(node), "no-16-bit-form", found))
         for node in _counting(model, self.ports, refused):
-            reason = "it counts: its result becomes an integer or a float32 argument"
+            reason = "it computes an index or a size, which 11 bits would round"
             self.keep(node, Reason("counts", reason))
 
     def copy(self) -> HalfPlan:
-        """Another plan of the same content, to be changed by itself."""
+        """Return an independent copy."""
         other = copy.copy(self)
         other.ports, other.exact = dict(self.ports), set(self.exact)
         other.skipped = list(self.skipped)
         return other
 
     def keep(self, node: ir.Node, reason: Reason) -> None:
-        """Let `node` compute in float32; one that never could is passed over."""
+        """Keep `node` in float32; nodes that have no 16-bit form are ignored."""
         if self.ports.pop(node, None) is not None:
             self.skipped.append(Skipped(STEP, node_name(node), reason.code, reason.message))
 
     def only_store(self) -> None:
-        """Let every node compute in float32."""
+        """Keep every node in float32, so that 16 bits are only used for storage."""
         self.ports.clear()
         self.skipped.clear()
 
     def keep_named(self, model: ir.Model, patterns: Sequence[str]) -> None:
-        """Keep the nodes whose name or operator matches, with their constants.
+        """Keep nodes and their constants in float32 by name or operator.
 
         Raises:
             OptionError: a pattern matches nothing.
@@ -83,30 +83,35 @@ class HalfPlan:
                 self.keep(node, Reason("kept-by-name", "kept by name"))
         if unused:
             raise OptionError(
-                f"keep: no node matches {', '.join(map(repr, sorted(unused)))}: patterns are "
+                f"exclude: no node matches {', '.join(map(repr, sorted(unused)))}: patterns are "
                 "compared with the names of nodes and of operators"
             )
 
     def keep_unfit_constants(
         self, model: ir.Model, roundings: Mapping[ir.Value, Rounding], *, clamp: bool
     ) -> None:
-        """Keep nodes whose constants 16 bits do not hold; `clamp` is for those beyond the range."""
+        """Keep nodes in float32 whose constants 16 bits cannot represent.
+
+        With `clamp`, constants beyond the range are clamped and their nodes are not kept.
+        """
         for node in iter_nodes(model):
             for value in node.inputs:
                 found = None if value is None else roundings.get(value)
-                if found is None or found.faithful or found.lifted:
+                if value is None or found is None or found.faithful or found.lifted:
                     continue
                 if not found.clamped:
-                    message = f"16 bits give its constant {found.sqnr_db:.0f} dB"
+                    message = f"its constant {value.name!r} has {found.sqnr_db:.0f} dB in 16 bits"
                     self.keep(node, Reason("inexact-constant", message))
                 elif not clamp:
-                    message = f"{found.clamped} numbers of its constant are beyond the range"
+                    message = (
+                        f"{found.clamped} elements of its constant {value.name!r} are out of range"
+                    )
                     self.keep(node, Reason("constant-out-of-range", message))
 
     def keep_out_of_range(
         self, model: ir.Model, magnitudes: Mapping[str, float], dtype: ir.DataType
     ) -> None:
-        """Keep nodes that make or read a value which the samples show to leave the range."""
+        """Keep nodes in float32 that write or read a value out of range on the samples."""
         limit = half_range(dtype)
         for node in iter_nodes(model):
             ports = self.ports.get(node)
@@ -124,16 +129,16 @@ class HalfPlan:
 
 def _range_fault(largest: float, limit: HalfRange) -> str | None:
     if not largest * _MARGIN <= limit.largest:
-        return f"reaches {largest:.3g}, too near to {limit.largest:.0f},"
-    if 0 < largest < limit.smallest * _LEAST_STEPS:
-        return f"is never above {largest:.3g}, where 16 bits are coarse,"
+        return f"reaches {largest:.3g}, too close to the limit {limit.largest:.0f},"
+    if 0 < largest < limit.smallest * _MIN_STEPS:
+        return f"is at most {largest:.3g}, where 16 bits are imprecise,"
     return None
 
 
 def constant_roundings(
     model: ir.Model, dtype: ir.DataType, progress: Progress
 ) -> dict[ir.Value, Rounding]:
-    """What 16 bits make of every float32 constant; each is read once and let go."""
+    """Measure the rounding of every float32 constant."""
     found = {}
     constants = [
         value
@@ -156,10 +161,10 @@ def _has_floats(node: ir.Node) -> bool:
 def _counting(
     model: ir.Model, ports: Mapping[ir.Node, HalfPorts], refused: set[ir.Node]
 ) -> Iterator[ir.Node]:
-    """Nodes that compute indices or sizes in float, which 11 bits would round.
+    """Yield nodes that compute indices or sizes in float, which 11 bits would round.
 
-    Their float inputs come from integers and single constants alone, and their results go,
-    through nodes of the same kind, where floats become integers or must be float32.
+    Their float inputs depend on integers and scalar constants only. Their results become
+    integers or inputs that must be float32, possibly through other such nodes.
     """
     derived: set[ir.Value] = set()
     for node in iter_nodes(model):

@@ -1,8 +1,8 @@
-"""Inputs and outputs of a node that may be 16 bits wide, read off ONNX's operator schemas.
+"""Inputs and outputs of a node that may have 16 bits, from ONNX's operator schemas.
 
-No operator is listed here. A schema binds inputs and outputs to type variables and says
-which types each may be; where an output's type comes from an attribute instead (`Cast`,
-`ConstantOfShape`, `RandomNormal`, ...), onnx's type inference is asked what becomes of it.
+A schema binds inputs and outputs to type variables and lists the types of each variable. If an
+attribute defines the type of an output (`Cast`, `ConstantOfShape`, `RandomNormal`, ...), ONNX type
+inference decides.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _TYPE_NAMES = {ir.DataType.FLOAT16: "tensor(float16)", ir.DataType.BFLOAT16: "te
 
 @dataclass(frozen=True)
 class HalfPorts:
-    """What becomes 16 bits wide at one node; all else keeps its type.
+    """16-bit inputs and outputs of one node; all others keep their types.
 
     Attributes:
-        inputs: positions of its float32 inputs.
-        outputs: positions of its float32 outputs.
-        attributes: attributes to be replaced, so that the outputs follow.
+        inputs: positions of the float32 inputs that become 16 bits.
+        outputs: positions of the float32 outputs that become 16 bits.
+        attributes: attributes to replace, which define the types of outputs.
     """
 
     inputs: frozenset[int] = frozenset()
@@ -35,10 +35,10 @@ class HalfPorts:
 
 
 class HalfTypes:
-    """Answers for the operator sets of one model.
+    """Finder of 16-bit ports for the operator sets of one model.
 
     Args:
-        opsets: version by domain.
+        opsets: opset version by domain.
         dtype: FLOAT16 or BFLOAT16.
     """
 
@@ -47,18 +47,18 @@ class HalfTypes:
         self._schemas: dict[tuple[str, str], onnx.defs.OpSchema | None] = {}
 
     def ports(self, node: ir.Node) -> HalfPorts | str:
-        """What may be 16 bits at `node`, or why nothing may.
+        """Return the ports of `node` that may have 16 bits, or why there are none.
 
         A node with subgraphs keeps float32 at its own inputs and outputs; the nodes inside
-        are asked one by one.
+        have ports of their own.
         """
         schema = self._schema(node)
         if schema is None:
-            return "the operator is unknown to onnx, so its types are, too"
+            return "ONNX has no schema of the operator"
         if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
-            return "it passes values on to subgraphs"
+            return "it has subgraphs"
         if not all(isinstance(v.type, ir.TensorType | None) for v in _present(node)):
-            return "it takes or gives a sequence, a map or an optional value"
+            return "it has an input or output that is a sequence, a map or an optional value"
         if unknown := next((v for v in node.inputs if v is not None and v.type is None), None):
             return f"the type of its input {unknown.name!r} is unknown"
         return self._ports(node, schema)
@@ -91,7 +91,7 @@ class HalfTypes:
         if free:
             found = self._resolved_options(node, schema, inputs, free)
             if found is None:
-                return "onnx cannot tell the type of its output"
+                return "ONNX type inference does not know the type of its output"
             outputs |= found[0]
             attributes = found[1]
         if not inputs and not outputs:
@@ -101,7 +101,7 @@ class HalfTypes:
     def _resolved_options(
         self, node: ir.Node, schema: onnx.defs.OpSchema, inputs: set[int], free: set[int]
     ) -> tuple[set[int], dict[str, ir.Attr]] | None:
-        """The outputs without a type variable that can follow, and the attributes for it."""
+        """Find outputs that inference or a replaced attribute makes 16 bits."""
         natural = self._inferred(node, schema, inputs, {})
         if natural is None:
             return None
@@ -116,7 +116,7 @@ class HalfTypes:
         return half, attributes
 
     def _candidates(self, node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[ir.Attr]:
-        """Attributes that may say "float32", rewritten to say the 16-bit type."""
+        """Yield attributes with the type float32, rewritten to the 16-bit type."""
         for name, formal in schema.attributes.items():
             present = node.attributes.get(name)
             if present is not None and present.is_ref():
@@ -136,7 +136,11 @@ class HalfTypes:
         inputs: set[int],
         attributes: Mapping[str, ir.Attr],
     ) -> dict[int, ir.DataType] | None:
-        """The outputs' types with `inputs` in 16 bits and attributes replaced; None: unknown."""
+        """Infer output types for 16-bit inputs and replaced attributes.
+
+        Returns:
+            Type by output position; None if inference fails.
+        """
         names = [f"i{i}" if value is not None else "" for i, value in enumerate(node.inputs)]
         present = {**node.attributes, **attributes}
         proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=names)
@@ -152,7 +156,7 @@ class HalfTypes:
             found = onnx.shape_inference.infer_node_outputs(
                 schema, proto, types, opset_imports=imports
             )
-        # The schemas' inference functions raise several types on attributes that do not fit.
+        # Inference functions raise exceptions of several types for unsuitable attributes.
         except Exception:
             return None
         return {
@@ -181,6 +185,6 @@ def _present(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _formal(formals: Any, index: int) -> onnx.defs.OpSchema.FormalParameter:
-    """The declaration of a port; the last one may stand for any number of ports."""
+    """Return the declaration of a port; the last one may be variadic."""
     formal: onnx.defs.OpSchema.FormalParameter = formals[min(index, len(formals) - 1)]
     return formal

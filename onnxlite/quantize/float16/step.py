@@ -1,4 +1,4 @@
-"""Half precision: weights and activations of 16 bits, types correct through the whole graph."""
+"""Conversion to float16 or bfloat16: weights, and activations where possible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 _DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-#: Cast knows bfloat16 from this operator set on.
+#: First opset in which Cast supports bfloat16.
 _BFLOAT16_OPSET = 13
 
 
@@ -120,7 +120,7 @@ def _plan(
 
 
 def _halved(model: ir.Model, plan: HalfPlan) -> list[str]:
-    """The values of the main graph that would be 16 bits wide."""
+    """Return the names of the values of the main graph that would have 16 bits."""
     inputs = set(model.graph.inputs)
     names: dict[str, None] = {}
     for node in model.graph:
@@ -136,5 +136,5 @@ def _halved(model: ir.Model, plan: HalfPlan) -> list[str]:
 
 def _clamp_text(clamped: int) -> str:
     if clamped:
-        return f"{clamped} numbers beyond the range were clamped to it; give samples to keep them"
-    return "it would be zero in 16 bits and became the smallest number above it"
+        return f"{clamped} numbers out of range were clamped; give samples to keep them in float32"
+    return "it would be zero in 16 bits and became the smallest number above zero"

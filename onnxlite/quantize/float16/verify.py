@@ -1,4 +1,4 @@
-"""Verify a 16-bit model: SQNR of its outputs against the float32 model on the same inputs."""
+"""Verification of a 16-bit model by its SQNR against the float32 model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from onnxlite.records import Skipped
 from onnxlite.runtime import probe_feeds
 from onnxlite.samples import Samples
 
-#: ONNX Runtime holds two copies of the weights while loading: larger models are run on samples
-#: only.
+#: Larger models are run only if samples are given: loading takes twice the memory of the weights.
 _MAX_BYTES_WITHOUT_SAMPLES = 1 << 30
-#: Feeds of the samples that both models are run on.
+#: Number of feeds that both models are run on.
 _FEEDS = 4
 
 
@@ -26,19 +25,21 @@ class Float32Outputs:
     """Outputs of the float32 model.
 
     Attributes:
-        reference: the outputs, with their inputs.
-        real: whether the inputs are samples, and not generated.
+        reference: the outputs and their inputs.
+        real: the inputs are samples; otherwise they are generated.
     """
 
     reference: Reference
     real: bool
 
     def sqnr_db(self, model: ir.Model) -> float:
-        """SQNR of the worst float output of a 16-bit model in dB; infinite where all are equal.
+        """Return the SQNR of the worst output of a 16-bit model in dB.
+
+        It is infinite if all outputs are equal.
 
         Raises:
             VerificationError: ONNX Runtime refuses the model, or an output is NaN or infinite
-                where the float32 model's is not.
+                although the float32 model's is finite.
         """
         try:
             errors = self.reference.errors(model)
@@ -46,7 +47,7 @@ class Float32Outputs:
             raise VerificationError(f"ONNX Runtime refuses the 16-bit model: {error}") from error
         errors.check_finite(
             "the 16-bit model",
-            "give samples, by which overflow is found, or exclude the nodes before it",
+            "give samples to find values out of range, or exclude the nodes before it",
         )
         return errors.worst_db
 
@@ -57,17 +58,17 @@ def float32_outputs(
     """Run the float32 model on the first samples, or on generated inputs.
 
     Returns:
-        The outputs, or why the model was not run.
+        The outputs, or the reason why the model was not run.
 
     Raises:
-        ExecutionError: samples were given, and ONNX Runtime does not run the model on them.
+        ExecutionError: ONNX Runtime cannot run the model on the given samples.
     """
     if samples is not None:
         feeds = itertools.islice(samples, _FEEDS)
         return Float32Outputs(Reference(model, feeds, threads=threads), real=True)
     nbytes = size_bytes(model)
     if nbytes > _MAX_BYTES_WITHOUT_SAMPLES:
-        message = f"it holds {nbytes / 2**30:.1f} GiB of weights: give samples to run it anyway"
+        message = f"the model holds {nbytes / 2**30:.1f} GiB of weights: give samples to run it"
         return Skipped("verify", "", "too-large", message)
     try:
         feeds_made = probe_feeds(model)

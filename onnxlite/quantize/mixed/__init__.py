@@ -1,1 +1,1 @@
-"""Mixed precision: sensitivity of layers, and the choice of bits or of the way to quantize."""
+"""Sensitivity of layers, mixed precision, and the choice of static or dynamic."""

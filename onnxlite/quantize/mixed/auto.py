@@ -1,6 +1,6 @@
 """Automatic choice of static, dynamic or no quantization, by measurement on this machine.
 
-Calibrate on the first feeds, make the candidates, measure each on the last feeds, choose.
+The candidates are calibrated on the first feeds and measured on the last, held-out feeds.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _STEP = "quantize-auto"
 
 Way = Literal["static", "dynamic"]
 
-#: A candidate must be faster than float by more than chance.
+#: Largest accepted latency over float: a smaller gain is within the measurement error.
 _MAX_LATENCY_RATIO = 0.97
-#: Candidates within this factor are as fast as each other: the more exact one is taken.
+#: Latencies within this factor count as equal: the candidate of higher SQNR wins.
 _TIE = 1.05
-#: Candidates are measured on feeds that neither was calibrated on.
+#: Feeds held out from calibration to measure the candidates on.
 _HOLD_OUT = LastFraction(1 / 4, maximum=16)
-#: Seconds spent on times of one candidate.
+#: Seconds to time one candidate.
 _BUDGET_S = 3.0
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A quantized model with its report and metrics."""
+    """Quantized model with its report and metrics."""
 
     model: ir.Model
     report: StepReport
@@ -60,7 +60,7 @@ def quantize_auto_ir(
     feeds = Samples(samples, input_specs(model), limit=options.limit)
     split = split_feeds(feeds, _HOLD_OUT)
     trial = _Trial(clone(model), split, options, context)
-    # Rounding changes no time, so the slow kind is used only where static has won by time.
+    # Rounding does not change the latency: use slow rounding only if static is the fastest.
     for way in ("dynamic", "static"):
         trial.make(way, "nearest")
     if options.rounding != "nearest" and trial.fastest() == "static":
@@ -68,7 +68,9 @@ def quantize_auto_ir(
     best = trial.best()
     skipped = [*trial.skipped, *trial.losers(best)]
     if split.record.shared:
-        note = "there is one batch: candidates were measured on what they were calibrated on"
+        note = (
+            "there is only one batch: candidates were calibrated and measured on the same samples"
+        )
         skipped.append(Skipped(_STEP, "", "samples-shared", note))
     rows = [_row(way, candidate) for way, candidate in trial.candidates.items()]
     if best is None:
@@ -76,7 +78,7 @@ def quantize_auto_ir(
         return clone(model), StepReport(
             step=_STEP,
             changed=False,
-            summary=f"float stays: {reasons}",
+            summary=f"the model stays float: {reasons}",
             skipped=tuple(skipped),
             layers=tuple(rows),
             hold_out=split.record,
@@ -99,7 +101,7 @@ _STEPS: Mapping[Way, str] = {"static": "quantize-static", "dynamic": "quantize-d
 
 
 class _Trial:
-    """The candidates so far, and why some are none."""
+    """Candidates, and the reasons why some could not be made."""
 
     def __init__(
         self,
@@ -116,29 +118,29 @@ class _Trial:
         self.skipped: list[Skipped] = []
 
     def make(self, way: Way, rounding: Rounding) -> None:
-        """Quantize in one way and measure the result."""
+        """Quantize one way and measure the candidate."""
         try:
             made, report = self._quantized(way, rounding)
             if not report.changed:
                 self._skip(way, report.summary)
                 return
             metrics = measure_candidate(self._model, made, self._split.held_out, budget_s=_BUDGET_S)
-        # The other way may work where this one does not.
+        # The other way may still work.
         except (ExecutionError, VerificationError) as error:
             self._skip(way, str(error))
             return
         self.candidates[way] = _Candidate(made, report, metrics)
 
     def fastest(self) -> Way | None:
-        """The candidate that would be taken if all were exact enough."""
+        """Return the best candidate without a limit on SQNR."""
         return self._choice(-float("inf"))
 
     def best(self) -> Way | None:
-        """The candidate that is taken, None for float."""
+        """Return the best candidate; None if the model stays float."""
         return self._choice(self._options.min_sqnr_db)
 
     def losers(self, best: Way | None) -> list[Skipped]:
-        """Why the other candidates are not taken."""
+        """Return the reasons why the other candidates lost."""
         return [
             Skipped(_STEPS[way], "", "not-the-best", self._reason(candidate, best))
             for way, candidate in self.candidates.items()
@@ -161,10 +163,10 @@ class _Trial:
     def _reason(self, candidate: _Candidate, best: Way | None) -> str:
         metrics = candidate.metrics
         if metrics.sqnr_db < self._options.min_sqnr_db:
-            return f"{metrics}, {self._options.min_sqnr_db:g} dB are wanted"
+            return f"{metrics}, below min_sqnr_db={self._options.min_sqnr_db:g}"
         if metrics.latency_ratio > _MAX_LATENCY_RATIO:
-            return f"{metrics}, which is not faster than float"
-        return f"{metrics}, where {best} has {self.candidates[best].metrics}" if best else ""
+            return f"{metrics}, not faster than float"
+        return f"{metrics}; {best} has {self.candidates[best].metrics}" if best else ""
 
     def _skip(self, way: Way, reason: str) -> None:
         self.candidates.pop(way, None)

@@ -1,6 +1,6 @@
-"""Baseline quantization for trials: nearest integers and full ranges.
+"""Baseline quantization for trials: round-to-nearest and min-max ranges.
 
-What is prepared and calibrated once serves any choice of layers.
+One preparation and calibration serves every choice of layers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from onnxlite.step import StepContext
 
 
 class Baseline:
-    """A float model with the ranges of everything that may be quantized.
+    """Float model with the ranges of every value that may be quantized.
 
     Args:
-        plan: everything that may be quantized.
-        samples: unlabelled inputs, for the ranges.
+        plan: plan with everything quantized that may be.
+        samples: unlabelled inputs for calibration.
         context: threads and progress.
 
     Attributes:
-        plan: as given.
+        plan: the given plan.
         layers: its layers with weights, in topological order.
     """
 
@@ -53,15 +53,16 @@ class Baseline:
         self._names = tuple(node.name or "" for node in self.layers)
 
     def errors(self) -> ErrorModel:
-        """The float model with every rounding error, to be switched on."""
+        """Return the float model with a switchable error for every rounding."""
         params = activation_params(self.plan, self._ranges)
         return ErrorModel(self.plan, params, threads=self._context.threads)
 
     def sources(self, layers: Sequence[str]) -> frozenset[Source]:
-        """Sources of noise if only these layers, and what lies between, are quantized.
+        """Return the sources of noise if only these layers are quantized.
 
-        Readers of a rounded value are taken from the whole placement: beside a lone layer, a float
-        reader of its input counts as reading the rounded one, too.
+        Nodes between these layers are quantized as well. The readers of a rounded value come from
+        the placement of all layers: a float reader next to a single layer counts as reading the
+        rounded value.
         """
         placement = self._place(layers)
         return frozenset(
@@ -72,7 +73,7 @@ class Baseline:
         )
 
     def quantized(self, layers: Sequence[str]) -> ir.Model:
-        """The model in QDQ form with only these layers, and what lies between, quantized."""
+        """Return the QDQ model with only these layers and the nodes between quantized."""
         plan = replace(self.plan, placement=self._place(layers))
         return quick_qdq(plan, activation_params(plan, self._ranges), bound_pairs=True)
 
@@ -86,16 +87,16 @@ class Baseline:
 def plan_everything(
     model: ir.Model, target: Target, *, include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[QuantPlan, list[Skipped]] | Skipped:
-    """Prepare a model, which is changed, and place everything that may be quantized.
+    """Prepare a model in place and plan to quantize everything that may be.
 
     Args:
-        model: a private copy.
+        model: a private copy; it is changed.
         target: the integer types.
         include: patterns (`fnmatch`) of layer names to quantize; empty means all.
         exclude: patterns of names that stay float.
 
     Returns:
-        The plan and what was skipped; or why there is nothing to quantize.
+        The plan and the skipped layers; or the reason why nothing can be quantized.
     """
     if reason := already_quantized(model):
         return Skipped("quantize", "", "already-quantized", reason)
@@ -111,5 +112,5 @@ def plan_everything(
 
 
 def mask(model: ErrorModel, sources: frozenset[Source]) -> NDArray[np.bool_]:
-    """Switches of an error model that turn these sources on, `bool[sources]`."""
+    """Return the switches of an error model for some sources, `bool[sources]`."""
     return np.array([source in sources for source in model.sources], np.bool_)

@@ -15,15 +15,15 @@ from onnxlite.runtime import Session
 from onnxlite.samples import Feed, input_specs, trim
 from onnxlite.timing import time_ratios
 
-#: Inputs that are timed in turn.
+#: Number of inputs to time.
 _TIMED = 4
 
 
 class CandidateMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate compared with the float model.
+    """Fidelity, latency and size of a candidate relative to the float model.
 
     Attributes:
-        sqnr_db: SQNR of the worst output in dB; infinite without any error.
+        sqnr_db: SQNR of the worst output in dB; infinite without an error.
         latency_ratio: processor time of a run over the float model's, on one thread.
         size_ratio: bytes of tensors over the float model's.
     """
@@ -45,20 +45,20 @@ def measure_candidate(
     Args:
         reference: the float model.
         candidate: the model made from it.
-        feeds: what both are compared on, and, cut to one sample each, timed on.
-        budget_s: seconds spent on times.
+        feeds: inputs to compare both on; cut to one sample each to time them.
+        budget_s: seconds to spend on timing.
 
     Raises:
         VerificationError: an output of the candidate is not finite.
-        ExecutionError: ONNX Runtime does not run one of the models.
+        ExecutionError: ONNX Runtime cannot run one of the models.
     """
     errors = Reference(reference, feeds).errors(candidate)
     errors.check_finite("the quantized model", "exclude the layers before it and report this")
     specs = input_specs(reference)
     single = [trim(feed, specs, 1) or feed for feed in feeds[:_TIMED]]
     sessions = (Session(reference, threads=1), Session(candidate, threads=1))
-    share = budget_s / len(single)
-    ratios = [time_ratios(sessions, feed, budget_s=share)[0] for feed in single]
+    per_feed_s = budget_s / len(single)
+    ratios = [time_ratios(sessions, feed, budget_s=per_feed_s)[0] for feed in single]
     return CandidateMetrics(
         sqnr_db=errors.worst_db,
         latency_ratio=float(np.median(ratios)),

@@ -6,11 +6,10 @@ with rounded weights:
     y = Conv(x, w)   becomes   y = Conv(x, w) + [on] Conv(x, dequantize(quantize(w)) - w)
     x                becomes   x + [on] (dequantize(quantize(x)) - x)
 
-Here every error is a branch that an input of the model switches on, so that one session runs
-any combination of them, and errors reach the outputs through everything that follows: clipping,
-saturation and each other. The sets are distributed over the samples: each sample meets a few sets,
-and the noise that a set makes is compared with that of all errors together on the same sample,
-because some samples amplify every error.
+Every error is a branch that an input of the model switches on. One session runs any combination of
+errors, and errors propagate to the outputs through clipping, saturation and other errors. The sets
+are distributed over the samples: each sample runs a few sets. The noise of a set is compared with
+the noise of all errors on the same samples, because some samples amplify every error.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples
 
-#: The input that switches errors on, `bool[sources]`.
+#: Name of the input that switches errors on, `bool[sources]`.
 _SWITCHES = "onnxlite_errors"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where noise comes from: the rounding of a value, or that of a layer's weight.
+    """Source of noise: a rounded value or a layer's rounded weight.
 
     Attributes:
-        kind: what is rounded.
-        name: of the value, or of the layer's node.
+        kind: the kind of tensor that is rounded.
+        name: name of the value, or of the layer's node.
     """
 
     kind: Literal["value", "weight"]
@@ -56,35 +55,35 @@ class Source:
 
 @dataclass(frozen=True)
 class Noise:
-    """Energy of the noise at each output, divided by the energy of the output itself.
+    """Noise over signal at each output, by energy.
 
     Attributes:
         outputs: names of the model's float outputs.
-        sets: `float64[sets, outputs]`: with the errors of one set.
-        shares: `float64[sets, outputs]`: the same over the energy that all errors make on the
-            samples that the set has met. For a set of nearly all errors this is the better
-            estimate, for one of few errors `sets` is.
-        together: `float64[outputs]`: with all errors.
+        sets: noise of one set over the signal, `float64[sets, outputs]`.
+        fractions: noise of one set over the noise of all errors on the same samples,
+            `float64[sets, outputs]`. It is the better estimate for a set of nearly all errors;
+            `sets` is for a set of few.
+        together: noise of all errors over the signal, `float64[outputs]`.
         samples: number of samples that were run.
     """
 
     outputs: tuple[str, ...]
     sets: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    fractions: NDArray[np.float64]
     together: NDArray[np.float64]
     samples: int
 
 
 class ErrorModel:
-    """A float model whose rounding errors can be switched on one by one.
+    """Float model whose rounding errors can be switched on individually.
 
     Args:
-        plan: says which values and weights are rounded; its model is not changed.
-        params: of the plan's values.
-        threads: of ONNX Runtime.
+        plan: plan of the rounded values and weights; its model is not changed.
+        params: scales and zero points of the plan's values.
+        threads: number of threads of ONNX Runtime.
 
     Attributes:
-        sources: of the errors, in the order of the switches.
+        sources: sources of the errors, in the order of the switches.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the model.
@@ -102,15 +101,15 @@ class ErrorModel:
             writer.weight(node.name or "")
         for value in plan.placement.values:
             writer.value(value, params[value])
-        # Errors are computed as written: nothing is to be fused into integer kernels.
+        # Without optimization: ONNX Runtime must not fuse errors into integer kernels.
         self._session = Session(writer.model, threads=threads, fuse_qdq=False)
 
     def run(self, feed: Feed, on: NDArray[np.bool_]) -> Outputs:
         """Run with some errors switched on.
 
         Args:
-            feed: of the float model.
-            on: the errors, `bool[sources]`.
+            feed: inputs of the float model.
+            on: switches of the errors, `bool[sources]`.
 
         Returns:
             The float outputs.
@@ -130,15 +129,15 @@ def propagate(
     """Estimate the noise of each set of errors.
 
     Args:
-        model: with its errors.
-        samples: unlabelled inputs; with few of them, each meets more sets.
-        sets: `bool[sources]` each: the errors that are on.
-        per_set: samples that meet a set.
+        model: the model with errors.
+        samples: unlabelled inputs; the fewer they are, the more sets each runs.
+        sets: switches of the errors of each set, `bool[sources]`.
+        per_set: number of samples that run a set.
         progress: called after every sample.
 
     Raises:
         SamplesError: every output is zero on these samples.
-        ExecutionError: ONNX Runtime does not run the model.
+        ExecutionError: ONNX Runtime cannot run the model.
     """
     none, every = (np.full(len(model.sources), on) for on in (False, True))
     feeds = list(islice(_single(samples), max(len(sets) * per_set, 1)))
@@ -158,7 +157,7 @@ def propagate(
     signal = np.array([[error.signal for error in errors] for errors in together])
     total = np.array([[error.noise for error in errors] for errors in together])
     if not signal.any():
-        raise SamplesError("every output of the model is zero on these samples: give others")
+        raise SamplesError("every output of the model is zero on these samples: give other samples")
     sums = np.array([np.sum(rows, axis=0) for rows in noise]).reshape(-1, len(names))
     of_signal, of_total = (
         _ratio(sums, np.array([whole[at].sum(axis=0) for at in met]).reshape(sums.shape))
@@ -169,7 +168,7 @@ def propagate(
 
 
 def _errors(exact: Outputs, noisy: Outputs) -> list[SquaredError]:
-    """Squared errors by output, in the order of the outputs."""
+    """Return the squared error of every output, in the order of the outputs."""
     found = [SquaredError() for _ in exact]
     for error, (name, array) in zip(found, exact.items(), strict=True):
         error.add(array, noisy[name])
@@ -181,7 +180,7 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 
 
 def _meetings(sample: int, samples: int, sets: int, per_set: int) -> Iterator[int]:
-    """The sets that a sample meets; every set meets `per_set` samples from all over."""
+    """Yield the sets that a sample runs; the samples of a set are spread evenly."""
     for turn in range(per_set):
         for number in range(sets):
             if (number + turn * samples // per_set) % samples == sample:
@@ -189,7 +188,7 @@ def _meetings(sample: int, samples: int, sets: int, per_set: int) -> Iterator[in
 
 
 def _single(samples: Samples) -> Iterator[Feed]:
-    """Feeds of one sample each, where the batch axes are dynamic."""
+    """Yield feeds of one sample each, if the batch axes are dynamic."""
     free = all(s.shape and not isinstance(s.shape[0], int) for s in samples.inputs)
     for feed in samples:
         sizes = {array.shape[0] for array in feed.values() if array.ndim}
@@ -204,7 +203,7 @@ def _single(samples: Samples) -> Iterator[Feed]:
 
 
 class _ErrorWriter:
-    """Inserts switchable errors into a copy of a plan's model; values are found by their names."""
+    """Writer of switchable errors into a copy of a plan's model."""
 
     def __init__(self, plan: QuantPlan, sources: Sequence[Source]) -> None:
         self.model = model = clone(plan.model)
@@ -241,7 +240,7 @@ class _ErrorWriter:
         self._add(node.outputs[0], [copy], Source("weight", name), None)
 
     def value(self, planned: ir.Value, params: QParams) -> None:
-        """Add a value's rounding error to it, for those that read its integers."""
+        """Add a value's rounding error, for the readers of its integers."""
         value = self._values[planned.name]
         made = planned.producer() in self._producers
         readers = [
@@ -268,7 +267,7 @@ class _ErrorWriter:
         source: Source,
         readers: Sequence[tuple[ir.Node, int]] | None,
     ) -> None:
-        """Replace `value` by its sum with a switched error, for `readers` or for all."""
+        """Add a switched error to `value`, for `readers`; None means all readers."""
         graph, name = self.model.graph, value.name or "value"
         uses = [(use.node, use.idx) for use in value.uses()] if readers is None else readers
         uses = [(node, port) for node, port in uses if node.graph is not None]

@@ -1,6 +1,6 @@
-"""Time of a layer in float and on integers, each measured alone on this machine.
+"""Latency of single layers in float and on integers, measured on this machine.
 
-Conversions at its boundary do not count: whether a layer has them depends on its neighbours.
+Conversions at the boundary are not counted, because they depend on the neighbouring layers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import Target
 from onnxlite.timing.layer_times import LayerTimes, one_layer
 
-#: Range of all activations; no kernel's time depends on it.
+#: Range of all activations; latency does not depend on it.
 _RANGE = Range(-4.0, 4.0)
 
 
@@ -27,14 +27,14 @@ def layer_times(
     """Measure a layer in float and on integers.
 
     Args:
-        times: measures and keeps them.
-        model: whose versions of the operator sets hold.
+        times: the cached timer.
+        model: the model of the node; its opset versions are used.
         node: a layer with a constant weight.
-        shape_of: concrete shapes, for the batch to be measured.
+        shape_of: concrete shapes of the values.
         target: the types of activations and weights.
 
     Returns:
-        Seconds of one run each; None where it cannot be measured.
+        Seconds of one run in float and on integers; None if it cannot be measured.
     """
     in_float = times.time(model, node, shape_of, {})
     shapes = [shape_of(value) for value in node.inputs]
@@ -52,7 +52,7 @@ def layer_times(
 
 
 def _quantized_alone(model: ir.Model, node: ir.Node, shape_of: ShapeOf, target: Target) -> ir.Model:
-    """A model of the layer between Q and DQ nodes, with other weights of the same shape."""
+    """Make a QDQ model of one layer, with random weights of the same shape."""
     alone = one_layer(model, node, shape_of, {})
     alone.graph[0].name = node.name
     infer_shapes(alone)

@@ -1,8 +1,8 @@
-"""Mixed precision: keep more than 8 bits in as few layers as reach a wanted SQNR.
+"""Mixed precision: keep as few layers as possible above 8 bits to reach an SQNR.
 
-Layers are ranked by their part in the noise over the time that is lost without their integer
-kernels (`quantize/mixed/sensitivity.py`). The shortest start of that ranking is taken with which
-the model, really quantized with all that was asked for, reaches the SQNR on samples held out.
+Layers are ranked by their fraction of the noise over the time that they lose without integer
+kernels (`quantize/mixed/sensitivity.py`). The smallest number of top-ranked layers is kept with
+which the quantized model reaches the SQNR on held-out samples.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from onnxlite.step import StepContext
 logger = logging.getLogger(__name__)
 
 
-#: Samples that meet each layer's noise.
+#: Samples per layer to estimate its noise on.
 _PER_LAYER = 8
-#: Models that are really quantized in search of the fewest layers, after the first one.
+#: Largest number of models quantized to find the fewest layers, after the first one.
 _TRIALS = 6
-#: Layers kept float that are not enough must be worth so many decibels.
+#: Smallest gain of kept layers that do not reach the SQNR; otherwise no layer is kept.
 _MIN_GAIN_DB = 1.0
-#: A model of which more would have to stay float is no quantized model.
+#: Largest fraction of the layers that are kept.
 _MAX_FRACTION = 0.5
-#: Times are no more exact than this share of all of them.
+#: Resolution of the times, as a fraction of their sum.
 _TIME_GRAIN = 0.01
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A quantized model, and its worst output's SQNR on samples held out."""
+    """Quantized model and the SQNR of its worst output on held-out samples."""
 
     model: ir.Model
     report: StepReport
@@ -66,10 +66,10 @@ def quantize_mixed_ir(
     options: QuantizeStatic,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Quantize a private copy of a model, to `options.min_sqnr_db` if that is set.
+    """Quantize a private copy of a model to reach `options.min_sqnr_db`, if set.
 
-    See `onnxlite.quantize_static`. Where the SQNR cannot be reached, the best model that was
-    found is returned, and the report says so.
+    See `onnxlite.quantize_static`. If no trial reaches the SQNR, the result is the best trial,
+    and the report says so.
     """
     wanted = options.min_sqnr_db
     if wanted is None:
@@ -84,7 +84,7 @@ def quantize_mixed_ir(
         made, report = quantize_static_ir(
             clone(model), split.fitted, _keeping(options, layers), context
         )
-        if not report.changed:  # nothing is left on integers
+        if not report.changed:  # no layer is left on integers
             return _Trial(made, report, -math.inf)
         sqnr_db = float_outputs.sqnr_db(made)
         logger.info("%d layers kept: %.2f dB", len(layers), sqnr_db)
@@ -104,7 +104,7 @@ def quantize_mixed_ir(
 
 
 def _keeping(options: QuantizeStatic, layers: Sequence[str]) -> QuantizeStatic:
-    """The same options with more than 8 bits for these layers."""
+    """Return the options with more than 8 bits for these layers."""
     kept = tuple(escape(name) for name in layers)
     if target_named(options.target).wide is not None:
         return msgspec.structs.replace(options, min_sqnr_db=None, int16=(*options.int16, *kept))
@@ -118,34 +118,34 @@ def _order(
     options: QuantizeStatic,
     context: StepContext,
 ) -> tuple[list[str], dict[str, float]]:
-    """The layers on integers, those first that are to be kept, and the share of the noise each."""
+    """Rank the layers on integers, most sensitive first, with their noise fractions."""
     target = target_named(options.target)
     layers = [escape(row.name) for row in first.report.layers]
     planned = plan_everything(clone(model), target, include=layers, exclude=options.exclude)
-    assert not isinstance(planned, Skipped)  # it was quantized already
+    assert not isinstance(planned, Skipped)  # the first trial has quantized it
     baseline = Baseline(planned[0], samples, context)
     noise = layer_noise(baseline, samples, per_layer=_PER_LAYER, progress=context.progress)
     names = [node.name or "" for node in baseline.layers]
     times = measured_times(baseline, samples)
-    shares = noise_shares(noise)
+    fractions = noise_fractions(noise)
     lost = _time_lost([times[name] for name in names])
-    ranked = np.argsort(-shares / lost, kind="stable")
-    return [names[i] for i in ranked], dict(zip(names, shares.tolist(), strict=True))
+    ranked = np.argsort(-fractions / lost, kind="stable")
+    return [names[i] for i in ranked], dict(zip(names, fractions.tolist(), strict=True))
 
 
-def noise_shares(noise: LayerNoise) -> np.ndarray:
-    """Each layer's part in the noise, `float64[layers]`, never negative.
+def noise_fractions(noise: LayerNoise) -> np.ndarray:
+    """Estimate the noise fraction of each layer, `float64[layers]`, in [0, 1].
 
-    A mean of what it makes alone and of what goes without it, the former with twice the weight:
-    only the latter knows how errors of layers cancel, but it is known less exactly.
+    The estimate is a weighted mean: 2/3 noise of the layer alone, 1/3 noise removed by keeping it
+    float. Only the second includes cancellation between layers, but it is measured less exactly.
     """
     alone = noise.alone / max(float(noise.alone.sum()), np.finfo(np.float64).tiny)
-    shares: np.ndarray = np.clip((2 * alone + noise.share) / 3, 0, 1)
-    return shares
+    fractions: np.ndarray = np.clip((2 * alone + noise.noise_fraction) / 3, 0, 1)
+    return fractions
 
 
 def _time_lost(times: Sequence[tuple[float | None, float | None]]) -> np.ndarray:
-    """Time that is lost if a layer stays float, `float64[layers]`, in any unit and above zero."""
+    """Return the time lost by keeping each layer float, `float64[layers]` above 0."""
     known = [(exact or 0.0) for exact, _ in times]
     grain = _TIME_GRAIN * sum(known) or 1.0
     lost = [
@@ -163,13 +163,11 @@ def _fewest(
     wanted: float,
     tried: Callable[[Sequence[str]], _Trial],
 ) -> tuple[list[str], _Trial]:
-    """The shortest start of `order` that reaches the SQNR, or that with the best one.
+    """Find the fewest top-ranked layers to keep for an SQNR, else the best trial.
 
-    Where none reaches it and the best one is hardly better than no layer kept, none is: time would
-    be lost for nothing.
-
-    The shares of the noise tell where to begin; then the number is doubled until it is enough,
-    and halved between too few and enough.
+    The noise fractions give the first number of layers. It is doubled until the SQNR is reached,
+    then bisected. If the SQNR is not reached and the best trial gains less than `_MIN_GAIN_DB`, no
+    layer is kept.
     """
     most = max(1, int(_MAX_FRACTION * len(order)))
     left = 10 ** ((first.sqnr_db - wanted) / 10)
@@ -207,7 +205,7 @@ def _report(
     hold_out: HoldOut,
     options: QuantizeStatic,
 ) -> StepReport:
-    """The step's report, with what was kept and whether that was enough."""
+    """Report the kept layers and whether the SQNR was reached."""
     wanted = options.min_sqnr_db
     assert wanted is not None
     wide = target_named(options.target).wide is not None
@@ -217,7 +215,7 @@ def _report(
             "quantize",
             name,
             "kept-for-sqnr",
-            f"it {state} for the SQNR: its part in the noise is {noise[name]:.0%}",
+            f"it {state} for the SQNR: its noise fraction is {noise[name]:.0%}",
         )
         for name in kept
     ]
@@ -231,10 +229,10 @@ def _report(
             f"({first.sqnr_db:.1f} dB without)"
         )
     if best.sqnr_db < wanted:
-        outcome += f"; the wanted {wanted:g} dB were not reached"
+        outcome += f"; min_sqnr_db={wanted:g} was not reached"
         reason = (
-            f"no choice of at most half of the layers reached {wanted:g} dB: exclude more by "
-            "name, or ask for less"
+            f"keeping up to half of the layers does not reach {wanted:g} dB: exclude more by "
+            "name, or lower min_sqnr_db"
         )
         rows.append(Skipped("min-sqnr", "", "not-reached", reason))
         logger.warning("quantize_static: %s", outcome)

@@ -13,12 +13,12 @@ from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
-#: 20 dB is one percent of noise: a cosine of 0.995 to the float model's output.
+#: 20 dB is 1% of noise, a cosine similarity of 0.995 with the float output.
 MIN_SQNR_DB = 20.0
 
 
 class QuantizeAuto(Step, frozen=True, kw_only=True):
-    """Quantize static or dynamic, whichever measures better; see `onnxlite.quantize_auto`."""
+    """Quantize static or dynamic by measurement; see `onnxlite.quantize_auto`."""
 
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
 
@@ -40,7 +40,7 @@ class QuantizeAuto(Step, frozen=True, kw_only=True):
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
     ) -> tuple[ir.Model, StepReport]:
-        """Quantize `model` in both ways and keep the better one."""
+        """Quantize `model` both ways and return the better one."""
         from onnxlite.quantize.mixed.auto import quantize_auto_ir
 
         assert samples is not None

@@ -1,9 +1,9 @@
-"""Sensitivity of each layer to INT8: its noise at the outputs, and the time it gains.
+"""Sensitivity of each layer to INT8: noise at the outputs and time gained.
 
-Two figures per layer: the noise that it makes alone, and the noise that goes if it stays float.
-Both come from one pass over a few hundred samples (`quantize/mixed/error_propagation.py`), not
-from one evaluation per layer. The layers that matter most are then confirmed: the model is really
-quantized without them and run on samples held out.
+Each layer has two noise figures: with only this layer quantized, and with all layers but this one
+quantized. Both come from one pass over a few hundred samples
+(`quantize/mixed/error_propagation.py`). The most sensitive layers are confirmed: the model is
+quantized without each of them and evaluated on held-out samples.
 """
 
 from __future__ import annotations
@@ -36,56 +36,56 @@ from onnxlite.timing.layer_times import LayerTimes
 
 logger = logging.getLogger(__name__)
 
-#: Feeds that layers are chosen without and that the choice is confirmed on.
+#: Feeds held out from the estimate to confirm it on.
 HOLD_OUT = EveryKth(4, offset=1)
-#: More feeds held out tell little more.
+#: Largest number of held-out feeds.
 MAX_HELD_OUT = 16
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """One layer's part in the noise of an INT8 model.
+    """Sensitivity of one layer of an INT8 model.
 
     Attributes:
-        name: of the node.
-        op_type: of the node.
-        alone_db: SQNR at the worst output if only this layer is quantized.
-        float_db: SQNR if all layers but this one are.
-        share: of the noise that goes if this layer stays float, 1 for all of it. Errors also
-            cancel each other: below 0 there is more noise without this one.
-        confirmed_db: `float_db` of the model really quantized so, on samples held out; only
-            for the layers that matter most.
-        float_us: microseconds of one run of its float kernel, on one sample.
-        int_us: of its integer kernel.
+        name: name of the node.
+        op_type: operator of the node.
+        alone_db: SQNR of the worst output with only this layer quantized, in dB.
+        float_db: SQNR with all layers but this one quantized, in dB.
+        noise_fraction: fraction of the noise that disappears if this layer stays float.
+            Negative if errors cancel and the noise grows without this layer's.
+        confirmed_db: `float_db` of a quantized model on held-out samples; only for the most
+            sensitive layers.
+        float_us: microseconds of one run of its float kernel on one sample.
+        int_us: microseconds of one run of its integer kernel on one sample.
     """
 
     name: str
     op_type: str
     alone_db: float
     float_db: float
-    share: float
+    noise_fraction: float
     confirmed_db: float | None = None
     float_us: float | None = None
     int_us: float | None = None
 
     @property
     def gain_us(self) -> float | None:
-        """Microseconds that quantizing this layer gains, conversions beside it left out."""
+        """Microseconds gained by quantizing this layer, without conversions."""
         if self.float_us is None or self.int_us is None:
             return None
         return self.float_us - self.int_us
 
 
 class Sensitivity(Report, frozen=True, kw_only=True):
-    """What each layer of a model costs and gains in INT8.
+    """Fidelity lost and time gained by each layer of a model in INT8.
 
     Attributes:
-        target: whose integer types are meant.
-        output: the output that suffers most; all figures are of it.
-        samples: how many the estimates stand on.
-        sqnr_db: estimated with everything quantized, to the nearest integers.
-        confirmed_db: of the model really quantized, on samples held out.
-        layers: in topological order.
-        seconds: wall-clock time of the whole.
+        target: name of the target.
+        output: the worst output; all figures are of this output.
+        samples: number of samples of the estimates.
+        sqnr_db: estimated SQNR with everything quantized by round-to-nearest.
+        confirmed_db: SQNR of the quantized model on held-out samples.
+        layers: the layers in topological order.
+        seconds: wall-clock time of the analysis.
         skipped: layers that cannot be quantized, and why.
     """
 
@@ -100,13 +100,13 @@ class Sensitivity(Report, frozen=True, kw_only=True):
 
     @property
     def ranked(self) -> tuple[LayerSensitivity, ...]:
-        """The layers, those first whose noise weighs most."""
-        return tuple(sorted(self.layers, key=lambda layer: -layer.share))
+        """Layers by noise fraction, largest first."""
+        return tuple(sorted(self.layers, key=lambda layer: -layer.noise_fraction))
 
     def __str__(self) -> str:
         lines = [f"INT8 for {self.target}: {self.sqnr_db:.1f} dB at {self.output!r}"]
         for layer in self.ranked:
-            line = f"  {layer.name} ({layer.op_type}): {layer.share:.1%} of the noise"
+            line = f"  {layer.name} ({layer.op_type}): {layer.noise_fraction:.1%} of the noise"
             gain = "" if layer.gain_us is None else f", saves {layer.gain_us:.0f} us"
             lines.append(f"{line}, {layer.float_db:.1f} dB without it{gain}")
         return "\n".join(lines)
@@ -156,7 +156,7 @@ def sensitivity(
         model: a float32 model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not
             changed.
         samples: unlabelled inputs, some hundreds, in any form of `SamplesLike`. A quarter of
-            them is held out to confirm.
+            them is held out for confirmation.
 
     Raises:
         OptionError: a wrong option or an unknown target.
@@ -170,7 +170,7 @@ def sensitivity(
     feeds = Samples(samples, input_specs(source), limit=options.limit)
     planned = plan_everything(source, row, include=options.include, exclude=options.exclude)
     if isinstance(planned, Skipped):
-        raise UnsupportedError(f"no layer's sensitivity can be told: {planned.message}")
+        raise UnsupportedError(f"no layer has a sensitivity: {planned.message}")
     plan, skipped = planned
     split = split_feeds(feeds, HOLD_OUT, at_most=MAX_HELD_OUT)
     baseline = Baseline(plan, split.fitted, context)
@@ -178,7 +178,7 @@ def sensitivity(
         baseline, split.fitted, per_layer=options.per_layer, progress=context.progress
     )
     names = [node.name or "" for node in baseline.layers]
-    ranked = np.argsort(-noise.share, kind="stable")[: options.confirm]
+    ranked = np.argsort(-noise.noise_fraction, kind="stable")[: options.confirm]
     confirmed = _confirmed(baseline, [names[i] for i in ranked], split.held_out, context)
     microseconds = measured_times(baseline, feeds) if options.times else {}
     layers = tuple(
@@ -187,7 +187,7 @@ def sensitivity(
             op_type=node.op_type,
             alone_db=sqnr_db(1.0, noise.alone[index]),
             float_db=sqnr_db(1.0, noise.without[index]),
-            share=float(noise.share[index]),
+            noise_fraction=float(noise.noise_fraction[index]),
             confirmed_db=confirmed.get(name),
             float_us=microseconds.get(name, (None, None))[0],
             int_us=microseconds.get(name, (None, None))[1],
@@ -207,14 +207,15 @@ def sensitivity(
 
 
 class LayerNoise(msgspec.Struct, frozen=True):
-    """Noise over signal at the output that suffers most, by layer.
+    """Noise over signal at the worst output, by layer.
 
     Attributes:
-        output: its name.
-        alone: `float64[layers]`: with only this layer quantized.
-        without: `float64[layers]`: with all but this layer.
-        together: with all.
-        share: `float64[layers]`: of `together`, what goes without the layer.
+        output: name of the output.
+        alone: noise with only this layer quantized, `float64[layers]`.
+        without: noise with all layers but this one quantized, `float64[layers]`.
+        together: noise with all layers quantized.
+        noise_fraction: fraction of `together` that disappears without the layer,
+            `float64[layers]`.
         samples: number of samples run.
     """
 
@@ -222,7 +223,7 @@ class LayerNoise(msgspec.Struct, frozen=True):
     alone: NDArray[np.float64]
     without: NDArray[np.float64]
     together: float
-    share: NDArray[np.float64]
+    noise_fraction: NDArray[np.float64]
     samples: int
 
 
@@ -233,7 +234,7 @@ def layer_noise(
     per_layer: int,
     progress: Progress = no_progress,
 ) -> LayerNoise:
-    """Estimate each layer's noise, alone and in company, in one pass over the samples."""
+    """Estimate the noise of each layer in one pass over the samples."""
     names = [node.name or "" for node in baseline.layers]
     errors = baseline.errors()
     alone = [mask(errors, baseline.sources([name])) for name in names]
@@ -244,7 +245,7 @@ def layer_noise(
     worst = int(np.argmax(noise.together))
     together = float(noise.together[worst])
     count = len(names)
-    rest = noise.shares[count:, worst]
+    rest = noise.fractions[count:, worst]
     return LayerNoise(
         noise.outputs[worst],
         noise.sets[:count, worst],
@@ -258,7 +259,10 @@ def layer_noise(
 def measured_times(
     baseline: Baseline, samples: Samples
 ) -> dict[str, tuple[float | None, float | None]]:
-    """Microseconds of each layer in float and on integers, on one sample of the first feed."""
+    """Measure the microseconds of each layer in float and on integers.
+
+    The shapes are those of one sample of the first feed.
+    """
     feed = next(iter(samples))
     specs = samples.inputs
     if all(s.shape and not isinstance(s.shape[0], int) for s in specs):
@@ -284,7 +288,11 @@ def _confirmed(
     held_out: Sequence[Feed],
     context: StepContext,
 ) -> dict[str, float]:
-    """SQNR with everything quantized (under the empty name), and without each layer."""
+    """Measure the SQNR of quantized models on held-out samples.
+
+    Returns:
+        SQNR in dB with one layer in float, by its name; with no layer in float under `""`.
+    """
     everything = [node.name or "" for node in baseline.layers]
     wanted = Reference(baseline.plan.model, held_out, threads=context.threads)
     result: dict[str, float] = {}

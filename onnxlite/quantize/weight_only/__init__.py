@@ -1,1 +1,1 @@
-"""Weights of few bits: packed in the file, decoded by ONNX nodes when the model is loaded."""
+"""Weight-only quantization: weights packed to few bits, activations in float."""

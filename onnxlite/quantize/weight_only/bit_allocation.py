@@ -1,4 +1,4 @@
-"""Allocate bits to weights under a size budget: where they remove most output noise per byte.
+"""Allocate bits to weights under a size budget, by output noise removed per byte.
 
 The noise at the outputs is measured once per weight, rounded alone to few bits. For small errors
 it is proportional to the weight's own rounding error, which extrapolates it to the other widths.
@@ -30,9 +30,9 @@ from onnxlite.samples import Feed
 
 #: Candidate widths, fewest bits first.
 WIDTHS: tuple[Bits, ...] = ("ternary", 2, 3, 4, 5, 6, 8)
-#: Of a weight that a kernel reads: others would be stored in the next larger one of these.
+#: Candidate widths of a weight that a kernel reads; kernels have no other widths.
 KERNEL_WIDTHS: tuple[Bits, ...] = (2, 4, 8)
-#: The widths at which noise is measured, the first that a weight may have.
+#: Widths at which noise is measured; the first one that a weight has a plan for is used.
 PROBES: tuple[Bits, ...] = (3, 4)
 
 #: Candidate plans of one weight by width, fewest bits first.
@@ -41,12 +41,12 @@ Plans = Mapping[Bits, WeightPlan]
 
 @dataclass(frozen=True)
 class FileSize:
-    """Size of a model, and of the file that packed weights would make.
+    """Size of a float model, and a function that measures the packed file.
 
     Attributes:
         total: bytes of the float model.
-        measure: the bytes of the file with weights packed after these plans; None for models
-            that are too large to be written for it, whose size is estimated.
+        measure: returns the bytes of the file with weights packed by these plans; None for
+            models that are too large to write, whose size is estimated instead.
     """
 
     total: int
@@ -59,8 +59,8 @@ class WidthCost:
 
     Attributes:
         bits: the width.
-        nbytes: in the file.
-        noise: at the outputs.
+        nbytes: bytes in the file.
+        noise: noise over signal at the outputs.
     """
 
     bits: Bits
@@ -76,18 +76,20 @@ def allocate_bits(
     size: FileSize,
     threads: int | None,
 ) -> list[WeightPlan]:
-    """Plan the widths that `options.max_size` allows, without weights that would not shrink.
+    """Plan the width of every weight within `options.max_size`.
+
+    Weights that no width makes smaller get no plan.
 
     Args:
-        model: in float, normalised.
-        weights: those that may get few bits.
-        options: with a size.
-        feeds: inputs that noise is measured on; without any, a generated one.
-        size: of the float model.
-        threads: None takes all cores.
+        model: the normalized float model.
+        weights: the weights that may get few bits.
+        options: the options of the step; `max_size` is set.
+        feeds: inputs to measure noise on; one is generated if there are none.
+        size: the size of the float model.
+        threads: number of threads; None takes all cores.
 
     Raises:
-        OptionError: the fewest bits are too many.
+        OptionError: the model exceeds `max_size` even with the fewest bits.
     """
     assert options.max_size is not None
     candidates = _candidates(weights, options, threads)
@@ -107,13 +109,14 @@ def allocate_bits(
     if bits is None:
         least = fixed + sum(min(cost.nbytes for cost in each) for each in costs)
         raise OptionError(
-            f"max_size={options.max_size} cannot be reached: with the fewest bits everywhere the "
-            f"model has about {least / size.total:.3f} of its size"
+            f"max_size={options.max_size} cannot be reached: with the fewest bits in all weights "
+            f"it still has about {least / size.total:.3f} of its size; raise max_size to that"
         )
     first = chosen(bits)
     if size.measure is None:
         return first
-    # What the estimate has too much, for nodes and for floats that will have 16 bits, is spent.
+    # The estimate is too high: it counts nodes generously and the other initializers as float32.
+    # Allocate once more with the bytes that the measured file leaves over.
     spare = fixed + sum(plan.file_bytes for plan in first) - size.measure(first)
     more = allocate(costs, budget + spare)
     if more is not None and size.measure(chosen(more)) <= options.max_size * size.total:
@@ -125,11 +128,11 @@ def allocate(costs: Sequence[Sequence[WidthCost]], budget: int) -> list[Bits] | 
     """Choose the width of every weight.
 
     Args:
-        costs: of each weight at its widths.
-        budget: bytes for all of them.
+        costs: for each weight, the costs of its widths.
+        budget: bytes for all weights together.
 
     Returns:
-        The widths; None if even the fewest bits exceed the budget.
+        The width of each weight; None if the fewest bits exceed the budget.
     """
     hulls = [_hull(each) for each in costs]
     chosen = [0] * len(hulls)
@@ -143,7 +146,7 @@ def allocate(costs: Sequence[Sequence[WidthCost]], budget: int) -> list[Bits] | 
         hull, at = hulls[index], chosen[index]
         more = hull[at + 1].nbytes - hull[at].nbytes
         if spent + more > budget:
-            continue  # what is spent only grows, so this weight stays as it is
+            continue  # `spent` never decreases, so this weight keeps its width
         spent += more
         chosen[index] = at + 1
         if at + 2 < len(hull):
@@ -152,12 +155,12 @@ def allocate(costs: Sequence[Sequence[WidthCost]], budget: int) -> list[Bits] | 
 
 
 def _rate(narrow: WidthCost, wide: WidthCost) -> float:
-    """Noise removed per byte."""
+    """Return the noise removed per byte added."""
     return (narrow.noise - wide.noise) / max(1, wide.nbytes - narrow.nbytes)
 
 
 def _hull(costs: Sequence[WidthCost]) -> list[WidthCost]:
-    """The widths on the lower convex hull of noise over bytes."""
+    """Return the widths on the lower convex hull of noise over bytes."""
     hull: list[WidthCost] = []
     for cost in sorted(costs, key=lambda each: (each.nbytes, each.noise)):
         if hull and cost.noise >= hull[-1].noise:
@@ -171,7 +174,7 @@ def _hull(costs: Sequence[WidthCost]) -> list[WidthCost]:
 def _candidates(
     weights: Sequence[Weight], options: QuantizeWeights, threads: int | None
 ) -> dict[str, Plans]:
-    """The plans of each weight at all widths that make it smaller, by its name."""
+    """Plan each weight at every width that makes it smaller; by weight name."""
     candidates: dict[str, Plans] = {}
     for weight in weights:
         by_kernel = options.mode == "compute" and why_not_packed(weight) is None
@@ -190,12 +193,15 @@ def _any(plans: Plans) -> WeightPlan:
 
 
 def _probe(plans: Plans) -> WeightPlan | None:
-    """The plan with which the noise of a weight is measured."""
+    """Return the plan that the noise of a weight is measured with."""
     return next((plans[bits] for bits in PROBES if bits in plans), None)
 
 
 def _costs(plans: Plans, noise: float | None) -> list[WidthCost]:
-    """Bytes and noise of one weight's widths; noise grows with the weight's rounding error."""
+    """Extrapolate the noise of one probe to every width of a weight.
+
+    Noise is proportional to the squared rounding error of the weight.
+    """
     probe = _probe(plans)
     unit = 1.0 if probe is None or not probe.coded.error.noise else 1 / probe.coded.error.noise
     if noise is None:
@@ -212,10 +218,10 @@ def _noise(
     feeds: Sequence[Feed],
     threads: int | None,
 ) -> dict[str, float] | None:
-    """Noise of each weight's probe at the outputs; None if the model cannot be run.
+    """Measure each weight's probe noise at the outputs; None if the model cannot be run.
 
-    A weight that no sample reaches, in a branch that none takes, gets as much noise for its
-    rounding error as the others have: it must not pay for them.
+    A weight in a branch that no sample takes shows no noise. It gets the median noise per
+    rounding error of the other weights, because zero noise would give it the fewest bits.
     """
     probes = {name: _probe(plans) for name, plans in candidates.items()}
     measured = output_noise(
@@ -240,19 +246,20 @@ def output_noise(
     feeds: Sequence[Feed],
     threads: int | None,
 ) -> dict[str, float] | None:
-    """Measure the noise that each weight, rounded alone, makes at the outputs.
+    """Measure the output noise of each weight rounded alone.
 
-    One session serves all weights: each is an input of it that has a default.
+    One session serves all weights: each weight is an input with a default.
 
     Args:
-        model: in float, normalised.
-        rounded: makes the other tensor of each weight, by name; None for a weight that is
-            taken to make no noise.
-        feeds: inputs; without any, a generated one.
-        threads: of ONNX Runtime.
+        model: the normalized float model.
+        rounded: by weight name, a function that returns the rounded tensor; None for a weight
+            whose noise counts as zero.
+        feeds: model inputs; one is generated if there are none.
+        threads: number of threads of ONNX Runtime.
 
     Returns:
-        Noise over signal, summed over the outputs, by name; None if the model cannot be run.
+        Noise over signal, summed over the outputs, by weight name; None if the model cannot be
+        run.
     """
     try:
         feeds = feeds or probe_feeds(model, count=1)
@@ -278,9 +285,9 @@ def _overridden(
 
 
 def _with_weights_as_inputs(model: ir.Model, names: Mapping[str, object]) -> ir.Model:
-    """A copy of the model whose weights are inputs of the main graph, with defaults."""
+    """Copy the model with the named weights as inputs with defaults."""
     copy = clone(model)
-    copy.ir_version = max(copy.ir_version, 4)  # before, inputs had no defaults
+    copy.ir_version = max(copy.ir_version, 4)  # earlier versions have no optional inputs
     main = copy.graph
     for graph in list(copy.graphs()):
         for name in [name for name in graph.initializers if name in names]:

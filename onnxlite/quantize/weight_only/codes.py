@@ -1,4 +1,4 @@
-"""Codes of a weight: the blocks that share a scale, scales and zero points, rounding to nearest.
+"""Integer codes of a weight: blocks, scales, zero points and round-to-nearest.
 
     code = clip(round(w / scale + zero), 0, levels - 1)        w ~ (code - zero) * scale
 
@@ -22,12 +22,12 @@ from onnxlite.packing import WeightType
 
 @dataclass(frozen=True)
 class Blocks:
-    """A weight reshaped so that whole axes of it share a scale.
+    """View of a weight in which whole axes have one scale.
 
     Attributes:
-        shape: of the weight.
-        view: the same numbers, reshaped.
-        reduced: the axes of `view` along which the scale is one.
+        shape: shape of the weight.
+        view: shape of the view.
+        reduced: axes of `view` along which all numbers have the same scale.
     """
 
     shape: tuple[int, ...]
@@ -36,26 +36,26 @@ class Blocks:
 
     @property
     def scale_shape(self) -> tuple[int, ...]:
-        """Shape of the scales: broadcasts with `view`."""
+        """Shape of the scales; it broadcasts with `view`."""
         return tuple(1 if axis in self.reduced else n for axis, n in enumerate(self.view))
 
     @property
     def size(self) -> int:
-        """Weights that share one scale."""
+        """Number of weights per scale."""
         return prod(self.view[axis] for axis in self.reduced)
 
 
 def blocks_of(
     uses: tuple[tuple[ir.Node, int], ...], shape: tuple[int, ...], block_size: int
 ) -> Blocks:
-    """One scale for every `block_size` weights that an operator adds up, per output channel.
+    """Split a weight into blocks of `block_size` summands of one output channel.
 
     Args:
-        uses: the nodes and ports that read the weight; the first one's operator decides.
-        shape: of the weight.
-        block_size: 0 for one scale per output channel. Otherwise the divisor of the number of
-            summands is taken that is closest to it, within a factor of two; if there is none,
-            one scale per output channel.
+        uses: the nodes and ports that read the weight; the first node defines the axes.
+        shape: shape of the weight.
+        block_size: 0 for one scale per output channel. Otherwise the block is the divisor of
+            the number of summands closest to it, within a factor of two; without such a
+            divisor there is one scale per output channel.
     """
     axes = _summed(uses, shape)
     first, last = axes[0], axes[-1]
@@ -70,14 +70,16 @@ def blocks_of(
 
 
 def closest_divisor(number: int, wanted: int) -> int:
-    """The divisor of `number` nearest to `wanted` by ratio; itself if none is within two."""
+    """Return the divisor of `number` closest to `wanted`, else `number`.
+
+    Distance is a ratio; it must be at most two."""
     near = range(max(1, -(-wanted // 2)), min(number, 2 * wanted) + 1)
     divisors = (d for d in near if not number % d)
     return min(divisors, key=lambda d: abs(math.log(d / wanted)), default=number)
 
 
 def _summed(uses: tuple[tuple[ir.Node, int], ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that the first operator who knows adds products over; else the last one."""
+    """Return the axes that an operator sums products over; by default the last one."""
     for node, port in uses:
         rule = spec_of(node).summed_axes
         if rule is not None and port in spec_of(node).weights:
@@ -87,7 +89,7 @@ def _summed(uses: tuple[tuple[ir.Node, int], ...], shape: tuple[int, ...]) -> tu
 
 Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = tuple[int, ...]
-#: Scales, and zero points where they are not the middle, shaped like the blocks.
+#: Scales and zero points, shaped like `Blocks.scale_shape`; None for zero points in the middle.
 Levels: TypeAlias = tuple[Array, Array | None]
 
 _HALF = np.finfo(np.float16)
@@ -95,13 +97,13 @@ _HALF = np.finfo(np.float16)
 
 @dataclass(frozen=True)
 class Coding:
-    """How the codes of one weight are read.
+    """Levels, scales and zero points of one weight.
 
     Attributes:
         kind: the levels.
-        scale: float32, or float16 where that loses nothing, shaped like the blocks.
-        zero: uint8 like `scale`, float16 where it is no whole number, or None where it is the
-            middle everywhere.
+        scale: float32, or float16 if all scales are normal numbers there; `scale_shape`.
+        zero: zero points in the shape of `scale`: uint8, float16 for fractional zero points,
+            or None if all of them are the middle level.
     """
 
     kind: WeightType
@@ -109,7 +111,7 @@ class Coding:
     zero: Array | None = None
 
     def encode(self, view: Array, rows: slice = slice(None)) -> NDArray[np.uint8]:
-        """The nearest codes of (some rows of) a weight."""
+        """Return the nearest codes of some rows of a weight."""
         scale = self._rows(self.scale, rows).astype(np.float32)
         exact = view / np.where(scale == 0, np.float32(1), scale)
         exact += self._zero(rows)
@@ -118,7 +120,7 @@ class Coding:
         return exact.astype(np.uint8)
 
     def decode(self, codes: NDArray[np.uint8], rows: slice = slice(None)) -> NDArray[np.float32]:
-        """The numbers that codes stand for, computed as the model computes them."""
+        """Dequantize codes with the same arithmetic as the decoding nodes."""
         shifted = codes.astype(np.float32) - self._zero(rows)
         decoded: NDArray[np.float32] = shifted * self._rows(self.scale, rows).astype(np.float32)
         return decoded
@@ -134,10 +136,10 @@ class Coding:
 
 
 def coding(kind: WeightType, scale: Array, zero: Array | None = None) -> Coding:
-    """A coding whose scales are kept in 16 bits where all of them are normal numbers there.
+    """Make a coding; scales become float16 if all of them are normal numbers there.
 
-    Rounding a scale to 11 bits moves a weight by 1/4096 at most: less than half a step of
-    any type here but at the ends of 8 bits, where it is a sixteenth of one.
+    Rounding a scale to 11 significant bits changes a weight by at most 1/2048, an eighth of a
+    step for 8 bits and less for fewer.
     """
     magnitude = np.abs(scale[scale != 0])
     fits = not magnitude.size or (magnitude.min() >= _HALF.tiny and magnitude.max() <= _HALF.max)
@@ -149,16 +151,16 @@ def coding(kind: WeightType, scale: Array, zero: Array | None = None) -> Coding:
 
 
 def nearest_levels(kind: WeightType, view: Array, reduced: Axes, *, free_zero: bool) -> Levels:
-    """Scale and zero point of round-to-nearest: the largest weights are just reached.
+    """Find scales and zero points for round-to-nearest from the range of each block.
 
-    Ternary and binary weights take the scale of least squared error, because the largest
-    weight is far from it.
+    Ternary and binary weights take the scale of least squared error instead: it is far below
+    the largest weight.
 
     Args:
         kind: the levels.
         view: the weight.
-        reduced: the axes of one scale.
-        free_zero: with a zero point per block where the type has one.
+        reduced: axes of the view with one scale.
+        free_zero: find a zero point per block, if the type has one.
     """
     if kind.levels == 2:
         return 2 * _binary_scale(view, reduced), None
@@ -171,24 +173,23 @@ def nearest_levels(kind: WeightType, view: Array, reduced: Axes, *, free_zero: b
         safe = np.where(scale > 0, scale, 1)
         zero = np.clip(np.rint(-low / safe), 0, kind.levels - 1)
         return np.where(scale > 0, scale, 0), zero
-    # There is one level more below zero than above: it goes to the larger side.
+    # There is one more level below zero than above: use it for the side with the larger range.
     larger = np.where(high > -low, high, low)
     return larger / -kind.middle, None
 
 
 def _binary_scale(view: Array, reduced: Axes) -> Array:
-    """The mean magnitude: least squared error for signs (Rastegari et al. 2016, eq. 6)."""
+    """Return the mean magnitude, of least squared error (Rastegari et al. 2016, eq. 6)."""
     scale: Array = np.abs(view).mean(axis=reduced, keepdims=True)
     return scale
 
 
 def _ternary_scale(view: Array, reduced: Axes) -> Array:
-    """The scale of least squared error of {-1, 0, 1}.
+    """Return the scale of least squared error for the levels {-1, 0, 1}.
 
-    With the k largest magnitudes on, the best scale is their mean and the error falls by
-    (their sum)^2 / k: tried for every k (Li et al. 2016, eq. 6, without the approximation).
-    Rounding to the nearest level then turns on those above half the scale, which is the
-    threshold of this optimum.
+    With the k largest magnitudes at level 1 the best scale is their mean, and the squared error
+    falls by (their sum)^2 / k. Every k is tried (Li et al. 2016, eq. 6, without the
+    approximation). Rounding to nearest reproduces the optimum: its threshold is half the scale.
     """
     kept = [axis for axis in range(view.ndim) if axis not in reduced]
     rows = np.abs(view).transpose(*kept, *reduced)

@@ -3,9 +3,9 @@
     codes: uint8[1, n] -> BitShift left -> BitShift right -> Reshape -> Cast -> Sub zero
         -> Mul scale -> Reshape -> weight
 
-Every input is an initializer, so ONNX Runtime folds the chain when it loads the model, and
-operators read float weights as before. A shift to the left and back cuts a field out of a byte
-without a mask, with operators of opset 11. Base 3 takes Div and Mod.
+Every input is an initializer, so ONNX Runtime folds the nodes when it loads the model, and
+operators read float weights as before. Shifting left and back extracts a field of a byte with
+operators of opset 11. Base 3 uses Div and Mod.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from onnxlite.quantize.weight_only.codes import Blocks, Coding
 
 #: Opset of the decoding nodes.
 OPSET = 13
-#: Approximate bytes of one weight's nodes and names in the file, and of those of a second field.
+#: Approximate bytes in the file of one weight's nodes and names, and of a second field's.
 NODE_BYTES, _FIELD_BYTES = 400, 250
-#: Operators of decoders that float models hardly have.
+#: Operators of the decoding nodes that are rare in float models.
 DECODING_OPERATORS = frozenset({"BitShift", "Mod"})
 
 
@@ -36,11 +36,11 @@ class PackedTensor:
     """One weight in packed form.
 
     Attributes:
-        dtype: of the float weight.
-        blocks: its shape and the view that scales belong to.
+        dtype: type of the float weight.
+        blocks: shape of the weight, and the view of the scales.
         coding: scales and zero points.
-        codes: returns the codes, shaped like the view; called when they are written.
-        lazy: `codes` is called when the model is saved, not now.
+        codes: returns the codes in the shape of the view; called when they are written.
+        lazy: call `codes` only when the model is saved.
     """
 
     dtype: ir.DataType
@@ -55,34 +55,34 @@ class PackedTensor:
         return packed_nbytes(self.blocks, self.coding)
 
     def decoded(self) -> NDArray[np.float32]:
-        """The float weight that the codes stand for, computed in NumPy."""
+        """Dequantize the weight in NumPy."""
         return self.coding.decode(self.codes()).reshape(self.blocks.shape)
 
 
 def packed_nbytes(blocks: Blocks, coding: Coding) -> int:
-    """Bytes of codes, scales and zero points of a weight."""
+    """Return the bytes of codes, scales and zero points of a weight."""
     zero = 0 if coding.zero is None else coding.zero.nbytes
     return packed_bytes(coding.kind, prod(blocks.view)) + coding.scale.nbytes + zero
 
 
 def node_bytes(kind: WeightType) -> int:
-    """Approximate bytes of one weight's nodes in the file."""
+    """Return the approximate bytes of one weight's nodes in the file."""
     return NODE_BYTES + _FIELD_BYTES * (len(kind.fields) > 1)
 
 
 def load_nbytes(packed: PackedTensor) -> int:
-    """Bytes that ONNX Runtime holds while it decodes a weight.
+    """Return the bytes that ONNX Runtime holds while it decodes a weight.
 
-    It keeps the result of every node until all of them are done.
+    It keeps the result of every node until the whole graph is folded.
     """
     kind, blocks = packed.coding.kind, packed.blocks
-    steps = [4, 4]  # floats, and floats times the scale
+    steps = [4, 4]  # the float codes, and their product with the scale
     if packed.coding.zero is not None or kind.fields != (8,):
         steps.append(4)
     if not kind.fields:
         steps += [4, 4, 4]
     for index, field in enumerate(kind.fields if kind.fields != (8,) else ()):
-        # Two shifts and their view, 3 bits in words of 64; of a second field also a sum.
+        # Two shifts and a reshape; 3-bit codes lie in 64-bit words. A second field adds a sum.
         steps += [word_type(field).itemsize] * 3 + [4, 4, 4] * (index > 0)
     if blocks.view != blocks.shape:
         steps.append(4)
@@ -90,12 +90,12 @@ def load_nbytes(packed: PackedTensor) -> int:
 
 
 class Decoder:
-    """Adds the nodes that decode packed weights, in front of all other nodes of one graph.
+    """Writer of decoding nodes in front of all other nodes of one graph.
 
     Args:
-        builder: of the model, which is changed in place; without names for nodes, which would
-            be a tenth of a small model's file.
-        graph: the graph; the main graph by default.
+        builder: builder of the model, which is changed in place. It names no nodes: names
+            would take a tenth of a small model's file.
+        graph: the graph; by default the main graph.
     """
 
     def __init__(self, builder: GraphBuilder, graph: ir.Graph | None = None) -> None:
@@ -106,7 +106,7 @@ class Decoder:
 
         Args:
             packed: the weight.
-            base: of the names of its initializers.
+            base: prefix of the names of its initializers.
         """
         kind, blocks, coding = packed.coding.kind, packed.blocks, packed.coding
         value = self._codes(packed, base)
@@ -126,13 +126,13 @@ class Decoder:
         return value
 
     def write_integers(self, packed: PackedTensor, base: str) -> ir.Value:
-        """Add the nodes that decode a weight's integers, without scale: int8 about zero."""
+        """Add the nodes that decode a weight to int8 without scale, zero point 0."""
         middle = self._shared("mid", np.float32(packed.coding.kind.middle))
         value = self._op("Sub", [self._codes(packed, base), middle])
         return self._cast(value, ir.DataType.INT8)
 
     def _codes(self, packed: PackedTensor, base: str) -> ir.Value:
-        """The codes as float32 in the shape of the view; of 8 bits less their middle."""
+        """Add the nodes that unpack the codes to float32; 8-bit codes minus 128."""
         kind = packed.coding.kind
         if kind.fields == (8,):
             return self._cast(self._whole_bytes(packed, f"{base}.q"), ir.DataType.FLOAT)
@@ -147,7 +147,7 @@ class Decoder:
         return total
 
     def _field(self, packed: PackedTensor, index: int, base: str) -> ir.Value:
-        """One field of the codes, float32 in the shape of the view."""
+        """Add the nodes that unpack one field of the codes to float32."""
         fields, view = packed.coding.kind.fields, packed.blocks.view
         field = fields[index]
         name = f"{base}.q{field}" if len(fields) > 1 else f"{base}.q"
@@ -185,7 +185,7 @@ class Decoder:
         middle = np.uint8(packed.coding.kind.middle)
 
         def build() -> NDArray[Any]:
-            # Adding 128 modulo 256 is subtracting it, as a signed number.
+            # Adding 128 modulo 256 equals subtracting 128 in signed arithmetic.
             codes = packed.codes()
             return (codes + middle).view(np.int8) if signed else codes
 
@@ -219,7 +219,7 @@ class Decoder:
 def stored_tensor(
     build: Callable[[], NDArray[Any]], dtype: ir.DataType, shape: tuple[int, ...], *, lazy: bool
 ) -> ir.TensorProtocol:
-    """A tensor of computed data; with `lazy` they are computed when the model is saved."""
+    """Make a tensor of computed data; `lazy` computes them when the model is saved."""
     if lazy:
         return ir.LazyTensor(lambda: ir.Tensor(build(), dtype=dtype), dtype, ir.Shape(shape))
     return ir.Tensor(build(), dtype=dtype)
@@ -239,9 +239,9 @@ def decoder_model(weights: Sequence[PackedTensor], opset: int = OPSET) -> ir.Mod
 
 
 def first_rows(packed: PackedTensor, numbers: int) -> PackedTensor:
-    """Cut a weight down to its first rows, of about `numbers` numbers.
+    """Return the first rows of a weight, about `numbers` numbers.
 
-    A weight whose rows share scales is returned whole.
+    A weight with scales across rows is returned whole.
     """
     blocks, view = packed.blocks, packed.blocks.view
     rows = max(1, numbers // prod(view[1:]))

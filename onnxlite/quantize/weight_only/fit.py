@@ -1,9 +1,9 @@
-"""Fit weights to samples before they are coded: the repair engine with the levels as grid.
+"""Fit weights to samples with GPTQ before they are coded.
 
-In topological order each layer gets the weights that come closest to the float model's output
-on the layer's present input, is rounded with compensation (GPTQ), and gets a factor and a bias
-per output channel (`repair.layerwise_rounding`). Weights that cannot be fitted, such as
-embeddings, are coded first, so that the layers behind them make up for that as well.
+Layers are processed in topological order. Each layer gets the weights that best reproduce the
+float model's output from the layer's quantized input, is rounded with compensation (GPTQ), and
+gets a scale and a bias per output channel (`repair.layerwise_rounding`). Weights that cannot be
+fitted, such as embeddings, are coded first, so that later layers compensate their error as well.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
 from onnxlite.samples import Feed, Samples
 from onnxlite.step import StepContext
 
-#: Bytes of activations of both models that are kept between layers.
+#: Memory budget in bytes for the activations of both models.
 _ACTIVATION_BYTES = 1 << 28
-#: Smaller scales are zero: such a block holds zeros only.
+#: Scales below this count as zero; such a block holds zeros only.
 _MIN_SCALE = 1e-30
 
 
 @dataclass(frozen=True)
 class FitTarget:
-    """The form that a fitted weight must have.
+    """Levels and blocks that a fitted weight must have.
 
     Attributes:
         kind: its levels.
-        blocks: which numbers share a scale.
+        blocks: the blocks with one scale each.
         nearest: the weight rounded to nearest.
     """
 
@@ -49,14 +49,14 @@ class FitTarget:
 
     @property
     def grid(self) -> Grid:
-        """The levels as a grid of the repair engine."""
+        """Return the levels as a grid for layerwise rounding."""
         block = self.blocks.size if self.blocks.view != self.blocks.shape else 0
         if self.kind.levels <= 3:
             return Grid(high=1, odd=self.kind.levels == 2, block=block)
         return Grid(high=self.kind.levels // 2 - 1, uneven=True, block=block)
 
     def suits(self, layer: LinearLayer) -> bool:
-        """Tell whether the layer's outputs and blocks of features have scales of their own."""
+        """Return whether every output and block of features has its own scale."""
         groups, features, outputs = layer.matrix_shape
         scales = int(np.prod(self.blocks.scale_shape))
         blocked = self.blocks.view != self.blocks.shape
@@ -67,14 +67,14 @@ class FitTarget:
 
 @dataclass(frozen=True)
 class FittedWeight:
-    """A layer's weight after the fit.
+    """Weight of a layer after the fit.
 
     Attributes:
-        tensor: the float weight, on its levels.
+        tensor: the float weight, rounded to its levels.
         coding: scales and zero points.
-        error_nearest: squared error of the nearest levels on held-out rows, over the target's
-            variance.
-        error: of the new weight.
+        error_nearest: squared output error of round-to-nearest on held-out rows, over the
+            variance of the float output.
+        error: the same for the fitted weight.
     """
 
     tensor: ir.TensorProtocol
@@ -89,17 +89,17 @@ def fit_weights(
     targets: Mapping[str, FitTarget],
     context: StepContext,
 ) -> tuple[dict[str, FittedWeight], list[Skipped]]:
-    """Fit the layers of a model to itself in float; rewrite its biases in place.
+    """Fit the weights of a model to its float outputs; rewrite biases in place.
 
     Args:
-        model: in float, normalised; its biases are changed if the fit is kept, its weights not.
+        model: the normalized float model; biases change if the fit is kept, weights do not.
         samples: unlabelled inputs.
-        targets: the form of every weight that gets few bits, by name.
+        targets: levels and blocks of every weight that gets few bits, by name.
         context: threads and progress.
 
     Returns:
-        What was fitted, by the weight's name. It is empty, with the reason, where rounding to
-        nearest does better on held-out samples.
+        The fitted weights by name, and what was skipped. There are no fitted weights if
+        round-to-nearest has less error on held-out samples.
     """
     reference, simulated = clone(model), clone(model)
     infer_shapes(simulated)
@@ -138,7 +138,7 @@ def _why_worse(
     held_out: list[Feed],
     threads: int | None,
 ) -> str | None:
-    """The reason to keep the nearest levels, or None."""
+    """Return the reason to keep round-to-nearest, or None."""
     outputs = Reference(reference, held_out, threads=threads)
     before, after = outputs.sqnr_db(nearest), outputs.sqnr_db(fitted)
     if after >= before:
@@ -152,7 +152,7 @@ def _why_worse(
 def _take_over(
     model: ir.Model, targets: Mapping[str, FitTarget], rounded: Mapping[str, RoundedLayer]
 ) -> dict[str, FittedWeight]:
-    """The fitted weights; rewrite the model's biases in place."""
+    """Collect the fitted weights and rewrite the biases in place."""
     fitted = {}
     for layer in find_layers(model)[0]:
         name = layer.weight.name or ""
@@ -178,7 +178,7 @@ def _fitted(layer: LinearLayer, found: RoundedLayer, target: FitTarget) -> Fitte
     scale = layer.geometry.tensor(np.ascontiguousarray(spread)).reshape(blocks.view)
     first = tuple(slice(1) if axis in blocks.reduced else slice(None) for axis in range(scale.ndim))
     step = scale[first]
-    # A grid of odd numbers has steps of two.
+    # The levels of binary weights are odd numbers, two apart.
     step = np.where(np.abs(step) > _MIN_SCALE, step, 0) * (2 if grid.odd else 1)
     weight = np.ascontiguousarray(layer.geometry.tensor(found.matrix), np.float32)
     tensor = ir.Tensor(weight, name=layer.weight.name)

@@ -1,8 +1,8 @@
-"""Store the other initializers, biases above all, in float16 beside weights of few bits.
+"""Store initializers other than packed weights, mostly biases, in float16.
 
     b: float32[n]  ->  Cast(b: float16[n])
 
-Rounding to 11 bits is noise of less than -66 dB, far below that of weights of 6 bits or fewer.
+Rounding to 11 bits adds noise below -66 dB, much less than weights of 6 bits or fewer.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from onnxlite.builder import GraphBuilder
 from onnxlite.graph import const_array
 from onnxlite.quantize.weight_only.streaming import is_mapped
 
-#: Smaller tensors weigh less than the node they would need.
+#: Tensors with fewer bytes take less space than the Cast node.
 _MIN_SIZE = 64
 #: Largest rounding error over the largest magnitude.
 _MAX_LOSS = 2.0**-11
 
 
 def store_in_float16(builder: GraphBuilder, candidates: Collection[ir.Value]) -> int:
-    """Rewrite in place: float32 initializers in float16 where that loses next to nothing.
+    """Rewrite in place: float32 initializers to float16 if their rounding error is small.
 
     Args:
-        builder: of the model.
-        candidates: initializers that may be stored so; the others stay.
+        builder: builder of the model.
+        candidates: initializers that may be converted.
 
     Returns:
         Number of initializers stored in float16.
@@ -49,7 +49,7 @@ def store_in_float16(builder: GraphBuilder, candidates: Collection[ir.Value]) ->
 
 
 def _in_float16(value: ir.Value) -> np.ndarray | None:
-    """The constant in float16, or None where it stays as it is."""
+    """Round a constant to float16; None if it stays float32."""
     tensor = value.const_value
     if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _MIN_SIZE:
         return None

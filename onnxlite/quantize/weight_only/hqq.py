@@ -1,7 +1,7 @@
 """Zero points by half-quadratic quantization (HQQ), without samples.
 
-Badri & Shaji 2023 minimise `|W - dequantize(quantize(W))|_p` with p < 1, so that a few
-outliers do not decide. With errors E apart from what rounding leaves, two steps take turns:
+Badri & Shaji 2023 minimize `|W - dequantize(quantize(W))|_p` with p < 1, which limits the
+influence of outliers. With an auxiliary error variable E two steps alternate:
 
     E    = shrink(W - dequantize(codes)),   shrink(x) = sign(x) max(0, |x| - |x|^(p-1) / beta)
     zero = mean over the block of (codes - (W - E) / scale)
@@ -17,21 +17,21 @@ from onnxlite.packing import WeightType
 from onnxlite.quantize.weight_only.codes import Array, Axes, Levels, nearest_levels
 
 _P, _BETA, _GROWTH, _ROUNDS = 0.7, 10.0, 1.01, 20
-#: Below this an error counts as none, so that its power is finite.
+#: Lower bound of an error, so that its negative power is finite.
 _NOTHING = 1e-8
 
 
 def hqq_levels(
     kind: WeightType, view: Array, reduced: Axes, *, free_zero: bool, whole_zero: bool
 ) -> Levels:
-    """Scale and zero point per block; those of rounding to nearest where zero points are fixed.
+    """Find scales and zero points by HQQ; round-to-nearest if zero points are fixed.
 
     Args:
         kind: the levels.
         view: the weight.
-        reduced: the axes of one scale.
-        free_zero: with a zero point per block where the type has one.
-        whole_zero: zero points are whole numbers, as kernels need them.
+        reduced: axes of the view with one scale.
+        free_zero: find a zero point per block, if the type has one.
+        whole_zero: round zero points to integers, as kernels need them.
     """
     scale, start = nearest_levels(kind, view, reduced, free_zero=free_zero)
     if start is None:

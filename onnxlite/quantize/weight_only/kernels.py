@@ -1,12 +1,12 @@
-"""Weights that kernels read in packed form: MatMulNBits and GatherBlockQuantized.
+"""Packed weights for the kernels MatMulNBits and GatherBlockQuantized.
 
     y = MatMul(x, w)              ->  MatMulNBits(x, codes, scales[, zeros])
     y = Gemm(x, w, c)             ->  Add(MatMulNBits(x, codes, scales), c)
     e = Gather(w, i)              ->  GatherBlockQuantized(codes, i, scales)
     y = MatMul(x, Transpose(w))   ->  MatMulNBits on the codes of the Gather
 
-Both operators are ONNX Runtime's own (domain com.microsoft). They take 2, 4 and 8 bits; other
-widths are stored in the next larger one. Weights of other operators are decoded at load.
+Both operators are contrib operators of ONNX Runtime. They take 2, 4 and 8 bits; other widths are
+stored in the next larger one. Weights of other operators are decoded at load.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from onnxlite.quantize.weight_only.decode_graph import PackedTensor, stored_tens
 from onnxlite.quantize.weight_only.selection import Weight
 from onnxlite.records import Reason
 
-#: Blocks that the kernels take.
+#: Block sizes of the kernels.
 _BLOCKS = (16, 32, 64, 128, 256)
-#: The block of a weight with one scale per channel.
+#: Block size for weights with one scale per channel.
 _CHANNEL_BLOCK = 32
 
 #: `accuracy_level` of MatMulNBits: activations in float32, or rounded to int8 block by block.
@@ -40,18 +40,18 @@ EXACT, INT8 = 0, 4
 
 @dataclass(frozen=True)
 class KernelWeight:
-    """A weight in the layout of the kernels: rows, one per output of a product or entry.
+    """Weight in the layout of the kernels: one row per output or table entry.
 
     Attributes:
         bits: 2, 4 or 8.
-        block: codes that share a scale.
-        features: codes of a row, without the padding of its last block.
-        outputs: rows.
+        block: number of codes per scale.
+        features: number of codes of a row, without the padding of its last block.
+        outputs: number of rows.
         codes: returns uint8[outputs, blocks * block * bits / 8].
         scales: float32 or float16 [outputs, blocks].
-        zeros: uint8[outputs, ceil(blocks * bits / 8)] or None where it is the middle.
-        lazy: `codes` is called when the model is saved.
-        columns: outputs are columns of the float weight, not rows.
+        zeros: uint8[outputs, ceil(blocks * bits / 8)], or None for the middle level.
+        lazy: call `codes` only when the model is saved.
+        columns: the outputs are columns of the float weight, not rows.
     """
 
     bits: int
@@ -66,25 +66,25 @@ class KernelWeight:
 
     @property
     def blocks(self) -> int:
-        """Blocks of a row."""
+        """Number of blocks of a row."""
         return -(-self.features // self.block)
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of a block's codes."""
+        """Bytes of the codes of a block."""
         return self.block * self.bits // 8
 
 
 def kernel_bits(kind: WeightType) -> int:
-    """The width in which kernels take a type."""
+    """Return the width in which kernels store a weight type."""
     return 2 if kind.levels <= 4 else 4 if kind.levels <= 16 else 8
 
 
 def kernel_block(weight: Weight, wanted: int) -> int:
-    """The block nearest to `wanted` that kernels take and that divides a row.
+    """Choose the kernel's block size closest to `wanted` that divides a row.
 
     Returns:
-        0, one scale per channel, if no block does or `wanted` is 0.
+        The block size; 0 (one scale per channel) if none divides a row or `wanted` is 0.
     """
     features = weight.shape[_features_axis(weight)]
     fitting = [size for size in _BLOCKS if not features % size]
@@ -92,7 +92,7 @@ def kernel_block(weight: Weight, wanted: int) -> int:
 
 
 def why_not_packed(weight: Weight) -> Reason | None:
-    """The reason why no kernel reads this weight in packed form, or None."""
+    """Return the reason why no kernel can read this weight, or None."""
     message = _objection(weight)
     return None if message is None else Reason("no-kernel", message)
 
@@ -116,13 +116,16 @@ def _objection(weight: Weight) -> str | None:
 
 
 def _features_axis(weight: Weight) -> int:
-    """The axis of a weight that the numbers of a row lie along."""
+    """Return the axis of a weight along its features."""
     use = row_use(*weight.uses[0])
     return 1 if use is None else 1 - use.axis
 
 
 def to_kernel_layout(weight: Weight, packed: PackedTensor) -> KernelWeight:
-    """Lay out the codes of a weight that `why_not_packed` has no objection to."""
+    """Convert a packed weight to the layout of the kernels.
+
+    `why_not_packed(weight)` must be None.
+    """
     axis = 1 - _features_axis(weight)
     kind, blocks, coding = packed.coding.kind, packed.blocks, packed.coding
     outputs, features = weight.shape[axis], weight.shape[1 - axis]
@@ -160,13 +163,13 @@ def to_kernel_layout(weight: Weight, packed: PackedTensor) -> KernelWeight:
 
 
 def _block(blocks: Blocks) -> int:
-    """The kernels' block for blocks of a divisor of the features, or of all of them."""
+    """Return the block size of the kernel for a view of the weight."""
     fits = [size for size in _BLOCKS if not blocks.size % size]
     return max(fits, default=_CHANNEL_BLOCK)
 
 
 def _as_rows(scale: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Scales or zero points of a view as `[outputs, blocks]`."""
+    """Reshape scales or zero points of a view to `[outputs, blocks]`."""
     if axis == 1:  # [blocks, 1, outputs] or [1, outputs]
         return scale.reshape(-1, scale.shape[-1]).T
     return scale.reshape(scale.shape[0], -1)  # [outputs, blocks, 1] or [outputs, 1]
@@ -174,7 +177,7 @@ def _as_rows(scale: NDArray[Any], axis: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Stored:
-    """The initializers of one weight: codes by row and by block, scales, zero points."""
+    """Initializers of one weight: codes by row and by block, scales, zero points."""
 
     rows: ir.Value
     blocks: ir.Value
@@ -186,10 +189,10 @@ class _Stored:
 
 
 class KernelWriter:
-    """Replaces float operators by kernels on packed weights, in place.
+    """Writer that replaces float operators by kernels in place.
 
     Args:
-        builder: of the model.
+        builder: builder of the model.
         level: `EXACT` or `INT8`.
     """
 
@@ -198,7 +201,7 @@ class KernelWriter:
         builder.model.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
 
     def write(self, weight: Weight, packed: KernelWeight, base: str) -> None:
-        """Replace every reader of a weight and remove the float weight."""
+        """Replace every reader of a weight by a kernel and remove the float weight."""
         graph = weight.graph
         uses = [(node, use) for node, port in weight.uses if (use := row_use(node, port))]
         stored = self._store(self._builder.before(next(iter(graph))), weight, packed, base, uses)
@@ -270,7 +273,7 @@ class KernelWriter:
         attributes: dict[str, int],
         addend: ir.Value | None = None,
     ) -> None:
-        """Put a kernel, and what is added to its result, in the place of a node."""
+        """Replace a node by a kernel and the nodes behind it."""
         at, name = self._builder.before(node), node.name
         result = at.op(op_type, inputs, attributes, name=f"{name}_product", domain=CONTRIB_DOMAIN)
         _named(result, name)
@@ -281,21 +284,21 @@ class KernelWriter:
 
 
 def _named(output: ir.Value, name: str | None) -> None:
-    """Give the node of a value the name of the float node, by which reports refer to it."""
+    """Name the producer of a value after the float node, as reports do."""
     node = output.producer()
     assert node is not None
     node.name = name
 
 
 def set_accuracy_level(model: ir.Model, level: int) -> None:
-    """Rewrite in place: products by packed weights take activations exactly or as int8."""
+    """Rewrite in place: set `accuracy_level` of every MatMulNBits node."""
     for node in iter_nodes(model):
         if node.op_type == "MatMulNBits" and node.domain == CONTRIB_DOMAIN:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
 def product_model(packed: KernelWeight) -> ir.Model:
-    """`y = x @ w` by one kernel, to check it in a runtime: x float32[n, features]."""
+    """Make a model of one kernel: `y = x @ w`, x float32[n, features]."""
     x = ir.Value(
         name="x", shape=ir.Shape(("n", packed.features)), type=ir.TensorType(ir.DataType.FLOAT)
     )

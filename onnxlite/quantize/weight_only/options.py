@@ -13,18 +13,17 @@ from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
-#: How codes are found.
+#: Method that finds scales, zero points and codes.
 WeightMethod: TypeAlias = Literal["auto", "rtn", "hqq", "gptq"]
-#: Whether packed weights are decoded when the model is loaded, or read by kernels.
+#: Use of packed weights: decode them at load, or let kernels read them.
 WeightMode: TypeAlias = Literal["storage", "compute"]
 #: Width of the first and the last layer.
 FirstLastBits: TypeAlias = Literal["auto", "same", "float", 8, 6, 5, 4, 3, 2, "ternary", "binary"]
 
-#: Weights that share a scale by default: below this many levels the range of a whole channel
-#: is too wide.
+#: Default block size, used for types of fewer levels than the second number.
 _BLOCK_SIZE, _FINE_LEVELS = 32, 64
-#: Types of so few levels have one scale per channel: a scale per block would weigh as much
-#: as half of their codes.
+#: Types of at most this many levels have one scale per channel: a scale per block would take
+#: half as many bytes as the codes.
 _COARSE_LEVELS = 3
 
 
@@ -108,7 +107,7 @@ class QuantizeWeights(Step, frozen=True, kw_only=True):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the method cannot do without samples."""
+        """Whether the method needs samples."""
         return self.method == "gptq"
 
     def validate(self) -> None:
@@ -127,7 +126,7 @@ class QuantizeWeights(Step, frozen=True, kw_only=True):
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
     ) -> tuple[ir.Model, StepReport]:
-        """Pack the weights of `model`, fitted to the samples if there are any."""
+        """Pack the weights of `model`; fit them to the samples, if given."""
         from onnxlite.quantize.weight_only.step import quantize_weights_ir
 
         return quantize_weights_ir(model, samples, self, context)

@@ -1,4 +1,4 @@
-"""Plan of one weight: its width, blocks and codes, as every later phase reads it."""
+"""Plan of one weight: its levels, blocks, scales and zero points."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from onnxlite.quantize.weight_only.streaming import (
 )
 from onnxlite.records import Cell, LayerRow, Reason
 
-#: Block where the caller leaves it open and kernels read the weight.
+#: Default block size of weights that kernels read.
 _KERNEL_BLOCK = 32
 
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """A weight that gets few bits, with its coding.
+    """Weight that gets few bits, with its coding.
 
     Attributes:
         weight: the weight in the model.
         kind: its levels.
-        blocks: which numbers share a scale.
+        blocks: the blocks with one scale each.
         coded: scales and zero points, and the rounding error.
-        tensor: what is coded: the model's weight, or the one fitted to samples.
-        method: how codes were found.
-        by_kernel: kernels read the packed weight; otherwise it is decoded at load.
-        threads: for coding; None takes all cores.
-        errors: of nearest levels and of the fitted weight, over the target's variance.
+        tensor: the float tensor that is coded: the model's weight, or the fitted one.
+        method: the method that found the codes.
+        by_kernel: a kernel reads the packed weight; otherwise it is decoded at load.
+        threads: number of threads; None takes all cores.
+        errors: output error of round-to-nearest and of the fitted weight, over the variance of
+            the float output.
     """
 
     weight: Weight
@@ -73,23 +74,23 @@ class WeightPlan:
         return self.nbytes + node_bytes(self.kind)
 
     def codes(self) -> NDArray[np.uint8]:
-        """The codes, shaped like the view."""
+        """Return the codes in the shape of the view."""
         return encode_tensor(self.tensor, self.blocks, self.coded.coding, self.threads)
 
     def packed(self) -> PackedTensor:
-        """The weight in packed form; weights on disk are coded again when they are written."""
+        """Return the packed weight; a weight on disk is coded again when it is written."""
         lazy = is_mapped(self.tensor)
         dtype = self.weight.tensor.dtype
         return PackedTensor(dtype, self.blocks, self.coded.coding, self.codes, lazy)
 
     def decoded(self) -> ir.TensorProtocol:
-        """The float weight that the codes stand for, of the model's type."""
+        """Dequantize the weight to the model's type."""
         array = self.coded.coding.decode(self.codes()).reshape(self.blocks.shape)
         dtype = self.tensor.dtype
         return ir.Tensor(array.astype(dtype.numpy()), dtype=dtype, name=self.tensor.name)
 
     def fitted(self, fitted: FittedWeight) -> WeightPlan:
-        """The same plan for a weight that was fitted to samples."""
+        """Return this plan with the tensor and coding of a fitted weight."""
         return replace(
             self,
             coded=TensorCoding(fitted.coding, weight_error(self.weight.tensor, fitted.tensor)),
@@ -99,7 +100,7 @@ class WeightPlan:
         )
 
     def row(self) -> LayerRow:
-        """The row of the report."""
+        """Return the row of the report."""
         values: dict[str, Cell] = {
             "weight": self.weight.value.name,
             "shape": "x".join(map(str, self.weight.shape)),
@@ -121,12 +122,12 @@ def plan_weight(
     """Code a weight without samples.
 
     Args:
-        weight: with its width.
+        weight: the weight and its width.
         options: method, mode and block size.
-        threads: None takes all cores.
+        threads: number of threads; None takes all cores.
 
     Returns:
-        The plan, or the reason why the weight stays as it is.
+        The plan, or the reason why the weight stays float.
     """
     kind = weight_type(weight.bits)
     by_kernel = options.mode == "compute" and why_not_packed(weight) is None
@@ -152,7 +153,7 @@ def plan_weight(
 def _finder(
     kind: WeightType, blocks: Blocks, options: QuantizeWeights
 ) -> Callable[[NDArray[Any]], Levels]:
-    """The function that finds scales and zero points of (a part of) the weight's view."""
+    """Return the function that finds scales and zero points of a chunk of the view."""
     free_zero = blocks.view != blocks.shape
     if options.method != "hqq":
         return lambda view: nearest_levels(kind, view, blocks.reduced, free_zero=free_zero)

@@ -1,4 +1,4 @@
-"""Selection of the weights that get few bits: how many each, and why others stay float."""
+"""Selection of the weights to quantize and of the width of each."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from onnxlite.records import EXCLUDED, Reason, Skipped
 
 STEP = "quantize-weights"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-#: Where weights have fewer levels than this, the last layer gets 8 bits: its errors meet no
-#: other layer that could make up for them.
+#: With fewer levels than this the last layer gets 8 bits: no later layer can compensate its
+#: errors.
 _FEW_LEVELS = 16
-#: Ternary and binary errors average out over an output's weights; of fewer than this they do not,
-#: and such layers are small.
+#: Ternary and binary errors average out over the summands of an output. Layers with fewer
+#: summands than this get 8 bits; they are small.
 _COARSEST, _FEW_SUMMANDS = 3, 32
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor that gets few bits.
+    """Weight tensor to quantize, with its readers and width.
 
     Attributes:
         value: the initializer.
         tensor: its data.
-        uses: every node and port that reads it; those that multiply by it come first.
-        graph: whose initializer it is.
+        uses: the nodes and ports that read it; those that multiply by it come first.
+        graph: the graph that has the initializer.
         bits: its width.
     """
 
@@ -47,19 +47,20 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
+        """Shape of the tensor."""
         return tuple(int(dim) for dim in self.tensor.shape.numpy())
 
     @property
     def node(self) -> ir.Node:
-        """The node it is named after in reports."""
+        """Node that reports name the weight after."""
         return self.uses[0][0]
 
 
 def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], list[Skipped]]:
-    """The weights of a normalised model, in the order of the nodes that read them.
+    """Select weights of a normalized model, in the order of their first readers.
 
-    Weights of operators in the table are taken; of all others only those that `include` names.
+    Weights of operators in the operator table are selected. Other tensors are selected only if
+    `include` names them.
 
     Raises:
         OptionError: a pattern matches no weight.
@@ -88,7 +89,7 @@ def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], lis
             reason = None if refusal is None else Reason("unsupported", refusal)
         bits = _bits(value, uses, options, ends)
         if reason is None and bits == "float":
-            reason = Reason("first-or-last", "the first and last layers stay float (ends)")
+            reason = Reason("first-or-last", "the first and last layers stay float")
         if reason is not None:
             node = node_name(uses[0][0])
             skipped.append(Skipped(STEP, node, reason.code, reason.message))
@@ -122,7 +123,7 @@ def _bits(
     options: QuantizeWeights,
     ends: tuple[ir.Value | None, ir.Value | None],
 ) -> Bits | Literal["float"]:
-    """The width of one weight, `"float"` for none."""
+    """Return the width of one weight; `"float"` if it stays float."""
     levels = weight_type(options.bits).levels
     at_end = value in ends
     if at_end and options.first_last_bits != "auto" and options.first_last_bits != "same":
@@ -135,7 +136,7 @@ def _bits(
 
 
 def _ends(values: Sequence[ir.Value]) -> tuple[ir.Value | None, ir.Value | None]:
-    """The weights of the first and the last layer that multiplies by one."""
+    """Return the weights of the first and the last layer that multiplies by weights."""
     layers = [
         value for value in values if any(spec_of(u.node).macs is not None for u in value.uses())
     ]
@@ -150,7 +151,7 @@ def _summands(uses: Sequence[tuple[ir.Node, int]], value: ir.Value) -> int:
 
 
 def _depthwise(uses: Sequence[tuple[ir.Node, int]]) -> bool:
-    """Whether each output channel adds up one input channel: a handful of weights."""
+    """Return whether a reader is a depthwise convolution."""
     rules = [spec_of(node).quant for node, _ in uses]
     return any(
         rule is not None and rule.reduction_axes is not None and not rule.reduction_axes(node)

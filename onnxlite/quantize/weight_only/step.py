@@ -1,9 +1,8 @@
-"""Weight-only quantization: the weights get few bits, the activations stay float.
+"""Weight-only quantization: weights of few bits, activations in float.
 
 prepare -> select -> plan -> fit -> write -> verify
 
-Each phase reads and writes one `_Quantization`, and returns the reason if it finds that nothing
-can be quantized.
+Each phase reads and writes one `_Quantization`. It returns a reason if nothing can be quantized.
 """
 
 from __future__ import annotations
@@ -51,36 +50,36 @@ from onnxlite.records import Skipped, StepReport, unchanged
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext
 
-#: Feeds of the samples on which the result is compared with the original.
+#: Number of feeds on which the result is compared with the float model.
 _CHECKED_FEEDS = 4
-#: Up to so many levels, 6 bits, the rounding of float16 is far below that of weights.
+#: Up to 6 bits the rounding error of float16 is far below that of the weights.
 _MAX_LEVELS_FOR_FLOAT16 = 64
-#: Memory of decoding from which on the report says so, and the whole model is not run here.
+#: Models that need more memory than this for decoding are not run as a whole; the report says so.
 _MAX_LOAD_BYTES = 1 << 31
-#: Up to so many levels, 4 bits, the error of weights is tens of dB above that of activations
-#: rounded block by block.
+#: Up to 4 bits the error of the weights is tens of dB above that of int8 activations with one
+#: scale per block.
 _MAX_LEVELS_FOR_INT8 = 16
-#: What activations rounded to int8 may cost, and from where on they may cost anything.
+#: Largest SQNR loss of int8 activations, and the SQNR at which any loss is accepted.
 _MAX_INT8_LOSS_DB, _ENOUGH_DB = 0.5, 30.0
 
 
 @dataclass
 class _Quantization:
-    """One quantization under way, passed from phase to phase.
+    """State of one quantization, passed from phase to phase.
 
     Attributes:
-        source: the float model as it was given; never changed.
-        model: the model under way: float up to `_write`.
-        options: what the caller asked for, with the method resolved.
-        samples: what weights are fitted to, if there are any.
+        source: the float model; never changed.
+        model: the working copy; float up to `_write`.
+        options: the options of the caller; `_prepare` resolves the method.
+        samples: samples to fit weights to, or None.
         context: threads and progress.
-        feeds: the first of the samples, for checks.
-        weights: those that get few bits.
-        plans: their codes.
-        by_kernel: those of them that kernels read, in both layouts.
-        others_in_float16: other constants that were stored in float16.
+        feeds: the first samples, for checks.
+        weights: the weights to quantize.
+        plans: one plan per weight that gets few bits.
+        by_kernel: the weights that kernels read, in both layouts.
+        float16_initializers: number of other initializers stored in float16.
         sqnr_db: SQNR of the worst output; None if the model was not run.
-        skipped: what was not done, and why.
+        skipped: what was skipped, and why.
     """
 
     source: ir.Model
@@ -92,13 +91,13 @@ class _Quantization:
     weights: list[Weight] = field(default_factory=list)
     plans: list[WeightPlan] = field(default_factory=list)
     by_kernel: list[tuple[KernelWeight, PackedTensor]] = field(default_factory=list)
-    others_in_float16: int = 0
+    float16_initializers: int = 0
     sqnr_db: float | None = None
     skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def loadable(self) -> bool:
-        """Whether the model is small enough to be loaded as a whole."""
+        """Whether the model is small enough to load as a whole."""
         return size_bytes(self.source) < LOADED_BELOW_BYTES
 
 
@@ -108,7 +107,7 @@ def quantize_weights_ir(
     options: QuantizeWeights,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Give the weights of a private copy of a model few bits; see `onnxlite.quantize_weights`."""
+    """Quantize the weights of a private copy; see `onnxlite.quantize_weights`."""
     start = time.perf_counter()
     stream = None
     if samples is not None:
@@ -129,7 +128,7 @@ def quantize_weights_ir(
 
 
 def _prepare(work: _Quantization) -> str | None:
-    """Normalize the model to an opset that has the decoding nodes, and resolve the method."""
+    """Normalize the model, upgrade its opset and resolve the method."""
     work.skipped += normalize(work.model)
     upgraded = upgrade_opset(work.model, OPSET)
     if isinstance(upgraded, Skipped):
@@ -137,11 +136,13 @@ def _prepare(work: _Quantization) -> str | None:
         return upgraded.message
     if upgraded is not work.model:
         work.model = upgraded
-        normalize(upgraded)  # the converter writes Constant nodes
+        normalize(upgraded)  # the version converter adds Constant nodes
     if work.samples is not None:
         work.feeds = list(islice(work.samples, _CHECKED_FEEDS))
     elif work.options.method == "gptq":
-        raise OptionError("method='gptq' fits weights to samples: give some, or use 'rtn'")
+        raise OptionError(
+            "method='gptq' fits weights to samples: give samples, or use method='rtn'"
+        )
     elif work.options.method == "auto":
         work.options = msgspec.structs.replace(
             work.options, method="hqq" if work.loadable else "rtn"
@@ -150,7 +151,7 @@ def _prepare(work: _Quantization) -> str | None:
 
 
 def _select(work: _Quantization) -> str | None:
-    """Select the weights that get few bits."""
+    """Select the weights to quantize."""
     work.weights, skipped = select(work.model, work.options)
     work.skipped += skipped
     return None if work.weights else "no float weight is left to quantize"
@@ -171,16 +172,16 @@ def _plan(work: _Quantization) -> str | None:
             else:
                 work.skipped.append(Skipped(STEP, node_name(weight.node), plan.code, plan.message))
     progress(STEP, len(work.weights), len(work.weights))
-    return None if work.plans else "no weight would get smaller"
+    return None if work.plans else "no weight would become smaller"
 
 
 def _file_size(work: _Quantization) -> FileSize:
-    """Sizes for the allocation of bits; models that are too large to be written are estimated."""
+    """Return the size of the float model and a function that measures plans."""
     if not work.loadable:
         return FileSize(size_bytes(work.source), None)
 
     def measure(plans: Sequence[WeightPlan]) -> int:
-        """Bytes of the file with weights packed after these plans, before they are fitted."""
+        """Return the bytes of the file with weights packed by these plans."""
         model = clone(work.model)
         weights = {weight.value.name: weight for weight in select(model, work.options)[0]}
         moved = [replace(plan, weight=weights[plan.name]) for plan in plans]
@@ -192,7 +193,7 @@ def _file_size(work: _Quantization) -> FileSize:
 
 
 def _fit(work: _Quantization) -> None:
-    """Fit weights to the samples where that is better than the nearest codes."""
+    """Fit weights to the samples."""
     if work.samples is None or work.options.method not in ("auto", "gptq"):
         return
     targets = {plan.name: FitTarget(plan.kind, plan.blocks, plan.decoded()) for plan in work.plans}
@@ -204,7 +205,7 @@ def _fit(work: _Quantization) -> None:
 
 
 def _write(work: _Quantization) -> None:
-    """Replace the float weights by their packed forms, and store the rest in float16."""
+    """Replace float weights by packed ones; store other initializers in float16."""
     model = work.model
     others = {value for graph in model.graphs() for value in graph.initializers.values()}
     builder = GraphBuilder(model, naming="none")
@@ -229,16 +230,16 @@ def _write(work: _Quantization) -> None:
         decoded.name = plan.name
     few_bits = weight_type(work.options.bits).levels <= _MAX_LEVELS_FOR_FLOAT16
     if few_bits or work.options.max_size is not None:
-        work.others_in_float16 = store_in_float16(GraphBuilder(model, naming="none"), others)
+        work.float16_initializers = store_in_float16(GraphBuilder(model, naming="none"), others)
 
 
 def _verify(work: _Quantization) -> None:
-    """Check decoders and kernels one by one, then the whole model on the first samples.
+    """Verify decoders and kernels one by one, then the whole model on samples.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the packed model.
-        VerificationError: ONNX Runtime decodes other numbers than were packed, leaves decoding
-            to run time, or an output is not finite.
+        VerificationError: ONNX Runtime decodes a weight wrongly, decodes it at run time, or an
+            output is not finite.
     """
     packed = [(plan, plan.packed()) for plan in work.plans]
     check_decoders(
@@ -265,11 +266,11 @@ def _verify(work: _Quantization) -> None:
 
 
 def _choose_accuracy(work: _Quantization, measure: Callable[[], float] | None) -> None:
-    """Let kernels round activations to int8, which is faster, if next to nothing is lost.
+    """Choose int8 activations for MatMulNBits, which are faster, if the SQNR allows it.
 
     Args:
-        work: the quantization; `sqnr_db` is that of exact activations.
-        measure: the SQNR of the model; None where it cannot be run.
+        work: the quantization; its `sqnr_db` is that with float activations.
+        measure: returns the SQNR of the model; None if it cannot be run.
     """
     if work.options.mode != "compute":
         return
@@ -299,7 +300,7 @@ def _report(work: _Quantization, start: float) -> StepReport:
             f"{len(rows)} weights packed to {bits} bits; {size_bytes(work.source):,} -> "
             f"{size_bytes(work.model):,} bytes of tensors{quality}"
         ),
-        changes={"weights-packed": len(rows), "others-halved": work.others_in_float16},
+        changes={"weights-packed": len(rows), "initializers-to-float16": work.float16_initializers},
         skipped=tuple(work.skipped),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,

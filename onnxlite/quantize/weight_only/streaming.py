@@ -1,7 +1,7 @@
-"""Code one tensor at a time, in chunks of bounded size, on several cores.
+"""Code one tensor at a time, in chunks of bounded size, on several threads.
 
-A weight that is mapped from disk is read through a handle of its own, so that nothing of it
-stays in memory; NumPy lets other threads run while it computes.
+A memory-mapped weight is read through a separate handle, so that its pages are released
+afterwards. NumPy releases the GIL, so threads compute in parallel.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from onnxlite.records import Reason
 Array = NDArray[Any]
 T = TypeVar("T")
 
-#: Numbers in a chunk: its copies stay in a core's cache and out of the memory budget.
+#: Numbers in a chunk; its temporaries fit in the cache of a core.
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class TensorCoding:
-    """The coding of a tensor, and the rounding error of its numbers."""
+    """Coding of a tensor and its rounding error."""
 
     coding: Coding
     error: SquaredError
 
     @property
     def sqnr_db(self) -> float | None:
-        """SQNR of the numbers in dB; None without signal or noise."""
+        """SQNR of the tensor in dB; None without signal or noise."""
         error = self.error
         return error.sqnr_db if error.signal and error.noise else None
 
@@ -60,7 +60,7 @@ def code_tensor(
     """Find the coding of a tensor with `find(view)`.
 
     Returns:
-        The coding, or the reason why there is none.
+        The coding, or the reason why the tensor cannot be coded.
     """
     view = _view(tensor, blocks)
 
@@ -94,7 +94,7 @@ def code_tensor(
 def encode_tensor(
     tensor: ir.TensorProtocol, blocks: Blocks, found: Coding, threads: int | None
 ) -> NDArray[np.uint8]:
-    """The codes of a tensor, shaped like the view."""
+    """Return the codes of a tensor in the shape of the view."""
     view = _view(tensor, blocks)
     codes = np.empty(blocks.view, np.uint8)
 
@@ -106,12 +106,12 @@ def encode_tensor(
 
 
 def is_mapped(tensor: ir.TensorProtocol) -> bool:
-    """Tell tensors whose data are read, or computed, only when they are needed."""
+    """Return whether the data of a tensor are read or computed on access."""
     return isinstance(tensor, ir.ExternalTensor | ir.LazyTensor)
 
 
 def weight_error(reference: ir.TensorProtocol, candidate: ir.TensorProtocol) -> SquaredError:
-    """Squared error of one weight against another."""
+    """Return the squared error of one weight against another."""
     error = SquaredError()
     error.add(_floats(tensor_array(unmapped(reference))), _floats(tensor_array(candidate)))
     return error
@@ -126,7 +126,7 @@ def _floats(chunk: Array) -> NDArray[np.float32]:
 
 
 def _chunks(blocks: Blocks) -> list[slice]:
-    """Slices along the first axis of the view; one where the scale is the same along it."""
+    """Slice the first axis of the view; a single slice if it has one scale."""
     if 0 in blocks.reduced:
         return [slice(None)]
     rows = max(1, _CHUNK // prod(blocks.view[1:]))

@@ -24,26 +24,26 @@ from onnxlite.records import Skipped
 from onnxlite.runtime import Session, optimized_operators, probe_feeds
 from onnxlite.samples import Feed
 
-#: Larger models are never loaded as a whole, so that memory does not have to hold all of them.
+#: Larger models are not loaded as a whole, to bound memory.
 LOADED_BELOW_BYTES = 1 << 30
-#: Of larger models so many numbers of a weight are checked.
+#: Numbers of each weight that are checked in larger models.
 _CHECKED_NUMBERS = 1 << 20
-#: Weights are checked in one session up to this much memory of decoding.
+#: Memory for decoding per session; weights are checked in batches of this size.
 _SESSION_BYTES = 1 << 26
-#: Largest error of a kernel's product, over the largest output.
+#: Largest accepted error of a kernel, over the largest output.
 _MAX_KERNEL_ERROR = 1e-4
 
 
 def check_decoders(weights: Sequence[PackedTensor], names: Sequence[str], *, every: bool) -> None:
-    """Compare what ONNX Runtime decodes with what NumPy does, number by number.
+    """Compare weights decoded by ONNX Runtime and by NumPy for equality.
 
     Args:
         weights: the packed weights.
-        names: of the weights, for messages.
-        every: check all; otherwise the smallest of each type and kind of view.
+        names: names of the weights, for messages.
+        every: check all weights; otherwise the smallest one of each type and view.
 
     Raises:
-        VerificationError: they differ.
+        VerificationError: a decoded weight differs.
     """
     chosen = list(zip(weights, names, strict=True))
     if not every:
@@ -71,7 +71,7 @@ def check_decoders(weights: Sequence[PackedTensor], names: Sequence[str], *, eve
 def _batches(
     weights: Sequence[tuple[PackedTensor, str]],
 ) -> Iterator[list[tuple[PackedTensor, str]]]:
-    """Weights that are decoded in one session: sessions are slow to make, memory is bounded."""
+    """Group weights into sessions: few sessions, each of bounded memory."""
     batch: list[tuple[PackedTensor, str]] = []
     nbytes = 0
     for packed, name in weights:
@@ -86,9 +86,9 @@ def _batches(
 
 
 def check_kernels(weights: Sequence[tuple[KernelWeight, PackedTensor]]) -> None:
-    """Compare a product by packed rows in ONNX Runtime with one in NumPy.
+    """Compare kernels in ONNX Runtime with the product in NumPy.
 
-    The smallest weight of each width, with and without zero points, is taken.
+    The smallest weight of each width is checked, with and without zero points.
 
     Raises:
         VerificationError: they differ by more than float32 rounding.
@@ -112,13 +112,13 @@ def check_kernels(weights: Sequence[tuple[KernelWeight, PackedTensor]]) -> None:
 def reference_outputs(
     original: ir.Model, feeds: Sequence[Feed], threads: int | None
 ) -> Reference | Skipped:
-    """Run the float model on real inputs, or on a generated one if there are none.
+    """Run the float model on the feeds, or on a generated one if there are none.
 
     Returns:
-        Its outputs, or why it was not run.
+        The outputs, or the reason why the model was not run.
     """
     if size_bytes(original) >= LOADED_BELOW_BYTES:
-        reason = "it is too large to be loaded here: layers were checked one by one"
+        reason = "the model is too large to load for verification: layers were checked one by one"
         return Skipped("verify", "", "too-large", reason)
     try:
         return Reference(original, feeds or probe_feeds(original, count=1), threads=threads)
@@ -130,11 +130,11 @@ def check_model(reference: Reference, model: ir.Model) -> float:
     """Run the packed model on the reference's feeds.
 
     Returns:
-        SQNR of the worst output in dB; infinite where it is exact.
+        SQNR of the worst output in dB; infinite if it is exact.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the packed model.
-        VerificationError: decoding is left to run time, or an output is not finite.
+        VerificationError: weights are decoded at run time, or an output is not finite.
     """
     _check_folded(model)
     errors = reference.errors(model)
@@ -150,6 +150,6 @@ def _check_folded(model: ir.Model) -> None:
         return
     if left := optimized_operators(model, optimization="basic")["BitShift"]:
         raise VerificationError(
-            f"ONNX Runtime leaves {left} of the nodes that decode weights to run time, "
+            f"ONNX Runtime does not fold {left} of the nodes that decode weights at load, "
             "which would make the model slow: report this"
         )

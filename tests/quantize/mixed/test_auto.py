@@ -93,7 +93,7 @@ def test_choice(
 
 def test_reasons_are_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     _, report, _ = chosen(monkeypatch, verdict(12, 0.5), verdict(30, 1.2), rounding="nearest")
-    assert "12.0 dB, 20 dB are wanted" in report.summary
+    assert "12.0 dB, below min_sqnr_db=20" in report.summary
     assert "not faster than float" in report.summary
     kind, _, _ = chosen(
         monkeypatch, verdict(12, 0.5), verdict(30, 1.2), rounding="nearest", min_sqnr_db=10

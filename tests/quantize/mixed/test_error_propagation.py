@@ -86,7 +86,7 @@ def test_noise_is_that_of_all_samples_when_every_sample_meets_every_set() -> Non
         energy += [np.square(errors.run(feed, on)["y"] - want).sum() for on in sets]
     assert noise.together[0] == pytest.approx(together / signal, rel=1e-3)
     np.testing.assert_allclose(noise.sets[:, 0], energy / signal, rtol=1e-3)
-    np.testing.assert_allclose(noise.shares[:, 0], energy / together, rtol=1e-3)
+    np.testing.assert_allclose(noise.fractions[:, 0], energy / together, rtol=1e-3)
 
 
 def test_a_share_of_the_samples_tells_nearly_the_same() -> None:

@@ -15,7 +15,7 @@ from models import data
 from onnxlite.errors import OptionError
 from onnxlite.evaluate import compare
 from onnxlite.quantize import quantize_static
-from onnxlite.quantize.mixed.mixed_precision import _fewest, _Trial, noise_shares
+from onnxlite.quantize.mixed.mixed_precision import _fewest, _Trial, noise_fractions
 from onnxlite.quantize.mixed.sensitivity import LayerNoise
 from onnxlite.recipe import QuantizeStatic, Recipe, run
 from onnxlite.records import StepReport
@@ -94,7 +94,7 @@ def test_where_it_is_reached_already_nothing_is_kept() -> None:
 def test_what_cannot_be_reached_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         result, report = quantized(150.0)
-    assert "the wanted 150 dB were not reached" in report.summary
+    assert "min_sqnr_db=150 was not reached" in report.summary
     assert "not reached" in caplog.text
     assert any(row.what == "min-sqnr" for row in report.skipped)
     assert len(report.layers) >= 3
@@ -163,11 +163,11 @@ def test_recipe_passes_it_on() -> None:
     assert Recipe((step,)).to_toml().count("min_sqnr_db = 20.0") == 1
 
 
-def test_shares_are_never_negative() -> None:
-    alone, without, share = (np.array(x) for x in ([1.0, 3.0], [5.0, 1.0], [-0.25, 0.75]))
-    noise = LayerNoise("y", alone, without, 4.0, share, 8)
-    np.testing.assert_allclose(noise_shares(noise), [(2 * 0.25 - 0.25) / 3, 0.75])
-    assert noise_shares(LayerNoise("y", alone, without, 4.0, share - 1, 8)).min() == 0
+def test_noise_fractions_are_never_negative() -> None:
+    alone, without, fraction = (np.array(x) for x in ([1.0, 3.0], [5.0, 1.0], [-0.25, 0.75]))
+    noise = LayerNoise("y", alone, without, 4.0, fraction, 8)
+    np.testing.assert_allclose(noise_fractions(noise), [(2 * 0.25 - 0.25) / 3, 0.75])
+    assert noise_fractions(LayerNoise("y", alone, without, 4.0, fraction - 1, 8)).min() == 0
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_residual_net_is_confirmed(residual_path: Path) -> None:
     assert found.confirmed_db == pytest.approx(found.sqnr_db, abs=3)
     assert all(layer.alone_db > found.sqnr_db - 1 for layer in found.layers)
     assert found.ranked[0].confirmed_db is not None
-    assert found.ranked[0].share == max(layer.share for layer in found.layers)
+    assert found.ranked[0].noise_fraction == max(layer.noise_fraction for layer in found.layers)
 
 
 def test_what_cannot_be_told_is_refused() -> None:
@@ -100,7 +100,7 @@ def test_command_shows_a_table_json_and_a_plot(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["sensitivity", *options, "--plot", str(plot)])
     assert shown.exit_code == 0, shown.output
     assert "spread" in shown.output
-    assert "noise share" in shown.output
+    assert "noise fraction" in shown.output
     drawn = xml.etree.ElementTree.fromstring(plot.read_text())
     texts = [element.text for element in drawn.iter() if element.tag.endswith("text")]
     assert "spread (Conv)" in texts
