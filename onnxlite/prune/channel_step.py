@@ -1,8 +1,8 @@
 """Channel pruning: analyse, score, select, remove, verify, repair.
 
 analyse          the model's units, and the samples held out          task
-score_groups     a damage curve per group, by some importance         scoring
-select_units     how many units of every group are removed            target_search
+score_groups     a damage curve per group                             scoring
+select_units     the number of units to remove from every group       target_search
 remove_units     smaller weights, counts and shapes                   removal
 verify           equal to the zero-masked model
 repair           least squares on the samples                         onnxlite.repair
@@ -22,14 +22,13 @@ from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.model import clone
 from onnxlite.ops import Ids
-from onnxlite.prune.decision_cache import DecisionCache
 from onnxlite.prune.eligibility import channel_block, count_to_keep, removed_by_widths
 from onnxlite.prune.importance import DamageCurve
 from onnxlite.prune.options import PruneChannels
 from onnxlite.prune.removal import remove_units, zero_mask_units
 from onnxlite.prune.report import channel_step_report, weight_shapes
 from onnxlite.prune.scoring import GroupScores, output_curves, output_error, score_groups
-from onnxlite.prune.target_search import Selection, TargetSearch, select_branches
+from onnxlite.prune.target_search import Selection, SelectionCache, TargetSearch, select_branches
 from onnxlite.prune.task import PruningTask, RemovedCounts, analyse, chosen_units, one_sample
 from onnxlite.records import Skipped, StepReport
 from onnxlite.repair import repair_ir
@@ -75,7 +74,7 @@ def prune_channels_ir(
 
 
 def select_units(task: PruningTask, scores: GroupScores) -> Selection:
-    """Decide how many units of every group are removed."""
+    """Select the units to remove from every group."""
     options = task.options
     if options.widths is not None:
         return Selection(
@@ -93,7 +92,7 @@ def select_units(task: PruningTask, scores: GroupScores) -> Selection:
     search = TargetSearch(task, curves, branches)
     cache = None
     if options.latency is not None:
-        cache = DecisionCache(search)
+        cache = SelectionCache(search)
         if (known := cache.read()) is not None:
             return known
     if branches:
@@ -118,7 +117,7 @@ def _removed_by_fraction(
 
 
 class _Trial:
-    """Repairs the model without some units and compares it on samples held out."""
+    """Repair of the model without some units, compared on held-out samples."""
 
     def __init__(self, task: PruningTask, curves: Sequence[DamageCurve]) -> None:
         assert task.samples is not None
@@ -128,7 +127,7 @@ class _Trial:
         self._expected = run_all(task.model, self._feeds, threads=task.context.threads)
 
     def error(self, removed: RemovedCounts) -> float:
-        """The squared error of the outputs, as a fraction of their variance."""
+        """Repair the model; return the squared output error over the variance."""
         task = self._task
         assert task.fitted is not None
         smaller = task.without(chosen_units(self._curves, removed))
@@ -146,14 +145,14 @@ def verify(task: PruningTask, units: Ids) -> list[Skipped]:
 
     Raises:
         VerificationError: they differ.
-        ExecutionError: ONNX Runtime refuses the smaller model.
+        ExecutionError: ONNX Runtime cannot load the smaller model.
     """
     check_loads(task.model)
     masked = clone(task.reference)
     try:
         feed = generated_feed(masked) if task.samples is None else one_sample(masked, task.samples)
     except ExecutionError as error:
-        return [Skipped("verify", "", "not-runnable", f"no input is known to run it on: {error}")]
+        return [Skipped("verify", "", "not-runnable", f"no valid input is known: {error}")]
     (original,) = run_all(masked, [feed])
     zero_mask_units(masked, channel_map(masked, feeds=[feed]), units.tolist())
     (expected,), (got,) = run_all(masked, [feed]), run_all(task.model, [feed])
@@ -165,7 +164,7 @@ def verify(task: PruningTask, units: Ids) -> list[Skipped]:
             )
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             continue
-        # Without repair an output may have collapsed: its rounding is that of the original.
+        # Without repair an output may be near 0; its rounding error is that of the original.
         scale = max(float(np.abs(side).max(initial=1e-3)) for side in (array, original[name]))
         if float(np.abs(array - got[name]).max(initial=0)) > _TOLERANCE * scale:
             raise VerificationError(

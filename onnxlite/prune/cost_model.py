@@ -1,9 +1,7 @@
-"""Cost model: MACs, parameters or latency of a model without some units, without cutting it."""
+"""Cost model: MACs, parameters or latency of a model without some of its units."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -22,19 +20,19 @@ from onnxlite.ops import Ids, spec_of
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed
-from onnxlite.timing import time_ratios
+from onnxlite.timing import run_seconds, time_ratios
 from onnxlite.timing.layer_times import LayerTimes
 
 
 @dataclass(frozen=True)
 class CostItem:
-    """A part of a model with a cost of its own.
+    """A part of a model with a cost.
 
     Attributes:
-        values: the values whose shapes decide the cost.
-        cost: a function from the present shapes to the cost, a whole number: MACs,
-            parameters, or picoseconds.
-        nodes: the nodes that it is the cost of; there is none once all of them are gone.
+        values: values whose shapes determine the cost.
+        cost: function from the present shapes to the cost, an integer: MACs, parameters, or
+            picoseconds.
+        nodes: nodes that have this cost; it is 0 once all of them are removed.
     """
 
     values: tuple[ir.Value, ...]
@@ -43,11 +41,11 @@ class CostItem:
 
 
 def macs_items(model: ir.Model, *, block: int = 1) -> list[CostItem]:
-    """The multiply-accumulates of every node of the main graph.
+    """Make an item for the MACs of every node of the main graph.
 
     Args:
         model: the model.
-        block: channels that kernels work on at once: numbers of channels are rounded up.
+        block: channels per block of the kernels; numbers of channels are rounded up to it.
     """
     return [_node_item(node, block) for node in model.graph if spec_of(node).macs is not None]
 
@@ -58,7 +56,7 @@ def _node_item(node: ir.Node, block: int) -> CostItem:
 
 
 def padded_macs(node: ir.Node, shapes: PrunedShapes, block: int) -> int:
-    """MACs of a node, with every axis that may lose units rounded up to whole blocks."""
+    """Compute a node's MACs, with axes of units rounded up to whole blocks."""
 
     def padded(value: ir.Value | None) -> tuple[int, ...] | None:
         shape = shapes.shape(value)
@@ -73,7 +71,7 @@ def padded_macs(node: ir.Node, shapes: PrunedShapes, block: int) -> int:
 
 
 def parameter_items(model: ir.Model) -> list[CostItem]:
-    """The elements of every initializer that counts as parameters."""
+    """Make an item for the number of elements of every parameter."""
     return [
         _size_item(value)
         for value in model.graph.initializers.values()
@@ -89,10 +87,10 @@ def _size_item(value: ir.Value) -> CostItem:
 def static_items(
     model: ir.Model, channels: ChannelMap, name: str, feeds: Sequence[Feed] | None
 ) -> list[CostItem]:
-    """What of the model is priced in MACs or parameters, with what lies beyond the units.
+    """Make items for the MACs or parameters of a model, with one for the constant rest.
 
     Raises:
-        OptionError: the MACs of some node cannot be told.
+        OptionError: the MACs of a node are unknown.
     """
     whole = cost(model, feeds=feeds)
     if name == "params":
@@ -100,11 +98,11 @@ def static_items(
     else:
         if whole.macs is None:
             raise OptionError(
-                f"the MACs of this model cannot be told ({'; '.join(whole.notes)}): "
-                "give params, latency or remove"
+                f"the MACs of this model are unknown ({'; '.join(whole.notes)}): "
+                "give params, latency or remove instead"
             )
         items, total = macs_items(model), whole.macs
-    # Subgraphs and what has no rule: a part of the price that never changes.
+    # Subgraphs and nodes without a MAC rule: their cost is constant.
     return [*items, _rest(items, total, channels)]
 
 
@@ -115,19 +113,19 @@ def _rest(items: Sequence[CostItem], total: int, channels: ChannelMap) -> CostIt
 
 
 class CostModel:
-    """The cost of a model while units are removed, group by group, in a fixed order.
+    """Cost of a model while units are removed, group by group, in a fixed order.
 
-    What a step would save is kept up to date: a step of one group looks only at the items
-    that it shares with others. Costs are whole numbers, so no order of summation matters.
+    Savings are updated incrementally: a removal changes only the savings of groups that have
+    an item in common. Costs are integers, so sums do not depend on their order.
 
     Args:
-        channels: the units.
-        orders: for every group its units in the order in which they are removed.
-        items: the parts of the model that have a cost.
-        branches: cost nothing once all units of their group are gone.
+        channels: units of the model.
+        orders: for every group its units in order of removal.
+        items: parts of the model that have a cost.
+        branches: branches, whose nodes cost nothing once all units of their group are removed.
 
     Attributes:
-        total: the present cost of all items.
+        total: present cost of all items.
     """
 
     def __init__(
@@ -144,7 +142,7 @@ class CostModel:
         for branch in branches:
             for node in branch.nodes:
                 removers.setdefault(node, set()).add(branch.group)
-        # For each node of an item the groups that remove it; then all groups it depends on.
+        # For each node of an item, the groups that remove it; then all groups of the item.
         self._removers = [[removers.get(n, set()) for n in item.nodes] for item in self._items]
         self._groups = [
             tuple(sorted(set().union(*map(self._shapes.groups_of, item.values), *removing)))
@@ -161,16 +159,16 @@ class CostModel:
 
     @property
     def removed(self) -> tuple[int, ...]:
-        """How many units of every group are gone."""
+        """Number of removed units of every group."""
         return tuple(self._shapes.removed)
 
     def neighbours(self, group: int) -> list[int]:
-        """The groups that share an item with a group, ascending."""
+        """Return the groups that have an item in common with a group, ascending."""
         found = set().union(*(self._groups[index] for index in self._items_of[group]))
         return sorted(found - {group})
 
     def saving(self, group: int, removed: int) -> int:
-        """What the total falls by if `removed` units of a group are gone instead of now."""
+        """Reduction of the total if `removed` units of a group are removed."""
         savings = self._savings[group]
         if removed not in savings:
             savings[removed] = sum(
@@ -179,7 +177,7 @@ class CostModel:
         return savings[removed]
 
     def saving_after(self, other: int, other_removed: int, group: int, removed: int) -> int:
-        """The same as `saving`, if `other_removed` units of another group were gone before."""
+        """Saving of a group after the removal of `other_removed` units of another."""
         saving = self.saving(group, removed)
         for index in min(self._items_of[group], self._items_of[other], key=len):
             if group in self._groups[index] and other in self._groups[index]:
@@ -189,7 +187,7 @@ class CostModel:
         return saving
 
     def remove(self, group: int, removed: int) -> None:
-        """Set how many units of a group are gone."""
+        """Set the number of removed units of a group."""
         self._update_neighbours(group, -1)
         self._shapes.removed[group] = removed
         for index in self._items_of[group]:
@@ -200,7 +198,7 @@ class CostModel:
         self._savings[group].clear()
 
     def _update_neighbours(self, group: int, sign: int) -> None:
-        """Add what shared items save, or take it off, in the savings of other groups."""
+        """Add or subtract the savings of common items in those of other groups."""
         for index in self._items_of[group]:
             for other in self._groups[index]:
                 if other != group:
@@ -212,7 +210,7 @@ class CostModel:
         return self._costs[index] - self._cost(index, {group: removed})
 
     def _cost(self, index: int, instead: Mapping[int, int] = MappingProxyType({})) -> int:
-        """The cost of an item, with other numbers of removed units for some groups."""
+        """Cost of an item, with other numbers of removed units for some groups."""
         gone = self._shapes.removed
         key = tuple(instead.get(group, gone[group]) for group in self._groups[index])
         known = self._known[index]
@@ -226,16 +224,15 @@ class CostModel:
         return known[key]
 
     def _is_removed(self, index: int) -> bool:
-        """Tell whether all nodes of an item are in branches whose groups are gone."""
+        """Return True if all nodes of an item are in branches that are removed."""
         removers, gone = self._removers[index], self._shapes.removed
         return bool(removers) and all(
             any(gone[group] == self._sizes[group] for group in groups) for groups in removers
         )
 
 
-#: Fractions of its units at which a layer is measured.
+#: Fractions of its units at which a layer is timed.
 _FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.1)
-_RUNS = 9
 _PICOSECONDS = 1e12
 
 
@@ -249,15 +246,15 @@ def latency_items(
     threads: int | None,
     progress: Progress = no_progress,
 ) -> list[CostItem]:
-    """The time of every layer, and of all other nodes by the size of what they make.
+    """Make items for the time of every layer, and of other nodes by output size.
 
     Args:
         model: the model.
-        channels: its units.
-        orders: of every group the units in the order in which they go.
-        counts: of every group the numbers of units it may keep.
-        feed: to time the whole model on.
-        threads: of ONNX Runtime.
+        channels: units of the model.
+        orders: for every group its units in order of removal.
+        counts: for every group the numbers of units it may keep.
+        feed: input to time the whole model on.
+        threads: threads of ONNX Runtime.
         progress: called as layers are done.
     """
     times = LayerTimes(threads=threads)
@@ -274,7 +271,8 @@ def latency_items(
     finally:
         times.keep()
     progress("time layers", len(layers), len(layers))
-    rest = max(_run_seconds(model, feed, threads) * _PICOSECONDS - whole, 0.0)
+    seconds = run_seconds(Session(model, threads=threads), feed)
+    rest = max(seconds * _PICOSECONDS - whole, 0.0)
     measured = {value for item in items for value in item.values}
     others = [v for node in model.graph for v in node.outputs if v not in measured]
     total = sum(_size(shapes, value) for value in others)
@@ -309,7 +307,7 @@ def _layer_item(
     if not found:
         return None
     works = sorted(found)
-    # More work never takes less time; where it was measured so, that was noise.
+    # More MACs never take less time; a measurement that says so is noise.
     seconds_of = np.maximum.accumulate([found[work] for work in works])
     return CostItem(
         values,
@@ -330,21 +328,10 @@ def _size(shapes: PrunedShapes, value: ir.Value) -> int:
     return prod(shapes.shape(value) or (0,))
 
 
-def _run_seconds(model: ir.Model, feed: Feed, threads: int | None) -> float:
-    session = Session(model, threads=threads)
-    session.run(feed)
-    seconds = []
-    for _ in range(_RUNS):
-        start = time.perf_counter()
-        session.run(feed)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
 def latency_ratio(
     reference: ir.Model, candidate: ir.Model, feed: Feed, *, threads: int | None, budget_s: float
 ) -> float:
-    """Median of candidate time over reference time, in interleaved runs."""
+    """Measure the median of candidate over reference time, in interleaved runs."""
     sessions = (Session(reference, threads=threads), Session(candidate, threads=threads))
     (ratio,) = time_ratios(sessions, feed, budget_s=budget_s)
     return ratio

@@ -1,8 +1,10 @@
-"""Target search: how many units of every group to remove for a fraction of a resource.
+"""Target search: the number of units to remove from every group for a target cost.
 
-Counts come from the cost model (`allocation`). For latency they are corrected by timing the
-pruned model. Damages of whole blocks do not add up, so whether a branch is removed is decided
-by trial: the model without it is repaired and compared on samples held out.
+The numbers come from the cost model (`allocation`). For latency they are corrected by timing
+the pruned model, and the selection is cached: times differ from run to run, and worker
+processes must select the same units as this one. The damage of removing a branch is measured
+by trial, because damages of branches are not additive: the model without the branch is
+repaired and compared on held-out samples.
 """
 
 from __future__ import annotations
@@ -10,11 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from onnxlite.analysis.branches import Branch
+from onnxlite.analysis.fingerprint import fingerprint
+from onnxlite.cache import Cache, CacheKey
+from onnxlite.machine import is_busy
 from onnxlite.prune.allocation import allocate
 from onnxlite.prune.cost_model import (
     CostItem,
@@ -26,13 +33,13 @@ from onnxlite.prune.cost_model import (
 from onnxlite.prune.importance import DamageCurve
 from onnxlite.prune.task import PruningTask, RemovedCounts, chosen_units
 
-#: The measured latency is right within this fraction of the target; attempts to get there.
+#: Tolerance of the measured latency, relative to the target; attempts to reach it.
 _TOLERANCE, _ATTEMPTS = 0.04, 5
 #: Seconds to time one attempt.
 _TIMING_S = 1.0
-#: Predicted damages may be wrong by this factor; a branch that is worse by more is not tried.
+#: Branches whose predicted damage is larger by more than this factor are not tried.
 _MAX_DAMAGE_RATIO = 3.0
-#: A branch is removed if the error falls to this fraction: less hardly shows in accuracy.
+#: A branch is removed if the error falls below this fraction of that with the branch.
 _MAX_ERROR_RATIO = 0.85
 
 
@@ -41,10 +48,10 @@ class Selection:
     """The units to remove.
 
     Attributes:
-        removed: how many units of every group, in the order of its curve.
-        fraction: of the resource that is left; of the latency as it was measured. None where
-            counts were given.
-        complete: the target is reached; if not, everything removable is removed.
+        removed: number of units to remove from every group, in the order of its curve.
+        fraction: fraction of the resource that remains, measured if it is latency; None if
+            numbers were given.
+        complete: True if the target is reached; if not, all removable units are removed.
     """
 
     removed: RemovedCounts
@@ -53,12 +60,12 @@ class Selection:
 
 
 class TargetSearch:
-    """Selects units for one target, with or without some branches.
+    """Search for the units to remove for one target, with or without some branches.
 
     Args:
         task: the model and its target.
-        curves: of every group.
-        branches: the branches that may be removed, by their group.
+        curves: damage curves of all groups.
+        branches: branches that may be removed, by their group.
     """
 
     def __init__(
@@ -70,7 +77,7 @@ class TargetSearch:
         assert task.target is not None
         self.task, self.curves, self.branches = task, curves, branches
         self.counts = task.allowed_counts(curves)
-        #: Threads that latency is measured with.
+        #: Threads to measure latency with.
         self.threads = task.context.threads or 1
         self._target = task.target
         self._orders = [curve.order for curve in curves]
@@ -99,10 +106,10 @@ class TargetSearch:
         return self._plan(branches, self._target.fraction)
 
     def select(self, branches: Set[int] = frozenset()) -> Selection:
-        """Select units; where latency is the target, correct the plan by measuring it.
+        """Select units; correct the plan by measurements if latency is the target.
 
-        The largest error of the prediction is in what lies between layers, so the plan aims
-        lower or higher until the measured ratio is right. The closest attempt counts.
+        The cost model predicts layers better than the nodes between them, so the predicted
+        fraction is adjusted until the measured one is right. Returns the closest attempt.
         """
         if self._target.resource != "latency":
             return self.plan(branches)
@@ -134,9 +141,9 @@ class TargetSearch:
         return min(tried.values(), key=distance)
 
     def damage(self, selection: Selection) -> float:
-        """The damage of a selection, by the curves."""
+        """Predict the damage of a selection from the curves."""
         pairs = zip(self.curves, selection.removed, strict=True)
-        return float(sum(curve.damage[gone] for curve, gone in pairs))
+        return float(sum(curve.damage[count] for curve, count in pairs))
 
     def _plan(self, branches: Set[int], fraction: float) -> Selection:
         cost = CostModel(self.task.channels, self._orders, self._items, self.branches.values())
@@ -146,7 +153,7 @@ class TargetSearch:
         return Selection(removed=cost.removed, fraction=cost.total / whole, complete=complete)
 
     def _measure(self, removed: RemovedCounts) -> float:
-        """The latency of the model without some units, over that of the model."""
+        """Measure the latency without some units, relative to that of the model."""
         candidate = self.task.without(chosen_units(self.curves, removed))
         return latency_ratio(
             self.task.model,
@@ -160,15 +167,15 @@ class TargetSearch:
 def select_branches(
     search: TargetSearch, branches: Collection[int], trial: Callable[[RemovedCounts], float]
 ) -> Selection:
-    """Select units and branches: a branch is removed where a trial is clearly better.
+    """Select units and branches; remove a branch if a trial is clearly better.
 
-    One after the other the branch is added that is predicted to do least damage; the first
-    one that is no better is the last.
+    Branches are tried one by one, the one of least predicted damage first, until a trial is
+    not better.
 
     Args:
-        search: selects the other units.
+        search: search for the other units.
         branches: groups whose branches may be removed.
-        trial: the error of the model without these units, after its repair.
+        trial: function that repairs the model without some units and returns its error.
     """
     removed: frozenset[int] = frozenset()
     best, best_error = search.select(), None
@@ -184,3 +191,53 @@ def select_branches(
             break
         removed, best, best_error = removed | {group}, candidate, error
     return best
+
+
+class _Record(msgspec.Struct):
+    """A `Selection` in the cache."""
+
+    removed: tuple[int, ...]
+    fraction: float
+    complete: bool
+
+
+class SelectionCache:
+    """Cached selection of one search, which was made by measuring latency.
+
+    The key holds the model's structure, the curves (which depend on weights and samples), the
+    numbers of units that groups may keep, the target, and the code of `onnxlite.prune`.
+    """
+
+    def __init__(self, search: TargetSearch) -> None:
+        task = search.task
+        curves = sha256()
+        for curve, counts in zip(search.curves, search.counts, strict=True):
+            curves.update(curve.order.tobytes() + curve.damage.tobytes() + repr(counts).encode())
+        details = (
+            curves.hexdigest(),
+            str(task.target),
+            str(sorted(search.branches)),
+            str(search.threads),
+            str(task.samples is not None),
+        )
+        search_key = fingerprint(task.model, [task.feed], details)
+        self._cache = Cache()
+        self._key = CacheKey("channels", ("onnxlite.prune",), {"search": search_key})
+        self._busy = is_busy()
+
+    def read(self) -> Selection | None:
+        """Return the cached selection; None if there is none."""
+        record = self._cache.read(self._key, _Record)
+        if record is None:
+            return None
+        return Selection(removed=record.removed, fraction=record.fraction, complete=record.complete)
+
+    def write(self, selection: Selection) -> None:
+        """Cache a selection, unless the cache is not writable."""
+        assert selection.fraction is not None
+        record = _Record(
+            tuple(map(int, selection.removed)),
+            float(selection.fraction),
+            bool(selection.complete),
+        )
+        self._cache.write(self._key, record, busy=self._busy or is_busy())

@@ -6,8 +6,9 @@ from onnxlite.timing.interleaved import (
     InterleavedTimer,
     Timer,
     current_timer,
+    run_seconds,
     time_ratios,
     use_timer,
 )
 
-__all__ = ["InterleavedTimer", "Timer", "current_timer", "time_ratios", "use_timer"]
+__all__ = ["InterleavedTimer", "Timer", "current_timer", "run_seconds", "time_ratios", "use_timer"]

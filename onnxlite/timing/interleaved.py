@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _SLOT_S = 0.02
 RESOLUTION_S = 1e-5
 #: Rounds of two models, and of more, at least.
 _MIN_ROUNDS, _MIN_ROUNDS_OF_MANY, _MAX_ROUNDS = 5, 3, 500
+#: Runs to take the median of in `run_seconds`.
+_RUNS = 9
 
 
 class Timer(Protocol):
@@ -125,6 +128,17 @@ def use_timer(timer: Timer | None) -> Iterator[None]:
         yield
     finally:
         _Current.timer = before
+
+
+def run_seconds(session: Session, feed: Feed) -> float:
+    """Measure the median wall-clock time of one run, in seconds, after one warm-up run."""
+    session.run(feed)
+    seconds = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        session.run(feed)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def time_ratios(

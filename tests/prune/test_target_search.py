@@ -1,4 +1,4 @@
-"""What was chosen by measuring is chosen again: times are noisy, and answers should not be."""
+"""A selection made by measuring latency is cached, because times are noisy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from onnxlite.prune import prune_channels, target_search
 from tests.prune.test_block_removal import X, net
 
 
-def test_the_same_question_is_measured_once(monkeypatch, tmp_path):
+def test_a_search_is_measured_once(monkeypatch, tmp_path):
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
     measured = []
 
     def ratio(*args, **options):
         measured.append(len(measured))
-        # A machine whose times are different every time.
+        # Times differ in every run.
         return 0.3 + 0.1 * len(measured)
 
     monkeypatch.setattr(target_search, "latency_ratio", ratio)
@@ -37,7 +37,7 @@ def test_the_same_question_is_measured_once(monkeypatch, tmp_path):
     assert len(measured) > count
 
 
-def test_what_cannot_be_read_is_measured_again(monkeypatch, tmp_path):
+def test_a_damaged_record_is_measured_again(monkeypatch, tmp_path):
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
     prune_channels(net(), samples=X, latency=0.6, round_to=4)
     (path,) = tmp_path.glob("results/channels-*.record")
@@ -48,7 +48,7 @@ def test_what_cannot_be_read_is_measured_again(monkeypatch, tmp_path):
         assert len(path.read_bytes()) >= len(whole) - 16
 
 
-def test_what_was_measured_while_busy_is_measured_again_when_idle(monkeypatch, tmp_path):
+def test_a_record_of_a_busy_machine_is_measured_again_when_idle(monkeypatch, tmp_path):
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
     busy, idle = 100.0 * (os.cpu_count() or 1), 0.0
     loads, measured = [busy], []
