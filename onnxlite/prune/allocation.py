@@ -1,10 +1,10 @@
-"""Allocation of removals to groups: the least damage for what is to be saved.
+"""Allocation of removals to groups: least damage for a target cost.
 
-Groups compete: the one that saves most for its damage takes the next step, until the target
-is reached. A layer's cost depends on both of its sides, so savings change as neighbours
-shrink. Afterwards steps that became unnecessary are undone, and steps of two groups are
-exchanged while that lowers the damage. With n groups that share their layers with few others,
-every phase takes O(n log n) steps.
+Greedy phase: the group of least damage per saving takes the next step, until the target is
+reached. A layer's cost depends on its inputs and outputs, so savings change as neighbours
+shrink. Then unnecessary steps are undone, and steps of two groups are exchanged while that
+lowers the damage. With n groups that have layers in common with few others, every phase takes
+O(n log n) steps.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from onnxlite.prune.cost_model import CostModel
 from onnxlite.prune.importance import DamageCurve
 from onnxlite.records import Progress, no_progress
 
-#: A group is judged by so many steps ahead: a step may save nothing until the next is made.
+#: Number of steps to look ahead: one step may save nothing without the next.
 _LOOK_AHEAD = 4
-#: Exchanges at most.
+#: Maximum number of exchanges.
 _MAX_EXCHANGES = 24
-#: Damages below this count as none.
+#: Damages below this count as 0.
 _NO_DAMAGE = 1e-9
 
 
@@ -33,18 +33,18 @@ def allocate(
     target: float,
     progress: Progress = no_progress,
 ) -> bool:
-    """Remove units in `cost`, in place, until its total is at most `target`.
+    """Rewrite `cost` in place: remove units until its total is at most `target`.
 
     Args:
-        curves: of every group; empty for groups that stay.
-        counts: of every group the numbers of units it may keep, descending; where the first
-            is not all of them, the others are removed from the start.
-        cost: of the model, on the curves' orders; nothing is removed in it yet.
-        target: the cost to reach.
+        curves: damage curves of all groups; empty for groups that keep all units.
+        counts: for every group the numbers of units it may keep, descending; if the first
+            number is less than all, the other units are removed at the start.
+        cost: cost of the model, with the curves' orders and no unit removed.
+        target: cost to reach.
         progress: called as groups exchange steps.
 
     Returns:
-        Whether the target was reached; if not, everything removable is removed.
+        True if the target was reached; if not, all removable units are removed.
     """
     state = _Allocation(curves, counts, cost)
     while cost.total > target:
@@ -59,7 +59,7 @@ def allocate(
 
 
 class _Exchange(NamedTuple):
-    """One group goes a step back, and another one some steps on; compared by the change."""
+    """A step back of one group and steps of another, ordered by the change of damage."""
 
     change: float
     giver: int
@@ -68,7 +68,7 @@ class _Exchange(NamedTuple):
 
 
 class _Allocation:
-    """The place of every group in its list of counts."""
+    """Position of every group in its list of counts."""
 
     def __init__(
         self,
@@ -84,13 +84,13 @@ class _Allocation:
         for group in range(len(curves)):
             if removed := self._removed(group):
                 cost.remove(group, removed)
-        # Steps by their damage per saving; an entry of an older version is out of date.
+        # Steps by damage per saving; entries of an older version are outdated.
         self._steps: list[tuple[float, int, int, int]] = []
         self._version = [0] * len(curves)
         self._outdated = set(range(len(curves)))
 
     def advance(self) -> bool:
-        """Move the group that saves most for its damage; False if none saves anything."""
+        """Move the group of least damage per saving; return False if none saves anything."""
         for group in self._outdated:
             self._version[group] += 1
             if (best := self._best_step(group)) is not None:
@@ -104,7 +104,7 @@ class _Allocation:
         return False
 
     def _best_step(self, group: int) -> tuple[float, int] | None:
-        """The least damage per saving of a group, and the number of steps that have it."""
+        """Find the least damage per saving of a group, and its number of steps."""
         best: tuple[float, int] | None = None
         for steps in self._ahead(group):
             saving = self._cost.saving(group, self._removed(group, steps))
@@ -115,7 +115,7 @@ class _Allocation:
         return best
 
     def restore(self, target: float) -> None:
-        """Undo steps that later ones made unnecessary, those of most damage first."""
+        """Undo steps that later ones made unnecessary, the most damaging first."""
         waiting = [(self._damage(g, -1), g, place) for g, place in enumerate(self._place) if place]
         heapify(waiting)
         while waiting:
@@ -123,14 +123,14 @@ class _Allocation:
             if place != self._place[group] or damage >= 0:
                 continue
             if self._cost_after(group, -1) > target:
-                continue  # until a neighbour moves, this is so: the total only grows
+                continue  # true until a neighbour moves, because the total only grows
             self._move(group, -1)
             for near in (group, *self._cost.neighbours(group)):
                 if self._place[near]:
                     heappush(waiting, (self._damage(near, -1), near, self._place[near]))
 
     def exchange(self, target: float) -> bool:
-        """Move one group back and another one on, where that lowers the damage most."""
+        """Make the exchange that lowers the damage most; return False if there is none."""
         best = self._best_exchange(target)
         if best is None or not best.change < -_NO_DAMAGE:
             return False
@@ -139,11 +139,11 @@ class _Allocation:
         return True
 
     def _best_exchange(self, target: float) -> _Exchange | None:
-        """The exchange of least damage that keeps to the target.
+        """Find the exchange of least damage that meets the target.
 
-        A taker takes the fewest steps that save enough. Savings of groups that share no layer
-        do not depend on each other, so givers are matched with those takers in one sweep, from
-        the giver that needs the largest saving to the one that needs the smallest.
+        A taker makes the fewest steps that save enough. Savings of groups without a common
+        layer are independent, so givers are matched with such takers in one sweep, from the
+        giver that needs the largest saving to the one that needs the smallest.
         """
         givers = sorted(
             ((self._cost_after(g, -1), g) for g, place in enumerate(self._place) if place),
@@ -166,7 +166,7 @@ class _Allocation:
         return best
 
     def _options(self) -> Iterator[tuple[float, float, float, int, int]]:
-        """Per group and number of steps: saving, largest saving with fewer, damage, both."""
+        """Yield saving, largest saving with fewer steps, damage, group, number of steps."""
         for taker in range(len(self._counts)):
             before = -math.inf
             for steps in self._ahead(taker):
@@ -183,13 +183,13 @@ class _Allocation:
         giver: int,
         relief: float,
     ) -> Iterator[_Exchange]:
-        """The best taker that shares no layer with a giver, and all that do share one."""
+        """Yield the best taker without a common layer, and all that have one."""
         near = self._cost.neighbours(giver)
         aside = []
         while usable:
             damage, taker, steps, fewer = usable[0]
             if total - fewer <= target:
-                heappop(usable)  # fewer steps are enough, for all later givers as well
+                heappop(usable)  # fewer steps suffice for this and all later givers
             elif taker == giver or taker in near:
                 aside.append(heappop(usable))
             else:
@@ -210,16 +210,16 @@ class _Allocation:
         return range(1, min(_LOOK_AHEAD, left) + 1)
 
     def _removed(self, group: int, steps: int = 0) -> int:
-        """How many units of a group are gone, so many steps from now."""
+        """Number of removed units of a group after some more steps."""
         return self._total[group] - self._counts[group][self._place[group] + steps]
 
     def _damage(self, group: int, steps: int) -> float:
-        """The damage that so many steps add."""
+        """Damage added by some more steps of a group."""
         damage = self._curves[group].damage
         return float(damage[self._removed(group, steps)] - damage[self._removed(group)])
 
     def _cost_after(self, group: int, steps: int) -> float:
-        """The total cost after so many steps of a group."""
+        """Total cost after some more steps of a group."""
         return self._cost.total - self._cost.saving(group, self._removed(group, steps))
 
     def _move(self, group: int, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Remove branches beside a shortcut (residual blocks), or mask them with zeros."""
+"""Block removal: remove branches of sums (residual blocks), or zero-mask them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from onnxlite.ops import output_bounds
 def removed_branches(
     model: ir.Model, channels: ChannelMap, removed: NDArray[np.bool_]
 ) -> tuple[Branch, ...]:
-    """The branches whose whole group is removed; most often none.
+    """Find the branches whose whole group is removed.
 
     Args:
         model: the model that `channels` was derived from.
-        channels: its units.
-        removed: whether a unit is removed, by id.
+        channels: units of the model.
+        removed: bool[ids], True for removed units.
     """
     if not any(removed[group.units].all() for group in channels.groups if group.pin is None):
         return ()
@@ -32,19 +32,21 @@ def removed_branches(
 
 
 def remove_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
-    """Rewrite in place: remove branches, with the weights that nobody else reads.
+    """Rewrite in place: remove branches, with the weights that only they read.
 
-    The value that replaces a sum takes over its name if only the branch read that value as
-    well; `repair` then fits it to the original's sum.
+    The value that replaces a sum gets its name if the sum and the branch are its only readers;
+    `repair` then fits it to the sum of the original.
     """
     branches = tuple(branches)
-    gone = {node for branch in branches for node in branch.nodes}
+    removed_nodes = {node for branch in branches for node in branch.nodes}
     for branch in branches:
         for node, port in branch.junctions:
-            _replace_sum(node, port, gone)
-    weights = dict.fromkeys(v for node in gone for v in node.inputs if const_tensor(v) is not None)
+            _replace_sum(node, port, removed_nodes)
+    weights = dict.fromkeys(
+        v for node in removed_nodes for v in node.inputs if const_tensor(v) is not None
+    )
     for node in reversed(model.graph):
-        if node in gone and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+        if node in removed_nodes and not any(v.uses() or v.is_graph_output() for v in node.outputs):
             model.graph.remove(node, safe=True)
     for value in weights:
         if value is not None and not value.uses() and not value.is_graph_output():
@@ -52,7 +54,7 @@ def remove_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
 
 
 def zero_mask_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
-    """Rewrite in place: multiply by 0 what branches add to their sums."""
+    """Rewrite in place: multiply the contributions of branches to sums by 0."""
     builder = GraphBuilder(model)
     for branch in branches:
         for node, port in branch.junctions:
@@ -65,7 +67,7 @@ def zero_mask_branches(model: ir.Model, branches: Iterable[Branch]) -> None:
             node.replace_input_with(port, masked)
 
 
-def _replace_sum(node: ir.Node, port: int, gone: Set[ir.Node]) -> None:
+def _replace_sum(node: ir.Node, port: int, removed_nodes: Set[ir.Node]) -> None:
     others = [value for i, value in enumerate(node.inputs) if i != port and value is not None]
     if len(others) > 1:
         for index, value in enumerate(others):
@@ -74,7 +76,7 @@ def _replace_sum(node: ir.Node, port: int, gone: Set[ir.Node]) -> None:
         return
     (kept,) = others
     total = node.outputs[0]
-    alone = _is_computed(kept) and all(use.node in gone for use in kept.uses())
+    alone = _is_computed(kept) and all(use.node in removed_nodes for use in kept.uses())
     readers = [use.node for use in total.uses()]
     total.replace_all_uses_with(kept)
     if len(readers) == 1 and _repeats(readers[0], kept):
@@ -96,7 +98,7 @@ def _is_computed(value: ir.Value) -> bool:
 
 
 def _repeats(node: ir.Node, value: ir.Value) -> bool:
-    """Tell whether an activation lets through everything that the one before it did."""
+    """Return True if an activation passes all outputs of the previous one unchanged."""
     bounds, inner = _range(node), _range(value.producer())
     if bounds is None or inner is None or node.outputs[0].is_graph_output():
         return False
@@ -113,7 +115,7 @@ def _activated(value: ir.Value) -> ir.Value | None:
 
 
 def _rename(value: ir.Value, to: ir.Value) -> None:
-    """Give `value` the name of a value that is gone."""
+    """Rename `value` to the name of a removed value."""
     name = to.name
     to.name = None
     value.name = name

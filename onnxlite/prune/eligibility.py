@@ -1,4 +1,4 @@
-"""Eligibility: the groups and branches that may lose units, and the numbers they may keep."""
+"""Eligibility: removable groups and branches, and the numbers of units to keep."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from onnxlite.errors import OptionError
 from onnxlite.machine import machine
 from onnxlite.prune.options import PruneChannels, RoundTo
 
-#: Kernels need at least this many channels at once.
+#: Minimum number of channels per block of a kernel.
 _MIN_BLOCK = 4
 
 
 def check_options(channels: ChannelMap, options: PruneChannels, *, samples: bool) -> None:
-    """Raise `OptionError` for a criterion without samples, or a group that may not shrink."""
+    """Raise `OptionError` for a criterion without samples, or a pinned group."""
     importance = options.importance
     if importance in ("energy", "reconstruction") and not samples:
-        raise OptionError(f"importance {importance!r} is measured: give samples, or take 'l2'")
+        raise OptionError(f"importance {importance!r} needs samples: give samples, or choose 'l2'")
     names = {group.name: group for group in channels.groups}
     fractions = options.remove if isinstance(options.remove, Mapping) else {}
     for name in options.widths or fractions:
@@ -31,19 +31,21 @@ def check_options(channels: ChannelMap, options: PruneChannels, *, samples: bool
                 f"no group of units is named {name!r}: `explain_channels` lists their names"
             )
         if (pin := names[name].pin) is not None:
-            raise OptionError(f"the units of {name!r} must stay: {pin.reason} ({pin.where})")
+            raise OptionError(
+                f"the units of {name!r} cannot be removed: {pin.reason} ({pin.where})"
+            )
 
 
 def channel_block(round_to: RoundTo) -> int:
-    """The multiple that channels are kept in; `"auto"` is the block of this machine's kernels."""
+    """Resolve `round_to`; `"auto"` is the channel block of this machine's kernels."""
     return machine().channel_block if round_to == "auto" else round_to
 
 
 def eligible_groups(channels: ChannelMap, exclude: Sequence[str]) -> frozenset[str]:
-    """The names of the groups that may lose units: not pinned, and no layer excluded.
+    """Return the names of the groups that are not pinned and have no excluded layer.
 
     Raises:
-        OptionError: a pattern that matches nothing.
+        OptionError: a pattern matches nothing.
     """
     excluded = _excluded(channels, exclude)
     return frozenset(
@@ -54,7 +56,7 @@ def eligible_groups(channels: ChannelMap, exclude: Sequence[str]) -> frozenset[s
 def removable_branches(
     model: ir.Model, channels: ChannelMap, eligible: Set[str], exclude: Sequence[str]
 ) -> Mapping[int, Branch]:
-    """The branches that may be removed, by their eligible group: no node of them is excluded."""
+    """Find the branches of eligible groups without excluded nodes, by group."""
     return {
         index: branch
         for index, branch in branches_of(model, channels).items()
@@ -69,10 +71,10 @@ def removable_branches(
 
 
 def allowed_counts(group: UnitGroup, *, block: int, minimum: int) -> tuple[int, ...]:
-    """How many units of a group may be kept, in descending order from all.
+    """Numbers of units that a group may keep, in descending order from all.
 
-    Counts are those whose positions (`group.width` a unit) are a multiple of `block`. A
-    group of no more than one block may go to half of it, and so on down to 4 positions.
+    The number of positions (`group.width` per unit) is a multiple of `block`. A group of at
+    most one block may keep half of it, and so on down to 4 positions.
     """
     total = len(group.units)
     step = block // gcd(block, group.width)
@@ -84,10 +86,10 @@ def allowed_counts(group: UnitGroup, *, block: int, minimum: int) -> tuple[int, 
 
 
 def count_to_keep(group: UnitGroup, fraction: float, *, block: int, minimum: int) -> int:
-    """How many units stay when a fraction of them is to be removed.
+    """Number of units to keep if a fraction of them is to be removed.
 
-    The nearest count whose positions on the narrowest axis are a multiple of `block`;
-    all stay if there is no such count below.
+    The nearest number whose positions on the narrowest axis are a multiple of `block`; all
+    units if there is no such number below.
     """
     total = len(group.units)
     step = block // gcd(block, group.width)
@@ -99,16 +101,16 @@ def count_to_keep(group: UnitGroup, fraction: float, *, block: int, minimum: int
 def removed_by_widths(
     channels: ChannelMap, eligible: Set[str], branches: Set[int], widths: Mapping[str, int]
 ) -> tuple[int, ...]:
-    """How many units of every group are removed if those named keep so many.
+    """Number of units to remove from every group for given widths.
 
     Args:
-        channels: the units.
-        eligible: names of the groups that may lose some.
-        branches: groups that may lose all, with their branch.
-        widths: units to keep, by the names of groups.
+        channels: units of the model.
+        eligible: names of the groups that may lose units.
+        branches: groups that may lose all units, with their branch.
+        widths: number of units to keep, by the name of the group.
 
     Raises:
-        OptionError: more units than there are, fewer than must stay, or an excluded group.
+        OptionError: a width is out of range, or its group is excluded.
     """
     removed = []
     for index, group in enumerate(channels.groups):
@@ -117,20 +119,20 @@ def removed_by_widths(
         least = 0 if index in branches else 1
         if not least <= kept <= total:
             raise OptionError(
-                f"{group.name!r} has {total} units and keeps {least} at least, given was {kept}: "
-                "`explain_channels` shows every group"
+                f"widths: {group.name!r} must keep between {least} and {total} units, not {kept}: "
+                "`explain_channels` lists the groups"
             )
         if kept < total and group.name not in eligible:
             raise OptionError(
-                f"the units of {group.name!r} are excluded and cannot be {kept}: name it in "
-                "`widths` or in `exclude`, not in both"
+                f"widths: {group.name!r} is excluded and cannot keep {kept} of {total} units: "
+                "remove it from `widths` or from `exclude`"
             )
         removed.append(total - kept)
     return tuple(removed)
 
 
 def _excluded(channels: ChannelMap, patterns: Sequence[str]) -> set[str]:
-    """The groups that an excluded layer is part of."""
+    """Return the groups with an excluded layer."""
     found: set[str] = set()
     matched: set[str] = set()
     for group in channels.groups:

@@ -27,20 +27,20 @@ _CHUNK = 1 << 22
 
 
 def magnitudes(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Absolute values as flat `float32`."""
+    """Return absolute values as flat `float32`."""
     return np.abs(array.reshape(-1).astype(np.float32, copy=False))
 
 
 def kth_magnitude(tensors: Callable[[], Iterable[NDArray[Any]]], k: int) -> tuple[float, int]:
-    """The k-th smallest magnitude (1-based) over all tensors.
+    """Find the k-th smallest magnitude (1-based) over all tensors.
 
     Args:
-        tensors: gives a fresh pass over the arrays each time it is called.
+        tensors: function that returns a new iteration over the arrays at each call.
         k: rank, from 1 to the total number of elements.
 
     Returns:
-        The magnitude `t`, and how many of those equal to `t` are among the k smallest
-        (equal magnitudes are common: rounded or shared weights).
+        The magnitude `t`, and the number of elements equal to `t` among the k smallest (equal
+        magnitudes are common in rounded weights).
     """
     upper = np.zeros(1 << 16, np.int64)
     for array in tensors():
@@ -66,7 +66,7 @@ def _chunks(array: NDArray[Any]) -> Iterable[NDArray[np.uint32]]:
 
 
 def zeroed(array: NDArray[Any], threshold: float, ties: int) -> NDArray[Any]:
-    """A copy with magnitudes below `threshold` zero, and the first `ties` equal to it."""
+    """Copy with zeros for magnitudes below `threshold` and the first `ties` equal to it."""
     result = array.copy()
     flat = result.reshape(-1)
     size = magnitudes(array)
@@ -98,7 +98,7 @@ def zero_smallest(task: SparsityTask) -> list[LayerRow]:
 
 
 def _rewrites(task: SparsityTask) -> Iterator[Callable[[NDArray[Any]], NDArray[Any]]]:
-    """For every weight a function that sets the smallest numbers to zero."""
+    """Yield a function for every weight that zeros its smallest elements."""
     if task.pattern is not None:
         for parameter in task.layers:
             axis = summed_axis(parameter)
@@ -117,7 +117,7 @@ def _rewrites(task: SparsityTask) -> Iterator[Callable[[NDArray[Any]], NDArray[A
 def _layer_limit(
     tensor: ir.TensorProtocol, sparsity: float | None, threshold: float | None
 ) -> tuple[float, int]:
-    """The magnitude below which weights of one tensor go, and how many equal to it."""
+    """Magnitude below which elements of a tensor become zero, and number of ties."""
     if threshold is not None:
         return threshold, 0
     assert sparsity is not None
@@ -152,7 +152,7 @@ def _finite(tensor: ir.TensorProtocol) -> NDArray[Any]:
 
 
 def _rewritten(parameter: Parameter, rewrite: Callable[[NDArray[Any]], NDArray[Any]]) -> LayerRow:
-    """Replace a weight by the rewritten one if that has more zeros."""
+    """Rewrite in place: replace a weight if the new one has more zeros."""
     old, value = parameter.tensor, parameter.value
     before = old.size - int(np.count_nonzero(unmapped(old).numpy()))
 
@@ -162,8 +162,8 @@ def _rewritten(parameter: Parameter, rewrite: Callable[[NDArray[Any]], NDArray[A
     new = build()
     zeros = old.size - int(np.count_nonzero(new.numpy()))
     if zeros != before:
-        # A weight that was mapped from disk is computed again when it is needed, so that
-        # a model larger than memory can be pruned.
+        # A weight mapped from disk is computed again on each access, so that a model larger
+        # than memory can be pruned.
         lazy = isinstance(old, ir.ExternalTensor | ir.LazyTensor)
         value.const_value = (
             ir.LazyTensor(build, old.dtype, old.shape, name=value.name)  # type: ignore[arg-type]

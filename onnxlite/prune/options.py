@@ -216,12 +216,12 @@ class PruneWeights(Step, frozen=True, kw_only=True):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the method cannot do without samples."""
+        """True if the method needs samples."""
         return self.method in ("wanda", "obc")
 
     @property
     def fits_samples(self) -> bool:
-        """Whether samples decide if there are any."""
+        """True if the method uses samples that are given."""
         return self.method != "magnitude" and self.threshold is None
 
     def apply(

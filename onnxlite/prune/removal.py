@@ -1,7 +1,7 @@
 """Remove channel units from a model, or set them to zero (zero-mask them).
 
-Both follow one `ChannelMap`, and equal outputs of the two prove it: removal shifts every later
-channel, so that one wrong index anywhere shows.
+Both follow one `ChannelMap`. Equal outputs of the two verify it, because removal shifts later
+channels and a wrong index changes the outputs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) ->
 
     Args:
         model: the model that `channels` was derived from; dynamic axes stay dynamic.
-        channels: its units; it does not fit the rewritten model any more.
+        channels: units of the model; invalid for the rewritten model.
         units: ids of units that are not pinned; every group must keep one, except for groups
             with a removable branch (`onnxlite.analysis.branches`).
     """
@@ -52,9 +52,9 @@ def remove_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) ->
 def zero_mask_units(model: ir.Model, channels: ChannelMap, units: Iterable[int]) -> None:
     """Rewrite in place: set all slices that are bound to `units` to 0.
 
-    Consumers see nothing of a unit then: its producers compute zeros, and the slices of the
-    weights that read it are zero, too. Divisors stay as they are. Of a branch that goes with
-    its group nothing is added to the sum, its consumers' bias included.
+    The producers of a unit then compute zeros, and the slices of weights that read it are zero
+    as well. Divisors do not change. A branch whose whole group is removed adds nothing to its
+    sum, not even the bias of its consumers.
     """
     removed = _mask(channels, units)
     zero_mask_branches(model, removed_branches(model, channels, removed))
@@ -62,7 +62,7 @@ def zero_mask_units(model: ir.Model, channels: ChannelMap, units: Iterable[int])
 
 
 def _left(bindings: Iterable[Binding]) -> Iterator[Binding]:
-    """The bindings, without uses by nodes that were removed."""
+    """Yield the bindings, without uses by removed nodes."""
     for binding in bindings:
         uses = tuple(use for use in binding.uses if use[0].graph is not None)
         if uses:
@@ -70,27 +70,27 @@ def _left(bindings: Iterable[Binding]) -> Iterator[Binding]:
 
 
 def _mask(channels: ChannelMap, units: Iterable[int]) -> NDArray[np.bool_]:
-    """Whether a unit is removed, by id."""
+    """Make bool[ids], True for removed units."""
     chosen = np.zeros(len(channels.root), bool)
     chosen[np.fromiter(units, np.int64)] = True
     chosen[0] = False
     return chosen[channels.root]
 
 
-#: Removes slices or sets them to zero: of an array, an axis, whether each goes, and the fill.
+#: Function of an array, an axis, a mask of removed slices, and the fill value.
 _Edit = Callable[[Array, int, NDArray[np.bool_], float | None], Array]
 
 
-def _without(array: Array, axis: int, gone: NDArray[np.bool_], _fill: float | None) -> Array:
-    parts = [np.compress(~own, part, axis) for part, own in in_groups(array, gone)]
+def _without(array: Array, axis: int, lost: NDArray[np.bool_], _fill: float | None) -> Array:
+    parts = [np.compress(~own, part, axis) for part, own in in_groups(array, lost)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _masked(array: Array, axis: int, gone: NDArray[np.bool_], fill: float | None) -> Array:
+def _masked(array: Array, axis: int, lost: NDArray[np.bool_], fill: float | None) -> Array:
     if fill is None:
         return array
     array = array.copy()
-    for part, own in in_groups(array, gone):
+    for part, own in in_groups(array, lost):
         np.moveaxis(part, axis, 0)[own] = fill
     return array
 
@@ -102,7 +102,7 @@ def _rewrite(
     names: Names,
     edit: _Edit,
 ) -> None:
-    """Edit the bound initializers; one that serves other uses as well is copied first."""
+    """Rewrite in place: edit the bound initializers; copy those with other uses."""
     edits: dict[tuple[ir.Value, tuple[tuple[ir.Node, int], ...]], list[Binding]] = {}
     matrices: dict[ir.Value, list[Binding]] = {}
     for binding in bindings:
@@ -148,7 +148,7 @@ def _set(value: ir.Value, array: Array) -> None:
 
 
 def _own(model: ir.Model, names: Names, value: ir.Value, array: Array) -> ir.Value:
-    """A new initializer beside `value`, for one use of it."""
+    """Add an initializer for one use of `value`."""
     assert value.const_value is not None
     own = add_initializer(model.graph, names.fresh(f"{value.name}_own"), array)
     if own.dtype != value.const_value.dtype:
@@ -187,7 +187,7 @@ def _apply_count(
 
 
 def _kept(ids: Ids, axis: int, removed: NDArray[np.bool_]) -> int:
-    """How many slices along `axis` keep a position."""
+    """Count the slices along `axis` that keep a position."""
     lines = np.moveaxis(~removed[ids], axis, 0).reshape(ids.shape[axis], -1)
     return int(lines.any(1).sum())
 

@@ -1,4 +1,4 @@
-"""Scoring: the damage curve of every group, at its consumers and at the model's outputs."""
+"""Scoring: damage curves of all groups, at their consumers and at the outputs."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from onnxlite.repair.engine import FitOptions, input_moments
 from onnxlite.runtime import Outputs, run_all
 from onnxlite.samples import Samples, feed_size
 
-#: Local damage below which a probe would measure rounding.
+#: Local damage below which a probe would measure only rounding errors.
 _MIN_DAMAGE = 1e-4
-#: Samples to probe with; fewer where all runs together would take more than so many MACs.
+#: Samples per probe; fewer if all runs together would take more than `_MAX_MACS`.
 _MIN_SAMPLES, _MAX_SAMPLES, _MAX_MACS = 8, 128, 2.5e11
-#: Up to so many MACs in all runs, the rest of the model is repaired for every probe.
+#: Up to this number of MACs in all runs, the model is repaired for every probe.
 _REPAIRED_MACS = 2.5e10
-#: The same for probes of whole branches: without repair those tell little.
+#: The same for probes of whole branches, which mean little without repair.
 _BRANCH_MACS = 1e11
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Damage curves of all groups, and the layers that they were measured at.
+    """Damage curves of all groups, and the layers at which they were measured.
 
     Attributes:
-        curves: of every group of the channel map; empty for groups that stay.
-        consumers: of every group the layers that read it, if there are samples; without those
-            held out.
-        skipped: groups that the criterion does not apply to, which stay.
+        curves: curve of every group of the channel map; empty for groups that keep all units.
+        consumers: for every group the layers that read it, with moments that exclude held-out
+            samples; empty without samples.
+        skipped: groups that the criterion cannot score, which keep all units.
     """
 
     curves: list[DamageCurve]
@@ -60,10 +60,10 @@ class GroupScores:
 
 
 def score_groups(task: PruningTask) -> GroupScores:
-    """Score the units of all eligible groups; damage is checked on the samples held out.
+    """Score the units of all eligible groups, and check damage on held-out samples.
 
-    With `"reconstruction"` and `"energy"` a group that no layer reads (the hidden state of
-    an LSTM) is scored by its weights.
+    With `"reconstruction"` and `"energy"` a group that no layer reads (the hidden state of an
+    LSTM) is scored by its weights.
     """
     merged, fitted = _consumers(task) if task.measures_damage else ([], [])
     rng = np.random.default_rng(task.options.seed)
@@ -95,7 +95,7 @@ def score_groups(task: PruningTask) -> GroupScores:
 def _curve(
     task: PruningTask, group: UnitGroup, consumers: Sequence[Consumer], rng: np.random.Generator
 ) -> DamageCurve | str:
-    """The curve of a group, or why it has none."""
+    """Compute the curve of a group, or the reason why it has none."""
     if not task.measures_damage:
         return weight_curve(task.channels, group, task.importance, rng)
     if not consumers:
@@ -106,7 +106,7 @@ def _curve(
 
 
 def _consumers(task: PruningTask) -> tuple[list[Consumer], list[Consumer]]:
-    """The layers that read units: by the moments of all samples, and of those not held out."""
+    """Make consumers with the moments of all samples, and without held-out ones."""
     assert task.fitted is not None
     fitting = FitOptions(seed=task.options.seed, threads=task.context.threads)
     found = [(layer, units_read(layer, task.channels)) for layer in find_layers(task.model)[0]]
@@ -134,20 +134,19 @@ def output_curves(
 ) -> list[DamageCurve]:
     """Scale curves to damage at the outputs: squared error as a fraction of their variance.
 
-    The error that the consumers of a group are left with is local; its effect on the outputs
-    depends on everything in between. So some units of each group are removed for a moment, on
-    samples held out, and the outputs are compared: one factor per group. In a small model the
-    rest is repaired before that, as it will be in the end; in a large one only the consumers
-    are adapted.
+    The error at the consumers of a group is local, and its effect on the outputs depends on
+    the layers in between. A probe measures one factor per group: it removes some of its units
+    temporarily and compares the outputs on held-out samples. A small model is repaired for
+    each probe, as after pruning; in a large one only the consumers are adapted.
 
     Args:
-        task: its model is unchanged afterwards.
-        scores: damage at the consumers. A group without consumers takes the median factor.
-        branches: groups whose branches may be removed: that is probed, too.
+        task: the task; its model is unchanged afterwards.
+        scores: damage at the consumers. A group without consumers gets the median factor.
+        branches: groups whose branches may be removed; their removal is probed as well.
     """
     assert task.target is not None
     probe = _Probe(task, scores)
-    # Where both sides of a layer shrink alike, its work is the square of what they keep.
+    # If inputs and outputs keep one fraction, MACs are proportional to its square.
     fraction = 1 - task.target.fraction**0.5
     factors: list[float | None] = []
     whole: dict[int, float] = {}
@@ -176,18 +175,18 @@ def output_curves(
 
 
 def _probed_count(curve: DamageCurve, fraction: float) -> int:
-    """How many units to remove for a probe: as many as will be, if their damage shows."""
+    """Number of units to remove for a probe: the expected one, or more to be measurable."""
     total = len(curve.order)
     count = max(1, round(fraction * total), int(np.searchsorted(curve.damage, _MIN_DAMAGE)))
     return min(count, total - 1) if total else 0
 
 
 class _Probe:
-    """Outputs of a model on samples held out, and without some units.
+    """Comparison of outputs on held-out samples, with and without some units.
 
     Attributes:
         macs: multiply-accumulates of the model on all samples of one probe.
-        is_small: whether the model can be repaired for every probe.
+        is_small: True if the model can be repaired for every probe.
     """
 
     def __init__(self, task: PruningTask, scores: GroupScores) -> None:
@@ -204,17 +203,17 @@ class _Probe:
         held_out = task.held_out or task.fitted
         self._feeds = list(Samples(held_out, task.fitted.inputs, limit=count))
         self._expected = run_all(model, self._feeds, threads=task.context.threads)
-        # Layers without a bias get one: not in the model that the channel map refers to.
+        # Layers without a bias get one, so the model of the channel map is copied.
         self._copy = clone(model)
         self._twins = {layer.node.name: layer for layer in find_layers(self._copy)[0]}
 
     def damage(self, units: Ids, consumers: Sequence[Consumer], *, repaired: bool) -> float:
-        """The error of the outputs without some units.
+        """Measure the error of the outputs without some units.
 
         Args:
-            units: to remove for the probe.
-            consumers: the layers that read them; adapted where the model is not repaired.
-            repaired: repair the whole model.
+            units: units to remove for the probe.
+            consumers: layers that read them, adapted if the model is not repaired.
+            repaired: True to repair the whole model.
         """
         threads = self._task.context.threads
         if repaired:
@@ -230,7 +229,7 @@ class _Probe:
 def _adapted(
     consumers: Sequence[Consumer], twins: Mapping[str | None, LinearLayer], units: Ids
 ) -> Iterator[None]:
-    """Within the context the twins of the consumers, by node name, do without `units`."""
+    """Adapt copies of the consumers, found by node name, to the loss of some units."""
     layers = [twins[consumer.layer.node.name] for consumer in consumers]
     before = [(layer.matrix, layer.bias) for layer in layers]
     adapted = [consumer.without(units) for consumer in consumers]
@@ -244,5 +243,5 @@ def _adapted(
 
 
 def output_error(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
-    """Squared error over the variance, the mean of all float outputs; larger than 0."""
+    """Squared error over variance, averaged over all float outputs; at least 1e-12."""
     return max(relative_error(expected, got, centered=True), 1e-12)

@@ -95,7 +95,7 @@ def sparse_storage_ir(
 
 
 def _row(name: str, value: ir.Value) -> LayerRow | None:
-    """The two sizes of a weight; None if the sparse one is not smaller."""
+    """Return the dense and sparse sizes; None if sparse is not smaller."""
     tensor = value.const_value
     if tensor is None or tensor.dtype not in _FLOATS or not tensor.shape.rank():
         return None

@@ -1,7 +1,6 @@
-"""Pruning task: a model, its channel units, and what is asked of them.
+"""Pruning task: a model, its channel units, and the options.
 
-Every phase of channel pruning reads the task; only the phases that remove and repair change
-its model.
+Every phase of channel pruning reads the task; only removal and repair change its model.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ from onnxlite.step import StepContext
 _HOLD_OUT = EveryKth(4)
 _RESOURCES: tuple[Literal["macs", "params", "latency"], ...] = ("macs", "params", "latency")
 
-#: How many units of every group are removed, in the order of the channel map.
+#: Number of removed units of every group, in the order of the channel map.
 RemovedCounts = tuple[int, ...]
 
 
 class Target(NamedTuple):
-    """A resource, and the fraction of it to keep."""
+    """Target: a resource and the fraction of it to keep."""
 
     resource: Literal["macs", "params", "latency"]
     fraction: float
@@ -53,17 +52,17 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PruningTask:
-    """A model and what is asked of it.
+    """A model to prune, its units, options and samples.
 
     Attributes:
         model: normalized, with shapes; the phases that remove units rewrite it.
-        reference: the same model as it came in.
-        channels: the units of `model`.
-        options: of the step.
+        reference: copy of the model before pruning.
+        channels: units of `model`.
+        options: options of the step.
         context: threads and progress.
-        samples: all samples, if there are any.
-        fitted: the samples that units are scored on.
-        held_out: the samples that damage is checked on; None where there are too few.
+        samples: all samples; None without samples.
+        fitted: samples to score units on.
+        held_out: samples to check damage on; None if there are too few.
         eligible: names of the groups that may lose units.
     """
 
@@ -79,19 +78,19 @@ class PruningTask:
 
     @property
     def importance(self) -> Importance | ImportanceFunction:
-        """The criterion; `"auto"` is decided by whether there are samples."""
+        """Criterion; `"auto"` is `"reconstruction"` with samples and `"l2"` without."""
         if self.options.importance != "auto":
             return self.options.importance
         return "l2" if self.samples is None else "reconstruction"
 
     @property
     def measures_damage(self) -> bool:
-        """Whether samples tell what the loss of a group does to the outputs."""
+        """True if the damage at the outputs is measured on samples."""
         return self.samples is not None and self.importance in FROM_SAMPLES
 
     @property
     def hold_out(self) -> HoldOut | None:
-        """Record of the split, for the report; None where no damage is measured."""
+        """Record of the split, for the report; None if no damage is measured."""
         if not self.measures_damage:
             return None
         feeds = sum(1 for _ in self.held_out or ())
@@ -99,7 +98,7 @@ class PruningTask:
 
     @property
     def target(self) -> Target | None:
-        """The resource to reduce; None where fractions or widths of groups are given."""
+        """Resource to reduce; None if fractions or widths of groups are given."""
         for resource in _RESOURCES:
             if (fraction := getattr(self.options, resource)) is not None:
                 return Target(resource, fraction)
@@ -107,10 +106,10 @@ class PruningTask:
 
     @cached_property
     def feed(self) -> Feed:
-        """One sample, or a generated input where there are none.
+        """One sample, or a generated input if there are none.
 
         Raises:
-            ExecutionError: no generated input is accepted.
+            ExecutionError: the model accepts no generated input.
         """
         if self.samples is None:
             return generated_feed(self.model)
@@ -118,13 +117,13 @@ class PruningTask:
 
     @cached_property
     def branches(self) -> Mapping[int, Branch]:
-        """The branches that may be removed, by their group."""
+        """Branches that may be removed, by their group."""
         if not self.options.branches:
             return {}
         return removable_branches(self.model, self.channels, self.eligible, self.options.exclude)
 
     def allowed_counts(self, curves: Sequence[DamageCurve]) -> list[tuple[int, ...]]:
-        """For every group the numbers of units it may keep, descending."""
+        """Numbers of units that every group may keep, descending."""
         block, minimum = channel_block(self.options.round_to), self.options.min_channels
         return [
             allowed_counts(group, block=block, minimum=minimum)
@@ -173,12 +172,12 @@ def analyse(
 
 
 def one_sample(model: ir.Model, samples: Samples) -> Feed:
-    """The first sample alone, where the batch axis is dynamic."""
+    """Return the first sample; the first batch if its size is fixed."""
     feed = next(iter(samples))
     return trim(feed, input_specs(model), 1) or feed
 
 
 def chosen_units(curves: Sequence[DamageCurve], removed: RemovedCounts) -> Ids:
-    """The units that are removed, given how many of every group are."""
+    """Return the ids of the removed units, from their number in every group."""
     parts = [curve.order[:count] for curve, count in zip(curves, removed, strict=True)]
     return np.concatenate([*parts, np.zeros(0, np.int64)])

@@ -216,7 +216,7 @@ def test_latency_is_measured():
         ({"remove": 1.0}, ">= 0 and < 1"),
         ({"remove": -0.1}, ">= 0 and < 1"),
         ({"remove": {"nobody": 0.5}}, "no group of units is named 'nobody'"),
-        ({"remove": {"Gemm": 0.5}}, "must stay"),
+        ({"remove": {"Gemm": 0.5}}, "cannot be removed"),
         ({}, "exactly one of macs, params, latency"),
         ({"remove": 0.5, "macs": 0.5}, "exactly one of macs, params, latency"),
         ({"macs": 0.0}, r"macs=0\.0: give a finite number > 0 and <= 1"),
