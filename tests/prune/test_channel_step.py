@@ -225,7 +225,7 @@ def test_latency_is_measured():
         ({"remove": 0.5, "importance": "magic"}, "'magic'"),
         ({"remove": 0.5, "importance": "reconstruction"}, "give samples"),
         ({"remove": 0.5, "importance": "energy"}, "give samples"),
-        ({"remove": 0.5, "importance": lambda _name, slices: [1.0]}, "for each of the 12 units"),
+        ({"remove": 0.5, "importance": lambda _name, slices: [1.0]}, "for each of its 12 units"),
         ({"remove": 0.5, "repair": True}, "repair needs samples"),
         ({"remove": 0.5, "round_to": 0}, "round_to=0"),
         ({"remove": 0.5, "min_channels": 0}, "min_channels=0"),
