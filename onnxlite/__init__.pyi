@@ -245,8 +245,8 @@ def inspect(
 
     Args:
         model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed.
-        samples: the first `batch_size` of them decide the sizes of dynamic axes for the MACs;
-            needed where no generated input is accepted.
+        samples: the first `batch_size` of them set the sizes of dynamic axes for the MACs;
+            needed if the model accepts no generated input.
         batch_size: Batch size that MACs are counted for.
         sparsity: Count zeros, which reads every weight; None does so in models below 500 MB.
 

@@ -1,4 +1,4 @@
-"""Removable branches: side paths of sums that compute a constant once a group is gone.
+"""Removable branches: side paths of sums that are constant without a group.
 
     x --+--> conv --> [units] --> conv --+--> sum          x ------> (in the sum's place)
         +--------------------------------+

@@ -115,20 +115,22 @@ def record_renamed(model: ir.Model, old_name: str, new_name: str) -> None:
     _put(model, {new_name: origin_of(model, old_name)})
 
 
-def record_removed(model: ir.Model, bindings: Iterable[Binding], gone: NDArray[np.bool_]) -> None:
+def record_removed(
+    model: ir.Model, bindings: Iterable[Binding], removed: NDArray[np.bool_]
+) -> None:
     """Record the output channels that layers keep, before units are removed.
 
     Args:
         model: the model of the layers.
         bindings: bindings of weights, from the channel map.
-        gone: bool[ids], True for removed units.
+        removed: bool[ids], True for removed units.
     """
     entries: dict[str, Origin] = {}
     for binding in bindings:
         for node, port in binding.uses:
             if binding.axis != _output_axis(node, port):
                 continue
-            lost = gone[binding.line.reshape(-1)]
+            lost = removed[binding.line.reshape(-1)]
             if spec_of(node).outputs_per_group:
                 lost = np.tile(lost, attribute(node, "group", 1))
             if lost.any():

@@ -62,8 +62,8 @@ class PrunedShapes:
             return None
         total, line = self._counts[node, attribute]
         groups = self._group_of[line]
-        gone = (groups >= 0) & (self._rank_of[line] < np.array(self.removed)[groups])
-        return total - int(gone.sum())
+        lost = (groups >= 0) & (self._rank_of[line] < np.array(self.removed)[groups])
+        return total - int(lost.sum())
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """Shape of a value without the removed units; None if it is unknown."""

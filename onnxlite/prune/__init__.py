@@ -1,4 +1,4 @@
-"""Pruning: zeros in weights (the file compresses better), or whole channels (it runs faster)."""
+"""Pruning of weights (zeros compress well) and of channels (smaller layers)."""
 
 from __future__ import annotations
 

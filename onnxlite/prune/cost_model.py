@@ -211,23 +211,23 @@ class CostModel:
 
     def _cost(self, index: int, instead: Mapping[int, int] = MappingProxyType({})) -> int:
         """Cost of an item, with other numbers of removed units for some groups."""
-        gone = self._shapes.removed
-        key = tuple(instead.get(group, gone[group]) for group in self._groups[index])
+        counts = self._shapes.removed
+        key = tuple(instead.get(group, counts[group]) for group in self._groups[index])
         known = self._known[index]
         if key not in known:
-            before = {group: gone[group] for group in instead}
+            previous = {group: counts[group] for group in instead}
             for group, removed in instead.items():
-                gone[group] = removed
+                counts[group] = removed
             known[key] = 0 if self._is_removed(index) else self._items[index].cost(self._shapes)
-            for group, removed in before.items():
-                gone[group] = removed
+            for group, removed in previous.items():
+                counts[group] = removed
         return known[key]
 
     def _is_removed(self, index: int) -> bool:
         """Return True if all nodes of an item are in branches that are removed."""
-        removers, gone = self._removers[index], self._shapes.removed
+        removers, counts = self._removers[index], self._shapes.removed
         return bool(removers) and all(
-            any(gone[group] == self._sizes[group] for group in groups) for groups in removers
+            any(counts[group] == self._sizes[group] for group in groups) for groups in removers
         )
 
 
@@ -288,7 +288,7 @@ def _layer_item(
 ) -> CostItem | None:
     values = tuple(value for value in (*node.inputs, *node.outputs) if value is not None)
     groups = set().union(*map(shapes.groups_of, values))
-    before = list(shapes.removed)
+    previous = list(shapes.removed)
     block = machine().channel_block
     found: dict[float, float] = {}
     for fraction in _FRACTIONS if groups else _FRACTIONS[:1]:
@@ -303,7 +303,7 @@ def _layer_item(
         )
         if seconds is not None:
             found[padded_macs(node, shapes, block)] = seconds
-    shapes.removed[:] = before
+    shapes.removed[:] = previous
     if not found:
         return None
     works = sorted(found)

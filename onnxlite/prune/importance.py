@@ -52,7 +52,7 @@ def weight_curve(
     importance: Importance | ImportanceFunction,
     rng: np.random.Generator,
 ) -> DamageCurve | str:
-    """Compute a group's curve from its weights, or say why it has none."""
+    """Compute a group's curve from its weights, or the reason why it has none."""
     units = len(group.units)
     if importance == "random":
         return curve_of(group.units, rng.permutation(units) / max(units * (units - 1) / 2, 1))

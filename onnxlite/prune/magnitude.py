@@ -80,7 +80,7 @@ Array = NDArray[Any]
 
 
 def zero_smallest(task: SparsityTask) -> list[LayerRow]:
-    """Rewrite in place: set the smallest weights to zero; mapped weights stay on disk.
+    """Rewrite in place: set the smallest weights to zero; mapped weights lazily.
 
     Returns:
         A row for every weight.

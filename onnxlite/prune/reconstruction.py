@@ -66,11 +66,11 @@ class Consumer:
         weight, bias = self.layer.matrix, self.layer.bias
         adapted = weight.copy()
         for g, own in enumerate(self.units):
-            gone = np.flatnonzero(np.isin(own, units))
-            if len(gone) and self.inverse is not None:
-                columns = self.inverse[g][:, gone].astype(np.float64)
-                adapted[g] -= columns @ np.linalg.solve(columns[gone], weight[g][gone])
-            adapted[g][gone] = 0.0
+            removed = np.flatnonzero(np.isin(own, units))
+            if len(removed) and self.inverse is not None:
+                columns = self.inverse[g][:, removed].astype(np.float64)
+                adapted[g] -= columns @ np.linalg.solve(columns[removed], weight[g][removed])
+            adapted[g][removed] = 0.0
         return adapted, bias + np.einsum("gk,gkm->gm", self.mean, weight - adapted)
 
 
@@ -185,17 +185,17 @@ def overconfidence(units: Ids, consumers: Sequence[Consumer]) -> Array64:
     greedy order is measured again on held-out samples. At least 1; all ones if a consumer
     has no held-out samples.
     """
-    gone, damage = 0, 0.0
+    removed, damage = 0, 0.0
     checked, factors = [0], [1.0]
     for picked, costs, losses in _greedy(units, consumers):
-        gone += len(picked)
+        removed += len(picked)
         damage += float(costs[-1])
-        if gone < len(units) * len(checked) / _CHECKED_POINTS or damage <= 0:
+        if removed < len(units) * len(checked) / _CHECKED_POINTS or damage <= 0:
             continue
         held_out = [loss.held_out_cost() for loss in losses]
         known = [cost for cost in held_out if cost is not None]
         if len(known) == len(held_out):
-            checked.append(gone)
+            checked.append(removed)
             factors.append(max(1.0, sum(known) / damage))
     factors[0] = factors[min(1, len(factors) - 1)]
     return np.interp(np.arange(len(units) + 1), checked, factors)
@@ -269,20 +269,22 @@ class _Loss:
         """Remove units, adapt the other weights, and return the cost."""
         cost = 0.0
         for index, (weight, places) in enumerate(zip(self._weight, self._places, strict=True)):
-            gone = places[units].reshape(-1)
+            removed = places[units].reshape(-1)
             inverse = self._inverse[index]
-            if not len(gone):
+            if not len(removed):
                 continue
-            columns = inverse[:, gone]
-            solved = np.linalg.solve(columns[gone], np.concatenate([weight[gone], columns.T], 1))
-            cost += float((weight[gone] * solved[:, : weight.shape[1]]).sum())
+            columns = inverse[:, removed]
+            solved = np.linalg.solve(
+                columns[removed], np.concatenate([weight[removed], columns.T], 1)
+            )
+            cost += float((weight[removed] * solved[:, : weight.shape[1]]).sum())
             change = columns @ solved
             weight -= change[:, : weight.shape[1]]
             inverse -= change[:, weight.shape[1] :]
             # Removed features stay zero; a unit diagonal keeps later systems regular.
-            weight[gone] = 0.0
-            inverse[gone], inverse[:, gone] = 0.0, 0.0
-            inverse[gone, gone] = 1.0
+            weight[removed] = 0.0
+            inverse[removed], inverse[:, removed] = 0.0, 0.0
+            inverse[removed, removed] = 1.0
         return cost / self._power
 
 

@@ -78,7 +78,7 @@ def sparse_storage_ir(
     except ExecutionError as error:
         return unchanged(
             "ONNX Runtime does not take the result",
-            Skipped(STEP, "", "not-loadable", f"{error}: it stays dense"),
+            Skipped(STEP, "", "not-loadable", f"{error}: it is kept dense"),
         )
     after = to_bytes(model)
     return model, StepReport(

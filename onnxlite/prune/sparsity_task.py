@@ -61,7 +61,7 @@ class SparsityTask:
 def plan_sparsity(
     model: ir.Model, samples: SamplesLike | None, options: PruneWeights, context: StepContext
 ) -> SparsityTask:
-    """Decide method and scope and find the weights; `model` is normalized unless by magnitude.
+    """Choose method and scope, and find the weights; normalize unless by magnitude.
 
     Raises:
         OptionError: an option needs samples, or a name pattern matches nothing.

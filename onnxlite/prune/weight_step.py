@@ -1,4 +1,4 @@
-"""Weight pruning: zeros by magnitude, or with samples those that other weights compensate for.
+"""Weight pruning: zeros by magnitude, or by SparseGPT or Wanda with samples.
 
 Zeros do not make ONNX Runtime faster on CPU; they make the file compress. Magnitude pruning
 (`magnitude`) works tensor by tensor; what needs samples is in `sparsegpt`.
