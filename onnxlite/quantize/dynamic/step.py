@@ -1,6 +1,8 @@
-"""Dynamic quantization: 8-bit weights ahead of time, scales of activations in each run.
+"""Dynamic quantization: 8-bit weights and activation scales computed at run time.
 
-choose (a kernel per layer, by measurement) -> write -> look-up tables -> verify.
+prepare -> smooth -> choose -> write -> verify
+
+Each phase reads and writes one `_Quantization`. It returns a reason if nothing can be quantized.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
@@ -29,11 +31,10 @@ from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import LSTM, Kernel, LayerWriter, dynamic_target, kernels_of
-from onnxlite.quantize.dynamic.options import KernelChoice, QuantizeDynamic
+from onnxlite.quantize.dynamic.options import QuantizeDynamic
 from onnxlite.records import (
     Cell,
     LayerRow,
-    Progress,
     Reason,
     Skipped,
     StepReport,
@@ -47,10 +48,53 @@ logger = logging.getLogger(__name__)
 _STEP = "quantize-dynamic"
 _WHAT = "quantize"
 
-#: A kernel is taken if it is faster than float by more than chance.
-_FASTER = 0.97
-#: Another than the first kernel is taken if it is faster than that by more than chance.
-_BETTER = 0.95
+#: Largest time over float of a kernel: a smaller gain is within the measurement error.
+_MAX_TIME_RATIO = 0.97
+#: Largest time of a kernel over that of the preferred one to replace it.
+_MAX_KERNEL_RATIO = 0.95
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Kernel of a layer, and its time over float if it was measured."""
+
+    kernel: Kernel
+    ratio: float | None
+
+
+@dataclass
+class _Quantization:
+    """State of one quantization, passed from phase to phase.
+
+    Attributes:
+        source: the float model; never changed.
+        model: the working copy; float up to `_write`.
+        options: the options of the caller.
+        target: the target of the kernels.
+        samples: samples to smooth outliers with, or None.
+        feed: one sample, for shapes and verification; None if the model accepts none.
+        context: progress.
+        kernels: the kernel of each layer to quantize.
+        tables: the embeddings to quantize.
+        layers: rows of the quantized layers and embeddings.
+        smoothed: rows of the smoothed values.
+        fidelity: SQNR of the result, for the summary.
+        skipped: layers that stay float, and why.
+    """
+
+    source: ir.Model
+    model: ir.Model
+    options: QuantizeDynamic
+    target: Target
+    samples: Samples | None
+    feed: Feed | None
+    context: StepContext
+    kernels: dict[ir.Node, _Choice] = field(default_factory=dict)
+    tables: list[ir.Node] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
+    smoothed: list[LayerRow] = field(default_factory=list)
+    fidelity: str = "not run, because there is no input"
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 def quantize_dynamic_ir(
@@ -61,68 +105,26 @@ def quantize_dynamic_ir(
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a private copy of a model; see `onnxlite.quantize_dynamic`."""
     start = time.perf_counter()
-    row = dynamic_target(options.target)
-    source = clone(model)
-    feed = first_feed(source, samples)
-    if reason := already_quantized(model):
-        return source, unchanged(_STEP, reason, [], start)
-    ready, skipped = prepare(model)
-    if isinstance(ready, Skipped):
-        return source, unchanged(_STEP, ready.message, skipped, start)
-    smoothed: list[LayerRow] = []
+    target, source = dynamic_target(options.target), clone(model)
+    feed, stream = _first_feed(source, samples), None
     if samples is not None:
-        feeds = Samples(samples, input_specs(source), limit=options.limit)
-        smoothed = apply_smoothquant(
-            ready, feeds, options, integers_before=False, progress=context.progress
-        )
-    plan = _chosen(ready, feed, row, options, skipped, context.progress)
-    tables = (
-        embeddings_of(ready, include=options.include, exclude=options.exclude)
-        if options.embeddings
-        else []
+        stream = Samples(samples, input_specs(source), limit=options.limit)
+    work = _Quantization(source, model, options, target, stream, feed, context)
+    phases: tuple[Callable[[_Quantization], str | None], ...] = (
+        _prepare,
+        _smooth,
+        _choose,
+        _write,
+        _verify,
     )
-    if not plan and not tables:
-        summary = "no layer is faster on integers" if skipped else "no layer can be quantized"
-        return source, unchanged(_STEP, summary, skipped, start)
-    rows = _written(ready, plan, tables, row)
-    verified = _verified(source, ready, feed)
-    used = Counter(str(r.values["kernel"]) for r in rows)
-    return ready, StepReport(
-        step=_STEP,
-        changed=True,
-        summary=(
-            f"{len(plan)} layers on integers ({_listed(used)}), {len(skipped)} stay float; "
-            f"weights {size_bytes(source):,} -> {size_bytes(ready):,} bytes; "
-            f"{verified}"
-        ),
-        changes={
-            "layers-quantized": len(plan),
-            "tables-quantized": len(tables),
-            "values-smoothed": len(smoothed),
-        },
-        skipped=tuple(skipped),
-        layers=(*rows, *smoothed),
-        seconds=time.perf_counter() - start,
-    )
+    for phase in phases:
+        if reason := phase(work):
+            return work.source, unchanged(_STEP, reason, work.skipped, start)
+    return work.model, _report(work, start)
 
 
-def _verified(source: ir.Model, model: ir.Model, feed: Feed | None) -> str:
-    """Compare the quantized model with the float one on a feed, if there is one.
-
-    Raises:
-        VerificationError: an output is not finite where the float model's is.
-        ExecutionError: ONNX Runtime does not run one of the models.
-    """
-    if feed is None:
-        return "not run, for want of an input"
-    errors = Reference(source, [feed]).errors(model)
-    errors.check_finite("the quantized model", "exclude the layers before it and report this")
-    noise = "exact" if errors.worst_db == math.inf else f"{errors.worst_db:.1f} dB"
-    return f"{noise} on the first sample"
-
-
-def first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
-    """One sample: the first of those given, else a generated one; None if none is accepted."""
+def _first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
+    """Return the first sample, or a generated one; None if generation fails."""
     specs = input_specs(model)
     if samples is not None:
         feed = next(iter(Samples(samples, specs, batch_size=1)))
@@ -130,71 +132,156 @@ def first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
     try:
         return generated_feed(model)
     except ExecutionError as error:
-        logger.info("no input could be made up: %s", error)
+        logger.info("no input could be generated: %s", error)
         return None
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A layer's kernel, and its time over that in float, if that was measured."""
+def _prepare(work: _Quantization) -> str | None:
+    """Bring the model into the form that integer kernels need."""
+    if reason := already_quantized(work.model):
+        return reason
+    ready, skipped = prepare(work.model)
+    work.skipped += skipped
+    if isinstance(ready, Skipped):
+        return ready.message
+    work.model = ready
+    return None
 
-    kernel: Kernel
-    ratio: float | None
+
+def _smooth(work: _Quantization) -> None:
+    """Move outliers of activations into weights with SmoothQuant, if there are samples."""
+    if work.samples is not None:
+        work.smoothed = apply_smoothquant(
+            work.model,
+            work.samples,
+            work.options,
+            integers_before=False,
+            progress=work.context.progress,
+        )
+
+
+def _choose(work: _Quantization) -> str | None:
+    """Choose a kernel for every layer, and the embeddings to quantize."""
+    options = work.options
+    _choose_kernels(work)
+    if options.embeddings:
+        work.tables = embeddings_of(work.model, include=options.include, exclude=options.exclude)
+    if work.kernels or work.tables:
+        return None
+    return "no layer is faster on integers" if work.skipped else "no layer can be quantized"
+
+
+def _write(work: _Quantization) -> None:
+    """Replace layers by kernels and embeddings by 8-bit tables, in topological order."""
+    writer = LayerWriter(work.model)
+    tables = set(work.tables)
+    for node in [node for node in iter_nodes(work.model) if node in work.kernels or node in tables]:
+        if (choice := work.kernels.get(node)) is None:
+            work.layers.append(write_embedding(writer.builder, node))
+        else:
+            work.layers.append(_write_layer(writer, node, choice, work.target))
+
+
+def _write_layer(writer: LayerWriter, node: ir.Node, choice: _Choice, target: Target) -> LayerRow:
+    name, op_type = node.name or "", node.op_type
+    pairs = choice.kernel.write(writer, node, target)
+    values: dict[str, Cell] = {
+        "kernel": choice.kernel.name,
+        "time_over_float": choice.ratio,
+        "weights": sum(weight.size for weight, _ in pairs),
+        "weight_sqnr_db": weight_sqnr_db(pairs),
+    }
+    return LayerRow(name, op_type, values)
+
+
+def _verify(work: _Quantization) -> None:
+    """Compare the quantized model with the float model on the feed, if there is one.
+
+    Raises:
+        VerificationError: an output is not finite although the float model's is.
+        ExecutionError: ONNX Runtime cannot run one of the models.
+    """
+    if work.feed is None:
+        return
+    errors = Reference(work.source, [work.feed]).errors(work.model)
+    errors.check_finite("the quantized model", "exclude the layers before it and report this")
+    noise = "exact" if errors.worst_db == math.inf else f"{errors.worst_db:.1f} dB"
+    work.fidelity = f"{noise} on the first sample"
+
+
+def _report(work: _Quantization, start: float) -> StepReport:
+    count = len(work.kernels)
+    used = Counter(str(row.values["kernel"]) for row in work.layers)
+    return StepReport(
+        step=_STEP,
+        changed=True,
+        summary=(
+            f"{count} layers on integers ({_listed(used)}), {len(work.skipped)} stay float; "
+            f"weights {size_bytes(work.source):,} -> {size_bytes(work.model):,} bytes; "
+            f"{work.fidelity}"
+        ),
+        changes={
+            "layers-quantized": count,
+            "tables-quantized": len(work.tables),
+            "values-smoothed": len(work.smoothed),
+        },
+        skipped=tuple(work.skipped),
+        layers=(*work.layers, *work.smoothed),
+        seconds=time.perf_counter() - start,
+    )
 
 
 @dataclass(frozen=True)
 class _Unmeasured:
-    """A layer that has kernels, but no times of them, and why."""
+    """Layer with kernels that could not be timed, and the reason."""
 
     reason: str
 
 
-def _chosen(
-    model: ir.Model,
-    feed: Feed | None,
-    target: Target,
-    options: QuantizeDynamic,
-    skipped: list[Skipped],
-    progress: Progress,
-) -> dict[ir.Node, _Choice]:
-    """The kernel of every layer that leaves float; the others go to `skipped`."""
-    plan: dict[ir.Node, _Choice] = {}
-    layers = [node for node in iter_nodes(model) if _is_layer(node)]
-    shape_of = concrete_shapes(model, None if feed is None else [feed]) if layers else None
+def _choose_kernels(work: _Quantization) -> None:
+    """Choose the kernel of every layer; layers that stay float go to `skipped`."""
+    layers = [node for node in iter_nodes(work.model) if _is_layer(node)]
+    if not layers:
+        return
+    shape_of = concrete_shapes(work.model, None if work.feed is None else [work.feed])
     times = KernelTimes()
     unmeasured: list[tuple[ir.Node, str]] = []
     for number, node in enumerate(layers, 1):
-        reason = by_name(node, options.include, options.exclude)
-        choice: _Choice | _Unmeasured | Reason
-        assert shape_of is not None
-        choice = reason or _choice(model, node, shape_of, times, target, options.kernel)
+        reason = by_name(node, work.options.include, work.options.exclude)
+        choice = reason or _choose_kernel(work, node, shape_of, times)
         if isinstance(choice, _Unmeasured):
             unmeasured.append((node, choice.reason))
         elif isinstance(choice, Reason):
-            skipped.append(Skipped(_WHAT, node_name(node), choice.code, choice.message))
+            work.skipped.append(Skipped(_WHAT, node_name(node), choice.code, choice.message))
         else:
-            plan[node] = choice
-        progress("choose kernels", number, len(layers))
+            work.kernels[node] = choice
+        work.context.progress("choose kernels", number, len(layers))
     times.keep()
-    # Branches that no sample reached have layers of the same form as often as not.
-    for node, why in unmeasured:
-        twin = next((other for other in plan if _form(other) == _form(node)), None)
-        if twin is None:
-            skipped.append(Skipped(_WHAT, node_name(node), "not-measured", why))
+    _copy_choices(work, unmeasured)
+
+
+def _copy_choices(work: _Quantization, unmeasured: Sequence[tuple[ir.Node, str]]) -> None:
+    """Copy the kernels of equal layers to layers that could not be timed.
+
+    Layers in branches that no sample takes often equal layers in the branches taken.
+    """
+    for node, message in unmeasured:
+        equal = next((other for other in work.kernels if _form(other) == _form(node)), None)
+        if equal is None:
+            work.skipped.append(Skipped(_WHAT, node_name(node), "not-measured", message))
         else:
-            plan[node] = plan[twin]
-    return plan
+            work.kernels[node] = work.kernels[equal]
 
 
 def _form(node: ir.Node) -> tuple[object, ...]:
-    """What two layers share that differ in the sizes of their data only."""
+    """Return the operator, attributes and constant shapes of a layer."""
     attributes = sorted((name, str(attr.value)) for name, attr in node.attributes.items())
     tensors = [const_tensor(value) for value in node.inputs]
     return node.op_type, attributes, [t and tuple(t.shape.numpy()) for t in tensors]
 
 
 def _is_layer(node: ir.Node) -> bool:
-    """Whether a node multiplies by weights; those without a kernel are reported as well."""
+    """Return whether a node multiplies by weights, with or without a kernel."""
     spec = spec_of(node)
     return node.domain in STANDARD_DOMAINS and (
         bool(kernels_of(node))
@@ -206,18 +293,14 @@ def _is_constant(node: ir.Node, port: int) -> bool:
     return port < len(node.inputs) and const_tensor(node.inputs[port]) is not None
 
 
-def _choice(
-    model: ir.Model,
-    node: ir.Node,
-    shape_of: ShapeOf,
-    times: KernelTimes,
-    target: Target,
-    wanted: KernelChoice,
+def _choose_kernel(
+    work: _Quantization, node: ir.Node, shape_of: ShapeOf, times: KernelTimes
 ) -> _Choice | _Unmeasured | Reason:
-    """The kernel of one layer, or why it stays float."""
+    """Return the kernel of one layer, or the reason why it stays float."""
+    target, wanted = work.target, work.options.kernel
     kernels = kernels_of(node)
     if not kernels:
-        message = f"{node.op_type} has no kernel in ONNX Runtime that finds scales at run time"
+        message = f"ONNX Runtime has no {node.op_type} kernel with scales computed at run time"
         return Reason("no-kernel", message)
     refusals = {kernel.name: kernel.refuses(node, target) for kernel in kernels}
     able = [kernel for kernel in kernels if refusals[kernel.name] is None]
@@ -227,40 +310,24 @@ def _choice(
         forced = [kernel for kernel in able if kernel.name == wanted or kernel is LSTM]
         if forced:
             return _Choice(forced[0], None)
-        return Reason("unsupported", refusals[wanted] or "no such kernel")
-    ratios = times.ratios(model, node, shape_of, able, target)
+        return Reason("unsupported", refusals[wanted] or f"it has no kernel {wanted!r}")
+    ratios = times.ratios(work.model, node, shape_of, able, target)
     if isinstance(ratios, str):
         return _Unmeasured(ratios)
-    best = able[0]
-    for kernel in able[1:]:
-        if ratios[kernel.name] < _BETTER * ratios[best.name]:
+    return _fastest(able, ratios)
+
+
+def _fastest(kernels: Sequence[Kernel], ratios: Mapping[str, float]) -> _Choice | Reason:
+    """Return the fastest kernel; earlier kernels win within the measurement error."""
+    best = kernels[0]
+    for kernel in kernels[1:]:
+        if ratios[kernel.name] < _MAX_KERNEL_RATIO * ratios[best.name]:
             best = kernel
-    if ratios[best.name] > _FASTER:
+    if ratios[best.name] > _MAX_TIME_RATIO:
         found = _listed({name: f"{ratio:.2f}" for name, ratio in ratios.items()})
         message = f"integers are not faster here: time over float is {found}"
         return Reason("faster-in-float", message)
     return _Choice(best, round(ratios[best.name], 3))
-
-
-def _written(
-    model: ir.Model, plan: dict[ir.Node, _Choice], tables: Sequence[ir.Node], target: Target
-) -> list[LayerRow]:
-    writer = LayerWriter(model)
-    rows = []
-    for node in [node for node in iter_nodes(model) if node in plan or node in tables]:
-        name, op_type = node.name or "", node.op_type
-        if (choice := plan.get(node)) is None:
-            rows.append(write_embedding(writer.builder, node))
-            continue
-        pairs = choice.kernel.write(writer, node, target)
-        values: dict[str, Cell] = {
-            "kernel": choice.kernel.name,
-            "time_over_float": choice.ratio,
-            "weights": sum(weight.size for weight, _ in pairs),
-            "weight_sqnr_db": weight_sqnr_db(pairs),
-        }
-        rows.append(LayerRow(name, op_type, values))
-    return rows
 
 
 def _listed(entries: dict[str, Any]) -> str:

@@ -60,29 +60,43 @@ class HalfGraph:
         self.casts = 0
 
     def rewrite(self) -> None:
-        """Give every value its type and insert the casts."""
-        nodes = list(iter_nodes(self._model))
-        wanted = [(node, list(self._wanted(node))) for node in nodes]
-        self._retype_constants()
-        for node in nodes:
-            if (ports := self._ports.get(node)) is not None:
-                for attribute in ports.attributes.values():
-                    node.attributes[attribute.name] = attribute
-                for index in ports.outputs:
-                    node.outputs[index].type = ir.TensorType(self._dtype)
-        if self._io != "keep":
-            for entry in self._model.graph.inputs:
-                if entry.dtype == ir.DataType.FLOAT:
-                    entry.type = ir.TensorType(self._dtype)
-        for node, reads in wanted:
-            for index, dtype in reads:
+        """Assign the types of all values in place, then insert the Cast nodes."""
+        reads = [(node, list(self._read_types(node))) for node in iter_nodes(self._model)]
+        self._convert_constants()
+        self._set_output_types()
+        self._set_input_types()
+        self._cast_reads(reads)
+        for graph in self._model.graphs():
+            self._restore_outputs(graph)
+
+    def _set_output_types(self) -> None:
+        """Assign 16-bit types to node outputs, and replace attributes that define types."""
+        for node in iter_nodes(self._model):
+            ports = self._ports.get(node)
+            if ports is None:
+                continue
+            for attribute in ports.attributes.values():
+                node.attributes[attribute.name] = attribute
+            for index in ports.outputs:
+                node.outputs[index].type = ir.TensorType(self._dtype)
+
+    def _set_input_types(self) -> None:
+        """Assign the 16-bit type to the float inputs of the model, unless `io` keeps them."""
+        if self._io == "keep":
+            return
+        for value in self._model.graph.inputs:
+            if value.dtype == ir.DataType.FLOAT:
+                value.type = ir.TensorType(self._dtype)
+
+    def _cast_reads(self, reads: Sequence[tuple[ir.Node, list[tuple[int, ir.DataType]]]]) -> None:
+        """Insert a Cast before every node input whose value has another type."""
+        for node, types in reads:
+            for index, dtype in types:
                 value = node.inputs[index]
                 if value is not None and value.dtype != dtype:
                     node.replace_input_with(index, self._cast(value, dtype))
-        for graph in self._model.graphs():
-            self._finish_outputs(graph)
 
-    def _wanted(self, node: ir.Node) -> Iterator[tuple[int, ir.DataType]]:
+    def _read_types(self, node: ir.Node) -> Iterator[tuple[int, ir.DataType]]:
         """Yield the type in which a node reads each of its float32 inputs."""
         ports = self._ports.get(node)
         for index, value in enumerate(node.inputs):
@@ -90,15 +104,16 @@ class HalfGraph:
                 half = ports is not None and index in ports.inputs
                 yield index, self._dtype if half else ir.DataType.FLOAT
 
-    def _retype_constants(self) -> None:
+    def _convert_constants(self) -> None:
+        """Store constants in 16 bits where no float32 copy is needed."""
         for value, found in self._roundings.items():
-            if self._home_is_half(value, found):
-                self._note(value)
+            if self._stored_in_half(value, found):
+                self._record_clamped(value)
                 value.const_value = self._half(value)
                 value.type = ir.TensorType(self._dtype)
                 self.constants += 1
 
-    def _home_is_half(self, value: ir.Value, found: Rounding) -> bool:
+    def _stored_in_half(self, value: ir.Value, found: Rounding) -> bool:
         """Return whether a constant is stored in 16 bits only."""
         uses = value.uses()
         if not uses or any(use.node in self._exact for use in uses):
@@ -116,19 +131,19 @@ class HalfGraph:
         assert value.const_value is not None
         return half_tensor(value.const_value, self._dtype)
 
-    def _note(self, value: ir.Value) -> None:
+    def _record_clamped(self, value: ir.Value) -> None:
         found = self._roundings[value]
         if found.clamped or found.lifted:
             self.clamped.append(value)
 
-    def _second(self, value: ir.Value, graph: ir.Graph) -> ir.Value | None:
+    def _half_copy(self, value: ir.Value, graph: ir.Graph) -> ir.Value | None:
         """Add a 16-bit copy of a float32 constant; None if a Cast is smaller."""
         tensor, found = value.const_value, self._roundings.get(value)
         if tensor is None or found is None or value.dtype != ir.DataType.FLOAT:
             return None
         if found.faithful and tensor.nbytes > _SMALL_BYTES:
             return None
-        self._note(value)
+        self._record_clamped(value)
         name = self._names.fresh(f"{value.name}_{self._dtype.name.lower()}")
         half = self._half(value)
         half.name = name
@@ -145,9 +160,9 @@ class HalfGraph:
         producer = value.producer()
         graph = value.graph if producer is None else producer.graph
         assert isinstance(graph, ir.Graph)
-        if dtype == self._dtype and (second := self._second(value, graph)) is not None:
-            self._casts[value, dtype] = second
-            return second
+        if dtype == self._dtype and (half_copy := self._half_copy(value, graph)) is not None:
+            self._casts[value, dtype] = half_copy
+            return half_copy
         suffix = dtype.name.lower()
         node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}_to_{suffix}")
         out = node.outputs[0]
@@ -163,7 +178,7 @@ class HalfGraph:
         self.casts += 1
         return out
 
-    def _finish_outputs(self, graph: ir.Graph) -> None:
+    def _restore_outputs(self, graph: ir.Graph) -> None:
         """Restore the types of a graph's outputs, and the names of the main graph's."""
         main = graph is self._model.graph
         wanted = self._dtype if main and self._io != "keep" else ir.DataType.FLOAT

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -34,73 +35,130 @@ def fall_back(
     *,
     progress: Progress,
 ) -> HalfPlan:
-    """Keep the parts of `plan` in float32 that bring its outputs to 53 dB, if any do.
+    """Keep parts of the network in float32 until the outputs reach 53 dB.
 
     Returns:
-        The plan itself where it is near enough, or another one that keeps more nodes: the
-        best that was found.
+        The plan itself if it reaches 53 dB, else the best plan found with more float32 nodes.
+    """
+    fallback = _Fallback(prepared, plan, check)
+    if not fallback.reached:
+        parts = fallback.measure_parts(progress)
+        too_large = fallback.keep_with_weights(parts)
+        fallback.keep_activations(too_large)
+    return fallback.best
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive nodes of the network.
+
+    Attributes:
+        index: position of the part in the network.
+        nodes: the nodes.
+        nbytes: bytes that its weights take more in float32 than in 16 bits.
+        gain: noise over signal that disappears with the part in float32.
     """
 
-    def noise(candidate: HalfPlan) -> float:
-        """Noise over signal of the worst output; infinite where it is not finite."""
+    index: int
+    nodes: list[ir.Node]
+    nbytes: int
+    gain: float
+
+
+class _Fallback:
+    """State of one fallback.
+
+    Attributes:
+        best: the plan of least noise so far.
+        noise: its noise over signal at the worst output.
+    """
+
+    def __init__(self, prepared: Prepared, plan: HalfPlan, check: Float32Outputs) -> None:
+        self._prepared, self._plan, self._check = prepared, plan, check
+        self._nbytes = sum(v.const_value.nbytes for v in prepared.roundings if v.const_value)
+        self._kept: list[ir.Node] = []
+        self._exact: list[ir.Node] = []
+        self.best, self.noise = plan, self._noise(plan)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the best plan reaches the SQNR."""
+        return self.noise <= noise_ratio(TARGET_DB)
+
+    def measure_parts(self, progress: Progress) -> list[_Part]:
+        """Measure the gain of every part alone, with its weights in float32."""
+        parts = _split(list(self._plan.ports), self._nbytes)
+        measured = []
+        for index, nodes in enumerate(parts):
+            progress("refine", index, len(parts))
+            gain = self.noise - self._noise(_with_float32(self._plan, nodes, nodes))
+            measured.append(_Part(index, nodes, _weight_bytes(self._prepared, nodes), gain))
+        progress("refine", len(parts), len(parts))
+        return measured
+
+    def keep_with_weights(self, parts: Sequence[_Part]) -> list[_Part]:
+        """Keep parts and their weights within the budget, most gain per byte first.
+
+        Returns:
+            The parts whose weights exceed the budget.
+        """
+        budget, spent = _MAX_FRACTION * self._nbytes, 0
+
+        def rank(part: _Part) -> tuple[float, float, int, int]:
+            return part.gain / (part.nbytes + budget / 100), part.gain, part.nbytes, part.index
+
+        too_large = []
+        for part in sorted(parts, key=rank, reverse=True):
+            if self.reached:
+                break
+            if spent + part.nbytes > budget:
+                too_large.append(part)
+                continue
+            spent += part.nbytes
+            self._exact += part.nodes
+            self._keep(part.nodes)
+        return too_large
+
+    def keep_activations(self, parts: Sequence[_Part]) -> None:
+        """Keep parts with 16-bit weights and float32 activations, most gain first."""
+        for part in sorted(parts, key=lambda part: (part.gain, part.index), reverse=True):
+            if self.reached:
+                break
+            self._keep(part.nodes)
+
+    def _keep(self, nodes: Sequence[ir.Node]) -> None:
+        self._kept += nodes
+        candidate = _with_float32(self._plan, self._kept, self._exact)
+        noise = self._noise(candidate)
+        if noise < self.noise:
+            self.best, self.noise = candidate, noise
+
+    def _noise(self, plan: HalfPlan) -> float:
+        """Measure the noise over signal of the worst output; infinite if not finite."""
         try:
-            return noise_ratio(check.sqnr_db(convert(prepared, candidate).model))
+            return noise_ratio(self._check.sqnr_db(convert(self._prepared, plan).model))
         except VerificationError:
             return math.inf
 
-    wanted = noise_ratio(TARGET_DB)
-    best, least = plan, noise(plan)
-    if least <= wanted:
-        return plan
-    total = sum(value.const_value.nbytes for value in prepared.roundings if value.const_value)
-    parts = _parts(list(plan.ports), total)
-    found = []
-    for index, part in enumerate(parts):
-        progress("refine", index, len(parts))
-        gain = least - noise(_without(plan, part, part))
-        cost = _bytes(prepared, part)
-        found.append((gain / (cost + _MAX_FRACTION * total / 100), gain, cost, index))
-    progress("refine", len(parts), len(parts))
-    kept: list[ir.Node] = []
-    exact: list[ir.Node] = []
-    spent, later = 0, []
-    for _, gain, cost, index in sorted(found, reverse=True):
-        if spent + cost > _MAX_FRACTION * total:
-            later.append((gain, index))
-            continue
-        spent += cost
-        kept, exact = kept + parts[index], exact + parts[index]
-        candidate = _without(plan, kept, exact)
-        if (now := noise(candidate)) < least:
-            best, least = candidate, now
-        if least <= wanted:
-            return best
-    for _, index in sorted(later, reverse=True):
-        kept = kept + parts[index]
-        candidate = _without(plan, kept, exact)
-        if (now := noise(candidate)) < least:
-            best, least = candidate, now
-        if least <= wanted:
-            return best
-    return best
 
-
-def _without(plan: HalfPlan, nodes: Sequence[ir.Node], exact: Sequence[ir.Node]) -> HalfPlan:
+def _with_float32(plan: HalfPlan, nodes: Sequence[ir.Node], exact: Sequence[ir.Node]) -> HalfPlan:
+    """Copy a plan with some nodes in float32; the constants of `exact` as well."""
     other = plan.copy()
     other.exact.update(exact)
     for node in nodes:
-        message = "16 bits cost most here, as trials on the samples show"
+        message = "16 bits cost most accuracy here on the samples"
         other.keep(node, Reason("costs-most", message))
     return other
 
 
-def _bytes(prepared: Prepared, nodes: Sequence[ir.Node]) -> int:
-    """What these nodes' constants take more in float32 than in 16 bits."""
+def _weight_bytes(prepared: Prepared, nodes: Sequence[ir.Node]) -> int:
+    """Return the bytes that the constants of nodes take more in float32 than in 16 bits."""
     values = {value for node in nodes for value in node.inputs if value in prepared.roundings}
     return sum(v.const_value.nbytes // 2 for v in values if v is not None and v.const_value)
 
 
-def _parts(nodes: list[ir.Node], nbytes: int) -> list[list[ir.Node]]:
+def _split(nodes: list[ir.Node], nbytes: int) -> list[list[ir.Node]]:
+    """Split the nodes into consecutive parts of about equal length."""
     wanted = _PARTS if nbytes < _LARGE_BYTES else _PARTS_OF_LARGE
     count = min(wanted, len(nodes))
     return [

@@ -64,52 +64,44 @@ class HalfTypes:
         return self._ports(node, schema)
 
     def _ports(self, node: ir.Node, schema: onnx.defs.OpSchema) -> HalfPorts | str:
-        name = _TYPE_NAMES[self._dtype]
-        inputs: set[int] = set()
-        refused: str | None = None
-        bound: dict[str, bool] = {}
-        for index, value in enumerate(node.inputs):
-            if value is None:
-                continue
-            formal = _formal(schema.inputs, index)
-            half = value.dtype == ir.DataType.FLOAT and name in formal.types
-            bound[formal.type_str] = half
-            if half:
-                inputs.add(index)
-            elif value.dtype == ir.DataType.FLOAT:
-                refused = f"its input {formal.name!r} has no {self._dtype.name.lower()} form"
-        outputs: set[int] = set()
-        free: set[int] = set()
-        for index, value in enumerate(node.outputs):
-            if value.dtype == ir.DataType.FLOAT:
-                formal = _formal(schema.outputs, index)
-                if bound.get(formal.type_str):
-                    outputs.add(index)
-                elif formal.type_str not in bound:
-                    free.add(index)
+        declared = [
+            (index, value, _formal(schema.inputs, index))
+            for index, value in enumerate(node.inputs)
+            if value is not None
+        ]
+        floats = {index for index, value, _ in declared if value.dtype == ir.DataType.FLOAT}
+        type_name = _TYPE_NAMES[self._dtype]
+        inputs = {i for i, _, formal in declared if i in floats and type_name in formal.types}
+        bound = {formal.type_str: index in inputs for index, _, formal in declared}
+        outputs, unbound = _float_outputs(node, schema, bound)
         attributes: dict[str, ir.Attr] = {}
-        if free:
-            found = self._resolved_options(node, schema, inputs, free)
-            if found is None:
+        if unbound:
+            inferred = self._inferred_outputs(node, schema, inputs, unbound)
+            if inferred is None:
                 return "ONNX type inference does not know the type of its output"
-            outputs |= found[0]
-            attributes = found[1]
-        if not inputs and not outputs:
-            return refused or "it has no values of type float32"
-        return HalfPorts(frozenset(inputs), frozenset(outputs), attributes)
+            outputs |= inferred[0]
+            attributes = inferred[1]
+        if inputs or outputs:
+            return HalfPorts(frozenset(inputs), frozenset(outputs), attributes)
+        if not floats:
+            return "it has no values of type float32"
+        name = next(formal.name for index, _, formal in declared if index == max(floats))
+        return f"its input {name!r} has no {self._dtype.name.lower()} form"
 
-    def _resolved_options(
-        self, node: ir.Node, schema: onnx.defs.OpSchema, inputs: set[int], free: set[int]
+    def _inferred_outputs(
+        self, node: ir.Node, schema: onnx.defs.OpSchema, inputs: set[int], unbound: set[int]
     ) -> tuple[set[int], dict[str, ir.Attr]] | None:
         """Find outputs that inference or a replaced attribute makes 16 bits."""
         natural = self._inferred(node, schema, inputs, {})
         if natural is None:
             return None
-        half = {index for index in free if natural.get(index) == self._dtype}
+        half = {index for index in unbound if natural.get(index) == self._dtype}
         attributes: dict[str, ir.Attr] = {}
         for attribute in self._candidates(node, schema):
             types = self._inferred(node, schema, inputs, {attribute.name: attribute})
-            gained = {i for i in free if types is not None and types.get(i) == self._dtype} - half
+            gained = {
+                i for i in unbound if types is not None and types.get(i) == self._dtype
+            } - half
             if gained:
                 attributes[attribute.name] = attribute
                 half |= gained
@@ -174,6 +166,20 @@ class HalfTypes:
             except onnx.defs.SchemaError:
                 self._schemas[key] = None
         return self._schemas[key]
+
+
+def _float_outputs(
+    node: ir.Node, schema: onnx.defs.OpSchema, bound: Mapping[str, bool]
+) -> tuple[set[int], set[int]]:
+    """Find outputs bound to a 16-bit input type, and outputs that no input binds."""
+    types = {
+        index: _formal(schema.outputs, index).type_str
+        for index, value in enumerate(node.outputs)
+        if value.dtype == ir.DataType.FLOAT
+    }
+    half = {index for index, type_str in types.items() if bound.get(type_str)}
+    unbound = {index for index, type_str in types.items() if type_str not in bound}
+    return half, unbound
 
 
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -1,10 +1,16 @@
-"""Conversion to float16 or bfloat16: weights, and activations where possible."""
+"""Conversion to float16 or bfloat16: weights, and activations where possible.
+
+prepare -> run float32 -> plan -> convert -> verify
+
+Each phase reads and writes one `_Conversion`. It returns a reason if nothing can be converted.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -15,7 +21,7 @@ from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.core.prepare import already_quantized
-from onnxlite.quantize.float16.convert import Prepared, computed, convert
+from onnxlite.quantize.float16.convert import Converted, Prepared, computed, convert
 from onnxlite.quantize.float16.fallback import fall_back
 from onnxlite.quantize.float16.options import ToFloat16
 from onnxlite.quantize.float16.plan import STEP, HalfPlan, constant_roundings
@@ -24,12 +30,40 @@ from onnxlite.records import Skipped, StepReport, unchanged
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext
 
-logger = logging.getLogger(__name__)
-
-
 _DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 #: First opset in which Cast supports bfloat16.
 _BFLOAT16_OPSET = 13
+
+
+@dataclass
+class _Conversion:
+    """State of one conversion, passed from phase to phase.
+
+    Attributes:
+        source: the float32 model; never changed.
+        model: the working copy; `_prepare` normalizes it.
+        options: the options of the caller.
+        samples: samples to find values out of range, or None.
+        context: threads and progress.
+        prepared: the model with types and the roundings of its constants; set by `_prepare`.
+        reference: the float32 outputs, or the reason why there are none; set by `_run_float32`.
+        plan: the nodes that compute in 16 bits; set by `_plan`.
+        converted: the result; set by `_convert`.
+        fidelity: SQNR of the result, for the summary.
+        skipped: what was skipped, and why.
+    """
+
+    source: ir.Model
+    model: ir.Model
+    options: ToFloat16
+    samples: Samples | None
+    context: StepContext
+    prepared: Prepared = field(init=False)
+    reference: Float32Outputs | Skipped = field(init=False)
+    plan: HalfPlan = field(init=False)
+    converted: Converted = field(init=False)
+    fidelity: str = "not run"
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 def to_float16_ir(
@@ -40,86 +74,119 @@ def to_float16_ir(
 ) -> tuple[ir.Model, StepReport]:
     """Convert a private copy of a model; see `onnxlite.to_float16`."""
     start = time.perf_counter()
-    source, dtype = clone(model), _DTYPES[options.dtype]
-    feeds = None
+    stream = None
     if samples is not None:
-        feeds = Samples(samples, input_specs(source), limit=options.limit)
-    if reason := already_quantized(model):
-        return source, unchanged(STEP, reason, (), start)
-    skipped = list(normalize(model))
-    if options.dtype == "bfloat16":
-        upgraded = upgrade_opset(model, _BFLOAT16_OPSET)
+        stream = Samples(samples, input_specs(model), limit=options.limit)
+    work = _Conversion(clone(model), model, options, stream, context)
+    phases: tuple[Callable[[_Conversion], str | None], ...] = (
+        _prepare,
+        _run_float32,
+        _plan,
+        _convert,
+        _verify,
+    )
+    for phase in phases:
+        if reason := phase(work):
+            return work.source, unchanged(STEP, reason, work.skipped, start)
+    return work.converted.model, _report(work, start)
+
+
+def _prepare(work: _Conversion) -> str | None:
+    """Normalize the model, infer its types and measure the rounding of its constants."""
+    if reason := already_quantized(work.model):
+        return reason
+    work.skipped += normalize(work.model)
+    if work.options.dtype == "bfloat16":
+        upgraded = upgrade_opset(work.model, _BFLOAT16_OPSET)
         if isinstance(upgraded, Skipped):
-            return source, unchanged(STEP, upgraded.message, [*skipped, upgraded], start)
-        model = upgraded
-        normalize(model)
+            work.skipped.append(upgraded)
+            return upgraded.message
+        work.model = upgraded
+        normalize(work.model)
+    model, dtype = work.model, _DTYPES[work.options.dtype]
     untyped = [value for value in computed(model) if value.type is None]
-    skipped += infer_shapes(model, symbolic=False)
-    roundings = constant_roundings(model, dtype, context.progress)
-    ready = Prepared(model, dtype, options.io, roundings, untyped)
-    check = float32_outputs(source, feeds, threads=context.threads)
-    plan = _plan(ready, options, feeds, check, context)
-    result = convert(ready, plan)
-    skipped += plan.skipped
-    skipped += [
-        Skipped(STEP, name, "clamped", _clamp_text(count)) for name, count in result.clamped.items()
+    work.skipped += infer_shapes(model, symbolic=False)
+    roundings = constant_roundings(model, dtype, work.context.progress)
+    work.prepared = Prepared(model, dtype, work.options.io, roundings, untyped)
+    return None
+
+
+def _run_float32(work: _Conversion) -> None:
+    """Run the float32 model on samples or generated inputs."""
+    work.reference = float32_outputs(work.source, work.samples, threads=work.context.threads)
+
+
+def _plan(work: _Conversion) -> None:
+    """Choose the nodes that compute in 16 bits, by type, name, range and SQNR."""
+    ready, options = work.prepared, work.options
+    work.plan = plan = HalfPlan(ready.model, ready.dtype)
+    plan.keep_named(ready.model, options.exclude)
+    if options.mode == "storage" or options.dtype == "bfloat16":
+        plan.only_store()
+        return
+    plan.keep_unfit_constants(ready.model, ready.roundings, clamp=work.samples is None)
+    if work.samples is None or isinstance(work.reference, Skipped):
+        return
+    magnitudes = collect_magnitudes(
+        ready.model,
+        _half_values(ready.model, plan),
+        work.samples,
+        threads=work.context.threads,
+        progress=work.context.progress,
+    )
+    plan.keep_out_of_range(ready.model, magnitudes, ready.dtype)
+    work.plan = fall_back(ready, plan, work.reference, progress=work.context.progress)
+
+
+def _convert(work: _Conversion) -> str | None:
+    """Convert the model by the plan."""
+    work.converted = convert(work.prepared, work.plan)
+    work.skipped += work.plan.skipped
+    work.skipped += [
+        Skipped(STEP, name, "clamped", _clamp_text(count))
+        for name, count in work.converted.clamped.items()
     ]
-    if not result.constants and not plan.ports:
-        return source, unchanged(STEP, "it has no float32 values to convert", skipped, start)
-    if isinstance(check, Skipped):
-        skipped.append(check)
-        verdict = "not run"
-    else:
-        sqnr = check.sqnr_db(result.model)
-        verdict = "exact" if sqnr == math.inf else f"{sqnr:.1f} dB"
-        verdict += " on samples" if check.real else " on generated inputs"
-    return result.model, StepReport(
+    if work.converted.constants or work.plan.ports:
+        return None
+    return "it has no float32 values to convert"
+
+
+def _verify(work: _Conversion) -> None:
+    """Measure the SQNR of the result against the float32 outputs.
+
+    Raises:
+        VerificationError: ONNX Runtime refuses the result, or an output is not finite.
+    """
+    if isinstance(work.reference, Skipped):
+        work.skipped.append(work.reference)
+        return
+    sqnr_db = work.reference.sqnr_db(work.converted.model)
+    noise = "exact" if sqnr_db == math.inf else f"{sqnr_db:.1f} dB"
+    work.fidelity = f"{noise} on {'samples' if work.reference.real else 'generated inputs'}"
+
+
+def _report(work: _Conversion, start: float) -> StepReport:
+    converted, nodes = work.converted, sum(1 for _ in iter_nodes(work.model))
+    return StepReport(
         step=STEP,
         changed=True,
         summary=(
-            f"{len(plan.ports)} of {sum(1 for _ in iter_nodes(model))} nodes compute in "
-            f"{options.dtype}, {result.constants} constants are stored in it; "
-            f"{size_bytes(source):,} -> {size_bytes(result.model):,} bytes of tensors; "
-            f"{verdict}; smaller, not faster on CPU"
+            f"{len(work.plan.ports)} of {nodes} nodes compute in "
+            f"{work.options.dtype}, {converted.constants} constants are stored in it; "
+            f"{size_bytes(work.source):,} -> {size_bytes(converted.model):,} bytes of tensors; "
+            f"{work.fidelity}; smaller, not faster on CPU"
         ),
         changes={
-            "nodes-converted": len(plan.ports),
-            "constants-converted": result.constants,
-            "casts-inserted": result.casts,
+            "nodes-converted": len(work.plan.ports),
+            "constants-converted": converted.constants,
+            "casts-inserted": converted.casts,
         },
-        skipped=tuple(skipped),
+        skipped=tuple(work.skipped),
         seconds=time.perf_counter() - start,
     )
 
 
-def _plan(
-    ready: Prepared,
-    options: ToFloat16,
-    feeds: Samples | None,
-    check: Float32Outputs | Skipped,
-    context: StepContext,
-) -> HalfPlan:
-    """Which nodes compute in 16 bits, by types and names and by what the samples show."""
-    plan = HalfPlan(ready.model, ready.dtype)
-    plan.keep_named(ready.model, options.exclude)
-    if options.mode == "storage" or options.dtype == "bfloat16":
-        plan.only_store()
-        return plan
-    plan.keep_unfit_constants(ready.model, ready.roundings, clamp=feeds is None)
-    if feeds is None or isinstance(check, Skipped):
-        return plan
-    found = collect_magnitudes(
-        ready.model,
-        _halved(ready.model, plan),
-        feeds,
-        threads=context.threads,
-        progress=context.progress,
-    )
-    plan.keep_out_of_range(ready.model, found, ready.dtype)
-    return fall_back(ready, plan, check, progress=context.progress)
-
-
-def _halved(model: ir.Model, plan: HalfPlan) -> list[str]:
+def _half_values(model: ir.Model, plan: HalfPlan) -> list[str]:
     """Return the names of the values of the main graph that would have 16 bits."""
     inputs = set(model.graph.inputs)
     names: dict[str, None] = {}

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from onnxlite.builder import GraphBuilder, Place, replace_node
 from onnxlite.graph import constant, graph_of, iter_nodes
-from onnxlite.ops import RowUse, row_use
-from onnxlite.ops.spec import CONTRIB_DOMAIN
+from onnxlite.ops import CONTRIB_DOMAIN, RowUse, row_use
 from onnxlite.packing import WeightType, pack_rows
 from onnxlite.quantize.weight_only.codes import Blocks
 from onnxlite.quantize.weight_only.decode_graph import PackedTensor, stored_tensor
