@@ -929,7 +929,8 @@ def repair(
 
     Raises:
         OptionError: a wrong option, a pattern that matches nothing, or a reference with other
-            inputs or outputs.
+            inputs.
+        VerificationError: a reference with other outputs.
         SamplesError: the samples do not fit the reference.
         ExecutionError: ONNX Runtime does not run one of the models.
     """
