@@ -88,7 +88,7 @@ CONSTANTS: dict[str, Net] = {
         weights=f"{EIGHT}, int64[1,1] i = {{0}}, float[1,8,6,6] u",
         inputs="float[1,3,6,6] x",
         outputs="float[1,o1,o2,o3] y",
-        reason="nothing is known",
+        reason="has no channel rule",
     ),
     "used in a subgraph": Net(
         f"{FRONT} e = If(flag) <then_branch = a () => (float[n,8,6,6] p) {{ p = Relu(c) }}, "
