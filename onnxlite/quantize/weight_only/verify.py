@@ -21,7 +21,7 @@ from onnxlite.quantize.weight_only.decode_graph import (
 )
 from onnxlite.quantize.weight_only.kernels import KernelWeight, product_model
 from onnxlite.records import Skipped
-from onnxlite.runtime import Session, optimized_operators, probe_feeds
+from onnxlite.runtime import Session, checking_session, optimized_operators, probe_feeds
 from onnxlite.samples import Feed
 
 #: Larger models are not loaded as a whole, to bound memory.
@@ -30,6 +30,8 @@ LOADED_BELOW_BYTES = 1 << 30
 _CHECKED_NUMBERS = 1 << 20
 #: Memory for decoding per session; weights are checked in batches of this size.
 _SESSION_BYTES = 1 << 26
+#: Weights per session: ONNX Runtime loads a graph in time that grows faster than its nodes.
+_SESSION_WEIGHTS = 256
 #: Largest accepted error of a kernel, over the largest output.
 _MAX_KERNEL_ERROR = 1e-4
 
@@ -76,7 +78,8 @@ def _batches(
     nbytes = 0
     for packed, name in weights:
         wanted = load_nbytes(packed)
-        if batch and nbytes + wanted > _SESSION_BYTES:
+        full = len(batch) == _SESSION_WEIGHTS or nbytes + wanted > _SESSION_BYTES
+        if batch and full:
             yield batch
             batch, nbytes = [], 0
         batch.append((packed, name))
@@ -137,7 +140,7 @@ def check_model(reference: Reference, model: ir.Model) -> float:
         VerificationError: weights are decoded at run time, or an output is not finite.
     """
     _check_folded(model)
-    errors = reference.errors(model)
+    errors = reference.errors(checking_session(model).run)
     errors.check_finite(
         "the model with packed weights", "exclude the layers before it, or use more bits"
     )
