@@ -240,7 +240,7 @@ def _outside(value: Any, meta: Any) -> bool:
 
 
 def _readings(text: str, kind: Any) -> Iterator[Any]:
-    """What a text of the command line may mean, the most special reading first."""
+    """List possible values of a command-line text, the most specific first."""
     yield from (choice for choice in choices_of(kind) if str(choice).lower() == text.lower())
     for arm in arms_of(kind):
         try:
@@ -254,7 +254,7 @@ def _readings(text: str, kind: Any) -> Iterator[Any]:
 
 
 def _advice(name: str, value: Any, kind: Any) -> str:
-    """What is allowed and, where one can tell, what was meant."""
+    """Name the allowed values and, if there is one, the nearest."""
     allowed = f"give {_allowed(kind)}"
     meant = _meant(value, kind)
     if meant is _MISFIT:

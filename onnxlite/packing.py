@@ -88,7 +88,7 @@ def word_type(field: int) -> np.dtype[Any]:
 
 
 def per_word(field: int) -> int:
-    """How many codes of a field width are in one word."""
+    """Number of codes of a field width in one word."""
     return 8 * word_type(field).itemsize // field
 
 

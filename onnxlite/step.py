@@ -48,7 +48,7 @@ _FORMER = {
 
 
 class StepContext(Options, frozen=True, kw_only=True):
-    """What a step may use while it runs; no part of a recipe, and no result depends on it."""
+    """Runtime arguments of a step: no part of a recipe, and no result depends on them."""
 
     threads: (
         Annotated[
@@ -99,17 +99,17 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=_tag):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the step with these options cannot do without samples."""
+        """True if the step with these options cannot do without samples."""
         return self.samples == "needed"
 
     @property
     def fits_samples(self) -> bool:
-        """Whether the result depends on samples, so that none of them may evaluate it."""
+        """True if the result depends on samples, so that none of them may evaluate it."""
         return self.samples != "unused"
 
     @property
     def changes_io(self) -> bool:
-        """Whether the model's float inputs and outputs get another type."""
+        """True if the model's float inputs and outputs get another type."""
         return False
 
     def apply(

@@ -34,7 +34,7 @@ from onnxlite.step import Step
 
 
 class _Command(NamedTuple):
-    """How the command of a step differs from that of the others.
+    """Differences of one step's command from those of the others.
 
     Attributes:
         step: the record whose fields are the options.
@@ -250,7 +250,7 @@ def demo(
 
 
 class _Shown(NamedTuple):
-    """Where a report goes."""
+    """Destinations of a report."""
 
     files: Sequence[Path] | None
     json: bool

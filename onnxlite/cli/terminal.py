@@ -1,4 +1,4 @@
-"""What a command shows: tables or JSON on stdout, progress and log messages on stderr."""
+"""Output of a command: tables or JSON on stdout, progress and log messages on stderr."""
 
 from __future__ import annotations
 

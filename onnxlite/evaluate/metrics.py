@@ -27,7 +27,7 @@ class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
         name: of the output in the reference model.
         dtype: its NumPy type there.
         values: number of values compared.
-        equal: share of values that are exactly equal, 0 to 1 (NaN equals NaN).
+        equal: fraction of values that are exactly equal, 0 to 1 (NaN equals NaN).
         broken: values that are finite in the reference and NaN or infinite in the
             candidate, or the other way round; left out of every other figure.
         sqnr_db: 10 log10(sum(ref^2) / sum((ref - cand)^2)); None without any error, and
@@ -36,7 +36,7 @@ class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
         mean_abs: mean absolute difference.
         peak: largest absolute value of the reference, to hold `max_abs` against.
         cosine: cosine similarity per sample (first axis), averaged.
-        agreement: share of samples with the same largest entry, for outputs `[n, c >= 2]`.
+        agreement: fraction of samples with the same largest entry, for outputs `[n, c >= 2]`.
     """
 
     name: str

@@ -38,7 +38,7 @@ _FEEDS_VERIFIED = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run was asked for, and what it was given.
+    """Request and inputs of a run.
 
     Attributes:
         model: the input as the caller gave it.

@@ -19,7 +19,7 @@ _RULE = LastFraction(0.25, minimum=MIN_HELD_OUT)
 
 
 class SampleUse(msgspec.Struct, frozen=True, kw_only=True):
-    """Which samples a run used for what.
+    """Record of the samples that a run used, by purpose.
 
     Attributes:
         calibration: number of samples the steps could use.

@@ -92,7 +92,7 @@ _SUFFIXES = (".json", ".html")
 
 
 def report_kind(report: RunReport) -> str:
-    """What a report's JSON document says it holds."""
+    """Kind of a report, as its JSON document names it."""
     return "optimize" if isinstance(report, OptimizeReport) else "run"
 
 

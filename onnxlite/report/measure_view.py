@@ -14,7 +14,7 @@ from onnxlite.report.text import count_text, quotient_text, ratio_text, shape_te
 
 
 def summary_view(summary: Summary, *, layers: bool = False) -> RenderableType:
-    """What the model is; with `layers`, also one row per layer."""
+    """Show a model's summary; with `layers`, also one row per layer."""
     parts: list[RenderableType] = [_facts(summary), Text(), _operators(summary)]
     if layers:
         parts += [Text(), _layers(summary)]
@@ -137,7 +137,7 @@ def _decibels(value: float) -> str:
 
 
 def fidelity_view(fidelity: Fidelity) -> RenderableType:
-    """How well a candidate reproduces its reference."""
+    """Show the fidelity of a candidate to its reference."""
     notes = [Text(f"note: {note}") for note in fidelity.notes]
     layers = [Text(), layers_view(fidelity.layers)] if fidelity.layers else []
     return Group(fidelity_table(fidelity), *metrics_table(fidelity), *layers, *notes)

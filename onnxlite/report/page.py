@@ -108,7 +108,7 @@ def _quality_cards(report: RunReport) -> Iterator[Markup]:
 
 
 def _card(name: str, ratio: float, change: str, note: str = "") -> Markup:
-    """A figure as a share of the original's, with a bar."""
+    """Show a figure as a fraction of the original's, with a bar."""
     style = "big good" if ratio < 0.995 else "big bad" if ratio > 1.005 else "big"
     fill = element("div", "", {"class": "fill", "style": f"width:{min(ratio, 1.0):.1%}"})
     return element(

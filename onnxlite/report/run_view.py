@@ -19,7 +19,7 @@ _PLACES_SHOWN = 2
 
 
 def run_view(report: RunReport, *, layers: bool = False) -> RenderableType:
-    """What a run did and what it brought; with `layers`, also one row per layer and step."""
+    """Show steps and results of a run; with `layers`, also one row per layer and step."""
     parts: list[RenderableType] = [steps_table(report.steps), Text(), before_after(report)]
     if report.latency is not None:
         parts.append(Text(latency_note(report.latency)))
@@ -95,7 +95,7 @@ def steps_table(steps: tuple[StepReport, ...]) -> RenderableType:
 
 
 def skipped_table(steps: tuple[StepReport, ...]) -> RenderableType | None:
-    """What was not done and why; equal reasons share a row. None if nothing was skipped."""
+    """Show skipped items, one row per reason; None if nothing was skipped."""
     rows = [(step.step, *row) for step in steps for row in grouped_skipped(step.skipped)]
     return table("Not done", ("step", "what", "why", "where"), rows) if rows else None
 
@@ -137,7 +137,7 @@ FIGURES = {
 
 
 def search_view(report: OptimizeReport) -> RenderableType:
-    """What was searched, what was found, and what the result is."""
+    """Show the budget, the trials and the result of a search."""
     record = report.search
     parts: list[RenderableType] = [trials_table(record), Text(), *_limits(record)]
     parts += [Text(record.verdict, style="bold"), Text(_how(record))]
@@ -190,7 +190,7 @@ def trial_line(trial: Trial) -> str:
 
 
 def outcome_text(trial: Trial) -> str:
-    """How a trial ended, with the reason."""
+    """Show the outcome of a trial, with the reason."""
     if trial.accepted:
         return "within the budget"
     if trial.status != "measured":

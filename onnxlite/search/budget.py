@@ -65,12 +65,12 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limits_quality(self) -> bool:
-        """Whether the limit is on the loss of quality."""
+        """True if the limit is on the loss of quality."""
         return self.limit in QUALITY_LIMITS
 
     @property
     def is_likely(self) -> bool:
-        """Whether the limit will probably be kept on other samples as well.
+        """True if the limit will probably be kept on other samples as well.
 
         The best of many candidates is flattered by its selection: at the edge of the budget
         about half of them would fail on other samples. So the middle between the figure and
@@ -178,7 +178,7 @@ class Budget(Options, frozen=True, kw_only=True):
 
     @property
     def limits_quality(self) -> bool:
-        """Whether any limit is on the loss of quality."""
+        """True if any limit is on the loss of quality."""
         return bool(QUALITY_LIMITS & self.limits().keys())
 
     def compare(self, figures: Mapping[str, Estimate], samples: int) -> tuple[Check, ...]:

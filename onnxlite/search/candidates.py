@@ -102,7 +102,7 @@ class CandidateId(msgspec.Struct, frozen=True):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a number format alone, without pruning and training."""
+        """True if it is a number format alone, without pruning and training."""
         return self == CandidateId(SweepAxis(format=self.axis.format))
 
 

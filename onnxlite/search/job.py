@@ -141,7 +141,7 @@ class SearchJob:
 
     @property
     def prefer(self) -> Prefer:
-        """What is minimized within the budget."""
+        """Objective among the results that meet the budget."""
         return self.options.prefer or ("both" if self.budget.limits_quality else "quality")
 
     @property

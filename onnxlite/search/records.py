@@ -79,7 +79,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_within_quality(self) -> bool:
-        """Whether its figures keep to the limits on quality."""
+        """True if its figures keep to the limits on quality."""
         return self.status == "measured" and all(check.within for check in self.quality_checks)
 
     @property
@@ -139,7 +139,7 @@ def with_pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 
 class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How the result was found.
+    """Record of the search that found a result.
 
     Attributes:
         budget: what was asked for.

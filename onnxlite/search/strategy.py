@@ -91,7 +91,7 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProblem:
-    """What is searched, and for what.
+    """Search problem: its space and its budget.
 
     Attributes:
         space: everything that may be tried.

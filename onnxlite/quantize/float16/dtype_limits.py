@@ -80,7 +80,7 @@ class Rounding:
 
     @property
     def faithful(self) -> bool:
-        """Whether 16 bits represent the tensor with little error."""
+        """True if 16 bits represent the tensor with little error."""
         return not self.clamped and self.sqnr_db >= _MIN_SQNR_DB
 
 

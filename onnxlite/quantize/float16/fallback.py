@@ -82,7 +82,7 @@ class _Fallback:
 
     @property
     def reached(self) -> bool:
-        """Whether the best plan reaches the SQNR."""
+        """True if the best plan reaches the SQNR."""
         return self.noise <= noise_ratio(TARGET_DB)
 
     def measure_parts(self, progress: Progress) -> list[_Part]:

@@ -66,7 +66,7 @@ class ToFloat16(Step, frozen=True, kw_only=True):
 
     @property
     def changes_io(self) -> bool:
-        """Whether float inputs and outputs become float16."""
+        """True if float inputs and outputs become float16."""
         return self.io == "float16"
 
     def apply(

@@ -107,7 +107,7 @@ class QuantizeWeights(Step, frozen=True, kw_only=True):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the method needs samples."""
+        """True if the method needs samples."""
         return self.method == "gptq"
 
     def validate(self) -> None:

@@ -97,7 +97,7 @@ class _Quantization:
 
     @property
     def loadable(self) -> bool:
-        """Whether the model is small enough to load as a whole."""
+        """True if the model is small enough to load as a whole."""
         return size_bytes(self.source) < LOADED_BELOW_BYTES
 
 
