@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models import photos, text, zoo
+from models import photos, text, vision, zoo
 from models.fetch import PackageMissing
 from models.photos import Source
 
@@ -189,3 +190,38 @@ def test_photographs_without_the_debian_package(
     assert "apt-get install tuxpaint-stamps-default" in caplog.text
     views = zoo.photographs(500, split="evaluation", size=32)
     assert len({view.tobytes() for view in views}) == 500
+
+
+def test_nudenet_gives_boxes_and_scores_to_photographs() -> None:
+    net = session(fetched(vision.nudenet))
+    photographs = fetched(partial(vision.unit_photographs, 2))
+    assert 0 <= photographs.min() < photographs.max() <= 1
+    (found,) = net.run(None, {"images": photographs})
+    assert found.shape == (2, 22, 2100)
+    assert found[:, :4].max() > 100
+    assert 0 <= found[:, 4:].min() <= found[:, 4:].max() <= 1
+
+
+def test_open_nsfw_gives_probabilities() -> None:
+    net = session(fetched(vision.open_nsfw))
+    photographs = fetched(partial(vision.bgr_photographs, 2))
+    (probabilities,) = net.run(None, {"input:0": photographs})
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    assert (probabilities[:, 0] > 0.5).all()
+
+
+def test_text_detector_finds_printed_words() -> None:
+    net = session(fetched(partial(vision.pp_ocr, "detector")))
+    pictures = vision.text_pictures(2, 160, 160)
+    assert pictures.min() >= -1
+    assert pictures.max() <= 1
+    (text_maps,) = net.run(None, {"x": pictures})
+    (blank,) = net.run(None, {"x": np.full_like(pictures, 0.8)})
+    assert text_maps.mean() > 0.1
+    assert blank.mean() < 0.01
+
+
+def test_text_pictures_of_the_splits_differ() -> None:
+    calibration = vision.text_pictures(2, 48, 96)
+    np.testing.assert_array_equal(calibration[:1], vision.text_pictures(1, 48, 96))
+    assert (calibration != vision.text_pictures(2, 48, 96, split="evaluation")).any()
