@@ -3,6 +3,7 @@
     Options of a step   Step          frozen record; the recipe's table and the command's flags
     Circumstances       StepContext   threads, executor, progress: no part of a recipe
     Outcome             Result        the model in the kind that came in, and the report
+    State on the way    StepState     passed from phase to phase, where a step has phases
 
 A step's package holds its record (a subclass of `Step`) and its public function, which
 `from_options` makes from the record.
@@ -16,20 +17,22 @@ import logging
 import os
 import re
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import onnx
 import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.errors import OptionError
-from onnxlite.model import ModelLike, give_back, load
+from onnxlite.model import ModelLike, clone, give_back, load
 from onnxlite.options import Field, Options, check_names, fields_of
-from onnxlite.records import Progress, StepReport, no_progress
-from onnxlite.samples import SamplesLike
+from onnxlite.records import Progress, Skipped, StepReport, no_progress, unchanged
+from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.save import save
 
 logger = logging.getLogger(__name__)
@@ -121,6 +124,95 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=_tag):
             OptionError: the step needs samples, and there are none.
         """
         raise NotImplementedError
+
+
+class SampledStep(Protocol):
+    """Options of a step that uses at most `limit` samples."""
+
+    @property
+    def limit(self) -> int | None:
+        """Largest number of samples."""
+        ...
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the step's name."""
+        ...
+
+
+OptionsT = TypeVar("OptionsT", bound=SampledStep)
+
+
+@dataclass(kw_only=True)
+class StepState(Generic[OptionsT]):
+    """State of a step on its way from phase to phase; a subclass adds what its phases find.
+
+    Attributes:
+        source: the model as it came in; never changed.
+        model: the working copy, at the end the result.
+        options: the options of the caller.
+        samples: the samples up to the limit; None if there are none.
+        context: threads, executor and progress.
+        skipped: what was not done, and why.
+        start: reading of `time.perf_counter` at the start.
+    """
+
+    source: ir.Model
+    model: ir.Model
+    options: OptionsT
+    samples: Samples | None
+    context: StepContext
+    skipped: list[Skipped] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def begin(
+        cls,
+        model: ir.Model,
+        samples: SamplesLike | None,
+        options: OptionsT,
+        context: StepContext,
+        **fields: Any,
+    ) -> Self:
+        """Make the state of a step that leaves `model` alone.
+
+        Args:
+            model: becomes `source`; the working copy shares its tensors.
+            samples: unlabelled inputs, or None.
+            options: of the step.
+            context: threads, executor and progress.
+            **fields: further fields of the subclass.
+
+        Raises:
+            SamplesError: the samples do not fit the model.
+        """
+        return cls(
+            source=model,
+            model=clone(model),
+            options=options,
+            samples=sample_stream(samples, model, options.limit),
+            context=context,
+            **fields,
+        )
+
+    def run(
+        self,
+        phases: Sequence[Callable[[Self], str | None]],
+        report: Callable[[Self], StepReport],
+    ) -> tuple[ir.Model, StepReport]:
+        """Run the phases, then `report`; the first reason from a phase ends the step unchanged."""
+        for phase in phases:
+            if reason := phase(self):
+                undone = unchanged(self.options.name(), reason, self.skipped, self.start)
+                return clone(self.source), undone
+        return self.model, report(self)
+
+
+def sample_stream(
+    samples: SamplesLike | None, model: ir.Model, limit: int | None
+) -> Samples | None:
+    """Return at most `limit` samples for a model; None where none are given."""
+    return None if samples is None else Samples(samples, input_specs(model), limit=limit)
 
 
 class Result(NamedTuple, Generic[ModelT, ReportT]):

@@ -24,7 +24,7 @@ from onnxlite.model import (
     unmapped,
 )
 from onnxlite.normalize import normalize
-from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress
+from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress, unchanged
 from onnxlite.runtime import check_loads
 
 logger = logging.getLogger(__name__)
@@ -46,14 +46,11 @@ def sparse_storage_ir(
     start = time.perf_counter()
     source = clone(model)
 
-    def unchanged(reason: str, *skipped: Skipped) -> tuple[ir.Model, StepReport]:
-        seconds = time.perf_counter() - start
-        return source, StepReport(
-            step=STEP, changed=False, summary=reason, skipped=skipped, seconds=seconds
-        )
+    def left_dense(reason: str, *skipped: Skipped) -> tuple[ir.Model, StepReport]:
+        return source, unchanged(STEP, reason, skipped, start)
 
     if size_bytes(model) > _MAX_BYTES:
-        return unchanged(
+        return left_dense(
             f"the model holds {size_bytes(model) / 2**30:.1f} GiB, and tensors beside the file "
             "are written dense"
         )
@@ -68,7 +65,7 @@ def sparse_storage_ir(
     progress(STEP, len(values), len(values))
     before = to_bytes(model)
     if not rows:
-        return unchanged(
+        return left_dense(
             "no weight has so many zeros that indices to the others pay off; of "
             f"{len(before):,} bytes {_compressed(before)}"
         )
@@ -76,7 +73,7 @@ def sparse_storage_ir(
     try:
         check_loads(model)
     except ExecutionError as error:
-        return unchanged(
+        return left_dense(
             "ONNX Runtime does not take the result",
             Skipped(STEP, "", "not-loadable", f"{error}: it is kept dense"),
         )

@@ -18,8 +18,8 @@ from onnxlite.ops import Parameter, iter_parameters, spec_of
 from onnxlite.prune.nm_pattern import Pattern
 from onnxlite.prune.options import PruneWeights
 from onnxlite.records import EXCLUDED, LayerRow, Reason, Skipped
-from onnxlite.samples import Samples, SamplesLike, input_specs
-from onnxlite.step import StepContext
+from onnxlite.samples import Samples, SamplesLike
+from onnxlite.step import StepContext, sample_stream
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -75,7 +75,7 @@ def plan_sparsity(
         method = "magnitude" if samples is None or options.threshold is not None else "obc"
     if scope == "auto":
         scope = "sensitivity" if method == "obc" and pattern is None else "layer"
-    feeds = None if samples is None else Samples(samples, input_specs(model), limit=options.limit)
+    feeds = sample_stream(samples, model, options.limit)
     if method != "magnitude":
         normalize(model)
     layers, skipped = _prunable(model, options, pattern)

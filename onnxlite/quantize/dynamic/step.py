@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
-from onnxlite.model import clone, size_bytes
+from onnxlite.model import size_bytes
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.prepare import already_quantized, prepare
@@ -38,10 +38,9 @@ from onnxlite.records import (
     Reason,
     Skipped,
     StepReport,
-    unchanged,
 )
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
-from onnxlite.step import StepContext
+from onnxlite.step import StepContext, StepState
 
 logger = logging.getLogger(__name__)
 
@@ -62,39 +61,27 @@ class _Choice:
     ratio: float | None
 
 
-@dataclass
-class _Quantization:
-    """State of one quantization, passed from phase to phase.
+@dataclass(kw_only=True)
+class _Quantization(StepState[QuantizeDynamic]):
+    """State of one quantization: the model is float up to `_write`.
 
     Attributes:
-        source: the float model; never changed.
-        model: the working copy; float up to `_write`.
-        options: the options of the caller.
         target: the target of the kernels.
-        samples: samples to smooth outliers with, or None.
         feed: one sample, for shapes and verification; None if the model accepts none.
-        context: progress.
         kernels: the kernel of each layer to quantize.
         tables: the embeddings to quantize.
         layers: rows of the quantized layers and embeddings.
         smoothed: rows of the smoothed values.
         fidelity: SQNR of the result, for the summary.
-        skipped: layers that stay float, and why.
     """
 
-    source: ir.Model
-    model: ir.Model
-    options: QuantizeDynamic
     target: Target
-    samples: Samples | None
     feed: Feed | None
-    context: StepContext
     kernels: dict[ir.Node, _Choice] = field(default_factory=dict)
     tables: list[ir.Node] = field(default_factory=list)
     layers: list[LayerRow] = field(default_factory=list)
     smoothed: list[LayerRow] = field(default_factory=list)
     fidelity: str = "not run, because there is no input"
-    skipped: list[Skipped] = field(default_factory=list)
 
 
 def quantize_dynamic_ir(
@@ -103,24 +90,10 @@ def quantize_dynamic_ir(
     options: QuantizeDynamic,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Quantize a private copy of a model; see `onnxlite.quantize_dynamic`."""
-    start = time.perf_counter()
-    target, source = dynamic_target(options.target), clone(model)
-    feed, stream = _first_feed(source, samples), None
-    if samples is not None:
-        stream = Samples(samples, input_specs(source), limit=options.limit)
-    work = _Quantization(source, model, options, target, stream, feed, context)
-    phases: tuple[Callable[[_Quantization], str | None], ...] = (
-        _prepare,
-        _smooth,
-        _choose,
-        _write,
-        _verify,
-    )
-    for phase in phases:
-        if reason := phase(work):
-            return work.source, unchanged(_STEP, reason, work.skipped, start)
-    return work.model, _report(work, start)
+    """Quantize a copy of a model; see `onnxlite.quantize_dynamic`."""
+    target, feed = dynamic_target(options.target), _first_feed(model, samples)
+    work = _Quantization.begin(model, samples, options, context, target=target, feed=feed)
+    return work.run((_prepare, _smooth, _choose, _write, _verify), _report)
 
 
 def _first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
@@ -209,7 +182,7 @@ def _verify(work: _Quantization) -> None:
     work.fidelity = f"{noise} on the first sample"
 
 
-def _report(work: _Quantization, start: float) -> StepReport:
+def _report(work: _Quantization) -> StepReport:
     count = len(work.kernels)
     used = Counter(str(row.values["kernel"]) for row in work.layers)
     return StepReport(
@@ -227,7 +200,7 @@ def _report(work: _Quantization, start: float) -> StepReport:
         },
         skipped=tuple(work.skipped),
         layers=(*work.layers, *work.smoothed),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - work.start,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -17,7 +16,7 @@ import onnx_ir as ir
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate.reductions import collect_magnitudes
 from onnxlite.graph import iter_nodes
-from onnxlite.model import clone, size_bytes
+from onnxlite.model import size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.core.prepare import already_quantized
@@ -26,44 +25,32 @@ from onnxlite.quantize.float16.fallback import fall_back
 from onnxlite.quantize.float16.options import ToFloat16
 from onnxlite.quantize.float16.plan import STEP, HalfPlan, constant_roundings
 from onnxlite.quantize.float16.verify import Float32Outputs, float32_outputs
-from onnxlite.records import Skipped, StepReport, unchanged
-from onnxlite.samples import Samples, SamplesLike, input_specs
-from onnxlite.step import StepContext
+from onnxlite.records import Skipped, StepReport
+from onnxlite.samples import SamplesLike
+from onnxlite.step import StepContext, StepState
 
 _DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 #: First opset in which Cast supports bfloat16.
 _BFLOAT16_OPSET = 13
 
 
-@dataclass
-class _Conversion:
-    """State of one conversion, passed from phase to phase.
+@dataclass(kw_only=True)
+class _Conversion(StepState[ToFloat16]):
+    """State of one conversion: the model is float32 up to `_convert`.
 
     Attributes:
-        source: the float32 model; never changed.
-        model: the working copy; `_prepare` normalizes it.
-        options: the options of the caller.
-        samples: samples to find values out of range, or None.
-        context: threads and progress.
         prepared: the model with types and the roundings of its constants; set by `_prepare`.
         reference: the float32 outputs, or the reason why there are none; set by `_run_float32`.
         plan: the nodes that compute in 16 bits; set by `_plan`.
         converted: the result; set by `_convert`.
         fidelity: SQNR of the result, for the summary.
-        skipped: what was skipped, and why.
     """
 
-    source: ir.Model
-    model: ir.Model
-    options: ToFloat16
-    samples: Samples | None
-    context: StepContext
     prepared: Prepared = field(init=False)
     reference: Float32Outputs | Skipped = field(init=False)
     plan: HalfPlan = field(init=False)
     converted: Converted = field(init=False)
     fidelity: str = "not run"
-    skipped: list[Skipped] = field(default_factory=list)
 
 
 def to_float16_ir(
@@ -72,23 +59,9 @@ def to_float16_ir(
     options: ToFloat16,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Convert a private copy of a model; see `onnxlite.to_float16`."""
-    start = time.perf_counter()
-    stream = None
-    if samples is not None:
-        stream = Samples(samples, input_specs(model), limit=options.limit)
-    work = _Conversion(clone(model), model, options, stream, context)
-    phases: tuple[Callable[[_Conversion], str | None], ...] = (
-        _prepare,
-        _run_float32,
-        _plan,
-        _convert,
-        _verify,
-    )
-    for phase in phases:
-        if reason := phase(work):
-            return work.source, unchanged(STEP, reason, work.skipped, start)
-    return work.converted.model, _report(work, start)
+    """Convert a copy of a model; see `onnxlite.to_float16`."""
+    work = _Conversion.begin(model, samples, options, context)
+    return work.run((_prepare, _run_float32, _plan, _convert, _verify), _report)
 
 
 def _prepare(work: _Conversion) -> str | None:
@@ -141,6 +114,7 @@ def _plan(work: _Conversion) -> None:
 def _convert(work: _Conversion) -> str | None:
     """Convert the model by the plan."""
     work.converted = convert(work.prepared, work.plan)
+    work.model = work.converted.model
     work.skipped += work.plan.skipped
     work.skipped += [
         Skipped(STEP, name, "clamped", _clamp_text(count))
@@ -160,20 +134,20 @@ def _verify(work: _Conversion) -> None:
     if isinstance(work.reference, Skipped):
         work.skipped.append(work.reference)
         return
-    sqnr_db = work.reference.sqnr_db(work.converted.model)
+    sqnr_db = work.reference.sqnr_db(work.model)
     noise = "exact" if sqnr_db == math.inf else f"{sqnr_db:.1f} dB"
     work.fidelity = f"{noise} on {'samples' if work.reference.real else 'generated inputs'}"
 
 
-def _report(work: _Conversion, start: float) -> StepReport:
-    converted, nodes = work.converted, sum(1 for _ in iter_nodes(work.model))
+def _report(work: _Conversion) -> StepReport:
+    converted, nodes = work.converted, sum(1 for _ in iter_nodes(work.prepared.model))
     return StepReport(
         step=STEP,
         changed=True,
         summary=(
             f"{len(work.plan.ports)} of {nodes} nodes compute in "
             f"{work.options.dtype}, {converted.constants} constants are stored in it; "
-            f"{size_bytes(work.source):,} -> {size_bytes(converted.model):,} bytes of tensors; "
+            f"{size_bytes(work.source):,} -> {size_bytes(work.model):,} bytes of tensors; "
             f"{work.fidelity}; smaller, not faster on CPU"
         ),
         changes={
@@ -182,7 +156,7 @@ def _report(work: _Conversion, start: float) -> StepReport:
             "casts-inserted": converted.casts,
         },
         skipped=tuple(work.skipped),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - work.start,
     )
 
 

@@ -176,7 +176,7 @@ class _Trial:
         options = self._options
         if way == "dynamic":
             return quantize_dynamic_ir(
-                clone(self._model),
+                self._model,
                 self._split.fitted,
                 QuantizeDynamic(
                     target=options.target,
@@ -186,7 +186,7 @@ class _Trial:
                 self._context,
             )
         return quantize_static_ir(
-            clone(self._model),
+            self._model,
             self._split.fitted,
             QuantizeStatic(
                 target=options.target,

@@ -66,7 +66,7 @@ def quantize_mixed_ir(
     options: QuantizeStatic,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Quantize a private copy of a model to reach `options.min_sqnr_db`, if set.
+    """Quantize a copy of a model to reach `options.min_sqnr_db`, if set.
 
     See `onnxlite.quantize_static`. If no trial reaches the SQNR, the result is the best trial,
     and the report says so.
@@ -75,15 +75,12 @@ def quantize_mixed_ir(
     if wanted is None:
         return quantize_static_ir(model, samples, options, context)
     start = time.perf_counter()
-    reference = clone(model)
-    feeds = Samples(samples, input_specs(reference), limit=options.limit)
+    feeds = Samples(samples, input_specs(model), limit=options.limit)
     split = split_feeds(feeds, HOLD_OUT, at_most=MAX_HELD_OUT)
-    float_outputs = Reference(reference, split.held_out, threads=context.threads)
+    float_outputs = Reference(model, split.held_out, threads=context.threads)
 
     def tried(layers: Sequence[str]) -> _Trial:
-        made, report = quantize_static_ir(
-            clone(model), split.fitted, _keeping(options, layers), context
-        )
+        made, report = quantize_static_ir(model, split.fitted, _keeping(options, layers), context)
         if not report.changed:  # no layer is left on integers
             return _Trial(made, report, -math.inf)
         sqnr_db = float_outputs.sqnr_db(made)
@@ -97,7 +94,7 @@ def quantize_mixed_ir(
     best = first
     noise: dict[str, float] = {}
     if first.sqnr_db < wanted:
-        order, noise = _order(reference, split.fitted, first, options, context)
+        order, noise = _order(model, split.fitted, first, options, context)
         kept, best = _fewest(order, noise, first, wanted, tried)
     report = _report(best, first, kept, noise, split.record, options)
     return best.model, msgspec.structs.replace(report, seconds=time.perf_counter() - start)

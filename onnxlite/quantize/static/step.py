@@ -43,10 +43,10 @@ from onnxlite.quantize.placement.search import fastest_placement
 from onnxlite.quantize.static.emit_qoperator import to_qoperator
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import calibrate_ranges
-from onnxlite.records import Cell, LayerRow, Skipped, StepReport, unchanged
+from onnxlite.records import Cell, LayerRow, Skipped, StepReport
 from onnxlite.repair.layerwise_rounding import RoundedLayer
-from onnxlite.samples import Samples, SamplesLike, input_specs
-from onnxlite.step import StepContext
+from onnxlite.samples import Samples, SamplesLike
+from onnxlite.step import StepContext, StepState
 
 _STEP = "quantize-static"
 #: Kinds of changes in the report.
@@ -62,39 +62,33 @@ _CHANGES = (
 )
 
 
-@dataclass
-class _Quantization:
-    """One quantization under way, passed from phase to phase.
+@dataclass(kw_only=True)
+class _Quantization(StepState[QuantizeStatic]):
+    """State of one quantization: the model gets integers in `_emit`.
 
     Attributes:
-        source: the float model as it was given; never changed.
-        options: what the caller asked for.
-        feeds: the calibration samples.
-        context: threads, executor and progress.
         plan: the model, and what becomes integers in it; the model is float up to `_emit`.
         params: scale and zero point of every value of the plan.
         float_model: the model just before integers came in.
-        result: the model with integers.
         note: how fast the placement was measured to be, for the summary.
-        skipped: what was not done, and why.
         changes: how often each kind of change was made.
         layers: rows of the report.
         resolved: options that name what was decided by measuring times.
     """
 
-    source: ir.Model
-    options: QuantizeStatic
-    feeds: Samples
-    context: StepContext
-    plan: QuantPlan
-    float_model: ir.Model
-    result: ir.Model
+    plan: QuantPlan = field(init=False)
+    float_model: ir.Model = field(init=False)
     params: dict[ir.Value, QParams] = field(default_factory=dict)
     note: str = ""
-    skipped: list[Skipped] = field(default_factory=list)
     changes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CHANGES, 0))
     layers: list[LayerRow] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def feeds(self) -> Samples:
+        """The calibration samples."""
+        assert self.samples is not None
+        return self.samples
 
 
 def quantize_static_ir(
@@ -104,23 +98,18 @@ def quantize_static_ir(
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
     """Quantize a copy of a model; see `onnxlite.quantize_static`."""
-    start = time.perf_counter()
-    target = target_named(options.target).offering(options.form, options.int16)
-    plan = QuantPlan(clone(model), NOTHING_PLACED, target.with_weight_bits(options.weight_bits))
-    feeds = Samples(samples, input_specs(model), limit=options.limit)
-    work = _Quantization(model, options, feeds, context, plan, float_model=model, result=model)
-    for phase in (_prepare, _place, _calibrate, _keep_faster, _equalize, _emit, _finish):
-        if reason := phase(work):
-            return clone(model), unchanged(_STEP, reason, work.skipped, start)
-    return work.result, _report(work, start)
+    work = _Quantization.begin(model, samples, options, context)
+    phases = (_prepare, _place, _calibrate, _keep_faster, _equalize, _emit, _finish)
+    return work.run(phases, _report)
 
 
 def _prepare(work: _Quantization) -> str | None:
     """Bring the model into the form that integers need, and smooth outliers."""
+    options = work.options
+    target = target_named(options.target).offering(options.form, options.int16)
     if reason := already_quantized(work.source):
         return reason
-    options = work.options
-    ready, skipped = prepare(work.plan.model, OPSET_16 if options.int16 else OPSET)
+    ready, skipped = prepare(work.model, OPSET_16 if options.int16 else OPSET)
     work.skipped += skipped
     if isinstance(ready, Skipped):
         return ready.message
@@ -131,7 +120,7 @@ def _prepare(work: _Quantization) -> str | None:
     )
     work.changes["values-smoothed"] = len(rows)
     work.layers += rows
-    work.plan = replace(work.plan, model=ready)
+    work.plan = QuantPlan(ready, NOTHING_PLACED, target.with_weight_bits(options.weight_bits))
     return None
 
 
@@ -231,7 +220,7 @@ def _emit(work: _Quantization) -> None:
     work.changes["values-quantized"] = len(plan.placement.values)
     absorbed = plan.placement.absorbed if plan.target.absorbs else ()
     work.changes["activations-absorbed"] = len(absorbed)
-    work.result = plan.model
+    work.model = plan.model
 
 
 def _emit_layer(
@@ -250,7 +239,7 @@ def _emit_layer(
 
 def _finish(work: _Quantization) -> None:
     """Rewrite the QDQ model for its runtime, form and size."""
-    model, target, options = work.result, work.plan.target, work.options
+    model, target, options = work.model, work.plan.target, work.options
     guard_float_layers(model)
     if options.form == "qoperator":
         to_qoperator(model, next(iter(work.feeds)))
@@ -260,17 +249,16 @@ def _finish(work: _Quantization) -> None:
     packed = 0 if options.weight_bits == 8 else pack_weights(model, options.weight_bits)
     work.changes["weights-packed"] = packed
     strip_metadata(model, target)
-    work.result = model
 
 
-def _report(work: _Quantization, start: float) -> StepReport:
+def _report(work: _Quantization) -> StepReport:
     """Check the result on the first feed and describe it.
 
     Raises:
         VerificationError: an output is not finite where the original's is.
         ExecutionError: ONNX Runtime refuses the quantized model.
     """
-    errors = Reference(work.float_model, [next(iter(work.feeds))]).errors(work.result)
+    errors = Reference(work.float_model, [next(iter(work.feeds))]).errors(work.model)
     errors.check_finite("the quantized model", "exclude the layers before it and report this")
     fidelity = "exact" if math.isinf(errors.worst_db) else f"{errors.worst_db:.1f} dB"
     in_float = {skipped.node for skipped in work.plan.placement.skipped}
@@ -279,12 +267,12 @@ def _report(work: _Quantization, start: float) -> StepReport:
         changed=True,
         summary=(
             f"{len(work.plan.layers)} layers on integers, {len(in_float)} stay float{work.note}; "
-            f"weights {size_bytes(work.source):,} -> {size_bytes(work.result):,} bytes; "
+            f"weights {size_bytes(work.source):,} -> {size_bytes(work.model):,} bytes; "
             f"{fidelity} on the first calibration batch"
         ),
         changes=work.changes,
         skipped=tuple(work.skipped),
         layers=tuple(work.layers),
         resolved_options=work.resolved,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - work.start,
     )

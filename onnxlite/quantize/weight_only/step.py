@@ -46,9 +46,9 @@ from onnxlite.quantize.weight_only.verify import (
     check_model,
     reference_outputs,
 )
-from onnxlite.records import Skipped, StepReport, unchanged
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
-from onnxlite.step import StepContext
+from onnxlite.records import Skipped, StepReport
+from onnxlite.samples import Feed, SamplesLike
+from onnxlite.step import StepContext, StepState
 
 #: Number of feeds on which the result is compared with the float model.
 _CHECKED_FEEDS = 4
@@ -63,37 +63,25 @@ _MAX_LEVELS_FOR_INT8 = 16
 _MAX_INT8_LOSS_DB, _ENOUGH_DB = 0.5, 30.0
 
 
-@dataclass
-class _Quantization:
-    """State of one quantization, passed from phase to phase.
+@dataclass(kw_only=True)
+class _Quantization(StepState[QuantizeWeights]):
+    """State of one quantization: the model is float up to `_write`.
 
     Attributes:
-        source: the float model; never changed.
-        model: the working copy; float up to `_write`.
-        options: the options of the caller; `_prepare` resolves the method.
-        samples: samples to fit weights to, or None.
-        context: threads and progress.
         feeds: the first samples, for checks.
         weights: the weights to quantize.
         plans: one plan per weight that gets few bits.
         by_kernel: the weights that kernels read, in both layouts.
         float16_initializers: number of other initializers stored in float16.
         sqnr_db: SQNR of the worst output; None if the model was not run.
-        skipped: what was skipped, and why.
     """
 
-    source: ir.Model
-    model: ir.Model
-    options: QuantizeWeights
-    samples: Samples | None
-    context: StepContext
     feeds: list[Feed] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
     plans: list[WeightPlan] = field(default_factory=list)
     by_kernel: list[tuple[KernelWeight, PackedTensor]] = field(default_factory=list)
     float16_initializers: int = 0
     sqnr_db: float | None = None
-    skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def loadable(self) -> bool:
@@ -107,28 +95,13 @@ def quantize_weights_ir(
     options: QuantizeWeights,
     context: StepContext,
 ) -> tuple[ir.Model, StepReport]:
-    """Quantize the weights of a private copy; see `onnxlite.quantize_weights`."""
-    start = time.perf_counter()
-    stream = None
-    if samples is not None:
-        stream = Samples(samples, input_specs(model), limit=options.limit)
-    work = _Quantization(clone(model), model, options, stream, context)
-    phases: tuple[Callable[[_Quantization], str | None], ...] = (
-        _prepare,
-        _select,
-        _plan,
-        _fit,
-        _write,
-        _verify,
-    )
-    for phase in phases:
-        if reason := phase(work):
-            return work.source, unchanged(STEP, reason, work.skipped, start)
-    return work.model, _report(work, start)
+    """Quantize the weights of a copy; see `onnxlite.quantize_weights`."""
+    work = _Quantization.begin(model, samples, options, context)
+    return work.run((_prepare, _select, _plan, _fit, _write, _verify), _report)
 
 
 def _prepare(work: _Quantization) -> str | None:
-    """Normalize the model, upgrade its opset and resolve the method."""
+    """Normalize the model, upgrade its opset and resolve the method in the options."""
     work.skipped += normalize(work.model)
     upgraded = upgrade_opset(work.model, OPSET)
     if isinstance(upgraded, Skipped):
@@ -286,7 +259,7 @@ def _choose_accuracy(work: _Quantization, measure: Callable[[], float] | None) -
         set_accuracy_level(work.model, EXACT)
 
 
-def _report(work: _Quantization, start: float) -> StepReport:
+def _report(work: _Quantization) -> StepReport:
     rows = [plan.row() for plan in work.plans]
     bits = ", ".join(sorted({plan.kind.name for plan in work.plans}))
     quality = ""
@@ -303,5 +276,5 @@ def _report(work: _Quantization, start: float) -> StepReport:
         changes={"weights-packed": len(rows), "initializers-to-float16": work.float16_initializers},
         skipped=tuple(work.skipped),
         layers=tuple(rows),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - work.start,
     )
