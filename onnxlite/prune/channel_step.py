@@ -31,7 +31,7 @@ from onnxlite.prune.scoring import GroupScores, output_curves, output_error, sco
 from onnxlite.prune.target_search import Selection, SelectionCache, TargetSearch, select_branches
 from onnxlite.prune.task import PruningTask, RemovedCounts, analyse, chosen_units, one_sample
 from onnxlite.records import Skipped, StepReport
-from onnxlite.repair import repair_ir
+from onnxlite.repair import Repair, repair_ir
 from onnxlite.repair.engine import FitOptions
 from onnxlite.runtime import check_loads, run_all
 from onnxlite.samples import Samples, SamplesLike
@@ -63,7 +63,7 @@ def prune_channels_ir(
         skipped = verify(task, units)
     after = weight_shapes(model)
     if task.samples is not None and len(units) and options.repair:
-        fitting = FitOptions(seed=options.seed, threads=context.threads)
+        fitting = FitOptions(repair=Repair(seed=options.seed), threads=context.threads)
         model, fit = repair_ir(
             task.reference, model, task.samples, fitting, progress=context.progress
         )
@@ -131,7 +131,7 @@ class _Trial:
         task = self._task
         assert task.fitted is not None
         smaller = task.without(chosen_units(self._curves, removed))
-        fitting = FitOptions(limit=_TRIAL_SAMPLES, threads=task.context.threads)
+        fitting = FitOptions(repair=Repair(limit=_TRIAL_SAMPLES), threads=task.context.threads)
         candidate, _ = repair_ir(
             task.model, smaller, task.fitted, fitting, progress=task.context.progress
         )

@@ -28,7 +28,7 @@ from onnxlite.prune.reconstruction import (
 )
 from onnxlite.prune.task import PruningTask
 from onnxlite.records import Skipped
-from onnxlite.repair import repair_ir
+from onnxlite.repair import Repair, repair_ir
 from onnxlite.repair.engine import FitOptions, input_moments
 from onnxlite.runtime import Outputs, run_all
 from onnxlite.samples import Samples, feed_size
@@ -108,7 +108,7 @@ def _curve(
 def _consumers(task: PruningTask) -> tuple[list[Consumer], list[Consumer]]:
     """Make consumers with the moments of all samples, and without held-out ones."""
     assert task.fitted is not None
-    fitting = FitOptions(seed=task.options.seed, threads=task.context.threads)
+    fitting = FitOptions(repair=Repair(seed=task.options.seed), threads=task.context.threads)
     found = [(layer, units_read(layer, task.channels)) for layer in find_layers(task.model)[0]]
     reading = [(layer, units) for layer, units in found if units is not None]
     layers = [layer for layer, _ in reading]

@@ -6,8 +6,9 @@ from typing import Any
 
 from onnxlite.model import ModelLike, load
 from onnxlite.records import StepReport
+from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.options import Repair
-from onnxlite.repair.step import repair_ir, repair_with
+from onnxlite.repair.step import repair_ir
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Result, StepContext, as_result, from_options
 
@@ -48,5 +49,6 @@ def repair(
         SamplesError: the samples do not fit the reference.
         ExecutionError: ONNX Runtime does not run one of the models.
     """
-    models = load(reference), load(candidate)
-    return as_result(candidate, *repair_with(*models, samples, options, context))
+    fits = FitOptions(repair=options, threads=context.threads)
+    done = repair_ir(load(reference), load(candidate), samples, fits, progress=context.progress)
+    return as_result(candidate, *done)

@@ -22,7 +22,7 @@ from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, pla
 from onnxlite.repair.fit import Fit, fit_layer
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
-from onnxlite.repair.options import Method
+from onnxlite.repair.options import Repair
 from onnxlite.repair.regression import (
     BLOCK_ROWS,
     HOLD_OUT,
@@ -36,31 +36,24 @@ from onnxlite.samples import Feed, Samples
 
 Array = NDArray[Any]
 
+_DEFAULTS = Repair()
 _NO_GRIDS: Mapping[str, Grid | Mask] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """Options of the fits of layers.
+    """Options of the fits of layers, inside of whatever step.
 
     Attributes:
-        method: solutions that are tried, see `options.Method`.
-        ridge: pull towards the present weights, as a fraction of the mean second moment.
-        max_rows: output positions per layer, drawn at random.
+        repair: options of the repair; `include` and `exclude` choose layers in `repair_ir` only.
         cache_bytes: bytes of activations kept between layers; it bounds the number of samples.
         passes: fits of a layer, after the first, with regard to the activation behind it.
-        limit: use at most this many samples; None takes all.
-        seed: of the positions.
         threads: of ONNX Runtime; None takes all cores.
     """
 
-    method: Method = "auto"
-    ridge: float = 1e-3
-    max_rows: int = 12288
+    repair: Repair = _DEFAULTS
     cache_bytes: int = 1 << 29
     passes: int = 1
-    limit: int | None = None
-    seed: int = 0
     threads: int | None = None
 
 
@@ -117,7 +110,7 @@ class Engine:
             if isinstance(rows, str):
                 yield rows, 0
             else:
-                yield fit_layer(rows, self._options.ridge), rows.count
+                yield fit_layer(rows, self._options.repair.ridge), rows.count
 
     def collected(self) -> Iterator[RegressionRows | str]:
         """Yield the rows of every layer, or why there are none."""
@@ -131,13 +124,13 @@ class Engine:
         """Draw rows of one layer from its input, its target and the addend of every feed."""
         pair, feeds = self.pairs[index], len(self.feeds)
         rows = RegressionRows(self._state(pair))
-        wanted = rows_wanted(pair.layer.features, self._options.max_rows)
+        wanted = rows_wanted(pair.layer.features, self._options.repair.max_rows)
         # The addend comes first and is computed for all feeds: the data may depend on it.
         addends: Sequence[Array | None] = list(reads[0]) if len(reads) > 1 else [None] * feeds
         values = zip(reads[-1], self._outputs.visit(index), addends, strict=True)
         problem = ""
         for feed, (data, output, addend) in enumerate(values):
-            positions = _Positions(-(-wanted // feeds), (self._options.seed, index, feed))
+            positions = _Positions(-(-wanted // feeds), (self._options.repair.seed, index, feed))
             drawn = _draw(pair, data, output, addend, positions)
             if isinstance(drawn, str):
                 problem = drawn
@@ -150,7 +143,7 @@ class Engine:
         return LayerState(
             weight=layer.matrix,
             bias=layer.bias,
-            method=self._options.method,
+            method=self._options.repair.method,
             fixed_weight=not layer.owns_weight,
             has_bias=layer.bias_node is not None,
             clip=pair.clip,
@@ -225,9 +218,9 @@ def input_moments(
     store = ActivationStore(plan, memory.feeds, memory.keep[0], threads=options.threads)
     for index, layer in enumerate(layers):
         progress("measure layers", index, len(layers))
-        per_feed = -(-rows_wanted(layer.features, options.max_rows) // feeds)
+        per_feed = -(-rows_wanted(layer.features, options.repair.max_rows) // feeds)
         rows = (
-            _features(layer, data, _Positions(per_feed, (options.seed, index, feed)))
+            _features(layer, data, _Positions(per_feed, (options.repair.seed, index, feed)))
             for feed, data in enumerate(store.visit(index))
         )
         yield _moments(rows)

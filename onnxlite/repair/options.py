@@ -62,9 +62,11 @@ class Repair(Step, frozen=True, kw_only=True):
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
     ) -> tuple[ir.Model, StepReport]:
         """Repair `model` against the model that it was made from."""
-        from onnxlite.repair.step import repair_with
+        from onnxlite.repair.engine import FitOptions
+        from onnxlite.repair.step import repair_ir
 
         assert samples is not None
         reference, candidate = paired(self.candidate, model, self.name())
-        result, report = repair_with(reference, candidate, samples, self, context)
+        fits = FitOptions(repair=self, threads=context.threads)
+        result, report = repair_ir(reference, candidate, samples, fits, progress=context.progress)
         return (result if report.changed else model), report

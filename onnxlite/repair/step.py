@@ -9,7 +9,6 @@ et al. 2019 (bias correction).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -23,39 +22,10 @@ from onnxlite.normalize import normalize
 from onnxlite.records import HoldOut, LayerRow, Progress, Skipped, StepReport, no_progress
 from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.fit import Fit
-from onnxlite.repair.options import Repair
 from onnxlite.repair.targets import STEP, FitPair, match_layers
 from onnxlite.samples import Samples, SamplesLike, input_specs
-from onnxlite.step import StepContext
 
 _DEFAULTS = FitOptions()
-
-
-def repair_with(
-    reference: ir.Model,
-    candidate: ir.Model,
-    samples: SamplesLike,
-    options: Repair,
-    context: StepContext,
-) -> tuple[ir.Model, StepReport]:
-    """Repair a compressed model, which is changed, with the options of the step."""
-    fits = FitOptions(
-        method=options.method,
-        ridge=options.ridge,
-        max_rows=options.max_rows,
-        limit=options.limit,
-        seed=options.seed,
-        threads=context.threads,
-    )
-    return repair_ir(
-        reference,
-        candidate,
-        samples,
-        fits,
-        include=options.include,
-        exclude=options.exclude,
-        progress=context.progress,
-    )
 
 
 def repair_ir(
@@ -64,8 +34,6 @@ def repair_ir(
     samples: SamplesLike,
     options: FitOptions = _DEFAULTS,
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> tuple[ir.Model, StepReport]:
     """Repair a compressed model, which is changed; see `onnxlite.repair`.
@@ -75,9 +43,7 @@ def repair_ir(
         candidate: the compressed model. Where nothing is gained a copy of it as it was comes
             back.
         samples: unlabelled inputs.
-        options: of the fits.
-        include: patterns of node or weight names; empty means all.
-        exclude: patterns of names to leave alone.
+        options: of the repair, and its resources.
         progress: called as layers are done.
 
     Raises:
@@ -85,13 +51,14 @@ def repair_ir(
             with other inputs.
         VerificationError: the reference has other outputs.
     """
+    asked = options.repair
     _check_inputs(reference, candidate)
     run = _Run(clone(reference), candidate, source=clone(candidate))
-    stream = Samples(samples, input_specs(run.reference), limit=options.limit)
+    stream = Samples(samples, input_specs(run.reference), limit=asked.limit)
     for side in (run.reference, run.candidate):
         normalize(side)
         infer_shapes(side)
-    pairs, run.skipped = match_layers(run.reference, run.candidate, include, exclude)
+    pairs, run.skipped = match_layers(run.reference, run.candidate, asked.include, asked.exclude)
     if not pairs:
         return run.undone("no layer can be repaired")
     engine = Engine(run.reference, run.candidate, pairs, stream, options)

@@ -13,7 +13,7 @@ from onnxlite.analysis.lineage import record_kept, record_renamed
 from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.model import load
 from onnxlite.records import StepReport
-from onnxlite.repair import regression, repair, repair_ir
+from onnxlite.repair import Repair, regression, repair, repair_ir
 from onnxlite.repair.engine import FitOptions
 from onnxlite.runtime import Session
 from tests.odd_models import ODD, feeds, odd, parse
@@ -238,7 +238,12 @@ def test_same_seed_same_result() -> None:
     reference = parse(NET)
     x = images(64, 3, 8, 8)
     twice = [
-        repair_ir(load(reference), load(noisy(reference)), x, FitOptions(max_rows=300, seed=7))[0]
+        repair_ir(
+            load(reference),
+            load(noisy(reference)),
+            x,
+            FitOptions(repair=Repair(max_rows=300, seed=7)),
+        )[0]
         for _ in range(2)
     ]
     assert all(np.array_equal(weights(twice[0])[k], weights(twice[1])[k]) for k in "wvu")

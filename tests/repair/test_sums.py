@@ -7,6 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxlite.model import load
+from onnxlite.repair import Repair
+from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.fit import fit_layer
 from onnxlite.repair.regression import NO_CLIP, LayerState, RegressionRows
 from onnxlite.repair.step import repair_ir
@@ -30,7 +32,8 @@ def test_the_last_branch_makes_up_for_the_other(order: str) -> None:
     halve(model.graph.initializers["w"])
     samples = np.random.default_rng(0).standard_normal((512, 6)).astype(np.float32)
     before = Session(load(proto)).run({"x": samples})["y"]
-    repaired, report = repair_ir(reference, model, samples, include=["v"])
+    options = FitOptions(repair=Repair(include=("v",)))
+    repaired, report = repair_ir(reference, model, samples, options)
     (row,) = report.layers
     assert row.values["target"] == "q"
     assert row.values["error_before"] > 0.01
