@@ -2,9 +2,10 @@
 
 from onnxlite.calibrate.collect import collect_ranges, collect_statistics
 from onnxlite.calibrate.histogram import Histogram
+from onnxlite.calibrate.limits import Range, SampleLimits
 from onnxlite.calibrate.observers import OBSERVERS, Levels, Observer, ObserverName
 from onnxlite.calibrate.sharded import collect_sharded
-from onnxlite.calibrate.statistics import AverageRange, Range, ValueStatistics, merge_statistics
+from onnxlite.calibrate.statistics import AverageRange, ValueStatistics, merge_statistics
 
 __all__ = [
     "OBSERVERS",
@@ -14,6 +15,7 @@ __all__ = [
     "Observer",
     "ObserverName",
     "Range",
+    "SampleLimits",
     "ValueStatistics",
     "collect_ranges",
     "collect_sharded",

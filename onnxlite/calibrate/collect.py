@@ -1,8 +1,8 @@
 """Ranges and statistics of a model's values, from one pass over the samples.
 
-Extremes are exact. The histogram is of a sample: up to some thousand elements of a feed, and of
-many feeds not all, chosen by position, so that it does not depend on how the samples are split
-among passes. Memory does not grow with the number of samples.
+Extremes are exact, of single samples as well. The histogram is of a sample: up to some thousand
+elements of a feed, and of many feeds not all, chosen by position, so that it does not depend on
+how the samples are split among passes. Memory does not grow with the number of samples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.histogram import Histogram
-from onnxlite.calibrate.statistics import AverageRange, Range, ValueStatistics
+from onnxlite.calibrate.limits import LimitsBuffer, Range, SampleLimits
+from onnxlite.calibrate.statistics import AverageRange, ValueStatistics
 from onnxlite.calibrate.stream import FeedSummary, check_seen, stream
 from onnxlite.model import size_bytes
 from onnxlite.records import Progress, no_progress
@@ -32,8 +33,8 @@ _LARGE_BYTES = 1 << 26
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 #: Elements of a value that are counted at once, and of all values.
 _BUFFERED_PER_VALUE, _MAX_BUFFERED = 1 << 16, 1 << 23
-#: Feeds whose limits are added up at once.
-_MAX_BUFFERED_FEEDS = 1 << 10
+#: Samples whose limits are added up at once.
+_MAX_BUFFERED_SAMPLES = 1 << 11
 
 
 def collect_ranges(
@@ -62,8 +63,8 @@ def collect_ranges(
     for seen in stream(
         model, wanted, samples, sampled=lambda _: False, threads=threads, progress=progress
     ):
-        np.minimum(lows, seen.lows, out=lows)
-        np.maximum(highs, seen.highs, out=highs)
+        np.minimum(lows, seen.lows.min(axis=1), out=lows)
+        np.maximum(highs, seen.highs.max(axis=1), out=highs)
     limits = zip(wanted, lows.tolist(), highs.tolist(), strict=True)
     found = {name: Range(low, high) for name, low, high in limits if high >= low}
     check_seen(wanted, found)
@@ -75,12 +76,13 @@ def collect_statistics(
     names: Iterable[str],
     samples: Samples,
     *,
+    elements: bool = True,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, ValueStatistics]:
     """Run all samples once and return the statistics of each named value.
 
-    Arguments and errors are those of `collect_ranges`.
+    Arguments and errors are those of `collect_ranges`. Histograms are empty without `elements`.
     """
     wanted = list(dict.fromkeys(names))
 
@@ -89,6 +91,10 @@ def collect_statistics(
             model, wanted, samples, fraction=fraction, threads=threads, progress=progress
         )
 
+    if not elements:
+        found = collect(0.0)
+        check_seen(wanted, found)
+        return found
     return with_elements(collect, sampled_fraction(model, length_hint(samples)), wanted)
 
 
@@ -129,7 +135,7 @@ def collect_part(
     samples: Samples,
     *,
     fraction: float,
-    first: int = 0,
+    first: tuple[int, int] = (0, 0),
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, ValueStatistics]:
@@ -140,15 +146,16 @@ def collect_part(
         names: of distinct values.
         samples: these feeds.
         fraction: see `sampled_fraction`.
-        first: index of the first of these feeds among all.
+        first: index of the first of these feeds among all, and number of its first sample.
         threads: of ONNX Runtime.
         progress: called after every feed.
     """
-    accumulator = _Accumulator(len(names))
+    first_feed, first_sample = first
+    accumulator = _Accumulator(len(names), first_sample)
 
     def sampled(index: int) -> bool:
         # Multiples of the golden ratio hit every part of 0 to 1 alike, whatever has a period.
-        return (first + index) * _GOLDEN_RATIO % 1.0 < fraction
+        return (first_feed + index) * _GOLDEN_RATIO % 1.0 < fraction
 
     for seen in stream(model, names, samples, sampled=sampled, threads=threads, progress=progress):
         accumulator.add(seen)
@@ -163,18 +170,22 @@ class _Accumulator:
 
     Args:
         count: of values.
+        first_sample: number of the first sample.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, first_sample: int) -> None:
         self._values = [_ValueAccumulator() for _ in range(count)]
         self._limits: list[tuple[Array64, Array64]] = []
+        self._of_samples, self._next_sample = LimitsBuffer(count), first_sample
         self._elements = np.empty(min(_BUFFERED_PER_VALUE * count, _MAX_BUFFERED), np.float32)
         # Where each value's elements begin, and the last one's end: a row per feed.
         self._offsets: list[NDArray[np.int64]] = []
 
     def add(self, seen: FeedSummary) -> None:
-        self._limits.append((seen.lows, seen.highs))
-        if len(self._limits) >= _MAX_BUFFERED_FEEDS:
+        self._limits.append((seen.lows.min(axis=1), seen.highs.max(axis=1)))
+        self._of_samples.add(seen.lows, seen.highs, self._next_sample, seen.whole)
+        self._next_sample += seen.lows.shape[1]
+        if len(self._of_samples) >= _MAX_BUFFERED_SAMPLES:
             self._add_limits()
         if not seen.samples:
             return
@@ -204,6 +215,8 @@ class _Accumulator:
             some = high >= low
             if some.any():
                 value.add_limits(low[some], high[some])
+        for value, limits in zip(self._values, self._of_samples.take(), strict=True):
+            value.add_sample_limits(limits)
         self._limits = []
 
     def _add_elements(self) -> None:
@@ -222,6 +235,7 @@ class _ValueAccumulator:
         self._average: AverageRange | None = None
         self._range = Range(math.inf, -math.inf)
         self._histogram = Histogram.empty()
+        self._limits: SampleLimits | None = None
 
     def add_limits(self, lows: Array64, highs: Array64) -> None:
         """Add the smallest and largest number of some feeds, float64[feeds] both."""
@@ -229,10 +243,17 @@ class _ValueAccumulator:
         self._average = new if self._average is None else self._average.merge(new)
         self._range = self._range.merge(Range(float(lows.min()), float(highs.max())))
 
+    def add_sample_limits(self, new: SampleLimits | None) -> None:
+        """Add the limits of some samples; None where the value had no elements."""
+        if self._limits is None or new is None:
+            self._limits = new if self._limits is None else self._limits
+        else:
+            self._limits = self._limits.merge(new)
+
     def add_elements(self, elements: NDArray[Any]) -> None:
         self._histogram = self._histogram.merge(Histogram.of(elements))
 
     def statistics(self) -> ValueStatistics | None:
-        if self._average is None:
+        if self._average is None or self._limits is None:
             return None
-        return ValueStatistics(self._range, self._average, self._histogram)
+        return ValueStatistics(self._range, self._average, self._histogram, self._limits)

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.histogram import Array64, Histogram
-from onnxlite.calibrate.statistics import Range, ValueStatistics
+from onnxlite.calibrate.limits import Range
+from onnxlite.calibrate.statistics import ValueStatistics
 
 #: Observers that decide for each value by itself.
 ObserverName = Literal["minmax", "moving-average", "percentile", "mse"]
 
 #: Bins that a search looks at: 8 to a step of an 8-bit type.
 _SEARCH_BINS = 2048
-#: Percent of the elements inside the range of the percentile observer.
-PERCENTILE = 99.999
+#: Fraction of the samples that the percentile observer leaves out at either end.
+LEFT_OUT = 0.01
 #: Fractions of the whole range that are tried; fine near 1, where the common answers lie.
 _MSE_FACTORS = np.concatenate([np.linspace(1.0, 0.9, 11), np.linspace(0.875, 0.3, 24)])
 
@@ -92,20 +93,13 @@ def average_range(seen: ValueStatistics, levels: Levels) -> Range:
 
 
 def percentile_range(seen: ValueStatistics, levels: Levels) -> Range:
-    """Leave out a fixed fraction of the elements, half at either end, to the width of a bin.
+    """Leave out the limits of 1% of the samples, at either end; none of fewer than 100.
 
-    Where that is less than one of the sampled elements, the exact limit stays.
+    A fraction of the elements would be none at all of small values, and of large ones it would
+    cut off the same rare samples that the range is for.
     """
     del levels
-    histogram = seen.histogram
-    tail = histogram.total * (1 - PERCENTILE / 100) / 2
-    if tail < 1:
-        return seen.range
-    below = np.cumsum(histogram.counts)
-    low = histogram.first + int(np.searchsorted(below, tail, side="right"))
-    last = histogram.first + int(np.searchsorted(below, histogram.total - tail, side="left"))
-    width = 2.0**histogram.exponent
-    return Range(max(seen.range.low, low * width), min(seen.range.high, (last + 1) * width))
+    return seen.limits.inner(LEFT_OUT)
 
 
 def mse_range(seen: ValueStatistics, levels: Levels) -> Range:

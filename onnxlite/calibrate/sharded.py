@@ -6,7 +6,6 @@ because their merging is exact and in any order (`calibrate/statistics.py`).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import length_hint
@@ -19,7 +18,7 @@ from onnxlite.calibrate.statistics import ValueStatistics, merge_statistics
 from onnxlite.errors import OnnxliteError
 from onnxlite.model import load, to_bytes
 from onnxlite.records import Progress, no_progress
-from onnxlite.samples import Feed, Samples, input_specs
+from onnxlite.samples import Feed, Samples, feed_size, input_specs
 from onnxlite.workers import Workers
 
 
@@ -30,7 +29,7 @@ class _Shard:
     model: bytes
     names: tuple[str, ...]
     feeds: list[Feed]
-    first: int
+    first: tuple[int, int]
     fraction: float
     threads: int | None
 
@@ -65,11 +64,13 @@ def collect_sharded(
     count = max(1, min(shards, len(feeds)))
     content, wanted = to_bytes(model), tuple(dict.fromkeys(names))
     cuts = [len(feeds) * index // count for index in range(count + 1)]
+    sizes = [feed_size(feed, samples.inputs) for feed in feeds]
+    firsts = [(start, sum(sizes[:start])) for start in cuts[:-1]]
 
     def collect(fraction: float) -> dict[str, ValueStatistics]:
         pieces = [
-            _Shard(content, wanted, feeds[start:stop], start, fraction, threads)
-            for start, stop in itertools.pairwise(cuts)
+            _Shard(content, wanted, feeds[first[0] : stop], first, fraction, threads)
+            for first, stop in zip(firsts, cuts[1:], strict=True)
         ]
         found: dict[int, dict[str, ValueStatistics]] = {}
         for index, result in workers.each(_collect, pieces, stage="calibrate", progress=progress):

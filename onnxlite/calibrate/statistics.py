@@ -1,4 +1,4 @@
-"""Statistics of a value, mergeable over shards: range, averaged limits, histogram."""
+"""Statistics of a value, mergeable over shards: range, limits of samples, histogram."""
 
 from __future__ import annotations
 
@@ -6,25 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.histogram import Histogram
+from onnxlite.calibrate.limits import Range, SampleLimits
 
 #: Of float64.
 _MANTISSA_BITS = 53
-
-
-class Range(msgspec.Struct, frozen=True):
-    """Smallest and largest number seen."""
-
-    low: float
-    high: float
-
-    def merge(self, other: Range) -> Range:
-        """Return the range that covers both; merging is exact, so shards may be merged."""
-        return Range(min(self.low, other.low), max(self.high, other.high))
 
 
 @dataclass(frozen=True)
@@ -77,12 +66,14 @@ class ValueStatistics:
     Attributes:
         range: over all elements of all samples.
         average: of the limits of each feed.
-        histogram: of the sampled elements.
+        histogram: of the sampled elements; empty where none were asked for.
+        limits: of the single samples that reach farthest.
     """
 
     range: Range
     average: AverageRange
     histogram: Histogram
+    limits: SampleLimits
 
     def merge(self, other: ValueStatistics) -> ValueStatistics:
         """Return the statistics of both sets of feeds together; exact, in any order."""
@@ -90,6 +81,7 @@ class ValueStatistics:
             self.range.merge(other.range),
             self.average.merge(other.average),
             self.histogram.merge(other.histogram),
+            self.limits.merge(other.limits),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnxlite.errors import SamplesError
 from onnxlite.graph import describe
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples
+from onnxlite.samples import Feed, Samples, feed_size
 
 Array64 = NDArray[np.float64]
 
@@ -25,13 +25,16 @@ class FeedSummary:
     """Summary of all values on one feed, in the order of their names.
 
     Attributes:
-        lows: float64[values], the smallest number of each; inf of a value without elements.
-        highs: float64[values], the largest; -inf of a value without elements.
+        lows: float64[values, samples], the smallest number of each; inf without elements.
+        highs: float64[values, samples], the largest; -inf without elements.
+        whole: bool[values], of those that do not show their samples apart: the limits of the feed
+            stand for its first sample, and all others have no elements.
         samples: some elements of each, float32 of any shape; None where not asked for.
     """
 
     lows: Array64
     highs: Array64
+    whole: NDArray[np.bool_]
     samples: list[NDArray[Any]] | None
 
 
@@ -65,7 +68,7 @@ def stream(
         detailed = sampled(index)
         if detailed not in probes:
             probes[detailed] = _Probe(model, wanted, sample=detailed, threads=threads)
-        yield probes[detailed].run(feed)
+        yield probes[detailed].run(feed, feed_size(feed, samples.inputs))
         progress("calibrate", index + 1, total)
 
 
@@ -84,26 +87,46 @@ class _Probe:
         self._highs = [tap.high for tap in taps.values()]
         self._samples = [tap.sample for tap in taps.values() if tap.sample] if sample else None
 
-    def run(self, feed: Feed) -> FeedSummary:
+    def run(self, feed: Feed, size: int) -> FeedSummary:
         outputs = self._session.run(feed)
-        lows = self._known.copy()
-        lows[self._measured] = [outputs[output].item() for output in self._lows]
-        highs = np.array([outputs[output].item() for output in self._highs])
+        whole = np.zeros(len(self._names), np.bool_)
+        highs = np.full((len(self._names), size), -np.inf)
+        _write(highs, range(len(highs)), [outputs[name] for name in self._highs], whole, np.max)
+        lows = np.where(highs > -np.inf, self._known[:, None], np.inf)
+        measured = np.flatnonzero(self._measured).tolist()
+        lows[measured] = np.inf
+        _write(lows, measured, [outputs[name] for name in self._lows], whole, np.min)
         # Reductions of no elements give these.
-        empty = (highs == -np.inf) & (~self._measured | (lows == np.inf))
-        lows[empty] = np.inf
+        empty = (highs == -np.inf) & (lows == np.inf)
         good = empty | (np.isfinite(lows) & np.isfinite(highs))
         if not good.all():
-            wrong = int(np.argmin(good))
-            name = self._names[wrong]
+            wrong, sample = np.argwhere(~good)[0].tolist()
+            name, number = self._names[wrong], highs[wrong, sample]
             raise SamplesError(
-                f"value {name!r} ({_origin(self._model, name)}) is {highs[wrong]} on a "
+                f"value {name!r} ({_origin(self._model, name)}) is {number} on a "
                 "calibration sample: check the preprocessing, or the model overflows"
             )
         elements = None
         if self._samples is not None:
             elements = [outputs[output] for output in self._samples]
-        return FeedSummary(lows, highs, elements)
+        return FeedSummary(lows, highs, whole, elements)
+
+
+def _write(
+    limits: Array64,
+    rows: Iterable[int],
+    measured: Sequence[NDArray[Any]],
+    whole: NDArray[np.bool_],
+    reduce: Callable[[NDArray[Any]], Any],
+) -> None:
+    """Write limits of samples into rows; those of whole feeds into the first column."""
+    size = limits.shape[1]
+    for row, numbers in zip(rows, measured, strict=True):
+        if numbers.ndim == 1 and len(numbers) == size:
+            limits[row] = numbers
+        elif numbers.size:
+            whole[row] = size > 1
+            limits[row, 0] = reduce(numbers)
 
 
 def check_seen(names: Iterable[str], seen: Container[str]) -> None:

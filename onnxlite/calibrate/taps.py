@@ -91,7 +91,9 @@ class TapModel:
         return value
 
     def reduce(self, op_type: str, value: ir.Value, axes: Sequence[int] | None = None) -> ir.Value:
-        """Append a reduction over some axes, or to a scalar."""
+        """Append a reduction over some axes, or to a scalar; over no axes it is the value."""
+        if axes is not None and not axes:
+            return value
         inputs, attributes = [value], {"keepdims": 0}
         if axes is not None and self._model.opset_imports.get("", 1) >= _AXES_ARE_INPUTS:
             inputs.append(self.constant(list(axes)))
@@ -128,8 +130,9 @@ class Tap:
     """Names of the outputs that measure one value; None where nothing is measured.
 
     Attributes:
-        low: the smallest number; None where `known_low` is guaranteed.
-        high: the largest number.
+        low: the smallest number of each sample, or of the feed where the shape does not show the
+            samples; None where `known_low` is guaranteed.
+        high: the largest number, likewise.
         sample: some of the elements.
         known_low: lower bound that the producer guarantees.
     """
@@ -158,17 +161,35 @@ def tap_summaries(
         bound = lower_bound(taps.values[name])
         # Behind an activation nothing else needs an image in its plain layout.
         pooled = bound is not None
+        axes = _axes_of_a_sample(taps.values[name], batches)
+        rank = 0 if axes is None else 1
         found[name] = Tap(
-            low=None if pooled else taps.output(taps.reduce("ReduceMin", value), 0),
-            high=taps.output(_largest(taps, value, pooled=pooled), 0),
+            low=None if pooled else taps.output(taps.reduce("ReduceMin", value, axes), rank),
+            high=taps.output(_largest(taps, value, axes, pooled=pooled), rank),
             sample=_sampled(taps, value, batches, pooled=pooled) if sample else None,
             known_low=0.0 if bound is None else bound,
         )
     return taps.finish(), {name: found[name] for name in wanted}
 
 
-def _largest(taps: TapModel, value: ir.Value, *, pooled: bool) -> ir.Value:
-    """Append the largest number of a value.
+def _axes_of_a_sample(value: ir.Value, batches: set[str]) -> list[int] | None:
+    """Axes of a value that run within one sample; None where its shape does not show them.
+
+    Samples are counted by the first axis, or by another one of the same symbolic size. Whether
+    they are is checked when the sizes are known.
+    """
+    if value.shape is None or not len(value.shape):
+        return None
+    found = [axis for axis, dim in enumerate(value.shape) if str(dim) in batches]
+    symbolic = [axis for axis in found if not isinstance(value.shape[axis], int)]
+    if not (found and found[0] == 0) and len(symbolic) != 1:
+        return None
+    samples = 0 if found[0] == 0 else symbolic[0]
+    return [axis for axis in range(len(value.shape)) if axis != samples]
+
+
+def _largest(taps: TapModel, value: ir.Value, axes: list[int] | None, *, pooled: bool) -> ir.Value:
+    """Append the largest number of a value, over some axes or all.
 
     An image is `pooled` first: kernels for that exist in the layout of ONNX Runtime's
     convolutions, and to bring the whole image out of it costs as much as a third of the model.
@@ -176,7 +197,7 @@ def _largest(taps: TapModel, value: ir.Value, *, pooled: bool) -> ir.Value:
     data = value
     if pooled and value.shape is not None and len(value.shape) == _IMAGE:
         data = taps.op("GlobalMaxPool", [value], f"{value.name}_peaks", like=value)
-    return taps.reduce("ReduceMax", data)
+    return taps.reduce("ReduceMax", data, axes)
 
 
 def _sampled(taps: TapModel, value: ir.Value, batches: set[str], *, pooled: bool) -> str:

@@ -15,6 +15,7 @@ from onnxlite.calibrate import (
     Levels,
     ObserverName,
     Range,
+    SampleLimits,
     ValueStatistics,
 )
 
@@ -23,9 +24,12 @@ INT8 = Levels(-127, 127, symmetric=True)
 
 
 def seen(values: np.ndarray) -> ValueStatistics:
+    """Statistics of rows, one for each sample; of a vector, each number is one."""
     values = values.astype(np.float32)
     whole = Range(float(values.min()), float(values.max()))
-    return ValueStatistics(whole, AverageRange.of(whole), Histogram.of(values))
+    rows = values.reshape(len(values), -1).astype(np.float64)
+    limits = SampleLimits.of(rows.min(1), rows.max(1), np.arange(len(rows)), kept=1024)
+    return ValueStatistics(whole, AverageRange.of(whole), Histogram.of(values), limits)
 
 
 def error(values: np.ndarray, chosen: Range, levels: Levels) -> float:
@@ -90,13 +94,14 @@ def test_limits_are_searched_apart() -> None:
     assert chosen.high < 10
 
 
-def test_percentile_is_numpys() -> None:
-    values = heavy(400_000)
-    chosen = OBSERVERS["percentile"](seen(values), UINT8)
-    low, high = np.percentile(values, [0.0005, 99.9995])
-    assert chosen.low == pytest.approx(low, rel=0.05)
-    assert chosen.high == pytest.approx(high, rel=0.05)
-    few = values[:1000]
+def test_percentile_leaves_samples_out() -> None:
+    """One of a hundred samples is beyond either limit, whatever the number of its elements."""
+    rows = np.random.default_rng(0).standard_normal((400, 192))
+    rows[17, 5], rows[30, 3] = 1e4, -1e3
+    chosen = OBSERVERS["percentile"](seen(rows), UINT8)
+    assert chosen.high == pytest.approx(np.sort(rows.max(1))[-5])
+    assert chosen.low == pytest.approx(np.sort(rows.min(1))[4])
+    few = rows[:99]
     assert OBSERVERS["percentile"](seen(few), UINT8) == seen(few).range
 
 

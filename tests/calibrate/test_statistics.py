@@ -11,11 +11,13 @@ import pytest
 
 from onnxlite.calibrate import (
     Range,
+    SampleLimits,
     ValueStatistics,
     collect_ranges,
     collect_statistics,
     merge_statistics,
 )
+from onnxlite.calibrate.collect import collect_part
 from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.errors import SamplesError
 from onnxlite.model import load
@@ -56,13 +58,32 @@ def same(a: ValueStatistics, b: ValueStatistics) -> bool:
         (a.range, a.average) == (b.range, b.average)
         and (one.exponent, one.first) == (two.exponent, two.first)
         and np.array_equal(one.counts, two.counts)
+        and same_limits(a.limits, b.limits)
+    )
+
+
+def same_limits(a: SampleLimits, b: SampleLimits) -> bool:
+    sides = ((a.lows, b.lows), (a.highs, b.highs))
+    return (a.count, a.kept, a.whole) == (b.count, b.kept, b.whole) and all(
+        np.array_equal(one.limits, two.limits) and np.array_equal(one.samples, two.samples)
+        for one, two in sides
     )
 
 
 def test_shards_merge_to_one_pass_bit_by_bit() -> None:
     data = images(24)
     whole = statistics(NET, data, ["x", "r", "y"])
-    shards = [statistics(NET, part, ["x", "r", "y"]) for part in (data[16:], data[:8], data[8:16])]
+    model = load(parsed(NET))
+    shards = [
+        collect_part(
+            model,
+            ["x", "r", "y"],
+            Samples(data[first : first + 8], input_specs(model)),
+            fraction=1.0,
+            first=(first // 8, first),
+        )
+        for first in (16, 0, 8)
+    ]
     merged = merge_statistics(shards)
     assert merged.keys() == whole.keys()
     assert all(same(merged[name], whole[name]) for name in whole)

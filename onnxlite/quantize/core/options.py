@@ -81,9 +81,10 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
         ObserverChoice,
         Meta(
             description='How the range of an activation is chosen: `"minmax"`, all values '
-            'seen; `"moving-average"`, the mean of the limits of batches; `"percentile"`, all '
-            'but one value in 100,000; `"mse"`, least squared error; `"auto"`, the latter where '
-            "the model's outputs gain by it on held-out samples, otherwise all values seen.",
+            'seen; `"moving-average"`, the mean of the limits of batches; `"percentile"`, the '
+            'limits of all but 1% of the samples; `"mse"`, least squared error; `"auto"`, the '
+            "latter where the model's outputs gain by it on held-out samples, otherwise all values "
+            "seen.",
             extra={"synonyms": {"max": "minmax", "histogram": "mse"}},
         ),
     ] = "auto"
