@@ -20,19 +20,29 @@ def normalize(model: ir.Model) -> tuple[Skipped, ...]:
     Returns:
         What could not be normalized, and why.
     """
-    skipped: list[Skipped] = []
-    if model.functions:
-        try:
-            common.InlinePass()(model)
-        # Recursion and attribute references that onnx_ir cannot resolve: calls stay calls,
-        # which every later step treats as an unknown operator.
-        except Exception as error:
-            skipped.append(Skipped("inline-functions", "", "not-possible", str(error)))
+    skipped = inline_functions(model)
     common.RemoveInitializersFromInputsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _name_everything(model)
     model.ir_version = max(model.ir_version, 4)
-    return tuple(skipped)
+    return skipped
+
+
+def inline_functions(model: ir.Model) -> tuple[Skipped, ...]:
+    """Rewrite in place: replace calls of the model's functions by their bodies.
+
+    Returns:
+        Why the calls stay, if they do.
+    """
+    if not model.functions:
+        return ()
+    try:
+        common.InlinePass()(model)
+    # Recursion and attribute references that onnx_ir cannot resolve: calls stay calls,
+    # which every later step treats as an unknown operator.
+    except Exception as error:
+        return (Skipped("inline-functions", "", "not-possible", str(error)),)
+    return ()
 
 
 def _name_everything(model: ir.Model) -> None:

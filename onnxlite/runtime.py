@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import PROTO_LIMIT_BYTES, clone, load, size_bytes, to_bytes
+from onnxlite.ops import may_draw, tie_noise
 from onnxlite.samples import Feed, InputSpec, generate, input_specs
 from onnxlite.save import save
 
@@ -52,10 +53,12 @@ class Session:
         optimization: how much of its own graph optimization ONNX Runtime does.
         profile: path prefix of a JSON profile that `end_profiling` writes.
         optimized_path: where ONNX Runtime writes the graph that it really runs.
-        fuse_qdq: run what lies between Q and DQ nodes on integers; otherwise all of it is
-            computed in float, as the operators say.
-        keep_int8: let int8 activations between Q and DQ nodes stay int8, as on ARM; by default
-            ONNX Runtime makes some of them uint8 on x86.
+        qdq: `"fused"` runs what lies between Q and DQ nodes on integers, some int8 activations
+            as uint8 on x86; `"int8"` lets them stay int8, as on ARM; `"float"` computes all of
+            it in float, as the operators say.
+        random: `"tied"` replaces random operators on a copy by noise that is the same on every
+            run and in every model (`ops/noise.py`), so that results can be compared; `"drawn"`
+            keeps them, for times and for what is shipped.
 
     Raises:
         ExecutionError: ONNX Runtime refuses the model; the message holds its words.
@@ -69,17 +72,17 @@ class Session:
         optimization: Optimization = "all",
         profile: Path | None = None,
         optimized_path: Path | None = None,
-        fuse_qdq: bool = True,
-        keep_int8: bool = False,
+        qdq: Literal["fused", "int8", "float"] = "fused",
+        random: Literal["tied", "drawn"] = "tied",
     ) -> None:
         options = ort.SessionOptions()
         options.graph_optimization_level = _LEVELS[optimization]
         options.log_severity_level = 4
         # Spinning worker threads distort every other measurement on a small machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if keep_int8:
+        if qdq == "int8":
             options.add_session_config_entry("session.qdqisint8allowed", "1")
-        if not fuse_qdq:
+        if qdq == "float":
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -89,7 +92,7 @@ class Session:
             options.profile_file_prefix = str(profile)
         if optimized_path is not None:
             options.optimized_model_filepath = str(optimized_path)
-        with _loadable(model) as source:
+        with _loadable(_tied(model) if random == "tied" else model) as source:
             self._session = _guard(
                 lambda: ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]),
                 "ONNX Runtime cannot load the model",
@@ -136,6 +139,17 @@ def _fed_as(name: str, value: Any) -> str:
     return f"{name}: {type(value).__name__}"
 
 
+def _tied(model: ir.Model | Path) -> ir.Model | Path:
+    """Tie the noise of a model; without random operators it is returned as it is."""
+    if isinstance(model, ir.Model):
+        return tie_noise(model)
+    if not model.is_file() or not may_draw(model):
+        return model
+    read = load(model)
+    tied = tie_noise(read)
+    return model if tied is read else tied
+
+
 @contextlib.contextmanager
 def _loadable(model: ir.Model | Path) -> Iterator[str | bytes]:
     """Give `InferenceSession` a path, bytes, or a temporary file if it is large."""
@@ -176,13 +190,13 @@ def optimized_operators(model: ir.Model, *, optimization: Optimization = "all") 
     """
     with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
         path = Path(directory) / "optimized.onnx"
-        Session(model, threads=1, optimization=optimization, optimized_path=path)
+        Session(model, threads=1, optimization=optimization, optimized_path=path, random="drawn")
         return Counter(node.op_type for node in iter_nodes(load(path)))
 
 
 def check_loads(model: ir.Model) -> None:
     """Raise `ExecutionError` unless ONNX Runtime loads the model."""
-    Session(model, threads=1, optimization="basic")
+    Session(model, threads=1, optimization="basic", random="drawn")
 
 
 def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:

@@ -19,6 +19,7 @@ from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
 from onnxlite.fidelity import match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
+from onnxlite.ops import random_outputs
 from onnxlite.options import Limit, Options
 from onnxlite.records import Report
 from onnxlite.runtime import Outputs, Session, probe_feeds
@@ -156,6 +157,7 @@ def compare(
             classes.append((predicted_classes(have[scores]), predicted_classes(other[scores])))
         count += feed_size(feed, specs)
         progress("compare", done, 0)
+    notes += _noise_notes(first, second)
     rows: tuple[LayerFidelity, ...] = ()
     if options.layers:
         rows, more = compare_layers(
@@ -237,6 +239,17 @@ def _match(first: Sequence[str], second: Sequence[str], notes: list[str]) -> dic
     if set(pairs) != set(pairs.values()):
         notes.append(f"outputs matched by position: {list(first)} are {list(second)}")
     return pairs
+
+
+def _noise_notes(first: ir.Model, second: ir.Model) -> list[str]:
+    """Note random nodes without a partner: noise is tied by the name of the output."""
+    names = [set(random_outputs(each)) for each in (first, second)]
+    if not all(names) or names[0] == names[1]:
+        return []
+    return [
+        f"random nodes have other names in the two models ({sorted(names[0] - names[1])} and "
+        f"{sorted(names[1] - names[0])}), so their noise differs and counts as error"
+    ]
 
 
 def _tensors(outputs: Mapping[str, object]) -> Outputs:

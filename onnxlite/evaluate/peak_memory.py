@@ -87,6 +87,6 @@ def _report() -> None:
     model, threads = sys.argv[1:]
     feed: Feed = pickle.load(sys.stdin.buffer)
     base = high_water_bytes()
-    Session(Path(model), threads=int(threads) or None).run(feed)
+    Session(Path(model), threads=int(threads) or None, random="drawn").run(feed)
     result = PeakMemory(peak_bytes=high_water_bytes(), base_bytes=base)
     sys.stdout.buffer.write(msgspec.json.encode(result))

@@ -8,6 +8,7 @@ from onnxlite.ops.coded_weight import CodedWeight, coded_weight
 from onnxlite.ops.computed import bind_behind, carry_sizes, entry_source
 from onnxlite.ops.geometry import GemmForm, Geometry
 from onnxlite.ops.linear_layer import LinearLayer, Product, find_layers, find_product
+from onnxlite.ops.noise import noise_seed
 from onnxlite.ops.spec import CONTRIB_DOMAIN, OpSpec, Quantized, QuantRule, RowUse, ShapeOf
 from onnxlite.ops.table import (
     OPS,
@@ -20,6 +21,7 @@ from onnxlite.ops.table import (
     spec_of,
     trained_ports,
 )
+from onnxlite.ops.tied_noise import is_random, may_draw, random_outputs, tie_noise
 from onnxlite.ops.tracker import ChannelRule, Ids, Sizes, Tracker, blank, tracked_axes
 
 __all__ = [
@@ -48,11 +50,16 @@ __all__ = [
     "find_layers",
     "find_product",
     "holds_scores",
+    "is_random",
     "iter_parameters",
     "last_axis_affine",
+    "may_draw",
+    "noise_seed",
     "output_bounds",
+    "random_outputs",
     "row_use",
     "spec_of",
+    "tie_noise",
     "tracked_axes",
     "trained_ports",
 ]

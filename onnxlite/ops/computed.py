@@ -147,13 +147,7 @@ def entry_source(node: ir.Node, entry: int, shape_of: ShapeOf) -> tuple[int, int
     return None
 
 
-_RANDOM = (
-    *("Bernoulli", "Multinomial"),
-    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-)
-
 ROWS = (
     OpSpec(op_type="Shape", channels=shape),
     OpSpec(op_type="Size", channels=size),
-    *(OpSpec(op_type=name, random=True) for name in _RANDOM),
 )

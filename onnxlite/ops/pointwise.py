@@ -190,6 +190,5 @@ ROWS = (
     OpSpec(op_type="Sigmoid", quant=_SIGMOID, channels=elementwise),
     OpSpec(op_type="Identity", linear=True, moves_only=True, scores="keeps", channels=elementwise),
     OpSpec(op_type="Cast", moves_only=True, channels=elementwise),
-    OpSpec(op_type="Dropout", random=True, channels=first_input),
     *(OpSpec(op_type=name, channels=elementwise) for name in _ELEMENTWISE),
 )

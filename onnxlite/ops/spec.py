@@ -9,6 +9,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxlite.ops.geometry import Geometry
+from onnxlite.ops.noise import NoisePlace
 from onnxlite.ops.tracker import ChannelRule
 
 #: Domain of ONNX Runtime's own operators.
@@ -139,6 +140,19 @@ class QuantRule:
 MOVES = QuantRule(kind="layout", shared_scale=True)
 
 
+@dataclass(frozen=True)
+class RandomRule:
+    """Random draw of an operator.
+
+    Attributes:
+        tie: builds the same with tied noise; gives the values that replace the node's outputs.
+        draws: tells the nodes that draw from those in a mode without noise.
+    """
+
+    tie: Callable[[ir.Node, NoisePlace], Sequence[ir.Value]]
+    draws: Callable[[ir.Node], bool] = lambda _node: True
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpSpec:
     """One operator of the table.
@@ -173,7 +187,7 @@ class OpSpec:
         scores: `"makes"`: the outputs are probabilities; `"keeps"`: it may stand behind a
             classifier's last layer.
         quantized: only quantized models have it.
-        random: its output differs from run to run.
+        random: how it draws random values; None if its output is the same on every run.
     """
 
     op_type: str
@@ -199,4 +213,4 @@ class OpSpec:
     moves_only: bool = False
     scores: Literal["makes", "keeps"] | None = None
     quantized: bool = False
-    random: bool = False
+    random: RandomRule | None = None

@@ -18,6 +18,7 @@ from onnxlite.ops import (
     normalization,
     pointwise,
     quantized,
+    random_ops,
     recurrent,
     spatial,
 )
@@ -34,6 +35,7 @@ _ROWS: tuple[OpSpec, ...] = (
     *attention.ROWS,
     *computed.ROWS,
     *quantized.ROWS,
+    *random_ops.ROWS,
 )
 
 #: Every operator of the standard domain that onnxlite knows, by name.

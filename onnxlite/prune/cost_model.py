@@ -271,7 +271,7 @@ def latency_items(
     finally:
         times.keep()
     progress("time layers", len(layers), len(layers))
-    seconds = run_seconds(Session(model, threads=threads), feed)
+    seconds = run_seconds(Session(model, threads=threads, random="drawn"), feed)
     rest = max(seconds * _PICOSECONDS - whole, 0.0)
     measured = {value for item in items for value in item.values}
     others = [v for node in model.graph for v in node.outputs if v not in measured]
@@ -332,6 +332,6 @@ def latency_ratio(
     reference: ir.Model, candidate: ir.Model, feed: Feed, *, threads: int | None, budget_s: float
 ) -> float:
     """Measure the median of candidate over reference time, in interleaved runs."""
-    sessions = (Session(reference, threads=threads), Session(candidate, threads=threads))
+    sessions = [Session(each, threads=threads, random="drawn") for each in (reference, candidate)]
     (ratio,) = time_ratios(sessions, feed, budget_s=budget_s)
     return ratio

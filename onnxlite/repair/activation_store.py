@@ -135,7 +135,7 @@ class ActivationStore:
             computed |= dict.fromkeys(self._plan.needed(made, index, self._done))
         inputs = self._plan.inputs(nodes)
         piece = _Piece(self._plan.model, nodes, inputs, list(computed))
-        session = Session(piece.model(self.kept[0]), threads=self._threads, fuse_qdq=False)
+        session = Session(piece.model(self.kept[0]), threads=self._threads, qdq="float")
         for position, kept in enumerate(self.kept):
             outputs = piece.run(session, kept)
             if keep:
@@ -149,7 +149,7 @@ class ActivationStore:
 class _Piece:
     """The nodes between some values of a model.
 
-    Rounding is computed as written (`fuse_qdq=False`): a piece may have integer activations
+    Rounding is computed as written (`qdq="float"`): a piece may have integer activations
     and weights that are still float.
     """
 

@@ -17,9 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, UnsupportedError
-from onnxlite.graph import iter_nodes
 from onnxlite.model import size_bytes
-from onnxlite.ops import spec_of
+from onnxlite.ops import random_outputs, tie_noise
 from onnxlite.runtime import Outputs, Session, checking_session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, generate, input_specs
 
@@ -39,7 +38,8 @@ class Reference:
         outputs: its outputs, one record per feed.
         skipped: why nothing can be verified, None if it can.
         runs: False if ONNX Runtime refused the original itself.
-        unstable: outputs that differ from run to run, which are not compared.
+        unstable: outputs that differ from run to run although the noise of random operators is
+            tied (`ops/noise.py`), which are not compared.
     """
 
     feeds: tuple[Feed, ...] = ()
@@ -120,7 +120,8 @@ def _resized(feed: Feed, specs: Sequence[InputSpec]) -> Feed | None:
 def _unstable(
     model: ir.Model, session: Session, feeds: Sequence[Feed], outputs: Sequence[Outputs]
 ) -> frozenset[str]:
-    if not any(spec_of(node).random for node in iter_nodes(model)):
+    """Find outputs that random operators change from run to run although noise is tied."""
+    if not random_outputs(tie_noise(model)):
         return frozenset()
     again = [session.run(feed) for feed in feeds]
     return frozenset(

@@ -103,7 +103,9 @@ def profile(
     """
     with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
         sessions = [
-            Session(model, threads=threads, profile=Path(directory) / f"profile{index}")
+            Session(
+                model, threads=threads, profile=Path(directory) / f"profile{index}", random="drawn"
+            )
             for index, model in enumerate(models)
         ]
         runs, deadline = 0, time.perf_counter() + budget_s

@@ -113,6 +113,24 @@ def test_files_and_integer_outputs(tmp_path: Path) -> None:
     assert fidelity.sqnr_db == math.inf
 
 
+def noisy(output: str) -> onnx.ModelProto:
+    return parse(f"""<ir_version: 8, opset_import: ["": 17]> g (float[n,4] x) => (float[n,4] y)
+        {{ {output} = RandomNormalLike(x)  y = Add(x, {output}) }}""")
+
+
+def test_random_nodes_draw_the_same_where_names_agree() -> None:
+    fidelity = compare(noisy("noise"), noisy("noise"), samples=X)
+    assert fidelity.sqnr_db == math.inf
+    assert fidelity.notes == ()
+
+
+def test_random_nodes_of_other_names_are_noted() -> None:
+    fidelity = compare(noisy("noise"), noisy("other"), samples=X)
+    assert fidelity.sqnr_db < 6
+    (note,) = fidelity.notes
+    assert "random nodes have other names" in note
+
+
 def test_a_sequence_is_left_out() -> None:
     proto = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[n,4] y, seq(float[n,4]) s)

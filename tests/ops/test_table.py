@@ -99,7 +99,7 @@ OPSETS = {"GroupNormalization": 21, "RMSNormalization": 23}
 ROWS = sorted(
     name
     for name, row in OPS.items()
-    if replace(row, channels=None, scores=None, moves_only=False, quantized=False, random=False)
+    if replace(row, channels=None, scores=None, moves_only=False, quantized=False, random=None)
     != OpSpec(op_type=name)
 )
 

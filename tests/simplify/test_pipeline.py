@@ -243,11 +243,30 @@ def test_samples_are_used_for_verification():
     assert [feed["x"].shape[0] for feed in reference.feeds] == [2, 2]
 
 
-def test_random_outputs_are_not_compared():
-    model = build("g (float[N,4] x) => (float[N,4] y) { a = Identity(x) y = RandomNormalLike(a) }")
+RANDOM = "g (float[N,4] x) => (float[N,4] y) { a = Identity(x) y = RandomNormalLike(a) }"
+
+
+def test_random_outputs_are_compared_with_tied_noise():
+    model = build(RANDOM)
     result, report = simplify(model, onnxsim=False)
     assert dict(operators(result)) == {"RandomNormalLike": 1}
+    assert "not compared" not in report.summary
+    wrong = build(RANDOM.replace("Like(a)", "Like<scale=1.01>(a)"))
+    assert "relative difference" in (take_reference(model).difference(wrong) or "")
+
+
+def test_random_outputs_that_cannot_be_tied_are_not_compared():
+    _, report = simplify(build(RANDOM, opset=10), onnxsim=False)
     assert "random outputs not compared: y" in report.summary
+
+
+def test_random_nodes_are_never_merged():
+    model = build(
+        "g (float[N,4] x) => (float[N,4] y) "
+        "{ a = RandomNormalLike(x) b = RandomNormalLike(x) c = Add(a, b) y = Relu(c) }"
+    )
+    result, _ = simplify(model, onnxsim=False)
+    assert operators(result)["RandomNormalLike"] == 2
 
 
 def test_upgrade_opset():

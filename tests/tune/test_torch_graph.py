@@ -88,7 +88,7 @@ def test_static_int8_is_computed_as_the_graph_says(residual_path: Path, tmp_path
     images = np.random.default_rng(0).standard_normal((16, 1, 28, 28), np.float32)
     model = quantize_static(residual_path, images, rounding="nearest", equalize=False).model
     # Without ONNX Runtime's fusions, which round at other places.
-    session = Session(model, threads=1, fuse_qdq=False, optimization="none")
+    session = Session(model, threads=1, qdq="float", optimization="none")
     want = session.run({"image": images})["logits"]
     with torch.no_grad():
         found = TorchGraph(model)({"image": torch.tensor(images)})["logits"].numpy()

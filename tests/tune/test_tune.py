@@ -168,7 +168,7 @@ def test_student_starts_as_the_model(net, images):
     student = Student(load(small))
     with torch.no_grad():
         found = student({"x": torch.tensor(images[:8])})["y"].numpy()
-    want = Session(load(small), fuse_qdq=False, optimization="none")
+    want = Session(load(small), qdq="float", optimization="none")
     np.testing.assert_allclose(found, want.run({"x": images[:8]})["y"], atol=1e-4)
     untouched = tensors(student.written())
     for name, array in tensors(small).items():

@@ -72,7 +72,7 @@ def round_with_gptq(
     original = Reference(reference, held_out, threads=threads)
     # As the nodes say: ONNX Runtime would fuse Q and DQ around float weights.
     before_db, after_db = (
-        original.sqnr_db(Session(each, threads=threads, fuse_qdq=False).run)
+        original.sqnr_db(Session(each, threads=threads, qdq="float").run)
         for each in (nearest, simulated)
     )
     if after_db < before_db:

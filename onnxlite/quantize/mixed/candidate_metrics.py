@@ -56,7 +56,7 @@ def measure_candidate(
     errors.check_finite("the quantized model", "exclude the layers before it and report this")
     specs = input_specs(reference)
     single = [trim(feed, specs, 1) or feed for feed in feeds[:_TIMED]]
-    sessions = (Session(reference, threads=1), Session(candidate, threads=1))
+    sessions = [Session(each, threads=1, random="drawn") for each in (reference, candidate)]
     per_feed_s = budget_s / len(single)
     ratios = [time_ratios(sessions, feed, budget_s=per_feed_s)[0] for feed in single]
     return CandidateMetrics(

@@ -102,7 +102,7 @@ class ErrorModel:
         for value in plan.placement.values:
             writer.value(value, params[value])
         # Without optimization: ONNX Runtime must not fuse errors into integer kernels.
-        self._session = Session(writer.model, threads=threads, fuse_qdq=False)
+        self._session = Session(writer.model, threads=threads, qdq="float")
 
     def run(self, feed: Feed, on: NDArray[np.bool_]) -> Outputs:
         """Run with some errors switched on.

@@ -159,7 +159,7 @@ def _measure(
             quantized = quick_qdq(replace(everything, placement=placement), params)
             candidates[frozenset(placement.nodes)] = (placement, quantized)
     placements, models = zip(*candidates.values(), strict=True)
-    sessions = [Session(each, threads=_THREADS) for each in (source, *models)]
+    sessions = [Session(each, threads=_THREADS, random="drawn") for each in (source, *models)]
     ratios = {
         count: time_ratios(sessions, feed, budget_s=_TIMING_S, progress=progress)
         for count, feed in sizes.items()

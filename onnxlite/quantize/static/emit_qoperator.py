@@ -156,7 +156,7 @@ def _drop_unused(graph: ir.Graph) -> None:
 
 
 def _compare(before: ir.Model, after: ir.Model, feed: Feed) -> None:
-    reference = Reference(Session(before, keep_int8=True).run, [feed])
+    reference = Reference(Session(before, qdq="int8").run, [feed])
     for name, error in reference.errors(after).outputs.items():
         if error.sqnr_db < _SAME_DB:
             raise VerificationError(

@@ -120,7 +120,7 @@ def _search_ranges(
     if narrower.items() <= whole.items():
         return RangeChoice(whole)
     twin, scales = fake_quantized(plan, choices)
-    integers = Session(twin, threads=threads, fuse_qdq=False)
+    integers = Session(twin, threads=threads, qdq="float")
     reference = Reference(plan.model, held_out, threads=threads)
     before, after = (
         reference.sqnr_db(lambda feed, given=given: integers.run(feed | given))  # type: ignore[misc]

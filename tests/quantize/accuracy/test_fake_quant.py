@@ -37,13 +37,13 @@ def test_one_session_tries_several_ranges(int16: tuple[str, ...]) -> None:
     names = placement.value_names
     choices = [dict.fromkeys(names, Range(-2.0 * s, 3.0 * s)) for s in (1.0, 0.4)]
     twin, scales = fake_quantized(plan, choices)
-    session = Session(twin, fuse_qdq=False)
+    session = Session(twin, qdq="float")
     feed = {"x": np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)}
     results = []
     for ranges, given in zip(choices, scales, strict=True):
         copied = plan.on(clone(model))
         QDQEmitter(copied).activations(activation_params(copied, ranges))
-        want = Session(copied.model, fuse_qdq=False).run(feed)["y"]
+        want = Session(copied.model, qdq="float").run(feed)["y"]
         results.append(session.run(feed | given)["y"])
         np.testing.assert_allclose(results[-1], want, rtol=1e-5, atol=1e-5)
     assert np.abs(results[0] - results[1]).max() > 0.01

@@ -43,7 +43,7 @@ def noise(text: str, model: ir.Model, data: np.ndarray) -> float:
     feed = {"x": data}
     want, got = (
         Session(load(parse(text))).run(feed)["y"],
-        Session(model, fuse_qdq=False).run(feed)["y"],
+        Session(model, qdq="float").run(feed)["y"],
     )
     return float(((want - got) ** 2).sum() / (want**2).sum())
 
