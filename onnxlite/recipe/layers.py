@@ -16,6 +16,7 @@ from onnxlite.errors import OnnxliteError
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.samples import Feed
+from onnxlite.timing import current_timer
 from onnxlite.timing.profiler import Kernels, profile
 
 logger = logging.getLogger(__name__)
@@ -72,10 +73,10 @@ def layer_pairs(
         result: what came of it, with its lineage.
         before: summary of the input.
         after: summary of the result.
-        feed: to profile both models with; None leaves times out.
+        feed: to profile both models with; None leaves times out, as does `use_timer(None)`.
     """
     times: list[dict[str, float]] = [{}, {}]
-    if feed is not None:
+    if feed is not None and current_timer() is not None:
         try:
             models = [_named(original), _named(result)]
             found = profile(models, feed, threads=_THREADS, budget_s=_PROFILE_S)

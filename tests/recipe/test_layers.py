@@ -6,6 +6,7 @@ from onnxlite import prune_channels, quantize_static
 from onnxlite.analysis.summary import inspect
 from onnxlite.model import load
 from onnxlite.recipe.layers import layer_pairs
+from onnxlite.timing import InterleavedTimer, use_timer
 from tests.search.nets import images, net
 
 
@@ -18,7 +19,8 @@ def test_pruned_and_quantized_layers_find_their_originals():
     x = images(32)
     small = prune_channels(load(net()), samples=x, macs=0.5, round_to=4).model
     result = quantize_static(small, x, placement="everything", rounding="nearest").model
-    pairs = pairs_of(result, feed={"x": x[:1]})
+    with use_timer(InterleavedTimer()):
+        pairs = pairs_of(result, feed={"x": x[:1]})
     assert [pair.before.op_type for pair in pairs] == ["Conv", "Conv", "Conv", "MatMul"]
     assert all(pair.after is not None for pair in pairs)
     assert {pair.before.precision for pair in pairs} == {"float32"}
@@ -28,6 +30,8 @@ def test_pruned_and_quantized_layers_find_their_originals():
     assert pairs[-1].after.channels == 10
     assert all(pair.after.macs < pair.before.macs for pair in pairs)
     assert all(pair.before.latency_us > 0 for pair in pairs)
+    untimed = pairs_of(result, feed={"x": x[:1]})
+    assert {pair.before.latency_us for pair in untimed} == {None}
 
 
 def test_layers_that_are_gone_and_layers_that_are_new():

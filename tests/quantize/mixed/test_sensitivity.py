@@ -16,6 +16,7 @@ from onnxlite.cli import app
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.quantize.mixed.sensitivity import Sensitivity
 from onnxlite.report import from_json, sensitivity_plot
+from onnxlite.timing import InterleavedTimer, use_timer
 from tests.odd_models import parse
 
 #: Two like layers; the channels of the second one's input differ by a factor of 300.
@@ -60,12 +61,25 @@ def test_the_layers_around_uneven_channels_are_found_and_confirmed() -> None:
 def test_times_are_of_both_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
     proto, images = uneven()
-    found = sensitivity(proto, images[:8], per_layer=1, confirm=0, threads=1)
+    with use_timer(InterleavedTimer()):
+        found = sensitivity(proto, images[:8], per_layer=1, confirm=0, threads=1)
     for layer in found.layers:
         assert layer.float_us > 0
         assert layer.int_us > 0
         assert layer.gain_us == layer.float_us - layer.int_us
     assert list(tmp_path.rglob("layer-times*"))
+
+
+def test_without_a_timer_layers_have_no_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ONNXLITE_CACHE", str(tmp_path))
+    proto, images = uneven()
+    found = sensitivity(proto, images[:8], per_layer=1, confirm=0, threads=1)
+    assert {(layer.float_us, layer.int_us, layer.gain_us) for layer in found.layers} == {
+        (None, None, None)
+    }
+    assert not list(tmp_path.rglob("layer-times*"))
 
 
 def test_residual_net_is_confirmed(residual_path: Path) -> None:
