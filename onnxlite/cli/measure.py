@@ -76,7 +76,9 @@ def compare(
     min_sqnr_db: Annotated[
         float | None,
         typer.Option(
-            metavar="DB", help="Exit with 3 if an output's SQNR is lower.", show_default=False
+            metavar="DB",
+            help="Exit with 3 if the SQNR of a part of an output is lower.",
+            show_default=False,
         ),
     ] = None,
     min_agreement: Annotated[
@@ -91,8 +93,9 @@ def compare(
     quiet: args.Quiet = False,
 ) -> None:
     """SQNR is the signal to noise ratio of the outputs in dB: above 40 hardly anything has
-    changed, 20 is usual for a good INT8 model, below 10 something is wrong. Without
-    --data the inputs are generated, which says little about a quantized model.
+    changed, 20 is usual for a good INT8 model, below 10 something is wrong. Parts of an output
+    whose scales differ, as boxes and scores, are judged each by itself. Without --data the
+    inputs are generated, which says little about a quantized model.
 
     [bold]Example[/bold]: onnxlite compare model.onnx int8.onnx --data images.npy --min-sqnr-db 20
     """
@@ -108,7 +111,10 @@ def compare(
     terminal.show("fidelity", fidelity, fidelity_view(fidelity))
     agreement = fidelity.agreement
     if min_sqnr_db is not None and fidelity.sqnr_db < min_sqnr_db:
-        terminal.say(f"SQNR is {fidelity.sqnr_db:.1f} dB, the limit is {min_sqnr_db:g} dB")
+        terminal.say(
+            f"SQNR of {fidelity.worst_part} is {fidelity.sqnr_db:.1f} dB, the limit is "
+            f"{min_sqnr_db:g} dB"
+        )
         raise typer.Exit(ExitCode.NOT_REACHED)
     if min_agreement is not None and (agreement is None or agreement < min_agreement):
         have = (

@@ -62,9 +62,25 @@ class Fidelity(Report, frozen=True, kw_only=True):
 
     @property
     def sqnr_db(self) -> float:
-        """SQNR of the worst float output: infinite if identical, minus infinity if broken."""
+        """SQNR of the worst part of a float output: infinite if identical, minus if broken."""
         ratios = [row.decibels for row in self.outputs if row.max_abs is not None]
         return min(ratios, default=math.inf if all(r.equal == 1 for r in self.outputs) else 0.0)
+
+    @property
+    def worst_part(self) -> str:
+        """Label of that part, for example `"output0[:, 4:22]"`; empty without float outputs."""
+        rows = [row for row in self.outputs if row.max_abs is not None]
+        return min(rows, key=lambda row: row.decibels).worst_part if rows else ""
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """Parts about which the samples say nothing, with the reason."""
+        return tuple(
+            f"{part.label}: {part.undecided}"
+            for row in self.outputs
+            for part in row.parts
+            if part.undecided
+        )
 
     @property
     def agreement(self) -> float | None:
@@ -73,10 +89,14 @@ class Fidelity(Report, frozen=True, kw_only=True):
         return min(shares, default=None)
 
     def __str__(self) -> str:
-        parts = [f"SQNR {self.sqnr_db:.1f} dB" if self.sqnr_db < math.inf else "identical"]
+        cut = any(len(row.parts) > 1 for row in self.outputs)
+        where = f" at {self.worst_part}" if cut or len(self.outputs) > 1 else ""
+        parts = [f"SQNR {self.sqnr_db:.1f} dB{where}" if self.sqnr_db < math.inf else "identical"]
         if self.agreement is not None:
             parts.append(f"top-1 agreement {self.agreement:.2%}")
         parts += [f"{m.name} {m.reference:.4g} -> {m.candidate:.4g}" for m in self.metrics]
+        if count := len(self.undecided):
+            parts.append(f"{count} part{'s' if count > 1 else ''} undecided")
         return ", ".join(parts) + f" on {self.samples} samples"
 
 
@@ -171,12 +191,16 @@ def compare(
         values = [float(metric(_joined([pair[side] for pair in kept]))) for side in (0, 1)]
         name = getattr(metric, "__name__", "metric").replace("<lambda>", "metric")
         metrics.append(MetricPair(name=name, reference=values[0], candidate=values[1]))
-    return Fidelity(
+    found = Fidelity(
         samples=count,
         outputs=tuple(meter.result() for meter in meters.values()),
         metrics=tuple(metrics),
         notes=tuple(dict.fromkeys(notes)),
         layers=rows,
+    )
+    return msgspec.structs.replace(
+        found,
+        notes=found.notes + tuple(f"undecided: {text}" for text in found.undecided),
     )
 
 

@@ -186,7 +186,7 @@ def _rows(pairs: Sequence[MatchedValue]) -> list[_Row]:
         reads, free = _sources(pair.candidate, index)
         name = pair.reference.name or ""
         part = effective_range(pair.reference)
-        meters = Meter(name), Meter(name), ChannelScales(pair.axis)
+        meters = Meter(name, cut=False), Meter(name, cut=False), ChannelScales(pair.axis)
         other = None if part is None else part.other
         rows.append(_Row(pair, tuple(sorted(reads)), tuple(free), *meters, other))
     return rows

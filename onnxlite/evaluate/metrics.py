@@ -14,10 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
-from onnxlite.fidelity import SquaredError
+from onnxlite.fidelity import OutputError, OutputLayout, output_layout
 
 #: Values converted to float64 at a time.
 _BLOCK = 1 << 18
+#: Samples and bytes of the first outputs, from which the parts of an output are derived.
+_LAYOUT_ROWS, _LAYOUT_BYTES = 64, 1 << 26
+
+
+class PartFidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """Metrics of a part of an output: slices of like scale.
+
+    Attributes:
+        label: output and slices, for example `"output0[:, 4:22]"`.
+        kind: of the values: `"values"`, `"scores"` in 0..1, `"zero"` or `"constant"`.
+        sqnr_db: SQNR in dB; None without any error.
+        cosine: cosine similarity per sample, averaged.
+        undecided: reason why the samples say nothing about this part; empty if they do.
+        loud: samples of far more power than the others, which were left out of `sqnr_db`.
+    """
+
+    label: str
+    kind: str
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    undecided: str = ""
+    loud: tuple[int, ...] = ()
 
 
 class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,13 +52,15 @@ class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
         equal: fraction of values that are exactly equal, 0 to 1 (NaN equals NaN).
         broken: values that are finite in the reference and NaN or infinite in the
             candidate, or the other way round; left out of every other figure.
-        sqnr_db: 10 log10(sum(ref^2) / sum((ref - cand)^2)); None without any error, and
-            with broken values.
+        sqnr_db: 10 log10(sum(ref^2) / sum((ref - cand)^2)) of the worst part; None without any
+            error, and with broken values.
+        worst_part: label of that part, the name of the output if it has no others.
         max_abs: largest absolute difference.
         mean_abs: mean absolute difference.
         peak: largest absolute value of the reference, to hold `max_abs` against.
-        cosine: cosine similarity per sample (first axis), averaged.
+        cosine: cosine similarity per sample (first axis), averaged; of the part where it is least.
         agreement: fraction of samples with the same largest entry, for outputs `[n, c >= 2]`.
+        parts: slices of like scale, one entry where the whole output is.
     """
 
     name: str
@@ -50,6 +74,8 @@ class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
     peak: float | None = None
     cosine: float | None = None
     agreement: float | None = None
+    worst_part: str = ""
+    parts: tuple[PartFidelity, ...] = ()
 
     @property
     def decibels(self) -> float:
@@ -60,16 +86,22 @@ class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Meter:
-    """Accumulates one output's figures over many feeds."""
+    """Accumulates one output's figures over many feeds.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the output.
+        cut: judge parts of different scale each by itself. They are derived from the first
+            feeds, which are kept until there are enough.
+    """
+
+    def __init__(self, name: str, *, cut: bool = True) -> None:
         self.name = name
+        self._first: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self._error = None if cut else OutputError(name, OutputLayout())
         self._dtype = "?"
         self._values = self._equal = self._broken = 0
-        self._squares = SquaredError()
         self._abs_sum = self._abs_max = self._peak = 0.0
-        self._cosine_sum = 0.0
-        self._cosines = self._ranked = self._agreed = 0
+        self._ranked = self._agreed = 0
         self._numeric = False
 
     def update(self, reference: NDArray[Any], candidate: NDArray[Any]) -> None:
@@ -93,6 +125,7 @@ class Meter:
         self._numeric = True
         for ref, cand in _row_blocks(reference, candidate):
             self._add(ref, cand)
+        self._add_to_parts(reference, candidate)
         if reference.ndim == 2 and reference.shape[1] > 1:
             self._ranked += len(reference)
             same = reference.argmax(axis=1) == candidate.argmax(axis=1)
@@ -106,17 +139,35 @@ class Meter:
         self._broken += int(np.count_nonzero(~finite & ~same))
         ref, cand = np.where(finite, ref, 0.0), np.where(finite, cand, 0.0)
         error = np.abs(ref - cand)
-        self._squares.add(ref, cand)
         self._abs_sum += float(error.sum())
         self._abs_max = max(self._abs_max, float(error.max(initial=0.0)))
         self._peak = max(self._peak, float(np.abs(ref).max(initial=0.0)))
-        norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(cand, axis=1)
-        dots = np.einsum("ij,ij->i", ref, cand)
-        # Two zero vectors point the same way; a zero and a non-zero one do not.
-        alike = np.where(error.any(axis=1), 0.0, 1.0)
-        cosines = np.divide(dots, norms, out=alike, where=norms > 0)
-        self._cosine_sum += float(cosines.sum())
-        self._cosines += len(cosines)
+
+    def _add_to_parts(self, reference: NDArray[Any], candidate: NDArray[Any]) -> None:
+        finite = np.isfinite(reference) & np.isfinite(candidate)
+        if not finite.all():
+            zero = reference.dtype.type(0)
+            reference = np.where(finite, reference, zero)
+            candidate = np.where(finite, candidate, zero)
+        if self._error is not None:
+            self._error.add(reference, candidate)
+            return
+        self._first.append((reference, candidate))
+        rows = sum(len(np.atleast_1d(one)) for one, _ in self._first)
+        size = sum(one.nbytes for one, _ in self._first)
+        if rows >= _LAYOUT_ROWS or size >= _LAYOUT_BYTES:
+            self._cut()
+
+    def _cut(self) -> OutputError:
+        """Derive the parts from the first feeds, if that has not been done."""
+        if self._error is None:
+            # The narrow floats of ml_dtypes are no floats to NumPy.
+            known = [one.astype(np.float32) if _is_narrow(one) else one for one, _ in self._first]
+            self._error = OutputError(self.name, output_layout(known))
+            for one, other in self._first:
+                self._error.add(one, other)
+            self._first.clear()
+        return self._error
 
     def result(self) -> OutputFidelity:
         """The figures so far."""
@@ -129,15 +180,45 @@ class Meter:
         )
         if not self._numeric:
             return figures
+        parts = _parts(self._cut())
+        decided = [part for part in parts if not part.undecided]
         return msgspec.structs.replace(
             figures,
-            sqnr_db=self._squares.sqnr_db if self._squares.noise and not self._broken else None,
+            sqnr_db=None if self._broken else _finite(self._cut().sqnr_db),
+            worst_part=self._cut().worst_part.label,
             max_abs=self._abs_max,
             mean_abs=self._abs_sum / max(self._values - self._broken, 1),
             peak=self._peak,
-            cosine=self._cosine_sum / self._cosines if self._cosines else None,
+            cosine=min(
+                (part.cosine for part in decided or parts if part.cosine is not None), default=None
+            ),
             agreement=self._agreed / self._ranked if self._ranked else None,
+            parts=parts,
         )
+
+
+def _parts(error: OutputError) -> tuple[PartFidelity, ...]:
+    cosines = [error.cosines(index) for index in range(len(error.layout.parts))]
+    return tuple(
+        PartFidelity(
+            label=part.label,
+            kind=part.kind,
+            sqnr_db=_finite(part.sqnr_db),
+            cosine=float(cosine.mean()) if len(cosine) else None,
+            undecided=part.undecided,
+            loud=part.loud,
+        )
+        for part, cosine in zip(error.parts, cosines, strict=True)
+    )
+
+
+def _finite(decibels: float) -> float | None:
+    return None if decibels == math.inf else decibels
+
+
+def _is_narrow(array: NDArray[Any]) -> bool:
+    """Tell the floats of ml_dtypes, which are void to NumPy."""
+    return array.dtype.kind == "V"
 
 
 def predicted_classes(outputs: NDArray[Any]) -> NDArray[Any]:

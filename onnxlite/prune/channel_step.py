@@ -20,6 +20,7 @@ import onnx_ir as ir
 from onnxlite.analysis.channels import channel_map
 from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import ExecutionError, VerificationError
+from onnxlite.fidelity import ReferenceOutputs
 from onnxlite.model import clone
 from onnxlite.ops import Ids
 from onnxlite.prune.eligibility import channel_block, count_to_keep, removed_by_widths
@@ -124,7 +125,8 @@ class _Trial:
         self._task, self._curves = task, curves
         held_out = task.held_out or task.samples
         self._feeds = list(Samples(held_out, task.samples.inputs, limit=_TRIAL_SAMPLES))
-        self._expected = run_all(task.model, self._feeds, threads=task.context.threads)
+        outputs = run_all(task.model, self._feeds, threads=task.context.threads)
+        self._expected = ReferenceOutputs(outputs, centered=True)
 
     def error(self, removed: RemovedCounts) -> float:
         """Repair the model; return the squared output error over the variance."""

@@ -12,7 +12,7 @@ import numpy as np
 from onnxlite.analysis.channels import UnitGroup
 from onnxlite.analysis.cost import cost
 from onnxlite.calibrate.moments import Moments
-from onnxlite.fidelity import relative_error
+from onnxlite.fidelity import ReferenceOutputs
 from onnxlite.model import clone
 from onnxlite.ops import Ids
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
@@ -35,6 +35,8 @@ from onnxlite.samples import Samples, feed_size
 
 #: Local damage below which a probe would measure only rounding errors.
 _MIN_DAMAGE = 1e-4
+#: Bounds of damage at the outputs.
+_LEAST_DAMAGE, _BROKEN = 1e-12, 1e6
 #: Samples per probe; fewer if all runs together would take more than `_MAX_MACS`.
 _MIN_SAMPLES, _MAX_SAMPLES, _MAX_MACS = 8, 128, 2.5e11
 #: Up to this number of MACs in all runs, the model is repaired for every probe.
@@ -202,7 +204,8 @@ class _Probe:
         self._fitted = Samples(task.fitted, task.fitted.inputs, limit=count)
         held_out = task.held_out or task.fitted
         self._feeds = list(Samples(held_out, task.fitted.inputs, limit=count))
-        self._expected = run_all(model, self._feeds, threads=task.context.threads)
+        outputs = run_all(model, self._feeds, threads=task.context.threads)
+        self._expected = ReferenceOutputs(outputs, centered=True)
         # Layers without a bias get one, so the model of the channel map is copied.
         self._copy = clone(model)
         self._twins = {layer.node.name: layer for layer in find_layers(self._copy)[0]}
@@ -242,6 +245,14 @@ def _adapted(
             layer.write(weight, bias)
 
 
-def output_error(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
-    """Squared error over variance, averaged over all float outputs; at least 1e-12."""
-    return max(relative_error(expected, got, centered=True), 1e-12)
+def output_error(expected: ReferenceOutputs, got: Sequence[Outputs]) -> float:
+    """Squared error over variance, averaged over the parts of all float outputs.
+
+    Args:
+        expected: with `centered`.
+        got: outputs of the probed model on each feed.
+
+    Returns:
+        1e-12, below which there is rounding only, to 1e6, which stands for NaN and infinity.
+    """
+    return float(np.clip(expected.errors(got).noise_ratio, _LEAST_DAMAGE, _BROKEN))

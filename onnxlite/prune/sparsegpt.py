@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.fidelity import Reference, relative_error
+from onnxlite.fidelity import Reference, ReferenceOutputs
 from onnxlite.graph import const_tensor, iter_nodes, node_name, value_names
 from onnxlite.model import clone
 from onnxlite.ops import Parameter
@@ -193,7 +193,7 @@ def _allocate(
     model, progress = task.model, task.context.progress
     trial = clone(model)
     feeds = list(itertools.islice(task.samples, _PROBED_FEEDS))
-    wanted = run_all(model, feeds, threads=task.context.threads)
+    wanted = ReferenceOutputs(run_all(model, feeds, threads=task.context.threads))
     values = {
         name: value
         for graph in trial.graphs()
@@ -209,7 +209,7 @@ def _allocate(
         value.const_value = ir.Tensor(array, dtype=old.dtype, name=old.name)
         found = run_all(trial, feeds, threads=task.context.threads)
         value.const_value = old
-        return relative_error(wanted, found)
+        return wanted.errors(found).noise_ratio
 
     weighed = probed(curves, task.fraction, distance, lambda i, n: progress("probe layers", i, n))
     sparsities, unobserved = allocate_observed(weighed, task.fraction)

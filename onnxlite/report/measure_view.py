@@ -7,10 +7,21 @@ from rich.text import Text
 
 from onnxlite.analysis.summary import Summary
 from onnxlite.evaluate import Fidelity, Latency, LayerFidelity
-from onnxlite.evaluate.metrics import OutputFidelity
+from onnxlite.evaluate.metrics import OutputFidelity, PartFidelity
 from onnxlite.prune import ChannelReport
 from onnxlite.quantize.mixed.sensitivity import LayerSensitivity, Sensitivity
-from onnxlite.report.text import count_text, quotient_text, ratio_text, shape_text, size_text, table
+from onnxlite.report.text import (
+    cosine_text,
+    count_text,
+    decibels_text,
+    part_decibels,
+    part_name,
+    quotient_text,
+    ratio_text,
+    shape_text,
+    size_text,
+    table,
+)
 
 
 def summary_view(summary: Summary, *, layers: bool = False) -> RenderableType:
@@ -144,24 +155,32 @@ def fidelity_view(fidelity: Fidelity) -> RenderableType:
 
 
 def fidelity_table(fidelity: Fidelity) -> RenderableType:
-    """One row per output."""
-    return table(
-        f"Fidelity on {fidelity.samples:,} samples",
-        ("output", "SQNR dB", "max diff", "mean diff", "peak", "cosine", "top-1 same", "equal"),
-        (
+    """One row per output, and one per part of an output that has several."""
+    rows: list[tuple[str, ...]] = []
+    for row in fidelity.outputs:
+        rows.append(
             (
                 row.name,
                 _output_decibels(row),
                 _number(row.max_abs),
                 _number(row.mean_abs),
                 _number(row.peak),
-                "-" if row.cosine is None else f"{row.cosine:.5f}",
+                cosine_text(row.cosine),
                 _share(row.agreement),
                 _share(row.equal),
             )
-            for row in fidelity.outputs
-        ),
+        )
+        if len(row.parts) > 1:
+            rows += [_part_row(part) for part in row.parts]
+    return table(
+        f"Fidelity on {fidelity.samples:,} samples",
+        ("output", "SQNR dB", "max diff", "mean diff", "peak", "cosine", "top-1 same", "equal"),
+        rows,
     )
+
+
+def _part_row(part: PartFidelity) -> tuple[str, ...]:
+    return (part_name(part), part_decibels(part), "", "", "", cosine_text(part.cosine), "", "")
 
 
 def latency_view(latency: Latency) -> RenderableType:
@@ -229,7 +248,7 @@ def _output_decibels(row: OutputFidelity) -> str:
         return f"broken ({row.broken})"
     if row.max_abs is None:
         return "-"
-    return "inf" if row.sqnr_db is None else f"{row.sqnr_db:.1f}"
+    return decibels_text(row.sqnr_db)
 
 
 def _milliseconds(value: float) -> str:

@@ -14,7 +14,15 @@ from onnxlite.report.run_view import (
     trial_columns,
     verdict_text,
 )
-from onnxlite.report.text import count_text, ratio_text, size_text
+from onnxlite.report.text import (
+    cosine_text,
+    count_text,
+    decibels_text,
+    part_decibels,
+    part_name,
+    ratio_text,
+    size_text,
+)
 from onnxlite.search import OptimizeReport, SearchRecord
 
 
@@ -194,17 +202,23 @@ def _fidelity(report: RunReport) -> Iterator[Markup]:
     if report.fidelity is None:
         return
     yield element("h2", "Fidelity")
-    rows = [
-        (
-            row.name,
-            "-" if row.max_abs is None else "inf" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
-            "-" if row.max_abs is None else f"{row.max_abs:.3g}",
-            "-" if row.peak is None else f"{row.peak:.3g}",
-            "-" if row.cosine is None else f"{row.cosine:.5f}",
-            "-" if row.agreement is None else f"{row.agreement:.2%}",
+    rows: list[tuple[str, ...]] = []
+    for row in report.fidelity.outputs:
+        rows.append(
+            (
+                row.name,
+                "-" if row.max_abs is None else decibels_text(row.sqnr_db),
+                "-" if row.max_abs is None else f"{row.max_abs:.3g}",
+                "-" if row.peak is None else f"{row.peak:.3g}",
+                "-" if row.cosine is None else f"{row.cosine:.5f}",
+                "-" if row.agreement is None else f"{row.agreement:.2%}",
+            )
         )
-        for row in report.fidelity.outputs
-    ]
+        if len(row.parts) > 1:
+            rows += [
+                (part_name(part), part_decibels(part), "", "", cosine_text(part.cosine), "")
+                for part in row.parts
+            ]
     columns = ("output", "SQNR dB", "largest error", "peak", "cosine", "top class kept")
     yield html_table(columns, rows, numbers=(1, 2, 3, 4, 5))
     yield element("p", report.samples.note, {"class": "note"})

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from onnxlite.evaluate.metrics import PartFidelity
 from onnxlite.records import Cell
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -85,3 +86,24 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
+
+
+def decibels_text(value: float | None) -> str:
+    """Show an SQNR; None has no error."""
+    return "inf" if value is None else f"{value:.1f}"
+
+
+def cosine_text(value: float | None) -> str:
+    """Show a cosine similarity, `-` where there is none."""
+    return "-" if value is None else f"{value:.5f}"
+
+
+def part_name(part: PartFidelity) -> str:
+    """Name a part in a row below its output: slices, and the kind of values."""
+    note = f" ({part.kind})" if part.kind != "values" else ""
+    return f"  {part.label}{note}"
+
+
+def part_decibels(part: PartFidelity) -> str:
+    """Show the SQNR of a part, if the samples say anything about it."""
+    return "undecided" if part.undecided else decibels_text(part.sqnr_db)
