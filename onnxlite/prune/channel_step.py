@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.channels import channel_map
+from onnxlite.analysis.quantized_model import PRUNE_FIRST, already_quantized
 from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.fidelity import ReferenceOutputs
@@ -31,7 +32,7 @@ from onnxlite.prune.report import channel_step_report, weight_shapes
 from onnxlite.prune.scoring import GroupScores, output_curves, output_error, score_groups
 from onnxlite.prune.target_search import Selection, SelectionCache, TargetSearch, select_branches
 from onnxlite.prune.task import PruningTask, RemovedCounts, analyse, chosen_units, one_sample
-from onnxlite.records import Skipped, StepReport
+from onnxlite.records import Skipped, StepReport, unchanged
 from onnxlite.repair import Repair, repair_ir
 from onnxlite.repair.engine import FitOptions
 from onnxlite.runtime import check_loads, run_all
@@ -52,6 +53,8 @@ def prune_channels_ir(
 ) -> tuple[ir.Model, StepReport]:
     """Remove units from `model`, which the step owns; see `onnxlite.prune_channels`."""
     start = time.perf_counter()
+    if reason := already_quantized(model, PRUNE_FIRST):
+        return model, unchanged(options.name(), reason, (), start)
     task = analyse(model, samples, options, context)
     scores = score_groups(task)
     selection = select_units(task, scores)

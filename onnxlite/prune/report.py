@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap, UnitGroup, channel_map
+from onnxlite.analysis.quantized_model import PRUNE_FIRST, computed_weights
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.analysis.units import in_groups
 from onnxlite.graph import const_tensor
@@ -189,7 +190,8 @@ def channel_step_report(
 def _summary(task: PruningTask, selection: Selection, shapes: tuple[Shapes, Shapes]) -> str:
     eligible = [group for group in task.channels.groups if group.name in task.eligible]
     if not eligible:
-        return "no layer has channels that can be removed: see the skipped groups"
+        reason = computed_weights(task.model, PRUNE_FIRST)
+        return reason or "no layer has channels that can be removed: see the skipped groups"
     if not any(selection.removed):
         return "nothing to remove with these options"
     old, new = (sum(int(np.prod(s)) for s in some.values()) for some in shapes)

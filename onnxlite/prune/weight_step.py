@@ -10,11 +10,12 @@ import time
 
 import onnx_ir as ir
 
+from onnxlite.analysis.quantized_model import PRUNE_FIRST, already_quantized, computed_weights
 from onnxlite.prune.magnitude import zero_smallest
 from onnxlite.prune.options import PruneWeights
 from onnxlite.prune.sparsegpt import prune_sparsegpt
-from onnxlite.prune.sparsity_task import count_zeros, plan_sparsity, weight_row
-from onnxlite.records import Skipped, StepReport
+from onnxlite.prune.sparsity_task import SparsityTask, count_zeros, plan_sparsity, weight_row
+from onnxlite.records import Skipped, StepReport, unchanged
 from onnxlite.samples import SamplesLike
 from onnxlite.step import StepContext
 
@@ -27,6 +28,8 @@ def prune_weights_ir(
 ) -> tuple[ir.Model, StepReport]:
     """Set weights of `model`, which the step owns, to zero; see `onnxlite.prune_weights`."""
     start = time.perf_counter()
+    if reason := already_quantized(model, PRUNE_FIRST):
+        return model, unchanged(options.name(), reason, (), start)
     task = plan_sparsity(model, samples, options, context)
     skipped: list[Skipped] = []
     if task.samples is None or not task.layers:
@@ -36,12 +39,11 @@ def prune_weights_ir(
         skipped = prune_sparsegpt(task)
         rows = [weight_row(p, zeros, count_zeros(p)) for p, zeros in before]
     changed = sum(int(row.values["zeroed"] or 0) for row in rows)
-    total = sum(parameter.tensor.size for parameter in task.layers)
     zeros = sum(int(row.values["zeros"] or 0) for row in rows)
     return model, StepReport(
         step=options.name(),
         changed=changed > 0,
-        summary=_summary(changed, zeros, total, len(task.layers), task.method),
+        summary=_summary(task, changed, zeros),
         changes={"weights-zeroed": changed} if changed else {},
         skipped=(*task.skipped, *skipped),
         layers=tuple(rows),
@@ -49,11 +51,14 @@ def prune_weights_ir(
     )
 
 
-def _summary(changed: int, zeros: int, total: int, layers: int, method: str) -> str:
-    if not layers:
-        return "no layer has weights that can be pruned"
+def _summary(task: SparsityTask, changed: int, zeros: int) -> str:
+    if not task.layers:
+        reason = computed_weights(task.model, PRUNE_FIRST)
+        return reason or "no layer has weights that can be pruned"
+    layers, total = len(task.layers), sum(parameter.tensor.size for parameter in task.layers)
     if not changed:
         return f"no weight is below the limit: {zeros} of {total} weights were zero already"
     return (
-        f"{zeros} of {total} weights in {layers} layers are zero ({zeros / total:.1%}), by {method}"
+        f"{zeros} of {total} weights in {layers} layers are zero ({zeros / total:.1%}), "
+        f"by {task.method}"
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxlite.analysis.quantized_model import already_quantized, computed_weights
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import Reference
@@ -26,6 +27,7 @@ from onnxlite.repair.targets import STEP, FitPair, match_layers
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
 _DEFAULTS = FitOptions()
+_ADVICE = "repair the float model before quantization, or tune this one"
 
 
 def repair_ir(
@@ -60,7 +62,7 @@ def repair_ir(
         infer_shapes(side)
     pairs, run.skipped = match_layers(run.reference, run.candidate, asked.include, asked.exclude)
     if not pairs:
-        return run.undone("no layer can be repaired")
+        return run.undone(_why_none(run.source))
     engine = Engine(run.reference, run.candidate, pairs, stream, options)
     if not engine.complete:
         reason = f"only the first {len(engine.feeds)} feeds are used, to bound memory and time"
@@ -156,6 +158,12 @@ def _row(pair: FitPair, fit: Fit, count: int) -> LayerRow:
             "error": fit.error,
         },
     )
+
+
+def _why_none(model: ir.Model) -> str:
+    """Reason why no layer of a model can be repaired."""
+    reason = already_quantized(model, _ADVICE) or computed_weights(model, _ADVICE)
+    return reason or "no layer can be repaired"
 
 
 def _check_inputs(reference: ir.Model, candidate: ir.Model) -> None:

@@ -13,6 +13,7 @@ from onnxlite.errors import UnsupportedError
 from onnxlite.graph import describe, iter_nodes
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
+from onnxlite.ops import spec_of
 from onnxlite.opset import opset_version
 from onnxlite.samples import Feed
 from onnxlite.tune.operators import Call, function_of, fuse_pairs
@@ -186,6 +187,11 @@ def check_operators(model: ir.Model) -> None:
     """Raise `UnsupportedError` for the first node that torch cannot compute."""
     for node in iter_nodes(model):
         if function_of(node) is None:
+            if spec_of(node).quantized:
+                raise UnsupportedError(
+                    f"{describe(node)}: an integer kernel has no gradients: tune the model in the "
+                    "QDQ form or before quantization"
+                )
             where = f" of domain {node.domain!r}" if node.domain else ""
             raise UnsupportedError(
                 f"{describe(node)}: the operator {node.op_type}{where} is not among those that "

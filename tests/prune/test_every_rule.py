@@ -11,7 +11,16 @@ from onnxlite.prune import prune_channels
 from tests.odd_models import parse
 from tests.topologies.rule_nets import NETS
 
-FREE = [name for name, net in NETS.items() if net.free]
+#: Quantized models are pruned before quantization; their rules are tested in `tests/topologies`.
+QUANTIZED = [name for name, net in NETS.items() if "uantizeLinear" in net.text]
+FREE = [name for name, net in NETS.items() if net.free and name not in QUANTIZED]
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized_models_are_declined(name: str) -> None:
+    report = prune_channels(parse(NETS[name].text), remove=0.5, round_to=1).report
+    assert not report.changed
+    assert "then quantize" in report.summary
 
 
 @pytest.mark.parametrize("name", FREE)

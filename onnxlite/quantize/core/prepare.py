@@ -6,33 +6,14 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.builder import GraphBuilder, replace_node
-from onnxlite.graph import (
-    attribute,
-    const_array,
-    describe,
-    is_op,
-    iter_nodes,
-    rank,
-)
+from onnxlite.graph import attribute, const_array, is_op, rank
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.ops import spec_of
 from onnxlite.opset import upgrade_opset
 from onnxlite.records import Skipped
 
 #: Per-channel DequantizeLinear came with this opset.
 OPSET = 13
-
-
-def already_quantized(model: ir.Model) -> str | None:
-    """Give the reason why a model cannot be quantized again; None for float models."""
-    for node in iter_nodes(model):
-        if spec_of(node).quantized:
-            return (
-                f"the model is quantized already: it has a {describe(node)}; "
-                "quantize the float model that it was made from"
-            )
-    return None
 
 
 def prepare(model: ir.Model, opset: int = OPSET) -> tuple[ir.Model | Skipped, list[Skipped]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, computed_weights
 from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
 from onnxlite.fidelity import Reference
@@ -24,7 +25,7 @@ from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
 from onnxlite.model import size_bytes
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
-from onnxlite.quantize.core.prepare import already_quantized, prepare
+from onnxlite.quantize.core.prepare import prepare
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import weight_sqnr_db
@@ -111,7 +112,7 @@ def _first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
 
 def _prepare(work: _Quantization) -> str | None:
     """Bring the model into the form that integer kernels need."""
-    if reason := already_quantized(work.model):
+    if reason := already_quantized(work.model, QUANTIZE_ONCE):
         return reason
     ready, skipped = prepare(work.model)
     work.skipped += skipped
@@ -141,6 +142,8 @@ def _choose(work: _Quantization) -> str | None:
         work.tables = embeddings_of(work.model, include=options.include, exclude=options.exclude)
     if work.kernels or work.tables:
         return None
+    if reason := computed_weights(work.source, QUANTIZE_ONCE):
+        return reason
     return "no layer is faster on integers" if work.skipped else "no layer can be quantized"
 
 

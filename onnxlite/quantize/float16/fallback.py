@@ -103,9 +103,11 @@ class _Fallback:
             The parts whose weights exceed the budget.
         """
         budget, spent = _MAX_FRACTION * self._nbytes, 0
+        # A model whose constants have 16 bits already has no bytes to budget.
+        least = max(budget / 100, 1.0)
 
         def rank(part: _Part) -> tuple[float, float, int, int]:
-            return part.gain / (part.nbytes + budget / 100), part.gain, part.nbytes, part.index
+            return part.gain / (part.nbytes + least), part.gain, part.nbytes, part.index
 
         too_large = []
         for part in sorted(parts, key=rank, reverse=True):

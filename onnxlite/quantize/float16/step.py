@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxlite.analysis.quantized_model import already_quantized
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate.reductions import collect_magnitudes
 from onnxlite.graph import iter_nodes
 from onnxlite.model import size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
-from onnxlite.quantize.core.prepare import already_quantized
 from onnxlite.quantize.float16.convert import Converted, Prepared, computed, convert
 from onnxlite.quantize.float16.fallback import fall_back
 from onnxlite.quantize.float16.options import ToFloat16
@@ -32,6 +32,7 @@ from onnxlite.step import StepContext, StepState
 _DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 #: First opset in which Cast supports bfloat16.
 _BFLOAT16_OPSET = 13
+_ADVICE = "convert the float model that it was made from; integers are smaller than 16 bits"
 
 
 @dataclass(kw_only=True)
@@ -66,7 +67,7 @@ def to_float16_ir(
 
 def _prepare(work: _Conversion) -> str | None:
     """Normalize the model, infer its types and measure the rounding of its constants."""
-    if reason := already_quantized(work.model):
+    if reason := already_quantized(work.model, _ADVICE):
         return reason
     work.skipped += normalize(work.model)
     if work.options.dtype == "bfloat16":

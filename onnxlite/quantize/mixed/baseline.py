@@ -13,10 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, computed_weights
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
 from onnxlite.quantize.core.plan import Placement, QuantPlan
-from onnxlite.quantize.core.prepare import already_quantized, pool_means, prepare
+from onnxlite.quantize.core.prepare import pool_means, prepare
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import place
@@ -98,7 +99,7 @@ def plan_everything(
     Returns:
         The plan and the skipped layers; or the reason why nothing can be quantized.
     """
-    if reason := already_quantized(model):
+    if reason := already_quantized(model, QUANTIZE_ONCE):
         return Skipped("quantize", "", "already-quantized", reason)
     ready, skipped = prepare(model)
     if isinstance(ready, Skipped):
@@ -107,7 +108,8 @@ def plan_everything(
     infer_shapes(ready)
     placement = place(ready, target, include=include, exclude=exclude)
     if not placement.layers:
-        return Skipped("quantize", "", "no-layer", "no layer can be quantized")
+        computed = computed_weights(model, QUANTIZE_ONCE)
+        return Skipped("quantize", "", "no-layer", computed or "no layer can be quantized")
     return QuantPlan(ready, placement, target), [*skipped, *placement.skipped]
 
 

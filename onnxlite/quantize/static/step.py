@@ -18,6 +18,7 @@ import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, computed_weights
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
@@ -31,7 +32,7 @@ from onnxlite.quantize.core.emit_qdq import QDQEmitter
 from onnxlite.quantize.core.options import QuantizeStatic
 from onnxlite.quantize.core.ort_workarounds import guard_float_layers
 from onnxlite.quantize.core.plan import NOTHING_PLACED, Placement, QuantPlan, weight_port
-from onnxlite.quantize.core.prepare import OPSET, already_quantized, pool_means, prepare
+from onnxlite.quantize.core.prepare import OPSET, pool_means, prepare
 from onnxlite.quantize.core.qtypes import QParams, dequantize
 from onnxlite.quantize.core.scales import activation_params
 from onnxlite.quantize.core.selection import place
@@ -107,7 +108,7 @@ def _prepare(work: _Quantization) -> str | None:
     """Bring the model into the form that integers need, and smooth outliers."""
     options = work.options
     target = target_named(options.target).offering(options.form, options.int16)
-    if reason := already_quantized(work.source):
+    if reason := already_quantized(work.source, QUANTIZE_ONCE):
         return reason
     ready, skipped = prepare(work.model, OPSET_16 if options.int16 else OPSET)
     work.skipped += skipped
@@ -130,7 +131,8 @@ def _place(work: _Quantization) -> str | None:
     placement = place(plan.model, plan.target, include=options.include, exclude=options.exclude)
     if not placement.layers:
         work.skipped += placement.skipped
-        return "no layer can be quantized"
+        reason = computed_weights(work.source, QUANTIZE_ONCE)
+        return reason or "no layer can be quantized"
     activation_bits, unused = assign_activation_bits(placement, options.int16)
     work.skipped += unused
     work.plan = replace(plan, placement=placement, activation_bits=activation_bits)

@@ -16,6 +16,11 @@ from itertools import islice
 import msgspec
 import onnx_ir as ir
 
+from onnxlite.analysis.quantized_model import (
+    QUANTIZE_ONCE,
+    already_quantized,
+    computed_weights,
+)
 from onnxlite.builder import GraphBuilder
 from onnxlite.errors import OptionError
 from onnxlite.graph import node_name
@@ -127,7 +132,11 @@ def _select(work: _Quantization) -> str | None:
     """Select the weights to quantize."""
     work.weights, skipped = select(work.model, work.options)
     work.skipped += skipped
-    return None if work.weights else "no float weight is left to quantize"
+    if work.weights:
+        return None
+    reason = already_quantized(work.source, QUANTIZE_ONCE)
+    reason = reason or computed_weights(work.source, QUANTIZE_ONCE)
+    return reason or "no float weight is left to quantize"
 
 
 def _plan(work: _Quantization) -> str | None:
