@@ -320,8 +320,9 @@ def optimize(
         max_latency_ms: Latency in milliseconds on this machine, one thread, batch 1.
         max_size: Size of the file relative to the original.
         max_bytes: Size of the file in bytes.
-        certain: Also refuse results whose figure keeps to a limit that lies inside of the figure's
-            confidence interval. Otherwise the figure itself decides, and the report names the
+        certain: Also refuse results whose figure keeps to a limit that the samples leave undecided:
+            it lies inside of the confidence interval, or few samples or a heavy tail make the
+            interval doubtful. Otherwise the figure itself decides, and the report names the
             undecided limits.
         prefer: Objective among the results that meet the budget: `"latency"`, `"size"`, `"both"`
             (their product), or `"quality"`. None is `"both"`, or `"quality"` if the budget limits
@@ -737,9 +738,9 @@ def quantize_static(
             wherever possible, False never.
         embeddings: Also store look-up tables in 8 bits, one scale per row (CPU targets).
         observer: How the range of an activation is chosen: `"minmax"`, all values seen; `"moving-
-            average"`, the mean of the limits of batches; `"percentile"`, all but one value in
-            100,000; `"mse"`, least squared error; `"auto"`, the latter where the model's outputs
-            gain by it on held-out samples, otherwise all values seen.
+            average"`, the mean of the limits of batches; `"percentile"`, the limits of all but 1%
+            of the samples; `"mse"`, least squared error; `"auto"`, the latter where the model's
+            outputs gain by it on held-out samples, otherwise all values seen.
         weight_bits: Bits of a weight: 8, or fewer, packed in the file. Packed weights run as fast
             as 8 bits. Layers of short sums, like depthwise convolutions, keep 8.
         equalize: Scale up channels that use little of their tensor's range and divide where they

@@ -8,6 +8,7 @@ from rich.text import Text
 from onnxlite.analysis.summary import Summary
 from onnxlite.evaluate import Fidelity, Latency, LayerFidelity
 from onnxlite.evaluate.metrics import OutputFidelity, PartFidelity
+from onnxlite.evaluate.per_sample import SampleSpread
 from onnxlite.prune import ChannelReport
 from onnxlite.quantize.mixed.sensitivity import LayerSensitivity, Sensitivity
 from onnxlite.report.text import (
@@ -240,6 +241,12 @@ def metrics_table(fidelity: Fidelity) -> list[RenderableType]:
     ]
     columns = ("metric", "before", "after", "difference")
     return [Text(), table("Task", columns, rows)] if rows else []
+
+
+def spread_text(spread: SampleSpread, unit: str = "") -> str:
+    """Show the median, the 95% quantile and the worst of single samples."""
+    median, q95, worst = (f"{x:.4g}{unit}" for x in (spread.median, spread.q95, spread.worst))
+    return f"median {median}, 95% quantile {q95}, worst {worst} (sample {spread.worst_sample})"
 
 
 def _output_decibels(row: OutputFidelity) -> str:

@@ -10,6 +10,7 @@ from onnxlite.report.plots import layers_section, pareto_plot
 from onnxlite.report.run_view import (
     FIGURES,
     grouped_skipped,
+    spread_lines,
     trial_cells,
     trial_columns,
     verdict_text,
@@ -165,6 +166,8 @@ def _search(search: SearchRecord) -> Iterator[Markup]:
             for check in search.checks
         ]
         yield html_table(("limit", "on", "bound", "found [95%]", "verdict"), rows, numbers=(2, 3))
+        for line in spread_lines(search):
+            yield element("p", line, {"class": "note"})
     yield element("h2", "Trials")
     plots = [p for p in (pareto_plot(search), pareto_plot(search, narrow=True)) if p is not None]
     if plots:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from onnxlite.recipe import RunReport
 from onnxlite.records import Skipped, StepReport
-from onnxlite.report.measure_view import fidelity_view, latency_note, latency_row
+from onnxlite.report.measure_view import fidelity_view, latency_note, latency_row, spread_text
 from onnxlite.report.text import cell_text, count_text, quotient_text, ratio_text, size_text, table
 from onnxlite.search import Check, Estimate, OptimizeReport, SearchRecord, Trial
 
@@ -215,7 +215,8 @@ def _limits(record: SearchRecord) -> list[RenderableType]:
         for c in record.checks
     ]
     columns = ("limit", "on", "bound", "found", "95% interval", "verdict")
-    return [table("Budget, on samples that the choice has not seen", columns, rows), Text()]
+    lines = [Text(line) for line in spread_lines(record)]
+    return [table("Budget, on samples that the choice has not seen", columns, rows), *lines, Text()]
 
 
 def _figure(figure: Estimate) -> tuple[str, str]:
@@ -225,13 +226,25 @@ def _figure(figure: Estimate) -> tuple[str, str]:
 
 
 def verdict_text(check: Check) -> str:
-    """Met, missed, or how many samples would tell."""
+    """Met, missed, or why it is undecided and how many samples would decide."""
     if check.verdict != "undecided":
         return check.verdict
-    kept = "kept to, but not for sure" if check.within else "missed, but not for sure"
-    if check.samples_needed is None:
-        return kept
-    return f"{kept}: about {check.samples_needed:,} samples would tell"
+    parts = ["within the limit, but undecided" if check.within else "missed, but undecided"]
+    if (doubt := check.doubt) is not None:
+        parts.append(doubt)
+    if check.samples_needed is not None:
+        parts.append(f"about {check.samples_needed:,} samples would decide")
+    return "; ".join(parts)
+
+
+def spread_lines(record: SearchRecord) -> list[str]:
+    """One line per limited figure: the median, the 95% quantile and the worst sample."""
+    found = [(check.limit, check.figure.spread) for check in record.checks]
+    return [
+        f"{FIGURES.get(limit, limit)} of single samples: {spread_text(spread)}"
+        for limit, spread in found
+        if spread is not None
+    ]
 
 
 def _how(record: SearchRecord) -> str:

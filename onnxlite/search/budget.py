@@ -12,7 +12,7 @@ from msgspec import Meta
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import noise_ratio
 from onnxlite.options import Options
-from onnxlite.search.estimate import Estimate
+from onnxlite.search.estimate import ENOUGH_SAMPLES, Estimate
 
 Verdict = Literal["met", "missed", "undecided"]
 Bound = Literal["upper", "lower"]
@@ -45,7 +45,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         bound: its value.
         figure: what was measured, with its interval.
         verdict: `"met"` or `"missed"` with the confidence of the interval (or exactly, where
-            a figure has none); `"undecided"` where the bound lies inside of the interval.
+            a figure has none); `"undecided"` where the bound lies inside of the interval, or
+            is met by an interval that cannot be trusted (`Estimate.doubt`).
         within: whether the figure itself keeps to the bound.
         samples_needed: about how many samples would decide it; None if it is decided.
     """
@@ -58,10 +59,23 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     samples_needed: int | None = None
 
     def __str__(self) -> str:
-        text = f"{self.limit}={self.bound:g} is {self.verdict}: {self.figure}"
+        parts = [f"{self.limit}={self.bound:g} is {self.verdict}: {self.figure}"]
+        if (doubt := self.doubt) is not None:
+            parts.append(doubt)
         if self.samples_needed:
-            text += f"; about {self.samples_needed:,} samples would decide"
-        return text
+            parts.append(f"about {self.samples_needed:,} samples would decide")
+        return "; ".join(parts)
+
+    @property
+    def doubt(self) -> str | None:
+        """Say what the samples show, and why that decides nothing; None if it does."""
+        figure, (_, side) = self.figure, LIMITS[self.limit]
+        if self.verdict != "undecided" or figure.spread is None or figure.doubt is None:
+            return None
+        end = figure.high if side == "upper" else figure.low
+        shown = figure.value if end is None else end
+        what = "no more" if side == "upper" else "no less"
+        return f"{figure.spread.samples:,} samples show {what} than {shown:.4g}, but {figure.doubt}"
 
     @property
     def limits_quality(self) -> bool:
@@ -88,11 +102,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def excess(self) -> float | None:
         """Loss of quality relative to the limit, above 1 beyond it; None where no loss may be."""
-        loss, limit = self.figure.value, self.bound
-        if self.limit in _FRACTIONS_KEPT:
-            loss, limit = 1 - loss, 1 - limit
+        loss, limit = (_as_loss(self.limit, value) for value in (self.figure.value, self.bound))
         if self.limit == "min_sqnr_db":
-            loss, limit = math.sqrt(noise_ratio(loss)), math.sqrt(noise_ratio(limit))
+            loss, limit = math.sqrt(loss), math.sqrt(limit)
         return max(loss, limit * 0.02) / limit if limit > 0 else None
 
 
@@ -165,9 +177,10 @@ class Budget(Options, frozen=True, kw_only=True):
     certain: Annotated[
         bool,
         Meta(
-            description="Also refuse results whose figure keeps to a limit that lies inside of "
-            "the figure's confidence interval. Otherwise the figure itself decides, and the "
-            "report names the undecided limits."
+            description="Also refuse results whose figure keeps to a limit that the samples leave "
+            "undecided: it lies inside of the confidence interval, or few samples or a heavy tail "
+            "make the interval doubtful. Otherwise the figure itself decides, and the report "
+            "names the undecided limits."
         ),
     ] = False
 
@@ -213,34 +226,55 @@ class Budget(Options, frozen=True, kw_only=True):
 def _check(name: str, bound: float, figure: Estimate, side: Bound, samples: int | None) -> Check:
     sign = 1.0 if side == "upper" else -1.0
     within = sign * figure.value <= sign * bound + _RELATIVE_TOLERANCE * abs(bound)
+    ends = (figure.high, figure.low)
+    worst, best = ends if side == "upper" else ends[::-1]
     verdict: Verdict = "met" if within else "missed"
-    needed = None
-    if figure.low is not None and figure.high is not None:
-        ends = (figure.high, figure.low)
-        worst, best = ends if side == "upper" else ends[::-1]
-        if sign * worst <= sign * bound:
-            verdict = "met"
-        elif sign * best > sign * bound:
-            verdict = "missed"
-        else:
-            verdict = "undecided"
-            needed = samples and _samples_needed(
-                samples, figure.value, bound, (worst if within else best)
-            )
+    if best is not None and sign * best > sign * bound:
+        verdict = "missed"
+    elif figure.worst_case is not None and sign * figure.worst_case <= sign * bound:
+        verdict = "met"
+    elif not figure.is_reliable or (worst is not None and not sign * worst <= sign * bound):
+        verdict = "undecided"
+    elif worst is not None:
+        verdict = "met"
     return Check(
         limit=name,
         bound=bound,
         figure=figure,
         verdict=verdict,
         within=within,
-        samples_needed=needed,
+        samples_needed=_samples_needed(name, bound, figure, samples)
+        if samples and verdict == "undecided"
+        else None,
     )
 
 
-def _samples_needed(samples: int, value: float, bound: float, end: float) -> int | None:
-    """Number of samples at which the interval's end would come as near as the bound is.
+def _samples_needed(name: str, bound: float, figure: Estimate, samples: int) -> int | None:
+    """Number of samples that would decide; None if the figure is too near to the bound.
 
-    An interval shrinks with the square root of the number of samples.
+    An interval shrinks with the square root of the number of samples. What they can miss shrinks
+    with the number itself; without a heavy tail it matters only below `ENOUGH_SAMPLES`.
     """
-    distance, reach = abs(value - bound), abs(end - value)
-    return math.ceil(samples * (reach / distance) ** 2) if distance > reach / 100 else None
+    loss, limit = _as_loss(name, figure.value), _as_loss(name, bound)
+    distance = abs(loss - limit)
+    side = figure.high if (loss < limit) == (LIMITS[name][1] == "upper") else figure.low
+    reach = 0.0 if side is None else abs(_as_loss(name, side) - loss)
+    if not distance > reach / 100:
+        return None
+    needed = math.ceil(samples * (reach / distance) ** 2)
+    if figure.spread is None or figure.is_reliable:
+        return needed
+    excluded = None
+    if figure.worst_case is not None:
+        missed = abs(_as_loss(name, figure.worst_case) - loss)
+        excluded = math.ceil(samples * missed / distance)
+    if figure.spread.is_heavy:
+        return None if excluded is None else max(needed, excluded)
+    return max(needed, min(excluded or ENOUGH_SAMPLES, ENOUGH_SAMPLES))
+
+
+def _as_loss(name: str, value: float) -> float:
+    """A figure or its bound as a loss, on the scale on which samples are averaged."""
+    if name in _FRACTIONS_KEPT:
+        return 1 - value
+    return noise_ratio(value) if name == "min_sqnr_db" else value

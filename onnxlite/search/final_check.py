@@ -152,11 +152,7 @@ def prove_result(search: Search, conclusion: Conclusion) -> tuple[ir.Model, Opti
         reports = search.runner.reports(result.trial)
         report = _proof(search.job, model, recipe, reports, result.latency)
     record = _record(search, conclusion)
-    undecided = (
-        f"undecided with so few samples: {check}"
-        for check in record.checks
-        if check.verdict == "undecided"
-    )
+    undecided = (str(check) for check in record.checks if check.verdict == "undecided")
     fields = {name: getattr(report, name) for name in report.__struct_fields__}
     fields["warnings"] = (*report.warnings, *undecided)
     return model, OptimizeReport(**fields, search=record)
@@ -213,5 +209,5 @@ def _verdict(conclusion: Conclusion, trials: int) -> str:
     verdict = f"trial {result.trial.number} of {trials}: {result.trial.label}; {result.quality}"
     undecided = [str(check) for check in result.checks if check.verdict == "undecided"]
     if undecided:
-        verdict += f"; too few samples to be sure: {', '.join(undecided)}"
+        verdict += f"; not certain: {', '.join(undecided)}"
     return verdict

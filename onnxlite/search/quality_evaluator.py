@@ -18,7 +18,7 @@ from onnxlite.search.estimate import (
     Estimate,
     complement,
     decibels,
-    mean,
+    mean_loss,
     noise_ratio,
     paired_drop,
     proportion,
@@ -297,7 +297,9 @@ def _figures(outputs: Mapping[str, OutputScores], class_names: list[str]) -> dic
     }
     if vectors := [o for o in outputs.values() if o.width > 1]:
         worst = min(vectors, key=lambda o: float(o.cosine.mean()))
-        figures["cosine"] = mean(worst.cosine, confidence=CONFIDENCE)
+        figures["cosine"] = complement(
+            mean_loss(1 - worst.cosine, confidence=CONFIDENCE, largest=1.0)
+        )
     if ranked := [outputs[name] for name in class_names if name in outputs]:
         worst = min(ranked, key=lambda o: float(o.same.mean()))
         figures["agreement"] = proportion(
@@ -317,7 +319,9 @@ def _task_drop(one: float | Array64, two: float | Array64) -> tuple[float, float
     if isinstance(one, float) or isinstance(two, float):
         first, second = float(np.mean(one)), float(np.mean(two))
         return first, second, Estimate(first - second)
-    drop = mean(one - two, confidence=CONFIDENCE)
+    scores = np.concatenate([one, two])
+    largest = 1.0 if scores.min() >= 0 and scores.max() <= 1 else None
+    drop = mean_loss(one - two, confidence=CONFIDENCE, largest=largest)
     return float(one.mean()), float(two.mean()), drop
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from onnxlite.errors import OptionError
 from onnxlite.search import Budget, Estimate
+from onnxlite.search.estimate import ENOUGH_SAMPLES, decibels, mean_loss, noise_ratio
 
 
 def check(budget, figure, samples=100):
@@ -55,6 +57,58 @@ def test_number_of_samples_that_would_decide():
     assert check(Budget(max_latency=0.5), Estimate(0.5, 0.4, 0.6)).samples_needed is None
     on_the_line = check(Budget(max_drop=0.02), Estimate(0.02, 0.0, 0.04))
     assert on_the_line.samples_needed is None
+
+
+def losses(count, worst=None):
+    values = np.linspace(0.5e-3, 1.5e-3, count)
+    values[-1] = values[-1] if worst is None else worst
+    return values
+
+
+def test_few_samples_leave_a_limit_undecided_that_their_interval_keeps():
+    figure = mean_loss(losses(24), confidence=0.95, largest=1.0)
+    found = check(Budget(max_drop=0.01), figure, samples=24)
+    assert figure.high < 0.002
+    assert (found.verdict, found.within, found.is_likely) == ("undecided", True, True)
+    assert "24 samples show no more than 0.001" in str(found)
+    assert found.samples_needed == ENOUGH_SAMPLES
+    assert Budget(max_drop=0.01).accepts((found,))
+    assert not Budget(max_drop=0.01, certain=True).accepts((found,))
+    # Even if 1 in 9 loses everything, a quarter is not lost.
+    assert check(Budget(max_drop=0.25), figure, samples=24).verdict == "met"
+    # What is lost already is certain.
+    assert check(Budget(max_drop=1e-4), figure, samples=24).verdict == "missed"
+
+
+def test_many_samples_decide_unless_one_of_them_carries_the_loss():
+    light = mean_loss(losses(400), confidence=0.95, largest=1.0)
+    assert check(Budget(max_drop=0.005), light, samples=400).verdict == "met"
+    heavy = mean_loss(losses(400, worst=0.2), confidence=0.95, largest=1.0)
+    found = check(Budget(max_drop=0.007), heavy, samples=400)
+    assert heavy.high < 0.007
+    assert found.verdict == "undecided"
+    assert "sample 399" in found.doubt
+    # 400 samples of which others may lose all leave 0.9 points open; the limit is 0.55 away.
+    assert 400 < found.samples_needed < 1200
+    assert check(Budget(max_drop=0.02), heavy, samples=400).verdict == "met"
+
+
+def test_samples_needed_are_counted_on_the_scale_of_the_noise():
+    signal = np.ones(24)
+    figure = decibels(noise_ratio(signal, losses(24), confidence=0.95))
+    found = check(Budget(min_sqnr_db=20), figure, samples=24)
+    assert found.verdict == "undecided"
+    assert "24 samples show no less than 2" in found.doubt
+    assert found.samples_needed == ENOUGH_SAMPLES
+    assert check(Budget(min_sqnr_db=10), figure, samples=24).samples_needed < ENOUGH_SAMPLES
+    assert check(Budget(min_sqnr_db=5), figure, samples=24).verdict == "met"
+
+
+def test_one_sample_decides_nothing():
+    figure = mean_loss(np.array([1e-3]), confidence=0.95, largest=1.0)
+    assert check(Budget(max_drop=0.01), figure, samples=1).verdict == "undecided"
+    unbounded = mean_loss(np.array([1e-3]), confidence=0.95)
+    assert check(Budget(max_drop=0.01), unbounded, samples=1).samples_needed == ENOUGH_SAMPLES
 
 
 def test_limits_on_quality_and_on_cost():
