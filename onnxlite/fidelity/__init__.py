@@ -13,7 +13,7 @@ is from another one measures it here.
 
 from onnxlite.fidelity.decibels import SquaredError, array_sqnr_db, noise_ratio, sqnr_db
 from onnxlite.fidelity.layout import OutputLayout, OutputPart, PartKind, output_layout
-from onnxlite.fidelity.output_error import OutputError, OutputErrors, PartError
+from onnxlite.fidelity.output_error import OutputError, OutputErrors, PartError, paired_gain_db
 from onnxlite.fidelity.reference import (
     Reference,
     ReferenceOutputs,
@@ -39,6 +39,7 @@ __all__ = [
     "match_outputs",
     "noise_ratio",
     "output_layout",
+    "paired_gain_db",
     "sqnr_db",
     "worst_sqnr_db",
 ]

@@ -83,3 +83,14 @@ def array_sqnr_db(*pairs: tuple[NDArray[Any], NDArray[Any]]) -> float:
     for reference, candidate in pairs:
         total.add(reference, candidate)
     return total.sqnr_db
+
+
+def gains_db(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gains in dB by less noise for the same signals; 0 where neither has any.
+
+    Args:
+        before: sums of squares of noise, of any shape.
+        after: the same of another candidate.
+    """
+    gains: NDArray[np.float64] = 10 * np.log10(np.maximum(before, _TINY) / np.maximum(after, _TINY))
+    return gains

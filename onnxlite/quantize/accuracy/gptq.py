@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import infer_shapes
-from onnxlite.fidelity import Reference
+from onnxlite.fidelity import Reference, paired_gain_db
 from onnxlite.graph import const_tensor
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
@@ -51,8 +51,8 @@ def round_with_gptq(
         progress: called as layers are done.
 
     Returns:
-        What was rounded, by node name, or why the nearest numbers are kept: they are better
-        on the samples that no layer was fitted to.
+        What was rounded, by node name, or why the nearest numbers are kept: they are clearly
+        better on the samples that no layer was fitted to.
     """
     simulated = clone(plan.model)
     infer_shapes(simulated)
@@ -71,17 +71,19 @@ def round_with_gptq(
         return Skipped("compensate", "", "no-layer", "no layer could be fitted to the samples")
     original = Reference(reference, held_out, threads=threads)
     # As the nodes say: ONNX Runtime would fuse Q and DQ around float weights.
-    before_db, after_db = (
-        original.sqnr_db(Session(each, threads=threads, qdq="float").run)
+    before, after = (
+        original.errors(Session(each, threads=threads, qdq="float").run)
         for each in (nearest, simulated)
     )
-    if after_db < before_db:
+    gain, deviation = paired_gain_db(before, after)
+    # Few samples are held out: they must speak clearly against what is better in general.
+    if after.worst_db < before.worst_db and gain + deviation < 0:
         return Skipped(
             "compensate",
             "",
             "no-gain",
             f"on {len(held_out)} feeds held out weights fitted to the samples give "
-            f"{after_db:.1f} dB and the nearest ones {before_db:.1f} dB",
+            f"{after.worst_db:.1f} dB and the nearest ones {before.worst_db:.1f} dB",
         )
     for layer in find_layers(plan.model)[0]:
         if layer.node.name in rounded:
