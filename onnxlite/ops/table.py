@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import onnx_ir as ir
 
-from onnxlite.graph import STANDARD_DOMAINS, const_tensor, is_op, iter_nodes, rank
+from onnxlite.graph import STANDARD_DOMAINS, const_tensor, is_op, iter_nodes
 from onnxlite.ops import (
     attention,
     computed,
@@ -109,28 +110,42 @@ def trained_ports(node: ir.Node) -> tuple[int, ...]:
     return tuple(ports)
 
 
-def holds_scores(output: ir.Value) -> bool:
-    """Return True if a value `[n, classes]` comes from a softmax or a classifier's last layer.
+@dataclass(frozen=True)
+class OutputSource:
+    """Operators that compute a value.
 
-    An embedding of the same shape comes from a pooling or a normalisation.
+    Attributes:
+        op_type: of the last operator; empty for a graph input or a constant.
+        kind: of the operator behind those that move or shift values: `"probabilities"`,
+            `"linear"` (a layer with a constant weight), `"normalization"` or `"other"`.
     """
-    if rank(output) not in (2, None):
-        return False
+
+    op_type: str
+    kind: Literal["probabilities", "linear", "normalization", "other"]
+
+
+def output_source(output: ir.Value) -> OutputSource:
+    """Find the operators that compute a value.
+
+    An operator of two computed values, for example the division of a vector by its norm, moves
+    and shifts nothing: it is what computes the value.
+    """
     node = output.producer()
+    last = "" if node is None else node.op_type
     while node is not None:
         spec = spec_of(node)
         if spec.scores == "makes":
-            return True
-        if spec.weights:
-            return any(
-                port < len(node.inputs) and const_tensor(node.inputs[port]) is not None
-                for port in spec.weights
-            )
-        if spec.scores != "keeps" or not node.inputs:
-            return False
+            return OutputSource(last, "probabilities")
+        if spec.gain is not None:
+            return OutputSource(last, "normalization")
+        if any(p < len(node.inputs) and const_tensor(node.inputs[p]) for p in spec.weights):
+            return OutputSource(last, "linear")
         moving = [v for v in node.inputs if v is not None and const_tensor(v) is None]
-        node = moving[0].producer() if moving else None
-    return False
+        # What moves values has them in its first input, and sizes in the others.
+        if not moving or not (spec.moves_only or (spec.scores == "keeps" and len(moving) == 1)):
+            break
+        node = moving[0].producer()
+    return OutputSource(last, "other")
 
 
 def last_axis_affine(node: ir.Node) -> tuple[int, ...] | None:

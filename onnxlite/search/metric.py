@@ -11,7 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
-from onnxlite.ops import holds_scores
+from onnxlite.graph import rank
+from onnxlite.ops import output_source
 
 #: Metrics that need no code: fraction of samples whose top class stays that of the original, or
 #: is the label; mean cosine similarity; 1 - noise / signal; 1 - largest error / peak.
@@ -81,7 +82,9 @@ def choose_metric(metric: MetricLike | None, model: ir.Model, *, labelled: bool)
 
 def class_outputs(model: ir.Model) -> list[str]:
     """List the outputs that hold class scores."""
-    return [value.name or "" for value in model.graph.outputs if holds_scores(value)]
+    tables = [value for value in model.graph.outputs if rank(value) in (2, None)]
+    kinds = ("probabilities", "linear")
+    return [value.name or "" for value in tables if output_source(value).kind in kinds]
 
 
 def metric_name(metric: MetricLike) -> str:

@@ -1,0 +1,223 @@
+"""Values without a task of their own: regression, cosine, SQNR and the largest error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlite.evaluate.task_metrics.base import (
+    Proposal,
+    SampleLosses,
+    SampleRatio,
+    TaskMetric,
+    finite,
+    per_sample,
+)
+from onnxlite.evaluate.task_metrics.observation import Observation, ObservedOutput
+from onnxlite.runtime import Outputs
+
+Array64 = NDArray[np.float64]
+
+#: Values per sample up to which all samples are kept to find their spread.
+_MAX_VALUES = 4096
+#: More columns than this are no quantities of their own.
+_MAX_QUANTITIES = 64
+#: A spread below this fraction of the largest value is rounding noise.
+_MIN_SPREAD = 1e-5
+
+
+@dataclass(frozen=True)
+class _Values(TaskMetric):
+    """A metric of the values of some outputs.
+
+    Attributes:
+        outputs: their names.
+    """
+
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def propose(cls, observed: Observation, *, strict: bool) -> Proposal | None:
+        """Fit to all float outputs, or to integers where there are no floats."""
+        del strict
+        chosen = cls._chosen(observed)
+        if not chosen:
+            return None
+        shown = ", ".join(map(str, chosen[:2])) + (" and others" if len(chosen) > 2 else "")
+        return Proposal(cls(tuple(o.name for o in chosen)), f"{shown}: {cls.figure()}")
+
+    @classmethod
+    def _chosen(cls, observed: Observation) -> list[ObservedOutput]:
+        return observed.floats or observed.integers
+
+    @classmethod
+    def figure(cls) -> str:
+        """Name of the figure in reasons."""
+        return cls.name
+
+    def decode(self, outputs: Outputs, samples: int) -> list[list[Array64]]:
+        """Values of each sample, one array per output."""
+        found = [
+            [finite(one).reshape(-1) for one in per_sample(outputs[name], samples)]
+            for name in self.outputs
+        ]
+        return [list(entries) for entries in zip(*found, strict=False)]
+
+
+@dataclass(frozen=True)
+class Regression(_Values):
+    """Squared error relative to the variance over the samples: 1 - R^2.
+
+    Up to 64 columns count the same each, whatever their units; more of them are summed up. Columns
+    that do not vary are left out.
+    """
+
+    name: ClassVar[str] = "regression"
+    meaning: ClassVar[str] = (
+        "1% of the variance over the samples is lost: R^2 with the original is 0.99, an error of "
+        "a tenth of the standard deviation"
+    )
+    joint: ClassVar[bool] = True
+
+    @classmethod
+    def _chosen(cls, observed: Observation) -> list[ObservedOutput]:
+        """Outputs of few values per sample, which differ between the samples."""
+        found = [o for o in observed.floats if o.rank <= 2 or o.values[0].size <= _MAX_VALUES]
+        return [o for o in found if len(o.values) > 1 and _varying(_rows(o.values)).any()]
+
+    @classmethod
+    def figure(cls) -> str:
+        """Name of the figure in reasons."""
+        return "error relative to the spread of the samples"
+
+    def losses(
+        self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
+    ) -> SampleLosses:
+        """Squared error over variance, the mean of the columns."""
+        parts = []
+        for index in range(len(self.outputs)):
+            one, two = (_even([entry[index] for entry in side]) for side in (reference, candidate))
+            varying = _varying(one)
+            if one.shape != two.shape:
+                parts.append(np.ones(len(one)))
+                continue
+            if not varying.any():
+                continue
+            error = np.square(one[:, varying] - two[:, varying])
+            variance = one[:, varying].var(axis=0)
+            if len(variance) > _MAX_QUANTITIES:
+                variance = np.full_like(variance, variance.mean())
+            parts.append((error / variance).mean(axis=1))
+        if not parts:
+            nothing = np.zeros(len(reference))
+            return SampleLosses(SampleRatio(nothing, nothing))
+        return SampleLosses.mean(np.max(parts, axis=0))
+
+
+@dataclass(frozen=True)
+class Cosine(_Values):
+    """Cosine similarity of each sample's values, of the output where it is lowest."""
+
+    name: ClassVar[str] = "cosine"
+    meaning: ClassVar[str] = "mean cosine similarity to the original is 0.99"
+
+    def losses(
+        self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
+    ) -> SampleLosses:
+        """1 - cosine similarity."""
+        return SampleLosses.mean(_worst(reference, candidate, _cosine_loss))
+
+
+@dataclass(frozen=True)
+class Sqnr(_Values):
+    """Noise over signal: squared error over squared values, of the worst output."""
+
+    name: ClassVar[str] = "sqnr"
+    meaning: ClassVar[str] = "noise is 1% of the signal's power: an SQNR of 20 dB"
+
+    @classmethod
+    def figure(cls) -> str:
+        """Name of the figure in reasons."""
+        return "noise over signal"
+
+    def losses(
+        self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
+    ) -> SampleLosses:
+        """Noise of each output, of its signal."""
+        figures = {}
+        for index, name in enumerate(self.outputs):
+            pairs = [(a[index], b[index]) for a, b in zip(reference, candidate, strict=True)]
+            signal = np.array([np.square(one).sum() for one, _ in pairs])
+            # Another shape has nothing in common: all of the signal is lost.
+            noise = [np.square(a - (b if a.shape == b.shape else 0 * a)).sum() for a, b in pairs]
+            figures[name] = SampleRatio(np.array(noise), signal)
+        return self.finish(SampleLosses(next(iter(figures.values())), figures=figures))
+
+    def finish(self, losses: SampleLosses) -> SampleLosses:
+        """Take the output with the most noise."""
+        worst = max(losses.figures.values(), key=lambda figure: figure.value or 0.0)
+        return replace(losses, drop=worst)
+
+
+@dataclass(frozen=True)
+class MaxError(_Values):
+    """Largest error of a sample over the largest value of the reference in the same feed."""
+
+    name: ClassVar[str] = "max-error"
+    meaning: ClassVar[str] = "no value differs by more than 1% of the largest value"
+    joint: ClassVar[bool] = True
+
+    @classmethod
+    def figure(cls) -> str:
+        """Name of the figure in reasons."""
+        return "largest error over largest value"
+
+    def losses(
+        self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
+    ) -> SampleLosses:
+        """The largest relative error of all samples, as one figure."""
+        worst = 0.0
+        for index in range(len(self.outputs)):
+            pairs = [(a[index], b[index]) for a, b in zip(reference, candidate, strict=True)]
+            peak = max(float(np.abs(one).max(initial=0.0)) for one, _ in pairs)
+            errors = [
+                np.abs(a - b).max(initial=0.0) if a.shape == b.shape else peak for a, b in pairs
+            ]
+            worst = max(worst, float(max(errors)) / max(peak, float(np.finfo(np.float64).tiny)))
+        return SampleLosses.mean(np.array([worst]))
+
+
+def _worst(
+    reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]], loss: Any
+) -> Array64:
+    pairs = zip(reference, candidate, strict=True)
+    return np.array([max(loss(a, b) for a, b in zip(*p, strict=True)) for p in pairs])
+
+
+def _cosine_loss(one: Array64, two: Array64) -> float:
+    if one.shape != two.shape:
+        return 1.0
+    norms = float(np.linalg.norm(one) * np.linalg.norm(two))
+    if norms == 0:
+        return 0.0 if (one == two).all() else 1.0
+    return 1 - float(one @ two) / norms
+
+
+def _rows(values: Array64) -> Array64:
+    return values.reshape(len(values), -1)
+
+
+def _even(entries: list[Array64]) -> Array64:
+    """All samples as rows; samples of other lengths are cut to the shortest."""
+    length = min(map(len, entries), default=0)
+    return np.stack([entry[:length] for entry in entries])
+
+
+def _varying(rows: Array64) -> NDArray[np.bool_]:
+    """Columns that differ between samples."""
+    limit = _MIN_SPREAD * max(float(np.abs(rows).max(initial=0.0)), 1e-300)
+    return np.asarray(rows.std(axis=0) > limit)
