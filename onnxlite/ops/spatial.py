@@ -129,7 +129,7 @@ ROWS = (
         channels=pool,
     ),
     *(OpSpec(op_type=name, channels=pool) for name in ("LpPool", "GlobalMaxPool", "GlobalLpPool")),
-    OpSpec(op_type="Resize", quant=_RESIZES, linear=True, channels=resize),
+    OpSpec(op_type="Resize", quant=_RESIZES, linear=True, scores="keeps", channels=resize),
     OpSpec(op_type="Upsample", channels=resize),
     OpSpec(op_type="DepthToSpace", channels=depth_to_space),
     OpSpec(op_type="SpaceToDepth", channels=space_to_depth),

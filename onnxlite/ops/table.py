@@ -141,9 +141,10 @@ def output_source(output: ir.Value) -> OutputSource:
         if any(p < len(node.inputs) and const_tensor(node.inputs[p]) for p in spec.weights):
             return OutputSource(last, "linear")
         moving = [v for v in node.inputs if v is not None and const_tensor(v) is None]
-        # What moves values has them in its first input, and sizes in the others.
-        if not moving or not (spec.moves_only or (spec.scores == "keeps" and len(moving) == 1)):
+        if not moving or not (spec.moves_only or spec.scores == "keeps"):
             break
+        if len(moving) > 1 and not spec.linear:
+            break  # two values; what is linear has sizes besides its data
         node = moving[0].producer()
     return OutputSource(last, "other")
 

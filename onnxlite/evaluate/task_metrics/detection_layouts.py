@@ -151,14 +151,14 @@ def _yolo(observed: Observation) -> DetectionLayout | None:
             continue
         inside = (rows.min(axis=(0, 1)) >= 0) & (rows.max(axis=(0, 1)) <= 1)
         classes = int(np.argmin(inside[4:])) if not inside[4:].all() else width - 4
-        if classes == 0 or not _is_sparse(rows[..., 4 : 4 + classes]):
+        if classes == 0 or inside[:4].all() or rows[..., :4].max() <= 1:
+            continue
+        if not (_is_sparse(rows[..., 4 : 4 + classes]) or _is_sparse(rows[..., 4:5])):
             continue
         form: BoxForm = _form(rows[..., :4].reshape(-1, 4))
         grid = _yolox_grid(observed, anchors)
         if grid is not None and np.abs(rows[..., :4]).max() < min(grid) / 4:
             form = "grid"
-        elif inside[:4].all() or rows[..., :4].max() <= 1:
-            continue  # all in 0..1: probabilities of something else
         objectness = form == "grid" or (not transposed and _has_objectness(rows[..., 4:]))
         name = "YOLOX" if form == "grid" else "YOLOv5" if objectness else "YOLOv8"
         return DetectionLayout(
@@ -263,7 +263,7 @@ def _paired_layout(
 
 
 #: Rules by decreasing certainty.
-RULES: tuple[Rule, ...] = (_ranked, _yolo, _paired, _levels)
+RULES: tuple[Rule, ...] = (_ranked, _paired, _levels, _yolo)
 
 
 def _joined(outputs: Outputs, names: tuple[str, ...], samples: int) -> list[Array64]:
@@ -281,6 +281,8 @@ def _tables(observed: Observation) -> Iterator[ObservedOutput]:
 def _is_sparse(scores: Array64) -> bool:
     """Tell whether few anchors see an object, and scores are not probabilities of all classes."""
     best = scores.max(axis=2)
+    if np.ptp(best) == 0:
+        return False
     sums = scores.sum(axis=2)
     return bool(np.median(best) < 0.5 or (best < 0.5).mean() > 0.5) and bool(
         scores.shape[2] == 1 or np.abs(sums - 1).max() > 0.01

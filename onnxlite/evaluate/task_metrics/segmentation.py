@@ -25,6 +25,8 @@ _MIN_FRACTION = 1e-3
 #: In a mask most values are near 0 or 1, unlike in a picture.
 _NEAR, _MOSTLY = 0.1, 0.8
 _MASK_THRESHOLD = 0.5
+#: Of its peak, below which a heat map is empty.
+_FLAT = 0.03
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ def _is_logits(values: NDArray[np.float64]) -> bool:
     tops = values.argmax(axis=1)
     shares = np.bincount(tops.reshape(-1), minlength=values.shape[1]) / tops.size
     peak = np.abs(values).max(axis=(0, 2, 3), keepdims=True)
-    flat = (np.abs(values) < 0.1 * np.maximum(peak, 1e-30)).mean()
-    return bool((shares > _MIN_FRACTION).sum() >= 2 and flat < 0.5)
+    flat = (np.abs(values) < _FLAT * np.maximum(peak, 1e-30)).mean()
+    return bool((shares > _MIN_FRACTION).sum() >= 2 and flat < _MOSTLY)
 
 
 def _mean_iou(one: NDArray[Any], two: NDArray[Any]) -> float:

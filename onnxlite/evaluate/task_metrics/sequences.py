@@ -24,8 +24,10 @@ Symbols = NDArray[np.int64]
 
 #: An alphabet has more symbols, the blank included.
 _MIN_SYMBOLS = 10
-#: Least fraction of steps with a blank, which is the most frequent symbol in between the others.
+#: Least fraction of steps with a blank, which is the most frequent symbol.
 _MIN_BLANK = 0.1
+#: Where it need not be: no other output has so many classes for each step.
+_LARGE_ALPHABET = 200
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Ctc(TaskMetric):
             ends = [(float((top == blank).mean()), blank) for blank in (0, last)]
             share, blank = max(ends)
             others = np.bincount(top[top != blank], minlength=1)
-            named = share >= _MIN_BLANK and share * top.size >= others.max() > 0
+            text = last + 1 >= _LARGE_ALPHABET or share * top.size >= others.max()
+            named = share >= _MIN_BLANK and others.max() > 0 and text
             tokens = values.shape[1] in observed.token_counts
             scores = last + 1 >= _MIN_SYMBOLS and _has_scores(output)
             if strict and (not named or tokens or not scores):
@@ -148,4 +151,6 @@ def _fold(path: Symbols, blank: int) -> Symbols:
 
 
 def _has_scores(output: ObservedOutput) -> bool:
-    return output.source.kind in ("probabilities", "linear") or output.sums_to_one(2)
+    """Tell scores from features, which come in multiples of 32."""
+    known = output.source.kind in ("probabilities", "linear") or output.sums_to_one(2)
+    return known or output.values.shape[2] % 32 > 0
