@@ -50,6 +50,17 @@ class ReferenceOutputs:
             for name, layout in self.layouts.items()
         }
 
+    @cached_property
+    def decided(self) -> Mapping[str, tuple[int, ...]]:
+        """Indices of the parts that these outputs say something about; all where none is."""
+        exact = self.errors(self.outputs).outputs
+        found = {}
+        for name, error in exact.items():
+            parts = error.parts
+            decided = tuple(i for i, part in enumerate(parts) if not part.undecided)
+            found[name] = decided or tuple(range(len(parts)))
+        return found
+
     def errors(self, candidate: Iterable[Outputs]) -> OutputErrors:
         """Compare the outputs of a candidate, one entry for each feed, with these.
 

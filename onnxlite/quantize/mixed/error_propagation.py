@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnxlite.builder import GraphBuilder
 from onnxlite.errors import SamplesError
-from onnxlite.fidelity import SquaredError, is_float
+from onnxlite.fidelity import OutputError, ReferenceOutputs, is_float
 from onnxlite.graph import const_array, rank
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
@@ -38,6 +38,8 @@ from onnxlite.samples import Feed, Samples
 
 #: Name of the input that switches errors on, `bool[sources]`.
 _SWITCHES = "onnxlite_errors"
+#: Samples from which the parts of the outputs are derived.
+_CUT_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise over signal at each output, by energy.
+    """Noise over signal at each part of the outputs, by energy.
 
     Attributes:
-        outputs: names of the model's float outputs.
-        sets: noise of one set over the signal, `float64[sets, outputs]`.
+        parts: labels of the parts of the model's float outputs, see `fidelity.layout`.
+        sets: noise of one set over the signal, `float64[sets, parts]`.
         fractions: noise of one set over the noise of all errors on the same samples,
-            `float64[sets, outputs]`. It is the better estimate for a set of nearly all errors;
+            `float64[sets, parts]`. It is the better estimate for a set of nearly all errors;
             `sets` is for a set of few.
-        together: noise of all errors over the signal, `float64[outputs]`.
+        together: noise of all errors over the signal, `float64[parts]`.
         samples: number of samples that were run.
     """
 
-    outputs: tuple[str, ...]
+    parts: tuple[str, ...]
     sets: NDArray[np.float64]
     fractions: NDArray[np.float64]
     together: NDArray[np.float64]
@@ -141,38 +143,55 @@ def propagate(
     """
     none, every = (np.full(len(model.sources), on) for on in (False, True))
     feeds = list(islice(_single(samples), max(len(sets) * per_set, 1)))
-    together: list[list[SquaredError]] = []
+    if not feeds:
+        raise SamplesError("there is no sample to estimate noise on")
+    parts = _Parts([model.run(feed, none) for feed in feeds[:_CUT_SAMPLES]])
+    whole: list[NDArray[np.float64]] = []
     met: list[list[int]] = [[] for _ in sets]
-    noise: list[list[list[float]]] = [[] for _ in sets]
-    names: tuple[str, ...] = ()
+    noise: list[list[NDArray[np.float64]]] = [[] for _ in sets]
     for index, feed in enumerate(feeds):
         exact = model.run(feed, none)
-        names = tuple(exact)
-        together.append(_errors(exact, model.run(feed, every)))
+        whole.append(parts.sums(exact, model.run(feed, every)))
         for number in _meetings(index, len(feeds), len(sets), per_set):
             met[number].append(index)
-            errors = _errors(exact, model.run(feed, sets[number]))
-            noise[number].append([error.noise for error in errors])
+            noise[number].append(parts.sums(exact, model.run(feed, sets[number]))[:, 1])
         progress("sensitivity", index + 1, len(feeds))
-    signal = np.array([[error.signal for error in errors] for errors in together])
-    total = np.array([[error.noise for error in errors] for errors in together])
+    signal, total = np.moveaxis(np.array(whole), -1, 0)
     if not signal.any():
         raise SamplesError("every output of the model is zero on these samples: give other samples")
-    sums = np.array([np.sum(rows, axis=0) for rows in noise]).reshape(-1, len(names))
+    sums = np.array([np.sum(rows, axis=0) for rows in noise]).reshape(-1, len(parts.labels))
     of_signal, of_total = (
-        _ratio(sums, np.array([whole[at].sum(axis=0) for at in met]).reshape(sums.shape))
-        for whole in (signal, total)
+        _ratio(sums, np.array([powers[at].sum(axis=0) for at in met]).reshape(sums.shape))
+        for powers in (signal, total)
     )
     together_ratio = _ratio(total.sum(axis=0), signal.sum(axis=0))
-    return Noise(names, of_signal, of_total, together_ratio, len(feeds))
+    return Noise(parts.labels, of_signal, of_total, together_ratio, len(feeds))
 
 
-def _errors(exact: Outputs, noisy: Outputs) -> list[SquaredError]:
-    """Return the squared error of every output, in the order of the outputs."""
-    found = [SquaredError() for _ in exact]
-    for error, (name, array) in zip(found, exact.items(), strict=True):
-        error.add(array, noisy[name])
-    return found
+class _Parts:
+    """Parts of all outputs that some samples say something about.
+
+    Attributes:
+        labels: for example `("output0[:, 0:4]", "output0[:, 4:22]")`.
+    """
+
+    def __init__(self, outputs: Sequence[Outputs]) -> None:
+        reference = ReferenceOutputs(outputs)
+        self._layouts, self._decided = reference.layouts, reference.decided
+        self.labels = tuple(
+            f"{name}{self._layouts[name].parts[index].label}"
+            for name, indices in self._decided.items()
+            for index in indices
+        )
+
+    def sums(self, exact: Outputs, noisy: Outputs) -> NDArray[np.float64]:
+        """Signal and noise of every part, float64[parts, 2]."""
+        found = []
+        for name, indices in self._decided.items():
+            error = OutputError(name, self._layouts[name])
+            error.add(exact[name], noisy[name])
+            found.append(error.sums[:, list(indices), :2].sum(axis=0))
+        return np.concatenate(found)
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

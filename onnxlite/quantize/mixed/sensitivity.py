@@ -49,7 +49,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: name of the node.
         op_type: operator of the node.
-        alone_db: SQNR of the worst output with only this layer quantized, in dB.
+        alone_db: SQNR of the worst part with only this layer quantized, in dB.
         float_db: SQNR with all layers but this one quantized, in dB.
         noise_fraction: fraction of the noise that disappears if this layer stays float.
             Negative if errors cancel and the noise grows without this layer's.
@@ -81,7 +81,8 @@ class Sensitivity(Report, frozen=True, kw_only=True):
 
     Attributes:
         target: name of the target.
-        output: the worst output; all figures are of this output.
+        output: the worst part of the outputs, for example `"output0[:, 4:22]"`; all figures are
+            of it.
         samples: number of samples of the estimates.
         sqnr_db: estimated SQNR with everything quantized by round-to-nearest.
         confirmed_db: SQNR of the quantized model on held-out samples.
@@ -208,10 +209,10 @@ def sensitivity(
 
 
 class LayerNoise(msgspec.Struct, frozen=True):
-    """Noise over signal at the worst output, by layer.
+    """Noise over signal at the worst part of the outputs, by layer.
 
     Attributes:
-        output: name of the output.
+        output: label of the part.
         alone: noise with only this layer quantized, `float64[layers]`.
         without: noise with all layers but this one quantized, `float64[layers]`.
         together: noise with all layers quantized.
@@ -248,7 +249,7 @@ def layer_noise(
     count = len(names)
     rest = noise.fractions[count:, worst]
     return LayerNoise(
-        noise.outputs[worst],
+        noise.parts[worst],
         noise.sets[:count, worst],
         rest * together,
         together,

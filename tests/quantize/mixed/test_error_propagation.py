@@ -76,7 +76,7 @@ def test_noise_is_that_of_all_samples_when_every_sample_meets_every_set() -> Non
     count = len(errors.sources)
     sets = [np.arange(count) == index for index in range(count)]
     noise = propagate(errors, samples, sets, per_set=24)
-    assert noise.outputs == ("y",)
+    assert noise.parts == ("y",)
     assert noise.samples == 24
     signal, together, energy = 0.0, 0.0, np.zeros(count)
     for feed in samples:
