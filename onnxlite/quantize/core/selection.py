@@ -7,7 +7,8 @@ removed until the rest is consistent (a greatest fixed point).
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
@@ -44,8 +45,23 @@ def place(
         exclude: patterns of names of nodes that stay float.
         keep_float: names of nodes that stay float, each with the reason.
     """
+    able, skipped = able_nodes(model, target, include, exclude, keep_float)
+    return replace(place_among(model, target, able), skipped=tuple(skipped))
+
+
+def able_nodes(
+    model: ir.Model,
+    target: Target,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    keep_float: Mapping[str, Reason] = MappingProxyType({}),
+) -> tuple[list[ir.Node], list[Skipped]]:
+    """Find the nodes that can run on integers, in topological order, and layers that cannot.
+
+    See `place` for the arguments.
+    """
+    able: list[ir.Node] = []
     skipped: list[Skipped] = []
-    chosen: dict[ir.Node, None] = {}
     for node in model.graph:
         rule = spec_of(node).quant
         if rule is None:
@@ -69,20 +85,25 @@ def place(
             or (rule.refuses and rule.refuses(node))
         ):
             continue
-        chosen[node] = None
+        able.append(node)
     skipped += [
         Skipped(_WHAT, node_name(node), "in-body", "inside the body of a control-flow node")
         for node in iter_nodes(model)
         if node.graph is not model.graph and _is_compute(node)
     ]
+    return able, skipped
+
+
+def place_among(model: ir.Model, target: Target, able: Iterable[ir.Node]) -> Placement:
+    """Decide what is quantized if these nodes can run on integers and no other can.
+
+    All layers with weights are taken, and nodes between integers; none is reported as skipped.
+    """
+    chosen = dict.fromkeys(able)
     _settle(chosen)
     absorbed = [node for node in model.graph if _is_absorbable(node, chosen, target)]
-    return Placement(
-        tuple(chosen),
-        tuple(absorbed),
-        tuple(_quantized_values(model, chosen, set(absorbed), target)),
-        tuple(skipped),
-    )
+    values = _quantized_values(model, chosen, set(absorbed), target)
+    return Placement(tuple(chosen), tuple(absorbed), tuple(values), ())
 
 
 def _is_compute(node: ir.Node) -> bool:

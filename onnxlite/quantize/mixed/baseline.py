@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from glob import escape
 
 import numpy as np
 import onnx_ir as ir
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, computed_weights
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
-from onnxlite.quantize.core.plan import Placement, QuantPlan
+from onnxlite.quantize.core.plan import Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.prepare import pool_means, prepare
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import place
+from onnxlite.quantize.core.selection import able_nodes, place, place_among
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.error_propagation import ErrorModel, Source
 from onnxlite.records import Skipped
@@ -51,7 +50,7 @@ class Baseline:
             threads=context.threads,
             progress=context.progress,
         )
-        self._names = tuple(node.name or "" for node in self.layers)
+        self._able, _ = able_nodes(plan.model, plan.target)
 
     def errors(self) -> ErrorModel:
         """Return the float model with a switchable error for every rounding."""
@@ -79,10 +78,9 @@ class Baseline:
         return quick_qdq(plan, activation_params(plan, self._ranges), bound_pairs=True)
 
     def _place(self, layers: Sequence[str]) -> Placement:
-        others = set(self._names).difference(layers)
-        include = [escape(name) for name in layers] or [""]
-        exclude = [escape(name) for name in sorted(others)]
-        return place(self.plan.model, self.plan.target, include=include, exclude=exclude)
+        wanted = set(layers)
+        able = [n for n in self._able if weight_port(n) is None or n.name in wanted]
+        return place_among(self.plan.model, self.plan.target, able)
 
 
 def plan_everything(
