@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
+from onnxlite.evaluate.per_sample import SampleSpread
 from onnxlite.fidelity import match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.ops import random_outputs
@@ -31,6 +32,8 @@ from onnxlite.step import StepContext, from_options
 #: `lambda outputs: (outputs["logits"].argmax(1) == labels).mean()`.
 Metric: TypeAlias = Callable[[Outputs], float]
 
+#: The worst sample is named where it is so far below the figure of all.
+_FAR_BELOW_DB = 3.0
 #: Types of inputs that are fed to a candidate of another width as well.
 _FLOATS = frozenset({"float16", "float32", "float64"})
 
@@ -73,6 +76,12 @@ class Fidelity(Report, frozen=True, kw_only=True):
         return min(rows, key=lambda row: row.decibels).worst_part if rows else ""
 
     @property
+    def per_sample(self) -> SampleSpread | None:
+        """SQNR of single samples in dB, of that part; None without float outputs."""
+        rows = [row for row in self.outputs if row.per_sample is not None]
+        return min(rows, key=lambda row: row.decibels).per_sample if rows else None
+
+    @property
     def undecided(self) -> tuple[str, ...]:
         """Parts about which the samples say nothing, with the reason."""
         return tuple(
@@ -92,6 +101,9 @@ class Fidelity(Report, frozen=True, kw_only=True):
         cut = any(len(row.parts) > 1 for row in self.outputs)
         where = f" at {self.worst_part}" if cut or len(self.outputs) > 1 else ""
         parts = [f"SQNR {self.sqnr_db:.1f} dB{where}" if self.sqnr_db < math.inf else "identical"]
+        spread = self.per_sample
+        if spread is not None and spread.worst < self.sqnr_db - _FAR_BELOW_DB:
+            parts.append(f"worst sample {spread.worst_sample} at {spread.worst:.1f} dB")
         if self.agreement is not None:
             parts.append(f"top-1 agreement {self.agreement:.2%}")
         parts += [f"{m.name} {m.reference:.4g} -> {m.candidate:.4g}" for m in self.metrics]
@@ -163,19 +175,20 @@ def compare(
     classes: list[tuple[NDArray[Any], NDArray[Any]]] = []
     count = 0
     for done, feed in enumerate(feeds, 1):
+        size = feed_size(feed, specs)
         have = _tensors(sessions[0].run(feed))
         given = sessions[1].suited({renamed[name]: array for name, array in feed.items()})
         other = sessions[1].run(given)
         other = {name: other[pairs[name]] for name in have}
         notes += [f"{name!r} is no tensor: not compared" for name in pairs if name not in have]
         for name in have:
-            meters.setdefault(name, Meter(name)).update(have[name], other[name])
+            meters.setdefault(name, Meter(name)).update(have[name], other[name], size)
         if metric is not None:
             kept.append((have, other))
         if labels is not None:
             scores = _class_output(have)
             classes.append((predicted_classes(have[scores]), predicted_classes(other[scores])))
-        count += feed_size(feed, specs)
+        count += size
         progress("compare", done, 0)
     notes += _noise_notes(first, second)
     rows: tuple[LayerFidelity, ...] = ()

@@ -1,6 +1,6 @@
 """Metrics of one model's outputs against another's, feed by feed.
 
-Memory does not grow with the number of feeds: only sums are kept.
+Of every sample only sums are kept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
+from onnxlite.evaluate.per_sample import SampleRows, SampleSpread
 from onnxlite.fidelity import OutputError, OutputLayout, output_layout
 
 #: Values converted to float64 at a time.
@@ -32,6 +33,7 @@ class PartFidelity(msgspec.Struct, frozen=True, kw_only=True):
         cosine: cosine similarity per sample, averaged.
         undecided: reason why the samples say nothing about this part; empty if they do.
         loud: samples of far more power than the others, which were left out of `sqnr_db`.
+        per_sample: SQNR of single samples in dB; None without any signal.
     """
 
     label: str
@@ -40,6 +42,7 @@ class PartFidelity(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float | None = None
     undecided: str = ""
     loud: tuple[int, ...] = ()
+    per_sample: SampleSpread | None = None
 
 
 class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +87,12 @@ class OutputFidelity(msgspec.Struct, frozen=True, kw_only=True):
             return -math.inf
         return math.inf if self.sqnr_db is None else self.sqnr_db
 
+    @property
+    def per_sample(self) -> SampleSpread | None:
+        """SQNR of single samples in dB, of the worst part."""
+        found = (part.per_sample for part in self.parts if part.label == self.worst_part)
+        return next(found, None)
+
 
 class Meter:
     """Accumulates one output's figures over many feeds.
@@ -103,9 +112,17 @@ class Meter:
         self._abs_sum = self._abs_max = self._peak = 0.0
         self._ranked = self._agreed = 0
         self._numeric = False
+        self._sample_rows = SampleRows()
 
-    def update(self, reference: NDArray[Any], candidate: NDArray[Any]) -> None:
+    def update(
+        self, reference: NDArray[Any], candidate: NDArray[Any], samples: int | None = None
+    ) -> None:
         """Add one feed's output of both models.
+
+        Args:
+            reference: its output.
+            candidate: the same, of the same shape.
+            samples: in the feed; None if there is one for each row.
 
         Raises:
             VerificationError: the shapes differ, or one holds numbers and one does not.
@@ -123,6 +140,8 @@ class Meter:
             self._equal += int(np.count_nonzero(reference == candidate))
             return
         self._numeric = True
+        rows = len(reference) if reference.ndim > 1 else 1
+        self._sample_rows.add(rows, rows if samples is None else samples)
         for ref, cand in _row_blocks(reference, candidate):
             self._add(ref, cand)
         self._add_to_parts(reference, candidate)
@@ -180,7 +199,7 @@ class Meter:
         )
         if not self._numeric:
             return figures
-        parts = _parts(self._cut())
+        parts = _parts(self._cut(), self._sample_rows)
         decided = [part for part in parts if not part.undecided]
         return msgspec.structs.replace(
             figures,
@@ -197,7 +216,7 @@ class Meter:
         )
 
 
-def _parts(error: OutputError) -> tuple[PartFidelity, ...]:
+def _parts(error: OutputError, rows: SampleRows) -> tuple[PartFidelity, ...]:
     cosines = [error.cosines(index) for index in range(len(error.layout.parts))]
     return tuple(
         PartFidelity(
@@ -207,8 +226,9 @@ def _parts(error: OutputError) -> tuple[PartFidelity, ...]:
             cosine=float(cosine.mean()) if len(cosine) else None,
             undecided=part.undecided,
             loud=part.loud,
+            per_sample=rows.sqnr_spread(*error.sums[:, index, :2].T),
         )
-        for part, cosine in zip(error.parts, cosines, strict=True)
+        for index, (part, cosine) in enumerate(zip(error.parts, cosines, strict=True))
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,13 +12,15 @@ from onnxlite.fidelity import sqnr_db
 
 Array64 = NDArray[np.float64]
 
-#: Heavy tail: the worst 1% of the samples carry more of the loss than `0.15 + 2 k / n`, with k of
+#: Heavy tail: the worst 1% of the samples carry more of the loss than `0.15 + 3 k / n`, with k of
 #: n samples. An exponential distribution stays below it; a log-normal one of sigma 2 does not.
-_HEAVY_FRACTION, _HEAVY_PER_SAMPLE = 0.15, 2.0
+_HEAVY_FRACTION, _HEAVY_PER_SAMPLE = 0.15, 3.0
 #: A sample with less power than this fraction of the median sample's counts as that loud.
-_SILENT = 1e-4
-#: Values converted to float64 at a time.
-_BLOCK = 1 << 18
+_SILENT = 1e-2
+#: Power of a sample that is zero.
+_TINY = 1e-150
+#: Noise over signal of a sample without noise.
+_LEAST_NOISE = 1e-30
 
 
 class SampleSpread(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,53 +85,46 @@ def spread_of(losses: Array64, indices: NDArray[np.intp] | None = None) -> Sampl
     )
 
 
-class SampleSquares:
-    """Sums of squares of one output per sample; two numbers per sample are kept."""
+def sample_sqnr_db(noise: float) -> float:
+    """SQNR in dB of a sample's noise over signal; at most 300, which JSON can hold."""
+    return sqnr_db(1.0, max(noise, _LEAST_NOISE))
+
+
+class SampleRows:
+    """Samples that the rows of an output belong to, feed by feed."""
 
     def __init__(self) -> None:
-        self._signal: list[Array64] = []
-        self._noise: list[Array64] = []
-        self._indices: list[NDArray[np.intp]] = []
+        self._rows = self._samples = 0
+        self._starts: list[int] = []
+        self._indices: list[int] = []
 
-    def add(
-        self, reference: NDArray[Any], candidate: NDArray[Any], first: int, samples: int
-    ) -> None:
-        """Add a float output of one feed; one without an axis of samples counts as one sample.
+    def add(self, rows: int, samples: int) -> None:
+        """Add a feed; its rows are its samples if there are as many, else it is one sample."""
+        count = rows if rows == samples else min(rows, 1)
+        self._starts += range(self._rows, self._rows + count)
+        self._indices += range(self._samples, self._samples + count)
+        self._rows += rows
+        self._samples += samples
+
+    def sqnr_spread(self, signal: Array64, noise: Array64) -> SampleSpread | None:
+        """Spread of the SQNR in dB of single samples, each relative to its own power.
+
+        A silent sample is measured against a hundredth of the median sample's power.
 
         Args:
-            reference: `[samples, ...]`; values that are not finite in both are left out.
-            candidate: of the same shape.
-            first: index of the feed's first sample.
-            samples: number of samples in the feed.
-        """
-        if reference.size == 0:
-            return
-        rows = samples if reference.ndim and len(reference) == samples else 1
-        one, two = reference.reshape(rows, -1), candidate.reshape(rows, -1)
-        step = max(1, _BLOCK // one.shape[1])
-        for start in range(0, rows, step):
-            a = one[start : start + step].astype(np.float64)
-            b = two[start : start + step].astype(np.float64)
-            finite = np.isfinite(a) & np.isfinite(b)
-            if not finite.all():
-                a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
-            self._signal.append(np.einsum("ij,ij->i", a, a))
-            np.subtract(a, b, out=b)
-            self._noise.append(np.einsum("ij,ij->i", b, b))
-        self._indices.append(np.arange(first, first + rows, dtype=np.intp))
+            signal: sum of squares of each row's reference, float64[rows].
+            noise: the same of its difference.
 
-    def spread(self) -> SampleSpread | None:
-        """SQNR of single samples in dB, each relative to its own power; None without values.
-
-        A silent sample is measured against a ten-thousandth of the median sample's power.
+        Returns:
+            None without rows, and where all of them are zero.
         """
-        if not self._signal:
+        if not signal.any():
             return None
-        signal, noise = np.concatenate(self._signal), np.concatenate(self._noise)
-        least = max(_SILENT * float(np.median(signal)), float(np.finfo(np.float64).tiny))
-        losses = noise / np.maximum(signal, least)
-        spread = spread_of(losses, np.concatenate(self._indices))
-        return spread.converted(lambda ratio: sqnr_db(1.0, ratio))
+        powers = np.add.reduceat(signal, self._starts)
+        least = max(_SILENT * float(np.median(powers)), _TINY)
+        losses = np.add.reduceat(noise, self._starts) / np.maximum(powers, least)
+        spread = spread_of(losses, np.array(self._indices))
+        return spread.converted(sample_sqnr_db)
 
 
 def _worst_count(samples: int) -> int:

@@ -133,7 +133,7 @@ def prove(run: Run, result: ir.Model, steps: Sequence[StepReport]) -> RunReport:
         sizes=sizes,
         fidelity=fidelity,
         latency=latency,
-        warnings=_warnings(steps, sizes, latency, run.use),
+        warnings=(*_warnings(steps, sizes, latency, run.use), *_tail_warnings(fidelity)),
         environment=environment(),
         seconds=time.perf_counter() - run.start,
     )
@@ -254,3 +254,14 @@ def _warnings(
     if use.origin in ("shared", "generated"):
         warnings.append(use.note)
     return tuple(warnings)
+
+
+def _tail_warnings(fidelity: Fidelity | None) -> list[str]:
+    """Name outputs of which few samples carry most of the noise."""
+    return [
+        f"{spread.worst_count} of {spread.samples:,} samples made {spread.worst_fraction:.0%} of "
+        f"the noise of {row.worst_part}: look at sample {spread.worst_sample} ({spread.worst:.1f} "
+        f"dB, median {spread.median:.1f} dB); unseen samples may be worse"
+        for row in (fidelity.outputs if fidelity is not None else ())
+        if (spread := row.per_sample) is not None and spread.is_heavy
+    ]

@@ -152,7 +152,17 @@ def fidelity_view(fidelity: Fidelity) -> RenderableType:
     """Show the fidelity of a candidate to its reference."""
     notes = [Text(f"note: {note}") for note in fidelity.notes]
     layers = [Text(), layers_view(fidelity.layers)] if fidelity.layers else []
-    return Group(fidelity_table(fidelity), *metrics_table(fidelity), *layers, *notes)
+    spread = [Text(line) for line in per_sample_lines(fidelity)]
+    return Group(fidelity_table(fidelity), *spread, *metrics_table(fidelity), *layers, *notes)
+
+
+def per_sample_lines(fidelity: Fidelity) -> list[str]:
+    """One line per output: SQNR of its median, 95% quantile and worst sample."""
+    return [
+        f"SQNR of single samples, {row.worst_part}: {spread_text(row.per_sample, ' dB', '.1f')}"
+        for row in fidelity.outputs
+        if row.per_sample is not None and row.per_sample.samples > 1 and row.sqnr_db is not None
+    ]
 
 
 def fidelity_table(fidelity: Fidelity) -> RenderableType:
@@ -243,9 +253,10 @@ def metrics_table(fidelity: Fidelity) -> list[RenderableType]:
     return [Text(), table("Task", columns, rows)] if rows else []
 
 
-def spread_text(spread: SampleSpread, unit: str = "") -> str:
+def spread_text(spread: SampleSpread, unit: str = "", digits: str = ".4g") -> str:
     """Show the median, the 95% quantile and the worst of single samples."""
-    median, q95, worst = (f"{x:.4g}{unit}" for x in (spread.median, spread.q95, spread.worst))
+    figures = (spread.median, spread.q95, spread.worst)
+    median, q95, worst = (f"{figure:{digits}}{unit}" for figure in figures)
     return f"median {median}, 95% quantile {q95}, worst {worst} (sample {spread.worst_sample})"
 
 

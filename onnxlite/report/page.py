@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from onnxlite.recipe import RunReport
 from onnxlite.report.html import STYLE, Markup, element, html_table, joined
+from onnxlite.report.measure_view import per_sample_lines
 from onnxlite.report.plots import layers_section, pareto_plot
 from onnxlite.report.run_view import (
     FIGURES,
@@ -224,6 +225,8 @@ def _fidelity(report: RunReport) -> Iterator[Markup]:
             ]
     columns = ("output", "SQNR dB", "largest error", "peak", "cosine", "top class kept")
     yield html_table(columns, rows, numbers=(1, 2, 3, 4, 5))
+    for line in per_sample_lines(report.fidelity):
+        yield element("p", line, {"class": "note"})
     yield element("p", report.samples.note, {"class": "note"})
 
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.evaluate.per_sample import SampleSpread, spread_of
+from onnxlite.evaluate.per_sample import SampleSpread, sample_sqnr_db, spread_of
 from onnxlite.fidelity import sqnr_db
 
 Array64 = NDArray[np.float64]
@@ -166,7 +166,7 @@ def decibels(noise: Estimate) -> Estimate:
         None if high is None else sqnr_db(1.0, high),
         None if low is None else sqnr_db(1.0, low),
         None if worst is None else sqnr_db(1.0, worst),
-        None if spread is None else spread.converted(lambda value: sqnr_db(1.0, value)),
+        None if spread is None else spread.converted(sample_sqnr_db),
     )
 
 

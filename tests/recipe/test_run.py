@@ -188,6 +188,26 @@ def test_a_larger_or_slower_result_says_so(images, monkeypatch):
     )
 
 
+def test_a_run_names_the_sample_that_made_most_of_the_noise(images):
+    net = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,3,8,8] x) => (float[n,3,8,8] y) <float[3,3,1,1] w> { y = Conv(x, w) }""")
+    images = np.clip(images, -1, 1)
+    held_out = images[:12].copy()
+    held_out[7] *= 20
+    report = run(
+        net,
+        [QuantizeStatic(observer="minmax")],
+        samples=images[12:],
+        evaluation=held_out,
+        benchmark=False,
+    ).report
+    (warning,) = (text for text in report.warnings if "look at sample" in text)
+    assert "1 of 12 samples made" in warning
+    assert "of the noise of y: look at sample 7 (" in warning
+    plain = run(net, [PRUNE], samples=images, benchmark=False).report
+    assert not any("look at sample" in text for text in plain.warnings)
+
+
 def _break(change):
     def broken_step(model, *_):
         change(model)

@@ -13,6 +13,8 @@ from rich.console import Console
 from onnxlite import inspect
 from onnxlite.errors import OptionError
 from onnxlite.evaluate import Fidelity, Latency, OutputFidelity, PeakMemory, Ratio, Timing, machine
+from onnxlite.evaluate.metrics import PartFidelity
+from onnxlite.evaluate.per_sample import SampleSpread
 from onnxlite.recipe import PruneWeights, QuantizeStatic, RunReport, run
 from onnxlite.records import LayerRow, Skipped, StepReport
 from onnxlite.report import fidelity_view, from_json, latency_view, run_view, summary_view, to_json
@@ -144,6 +146,27 @@ def test_the_view_of_fidelity():
     assert cells == [["same", "inf"], ["near", "31.2"], ["bad", "broken"], ["index", "-"]]
     assert "75.00%" in lines[5]
     assert lines[6].strip() == "note: noted"
+
+
+def test_the_view_of_fidelity_names_the_worst_sample():
+    spread = SampleSpread(
+        samples=24, median=45.0, q95=41.5, worst=12.25, worst_sample=17, worst_fraction=0.9
+    )
+    part = PartFidelity(label="y", kind="values", sqnr_db=31.25, per_sample=spread)
+    row = OutputFidelity(
+        name="y",
+        dtype="float32",
+        values=4,
+        equal=0.0,
+        sqnr_db=31.25,
+        max_abs=0.01,
+        worst_part="y",
+        parts=(part,),
+    )
+    fidelity = Fidelity(samples=24, outputs=(row,))
+    line = "median 45.0 dB, 95% quantile 41.5 dB, worst 12.2 dB (sample 17)"
+    assert line in shown(fidelity_view(fidelity))
+    assert "worst sample 17 at 12.2 dB" in str(fidelity)
 
 
 def test_the_view_of_latency(latency):
