@@ -25,6 +25,7 @@ from onnxlite.evaluate import Fidelity as Fidelity
 from onnxlite.evaluate import Latency as Latency
 from onnxlite.evaluate import LayerFidelity as LayerFidelity
 from onnxlite.evaluate.compare import Metric
+from onnxlite.evaluate.task_metrics import MetricLike
 from onnxlite.model import ModelLike as ModelLike
 from onnxlite.model import load as load
 from onnxlite.packing import Bits
@@ -76,7 +77,6 @@ from onnxlite.search import Quality as Quality
 from onnxlite.search import SearchRecord as SearchRecord
 from onnxlite.search import Trial as Trial
 from onnxlite.search.job import TrialSink
-from onnxlite.search.metric import MetricLike
 from onnxlite.search.optimize import BudgetLike
 from onnxlite.search.records import Prefer
 from onnxlite.simplify.options import OnnxsimChoice
@@ -298,11 +298,13 @@ def optimize(
             of them are for calibration, a quarter for the choice, a quarter for the check.
         budget: what may be lost and what is wanted, as a `Budget` or a dictionary; or give
             its limits by name. By default `max_drop=0.01`.
-        metric: what `max_drop` is about: `"accuracy"` (with labels), `"agreement"` of the top
-            class with the original's, `"cosine"`, `"sqnr"`, `"max-error"`, or a function of
-            a model's outputs (and of the labels, where there are some) that returns one
-            number, or one per sample; more is better. By default the first of these that
-            fits the model.
+        metric: what `max_drop` is about: a name in `evaluate.task_metrics.METRICS`
+            (`"accuracy"` with labels, `"agreement"`, `"detection"`, `"segmentation"`, `"ctc"`,
+            `"tokens"`, `"embedding"`, `"regression"`, `"cosine"`, `"sqnr"`, `"max-error"`), a
+            fitted metric such as `Detection(decoder)`, or a function of a model's outputs (and
+            of the labels, where there are some) that returns one number, or one per sample;
+            more is better. By default the one that fits the real outputs; the report names it
+            with the reason.
         labels: one entry per sample, of `evaluation` if that is given.
         evaluation: separate inputs for choice and check; then all `samples` calibrate.
         executor: where trials run: None is this process, a number so many processes, or any

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
@@ -18,6 +18,7 @@ from onnxlite.cli import options as args
 from onnxlite.cli.app import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.errors import MissingPackageError, OptionError
+from onnxlite.evaluate.task_metrics import MetricName
 from onnxlite.report import save_report, search_view, trial_line, write_text
 from onnxlite.search.job import OptimizeOptions
 
@@ -31,8 +32,10 @@ def optimize(
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
     metric: Annotated[
-        Literal["agreement", "accuracy", "cosine", "sqnr", "max-error"] | None,
-        typer.Option(help="What --max-drop is about; by default what fits.", show_default=False),
+        MetricName | None,
+        typer.Option(
+            help="What --max-drop is about; by default what fits the outputs.", show_default=False
+        ),
     ] = None,
     workers: Annotated[
         int | None,

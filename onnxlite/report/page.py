@@ -185,9 +185,9 @@ def _search(search: SearchRecord) -> Iterator[Markup]:
     counts = ", ".join(f"{count:,} for {name}" for name, count in search.samples.items())
     yield element(
         "p",
-        f"* on the Pareto front of loss, latency and size. Metric {search.metric}: "
-        f"{search.metric_reason}. Samples: {counts}. {search.seconds:.0f} seconds, "
-        f"{search.cached} look-ups from the cache; {search.stopped}.",
+        f"* on the Pareto front of loss, latency and size; {search.metric_text}. "
+        f"Samples: {counts}. {search.seconds:.0f} seconds, {search.cached} look-ups from "
+        f"the cache; {search.stopped}.",
         {"class": "note"},
     )
 

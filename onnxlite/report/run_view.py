@@ -253,6 +253,6 @@ def _how(record: SearchRecord) -> str:
     ended = "" if record.stopped == "finished" else f"; ended early: {record.stopped}"
     cached = f", {record.cached} look-ups from the cache" if record.cached else ""
     return (
-        f"metric {record.metric}: {record.metric_reason}; samples: {counts}; "
+        f"{record.metric_text}; samples: {counts}; "
         f"{len(record.trials)} trials in {record.seconds:.0f} s{cached}{ended}"
     )

@@ -14,6 +14,7 @@ import msgspec
 import onnx_ir as ir
 
 from onnxlite.evaluate import Latency, Ratio
+from onnxlite.evaluate.task_metrics import Accuracy
 from onnxlite.model import clone
 from onnxlite.recipe import Recipe, RunReport, Simplify
 from onnxlite.recipe.proof import Run, prove
@@ -173,7 +174,7 @@ def _proof(
         use=job.split.use,
         output=None,
         benchmark=latency or False,
-        labels=job.split.check_labels if job.metric.metric == "accuracy" else None,
+        labels=job.split.check_labels if isinstance(job.metric.metric, Accuracy) else None,
         context=StepContext(progress=job.deadline.final_progress),
         start=job.deadline.start,
     )
@@ -186,6 +187,7 @@ def _record(search: Search, conclusion: Conclusion) -> SearchRecord:
         budget=job.budget,
         metric=job.metric.name,
         metric_reason=job.metric.reason,
+        metric_meaning=job.metric.metric.meaning,
         prefer=job.prefer,
         trials=with_pareto_front(trials),
         chosen=None if result is None else result.trial.number,

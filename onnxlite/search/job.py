@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from onnxlite.cache import Cache, digest_of
 from onnxlite.evaluate import Latency
+from onnxlite.evaluate.task_metrics import ChosenMetric
 from onnxlite.model import PlainModel, disk_bytes, to_bytes
 from onnxlite.options import Seed
 from onnxlite.quantize.core.targets import target_named
@@ -22,7 +23,6 @@ from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.search.budget import Budget
 from onnxlite.search.candidates import SearchSpace
 from onnxlite.search.deadline import Deadline
-from onnxlite.search.metric import ChosenMetric
 from onnxlite.search.records import Prefer, Trial
 from onnxlite.search.split import SampleSplit
 from onnxlite.search.strategy import SearchProblem

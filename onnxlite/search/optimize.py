@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnxlite.cache import Cache
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.evaluate import benchmark
+from onnxlite.evaluate.task_metrics import MetricLike, choose_metric, observe_model
 from onnxlite.model import (
     PROTO_LIMIT_BYTES,
     ModelLike,
@@ -32,7 +33,6 @@ from onnxlite.search.deadline import Deadline
 from onnxlite.search.executor import task_executor
 from onnxlite.search.final_check import check_best, prove_result
 from onnxlite.search.job import OptimizeOptions, SearchJob, TrialSink
-from onnxlite.search.metric import MetricLike, choose_metric
 from onnxlite.search.records import OptimizeReport
 from onnxlite.search.search import Search
 from onnxlite.search.split import split_samples
@@ -70,11 +70,13 @@ def optimize(
             of them are for calibration, a quarter for the choice, a quarter for the check.
         budget: what may be lost and what is wanted, as a `Budget` or a dictionary; or give
             its limits by name. By default `max_drop=0.01`.
-        metric: what `max_drop` is about: `"accuracy"` (with labels), `"agreement"` of the top
-            class with the original's, `"cosine"`, `"sqnr"`, `"max-error"`, or a function of
-            a model's outputs (and of the labels, where there are some) that returns one
-            number, or one per sample; more is better. By default the first of these that
-            fits the model.
+        metric: what `max_drop` is about: a name in `evaluate.task_metrics.METRICS`
+            (`"accuracy"` with labels, `"agreement"`, `"detection"`, `"segmentation"`, `"ctc"`,
+            `"tokens"`, `"embedding"`, `"regression"`, `"cosine"`, `"sqnr"`, `"max-error"`), a
+            fitted metric such as `Detection(decoder)`, or a function of a model's outputs (and
+            of the labels, where there are some) that returns one number, or one per sample;
+            more is better. By default the one that fits the real outputs; the report names it
+            with the reason.
         labels: one entry per sample, of `evaluation` if that is given.
         evaluation: separate inputs for choice and check; then all `samples` calibrate.
         executor: where trials run: None is this process, a number so many processes, or any
@@ -106,7 +108,11 @@ def optimize(
         options=options,
         budget=_budget(budget, options),
         split=split,
-        metric=choose_metric(metric, original, labelled=split.selection_labels is not None),
+        metric=choose_metric(
+            metric,
+            lambda: observe_model(original, split.selection),
+            labelled=split.selection_labels is not None,
+        ),
         cache=_cache(options.cache),
         deadline=Deadline(start, options.time_limit_s, context.progress),
         on_trial=on_trial,

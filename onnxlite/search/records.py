@@ -145,6 +145,7 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
         budget: what was asked for.
         metric: name of the metric that `max_drop` limits.
         metric_reason: why it is that one.
+        metric_meaning: of a drop of 1%.
         prefer: what was minimized within the budget.
         trials: every candidate tried, in order.
         chosen: number of the trial that is the result; None if it is the original.
@@ -164,6 +165,7 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     budget: Budget
     metric: str
     metric_reason: str
+    metric_meaning: str = ""
     prefer: Prefer
     trials: tuple[Trial, ...]
     chosen: int | None
@@ -177,6 +179,12 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     samples: dict[str, int]
     sensitivity: dict[str, float] = {}
+
+    @property
+    def metric_text(self) -> str:
+        """Name of the metric, the reason for it, and the meaning of a drop of 1%."""
+        text = f"metric {self.metric}: {self.metric_reason}"
+        return f"{text}; a drop of 1%: {self.metric_meaning}" if self.metric_meaning else text
 
 
 class OptimizeReport(RunReport, frozen=True, kw_only=True):

@@ -223,7 +223,7 @@ class TrialRunner:
     def _quality(self, trial: _RunningTrial) -> Quality | None:
         """Evaluate a candidate as far as it is; None, and a failed trial, if that cannot be."""
         job, key = self._job, None
-        if (metric := job.metric.cache_name) is not None:
+        if (metric := job.metric.metric.cache_name) is not None:
             key = quality_key(trial.digest, job.digest, metric, job.selection_digest)
             if (known := job.cache.read(key, Quality)) is not None:
                 return known

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from models.tasks import task_net, task_samples
 from onnxlite.errors import OptionError, SamplesError, VerificationError
+from onnxlite.evaluate.task_metrics import Segmentation
 from onnxlite.model import load
-from onnxlite.search.metric import choose_metric
 from onnxlite.search.quality_evaluator import QualityEvaluator
 from tests.odd_models import parse
 
@@ -45,11 +46,11 @@ def test_the_original_loses_nothing():
 def test_agreement_and_accuracy():
     swapped = np.eye(3)[[1, 0, 2]]  # classes 0 and 1 change places, 2 stays
     quality = quality_of(swapped, "agreement")
-    assert quality.candidate == 0.3
+    assert quality.candidate == pytest.approx(0.3)
     assert quality.drop == pytest.approx(0.7)
     labels = np.array([1, 0, 2, 1, 0, 2, 1, 0, 2, 1])
     quality = quality_of(swapped, "accuracy", labels=labels)
-    assert (quality.reference, quality.candidate) == (0.3, 1.0)
+    assert (quality.reference, quality.candidate) == pytest.approx((0.3, 1.0))
     assert quality.drop == pytest.approx(-0.7)
 
 
@@ -101,39 +102,31 @@ def test_quality_does_not_depend_on_kept_outputs(monkeypatch):
     assert quality_of(np.eye(3) * 0.9, "sqnr") == kept
 
 
-def net(tail, shape="[n,10]"):
-    return load(
-        parse(f"""<ir_version: 8, opset_import: ["": 17]> g (float[n,8] x) => (float{shape} y)
-            <float[8,10] w, float[10] b, float[10] one> {{ {tail} }}""")
-    )
+def test_the_metric_that_fits_is_proposed():
+    evaluator = QualityEvaluator(linear(), X, None)
+    assert evaluator.metric.name == "agreement"
+    assert "'y'" in evaluator.metric.reason
+    evaluator = QualityEvaluator(linear(), X, None, labels=np.arange(10) % 3)
+    assert evaluator.metric.name == "accuracy"
 
 
-@pytest.mark.parametrize(
-    ("tail", "metric"),
-    [
-        ("y = MatMul(x, w)", "agreement"),
-        ("t = MatMul(x, w)  y = Add(t, b)", "agreement"),
-        ("t = MatMul(x, w)  y = Softmax(t)", "agreement"),
-        ("t = MatMul(x, w)  u = Relu(t)  y = LogSoftmax(u)", "agreement"),
-        ("t = MatMul(x, w)  y = LayerNormalization(t, one)", "cosine"),
-        ("t = MatMul(x, w)  y = Tanh(t)", "cosine"),
-    ],
-)
-def test_the_metric_that_fits(tail, metric):
-    assert choose_metric(None, net(tail), labelled=False).metric == metric
-    assert choose_metric(None, net(tail), labelled=True).metric == "accuracy"
+def test_a_dead_detector_loses_everything_and_the_figures_say_how():
+    model, samples = load(task_net("YOLOv8")), task_samples("YOLOv8")
+    evaluator = QualityEvaluator(model, samples, None)
+    assert evaluator.metric.name == "detection"
+    same = evaluator.evaluate(model)
+    assert same.drop == 0
+    assert same.details == {"recall": 1, "iou": pytest.approx(1), "score_error": 0}
+    dead = task_net("YOLOv8")
+    (bias,) = [t for t in dead.graph.initializer if t.name == "bs"]
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(336, -99, np.float32), "bs"))
+    quality = evaluator.evaluate(load(dead))
+    assert quality.drop == 1
+    assert quality.details["recall"] == 0
 
 
-def test_one_number_per_sample_has_no_class_and_no_direction():
-    one = load(
-        parse("""<ir_version: 8, opset_import: ["": 17]> g (float[n,8] x) => (float[n,1] y)
-            <float[8,1] w> { t = MatMul(x, w)  y = Sigmoid(t) }""")
-    )
-    assert choose_metric(None, one, labelled=False).metric == "sqnr"
-
-
-def test_a_wrong_choice_is_refused():
-    with pytest.raises(OptionError, match="no metric 'f1'"):
-        choose_metric("f1", net("y = MatMul(x, w)"), labelled=False)
-    with pytest.raises(OptionError, match="needs labels"):
-        choose_metric("accuracy", net("y = MatMul(x, w)"), labelled=False)
+def test_a_drop_of_something_that_is_not_there_is_undecided():
+    metric = Segmentation("y", "mask", threshold=9.0)
+    quality = QualityEvaluator(linear(), X, metric).evaluate(linear())
+    drop = quality.figures["drop"]
+    assert (drop.value, drop.low, drop.high) == (0, 0, 1)

@@ -62,7 +62,11 @@ def fresh_digests():
 @pytest.mark.usefixtures("fresh_digests")
 @pytest.mark.parametrize(
     ("module", "depends"),
-    [("search/estimate.py", True), ("evaluate/metrics.py", True), ("search/strategy.py", False)],
+    [
+        ("search/estimate.py", True),
+        ("evaluate/task_metrics/classes.py", True),
+        ("search/strategy.py", False),
+    ],
 )
 def test_qualities_depend_on_the_code_that_computes_them(monkeypatch, module, depends):
     before = quality_key("m", "o", "accuracy", "s").name

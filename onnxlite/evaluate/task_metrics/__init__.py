@@ -20,7 +20,13 @@ from onnxlite.evaluate.task_metrics.classes import Accuracy, Agreement, ClassHea
 from onnxlite.evaluate.task_metrics.detection import Decoder, Detection
 from onnxlite.evaluate.task_metrics.detection_layouts import DetectionLayout
 from onnxlite.evaluate.task_metrics.embedding import Embedding
-from onnxlite.evaluate.task_metrics.observation import MAX_OBSERVED, Observation, observe
+from onnxlite.evaluate.task_metrics.observation import (
+    MAX_OBSERVED,
+    Observation,
+    observe,
+    observe_model,
+    tensors,
+)
 from onnxlite.evaluate.task_metrics.segmentation import Segmentation
 from onnxlite.evaluate.task_metrics.sequences import Ctc, Tokens
 from onnxlite.evaluate.task_metrics.table import (
@@ -63,4 +69,6 @@ __all__ = [
     "UserFunction",
     "choose_metric",
     "observe",
+    "observe_model",
+    "tensors",
 ]

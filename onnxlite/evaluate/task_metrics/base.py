@@ -34,6 +34,11 @@ class SampleRatio:
         weight = float(self.weight.sum())
         return float(self.total.sum()) / weight if weight > 0 else None
 
+    @property
+    def is_single(self) -> bool:
+        """True for one figure of all samples."""
+        return len(self.total) == 1
+
 
 @dataclass(frozen=True)
 class SampleLosses:

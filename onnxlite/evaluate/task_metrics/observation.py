@@ -14,13 +14,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.ops import OutputSource, output_source
-from onnxlite.runtime import Outputs
-from onnxlite.samples import Feed
+from onnxlite.runtime import Outputs, Session
+from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs
 
 Array64 = NDArray[np.float64]
 
-#: Samples of which outputs are looked at.
-MAX_OBSERVED = 32
+#: Samples of which outputs are looked at, and bytes of their outputs.
+MAX_OBSERVED, MAX_OBSERVED_BYTES = 32, 1 << 26
 #: Sums of probabilities differ from 1 by no more, float16 included.
 _SUM_TOLERANCE = 5e-3
 
@@ -172,16 +172,17 @@ def observe(model: ir.Model, runs: Iterable[tuple[Feed, Outputs, int]]) -> Obser
 
     Args:
         model: whose outputs they are.
-        runs: inputs, outputs and number of samples of each feed; read until `MAX_OBSERVED`
-            samples were seen.
+        runs: inputs, outputs and number of samples of each feed; read until there are
+            `MAX_OBSERVED` samples or `MAX_OBSERVED_BYTES` of outputs.
     """
     sources = {value.name: output_source(value) for value in model.graph.outputs}
     kept: list[tuple[Feed, Outputs, int]] = []
-    seen = 0
+    seen = nbytes = 0
     for run in runs:
         kept.append(run)
         seen += run[2]
-        if seen >= MAX_OBSERVED:
+        nbytes += sum(array.nbytes for array in run[1].values())
+        if seen >= MAX_OBSERVED or nbytes >= MAX_OBSERVED_BYTES:
             break
     counts = tuple(samples for _, _, samples in kept)
     return Observation(
@@ -197,3 +198,22 @@ def observe(model: ir.Model, runs: Iterable[tuple[Feed, Outputs, int]]) -> Obser
         feeds=tuple(feed for feed, _, _ in kept),
         samples=seen,
     )
+
+
+def observe_model(
+    model: ir.Model, samples: SamplesLike, *, threads: int | None = None
+) -> Observation:
+    """Run a model on the first samples, and collect its outputs.
+
+    Raises:
+        SamplesError: the samples do not fit the model.
+        ExecutionError: ONNX Runtime does not run it.
+    """
+    specs, session = input_specs(model), Session(model, threads=threads)
+    feeds = Samples(samples, specs, limit=MAX_OBSERVED)
+    return observe(model, ((f, tensors(session.run(f)), feed_size(f, specs)) for f in feeds))
+
+
+def tensors(outputs: Mapping[str, object]) -> Outputs:
+    """Leave out sequences and maps."""
+    return {name: array for name, array in outputs.items() if isinstance(array, np.ndarray)}

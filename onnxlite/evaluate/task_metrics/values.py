@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from onnxlite.evaluate.task_metrics.base import (
     per_sample,
 )
 from onnxlite.evaluate.task_metrics.observation import Observation, ObservedOutput
+from onnxlite.fidelity import OutputLayout, output_layout
 from onnxlite.runtime import Outputs
 
 Array64 = NDArray[np.float64]
@@ -26,6 +27,9 @@ Array64 = NDArray[np.float64]
 _MAX_VALUES = 4096
 #: More columns than this are no quantities of their own.
 _MAX_QUANTITIES = 64
+#: Parts of which the samples show what they do.
+_DECIDING = ("values", "scores")
+_TINY = float(np.finfo(np.float64).tiny)
 #: A spread below this fraction of the largest value is rounding noise.
 _MIN_SPREAD = 1e-5
 
@@ -48,7 +52,11 @@ class _Values(TaskMetric):
         if not chosen:
             return None
         shown = ", ".join(map(str, chosen[:2])) + (" and others" if len(chosen) > 2 else "")
-        return Proposal(cls(tuple(o.name for o in chosen)), f"{shown}: {cls.figure()}")
+        return Proposal(cls._fitted(chosen), f"{shown}: {cls.figure()}")
+
+    @classmethod
+    def _fitted(cls, chosen: Sequence[ObservedOutput]) -> Self:
+        return cls(tuple(o.name for o in chosen))
 
     @classmethod
     def _chosen(cls, observed: Observation) -> list[ObservedOutput]:
@@ -134,42 +142,81 @@ class Cosine(_Values):
 
 @dataclass(frozen=True)
 class Sqnr(_Values):
-    """Noise over signal: squared error over squared values, of the worst output."""
+    """Noise over signal: squared error over squared values, of the worst part of the outputs.
+
+    Parts are slices of like scale, see `onnxlite.fidelity.output_layout`; those that are zero or
+    the same on all samples do not count.
+
+    Attributes:
+        layouts: parts of each output; none takes it as a whole.
+    """
 
     name: ClassVar[str] = "sqnr"
     meaning: ClassVar[str] = "noise is 1% of the signal's power: an SQNR of 20 dB"
+
+    layouts: tuple[OutputLayout, ...] = ()
+
+    @classmethod
+    def _fitted(cls, chosen: Sequence[ObservedOutput]) -> Self:
+        layouts = (output_layout(o.arrays) if o.is_float else OutputLayout() for o in chosen)
+        return cls(tuple(o.name for o in chosen), tuple(layouts))
 
     @classmethod
     def figure(cls) -> str:
         """Name of the figure in reasons."""
         return "noise over signal"
 
+    def decode(self, outputs: Outputs, samples: int) -> list[list[Array64]]:
+        """Values of each sample, one array per part."""
+        parts = []
+        for name, layout in zip(self.outputs, self._all_layouts, strict=True):
+            array = outputs[name]
+            fitting = layout if layout.fits(array) else OutputLayout()
+            pieces = [per_sample(finite(piece), samples) for piece in fitting.of(array)]
+            # What has another shape on this feed counts in every part.
+            parts += pieces if len(pieces) == len(layout.parts) else pieces * len(layout.parts)
+        return [list(entries) for entries in zip(*parts, strict=False)]
+
     def losses(
         self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
     ) -> SampleLosses:
-        """Noise of each output, of its signal."""
+        """Noise of each part, of its signal."""
         figures = {}
-        for index, name in enumerate(self.outputs):
+        for index, (label, decides) in enumerate(self._labels):
+            if not decides:
+                continue
             pairs = [(a[index], b[index]) for a, b in zip(reference, candidate, strict=True)]
             signal = np.array([np.square(one).sum() for one, _ in pairs])
             # Another shape has nothing in common: all of the signal is lost.
             noise = [np.square(a - (b if a.shape == b.shape else 0 * a)).sum() for a, b in pairs]
-            figures[name] = SampleRatio(np.array(noise), signal)
-        return self.finish(SampleLosses(next(iter(figures.values())), figures=figures))
+            figures[label] = SampleRatio(np.array(noise), signal)
+        nothing = SampleRatio(np.zeros(len(reference)), np.zeros(len(reference)))
+        return self.finish(SampleLosses(nothing, figures=figures))
 
     def finish(self, losses: SampleLosses) -> SampleLosses:
-        """Take the output with the most noise."""
-        worst = max(losses.figures.values(), key=lambda figure: figure.value or 0.0)
+        """Take the part with the most noise."""
+        figures = losses.figures.values()
+        worst = max(figures, key=lambda figure: figure.value or 0.0, default=losses.drop)
         return replace(losses, drop=worst)
+
+    @property
+    def _all_layouts(self) -> tuple[OutputLayout, ...]:
+        return self.layouts or (OutputLayout(),) * len(self.outputs)
+
+    @property
+    def _labels(self) -> list[tuple[str, bool]]:
+        """Name of each part, and True if its values decide; all do if none does."""
+        pairs = zip(self.outputs, self._all_layouts, strict=True)
+        found = [(name + p.label, p.kind in _DECIDING) for name, one in pairs for p in one.parts]
+        return found if any(ok for _, ok in found) else [(label, True) for label, _ in found]
 
 
 @dataclass(frozen=True)
 class MaxError(_Values):
-    """Largest error of a sample over the largest value of the reference in the same feed."""
+    """Largest error of all samples over the largest value of the reference, per output."""
 
     name: ClassVar[str] = "max-error"
-    meaning: ClassVar[str] = "no value differs by more than 1% of the largest value"
-    joint: ClassVar[bool] = True
+    meaning: ClassVar[str] = "one value differs by 1% of the largest value, and no value by more"
 
     @classmethod
     def figure(cls) -> str:
@@ -179,16 +226,24 @@ class MaxError(_Values):
     def losses(
         self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
     ) -> SampleLosses:
-        """The largest relative error of all samples, as one figure."""
-        worst = 0.0
-        for index in range(len(self.outputs)):
+        """The largest error and the largest value of each sample."""
+        figures = {}
+        for index, name in enumerate(self.outputs):
             pairs = [(a[index], b[index]) for a, b in zip(reference, candidate, strict=True)]
-            peak = max(float(np.abs(one).max(initial=0.0)) for one, _ in pairs)
+            peaks = np.array([np.abs(one).max(initial=0.0) for one, _ in pairs])
             errors = [
-                np.abs(a - b).max(initial=0.0) if a.shape == b.shape else peak for a, b in pairs
+                np.abs(a - (b if a.shape == b.shape else 0 * a)).max(initial=0.0) for a, b in pairs
             ]
-            worst = max(worst, float(max(errors)) / max(peak, float(np.finfo(np.float64).tiny)))
-        return SampleLosses.mean(np.array([worst]))
+            figures[name] = SampleRatio(np.array(errors), peaks)
+        return self.finish(SampleLosses.mean(np.zeros(1), **figures))
+
+    def finish(self, losses: SampleLosses) -> SampleLosses:
+        """Take the largest of all samples, as one figure: an unseen one may be larger."""
+        worst = max(
+            float(figure.total.max(initial=0.0)) / max(float(figure.weight.max(initial=0.0)), _TINY)
+            for figure in losses.figures.values()
+        )
+        return SampleLosses.mean(np.array([worst]), **losses.figures)
 
 
 def _worst(

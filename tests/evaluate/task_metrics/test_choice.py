@@ -139,7 +139,7 @@ def test_a_name_is_fitted_to_outputs_that_do_not_propose_it() -> None:
     assert isinstance(choice.metric, Agreement)
     assert choice.reason.startswith("given")
     choice = choose_metric("sqnr", lambda: observed, labelled=False)
-    assert choice.metric == Sqnr(("y",))
+    assert isinstance(choice.metric, Sqnr)
 
 
 def test_objects_and_functions_are_taken_as_they_are() -> None:
