@@ -30,7 +30,7 @@ from onnxlite import simplify
 from onnxlite.evaluate import benchmark
 from onnxlite.model import disk_bytes, load
 from onnxlite.quantize import QuantizeWeights
-from onnxlite.records import StepReport
+from onnxlite.quantize.weight_only.options import QuantizeWeightsReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from onnxlite.step import StepContext, run_step
@@ -130,14 +130,14 @@ def row(
     source: Path,
     target: Path,
     expected: Array,
-    report: StepReport | None,
+    report: QuantizeWeightsReport | None,
 ) -> dict[str, Any]:
     """Measure one model against the float one."""
     got = outputs(target, case.evaluation)
     noise = float(((expected - got) ** 2).sum())
     one = {key: array[:1] for key, array in case.evaluation.items()}
     latency = benchmark(source, target, samples=one, threads=1, memory=False)
-    widths = Counter(str(layer.values["bits"]) for layer in report.layers) if report else Counter()
+    widths = Counter(layer.bits for layer in report.layers) if report else Counter()
     labels, classes = case.labels, case.name != "sentence-encoder"
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
     return {

@@ -135,7 +135,7 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
             "everything": everything,
             "measured": measured,
             "never_slower": measured <= 1 + _NOISE,
-            "layers_quantized": report.changes.get("layers-quantized", 0),
+            "layers_quantized": report.changes.layers_quantized,
             "layers_float_by_time": len(reasons),
             "everything_sqnr_db": noise[0],
             "measured_sqnr_db": noise[1],

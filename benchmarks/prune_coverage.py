@@ -26,7 +26,6 @@ from onnxlite.analysis.summary import inspect
 from onnxlite.errors import OnnxliteError
 from onnxlite.evaluate import benchmark
 from onnxlite.model import ModelLike, load, size_bytes, to_proto
-from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 
 _LIGHT = ("densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet")
@@ -55,15 +54,12 @@ def cases(names: list[str], *, large: bool) -> Iterator[tuple[str, ModelLike, Sa
 def measure(name: str, source: ModelLike, samples: SamplesLike | None) -> dict[str, Any]:
     """One row: what is left, and what kept the rest."""
     simple = simplify(load(source)).model
-    reports: list[StepReport] = []
     start = time.perf_counter()
     row: dict[str, Any] = {"model": name, "samples": samples is not None}
     try:
         pruned, report = prune_channels(simple, samples=samples, macs=_SHARE)
-        reports.append(report)
     except OnnxliteError as error:
         return {**row, "macs": None, "note": str(error)}
-    (report,) = reports
     row["seconds"] = time.perf_counter() - start
     before, after = inspect(simple), inspect(pruned)
     row["macs"] = None if not before.macs else (after.macs or 0) / before.macs

@@ -27,10 +27,11 @@ from benchmarks._tables import publish
 from onnxlite import quantize_static, simplify
 from onnxlite.evaluate import benchmark, compare
 from onnxlite.model import clone, load
+from onnxlite.quantize.core.options import QuantizeStaticReport
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, plan_everything
 from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
-from onnxlite.records import Skipped, StepReport
+from onnxlite.records import Skipped
 from onnxlite.runtime import Session
 from onnxlite.samples import Feed, Samples, input_specs
 from onnxlite.step import StepContext
@@ -143,7 +144,7 @@ def mixed(case: Case) -> dict[str, Any]:
     baseline, _ = _quantized(case, None)
     before = compare(case.model, baseline, samples=case.evaluation).sqnr_db
     better, report = _quantized(case, before + _MORE_DB)
-    kept = report.changes["layers-kept-for-sqnr"]
+    kept = report.changes.layers_kept_for_sqnr
     after = compare(case.model, better, samples=case.evaluation).sqnr_db
     one = case.evaluation[:1]
     ratios = [
@@ -161,7 +162,7 @@ def mixed(case: Case) -> dict[str, Any]:
     }
 
 
-def _quantized(case: Case, min_sqnr_db: float | None) -> tuple[ir.Model, StepReport]:
+def _quantized(case: Case, min_sqnr_db: float | None) -> tuple[ir.Model, QuantizeStaticReport]:
     model, report = quantize_static(
         case.model,
         case.calibration,

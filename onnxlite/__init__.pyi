@@ -32,6 +32,9 @@ from onnxlite.packing import Bits
 from onnxlite.prune import ChannelReport as ChannelReport
 from onnxlite.prune import explain_channels as explain_channels
 from onnxlite.prune.options import Importance, ImportanceFunction, Scope, SparseMethod
+from onnxlite.prune.options import PruneChannelsReport as PruneChannelsReport
+from onnxlite.prune.options import PruneWeightsReport as PruneWeightsReport
+from onnxlite.prune.options import SparseStorageReport as SparseStorageReport
 from onnxlite.quantize.core.options import (
     Form,
     ObserverChoice,
@@ -40,11 +43,16 @@ from onnxlite.quantize.core.options import (
     SmoothOption,
     WeightBits,
 )
+from onnxlite.quantize.core.options import QuantizeStaticReport as QuantizeStaticReport
 from onnxlite.quantize.dynamic.options import KernelChoice
+from onnxlite.quantize.dynamic.options import QuantizeDynamicReport as QuantizeDynamicReport
 from onnxlite.quantize.float16.options import HalfMode, HalfType, IoType
+from onnxlite.quantize.float16.options import ToFloat16Report as ToFloat16Report
+from onnxlite.quantize.mixed.options import QuantizeAutoReport as QuantizeAutoReport
 from onnxlite.quantize.mixed.sensitivity import LayerSensitivity as LayerSensitivity
 from onnxlite.quantize.mixed.sensitivity import Sensitivity as Sensitivity
 from onnxlite.quantize.weight_only.options import FirstLastBits, WeightMethod, WeightMode
+from onnxlite.quantize.weight_only.options import QuantizeWeightsReport as QuantizeWeightsReport
 from onnxlite.recipe import PruneChannels as PruneChannels
 from onnxlite.recipe import PruneWeights as PruneWeights
 from onnxlite.recipe import QuantizeAuto as QuantizeAuto
@@ -65,6 +73,7 @@ from onnxlite.records import Progress
 from onnxlite.records import Skipped as Skipped
 from onnxlite.records import StepReport as StepReport
 from onnxlite.repair.options import Method
+from onnxlite.repair.options import RepairReport as RepairReport
 from onnxlite.report import load_report as load_report
 from onnxlite.report import save_report as save_report
 from onnxlite.samples import Samples as Samples
@@ -80,10 +89,12 @@ from onnxlite.search.job import TrialSink
 from onnxlite.search.optimize import BudgetLike
 from onnxlite.search.records import Prefer
 from onnxlite.simplify.options import OnnxsimChoice
+from onnxlite.simplify.options import SimplifyReport as SimplifyReport
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.step import Result as Result
 from onnxlite.step import Step as Step
 from onnxlite.tune.options import Labels, LossFunction
+from onnxlite.tune.options import TuneReport as TuneReport
 
 __version__: str
 __all__ = [
@@ -105,14 +116,21 @@ __all__ = [
     "OptimizeReport",
     "OptionError",
     "PruneChannels",
+    "PruneChannelsReport",
     "PruneWeights",
+    "PruneWeightsReport",
     "Quality",
     "QuantizeAuto",
+    "QuantizeAutoReport",
     "QuantizeDynamic",
+    "QuantizeDynamicReport",
     "QuantizeStatic",
+    "QuantizeStaticReport",
     "QuantizeWeights",
+    "QuantizeWeightsReport",
     "Recipe",
     "Repair",
+    "RepairReport",
     "Result",
     "RunReport",
     "Samples",
@@ -122,14 +140,18 @@ __all__ = [
     "SearchRecord",
     "Sensitivity",
     "Simplify",
+    "SimplifyReport",
     "Skipped",
     "SparseStorage",
+    "SparseStorageReport",
     "Step",
     "StepReport",
     "Summary",
     "ToFloat16",
+    "ToFloat16Report",
     "Trial",
     "Tune",
+    "TuneReport",
     "UnsupportedError",
     "VerificationError",
     "__version__",
@@ -401,7 +423,7 @@ def prune_channels(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, PruneChannelsReport]:
     """Remove the least important channels: every layer they belong to becomes smaller.
 
     Units that go together (through residual sums, concatenations, reshapes, attention heads)
@@ -477,7 +499,7 @@ def prune_channels(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, PruneChannelsReport]: ...
 @overload
 def prune_weights(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
@@ -494,7 +516,7 @@ def prune_weights(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, PruneWeightsReport]:
     """Set weights to zero, in every layer that multiplies by weights and in embeddings.
 
     Weights are the constants of Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM, GRU, RNN and
@@ -556,7 +578,7 @@ def prune_weights(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, PruneWeightsReport]: ...
 @overload
 def quantize_auto(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
@@ -570,7 +592,7 @@ def quantize_auto(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, QuantizeAutoReport]:
     """Quantize to INT8 with `quantize_static` or `quantize_dynamic`, whichever measures better.
 
     Both are made and compared with the float model, in fidelity and in latency of interleaved
@@ -621,7 +643,7 @@ def quantize_auto(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, QuantizeAutoReport]: ...
 @overload
 def quantize_dynamic(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
@@ -635,7 +657,7 @@ def quantize_dynamic(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, QuantizeDynamicReport]:
     """Quantize weights to 8 bits, and activations with scales that each run computes.
 
     MatMul and Gemm with a constant operand and LSTM run on integers, also in the bodies of
@@ -688,7 +710,7 @@ def quantize_dynamic(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, QuantizeDynamicReport]: ...
 @overload
 def quantize_static(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
@@ -711,7 +733,7 @@ def quantize_static(
     threads: int | None = None,
     executor: Executor | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, QuantizeStaticReport]:
     """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
 
     By default the result is in QDQ form: per-channel int8 weights, uint8 activations, int32
@@ -798,7 +820,7 @@ def quantize_static(
     threads: int | None = None,
     executor: Executor | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, QuantizeStaticReport]: ...
 @overload
 def quantize_weights(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
@@ -815,7 +837,7 @@ def quantize_weights(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, QuantizeWeightsReport]:
     """Store weights in few bits; activations stay float.
 
     In storage mode weights are packed into bytes and decoded by ordinary ONNX nodes, which ONNX
@@ -882,7 +904,7 @@ def quantize_weights(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, QuantizeWeightsReport]: ...
 @overload
 def repair(
     reference: ModelLike,
@@ -898,7 +920,7 @@ def repair(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, RepairReport]:
     """Fit the layers of a pruned or rounded model to the outputs of the original's layers.
 
     Layer by layer, in topological order, the original's output is regressed on the input
@@ -953,7 +975,7 @@ def repair(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, RepairReport]: ...
 @overload
 def run(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
@@ -1073,7 +1095,7 @@ def simplify(
     onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, SimplifyReport]:
     """Fold, fuse and clean up the graph without changing what it computes.
 
     Args:
@@ -1108,11 +1130,11 @@ def simplify(
     onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, SimplifyReport]: ...
 @overload
 def sparse_storage(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any], *, progress: Progress = ...
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, SparseStorageReport]:
     """Store weights that are mostly zeros as sparse initializers, where that is smaller.
 
     A float32 weight gets smaller above 67% of zeros. An `ir.Model` stays dense in memory and
@@ -1134,7 +1156,7 @@ def sparse_storage(
 @overload
 def sparse_storage(
     model: str | PathLike[str] | ir.Model | Result[ir.Model, Any], *, progress: Progress = ...
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, SparseStorageReport]: ...
 @overload
 def to_float16(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
@@ -1147,7 +1169,7 @@ def to_float16(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, ToFloat16Report]:
     """Convert float32 weights and activations to 16 bits: half the size, not faster on CPU.
 
     Every node that onnx's schemas allow computes in float16; the others, and the inputs and
@@ -1198,7 +1220,7 @@ def to_float16(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, ToFloat16Report]: ...
 @overload
 def tune(
     reference: ModelLike,
@@ -1219,7 +1241,7 @@ def tune(
     checkpoint: str | PathLike[str] | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[onnx.ModelProto, StepReport]:
+) -> Result[onnx.ModelProto, TuneReport]:
     """Train a compressed model to compute what its original does (distillation, QAT).
 
     The ONNX graphs themselves are run, the student's in torch with gradients. Float weights,
@@ -1291,4 +1313,4 @@ def tune(
     checkpoint: str | PathLike[str] | None = None,
     threads: int | None = None,
     progress: Progress = ...,
-) -> Result[ir.Model, StepReport]: ...
+) -> Result[ir.Model, TuneReport]: ...

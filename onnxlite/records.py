@@ -1,23 +1,30 @@
 """Records of what a step did: every later report is made of them.
 
-A step collects one `StepReport`. `changes` counts what it did, `skipped` says
-what it did not do and why, and `layers` holds one row per layer it touched. A
-step that changed nothing has `changed == False` and a `reason`.
+Each step has a report of its own, a subclass of `StepReport`, beside its options. `changes`
+counts what it did, `skipped` says what it did not do and why, and `layers` holds one row per
+layer it touched; their types are the step's own. JSON tells reports apart by the step's name.
 """
 
 from __future__ import annotations
 
 import html
+import re
 import time
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
 #: Names of nodes that a printed report shows for one reason.
 _NODES_SHOWN = 3
 #: A cell of a per-layer row: what JSON and a terminal table can both show.
-Cell = str | int | float | bool | None
+Cell: TypeAlias = str | int | float | bool | tuple[int, ...] | None
+
+
+def step_name(record: str) -> str:
+    """Return the name of a step in recipes: `"to-float16"` of `ToFloat16`, `ToFloat16Report`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", record.removesuffix("Report")).lower()
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -73,12 +80,67 @@ class HoldOut(msgspec.Struct, frozen=True, kw_only=True):
         return f"{feeds} that the fit used as well" if self.shared else f"{feeds} held out"
 
 
-class LayerRow(msgspec.Struct, frozen=True):
-    """One layer's line in a step's report; `values` are the step's own columns."""
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of a line in a step's report; the fields of a subclass are its columns."""
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """List the names of the columns, in the order of their declaration."""
+        return cls.__struct_fields__
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return the value of every column; None where the row has none."""
+        return tuple(getattr(self, name) for name in self.columns())
+
+
+class LayerRow(Row, frozen=True, kw_only=True):
+    """Base of a layer's line in a step's report.
+
+    Attributes:
+        name: name of the node, weight or value.
+        op_type: operator of the node, or of the node that reads or makes it.
+    """
 
     name: str
     op_type: str
-    values: dict[str, Cell]
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what a step counts; every field of a subclass is a kind of change.
+
+    Counts of two parts of a step add up: `changes + QuantizeStaticChanges(means_pooled=1)`.
+    """
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Yield each kind that occurred with its count, in the order of the fields."""
+        for name in self.__struct_fields__:
+            if count := getattr(self, name):
+                yield name.replace("_", "-"), count
+
+    @property
+    def total(self) -> int:
+        """Number of changes of all kinds."""
+        return sum(count for _, count in self.counts())
+
+    def __add__(self, other: Self) -> Self:
+        fields = self.__struct_fields__
+        sums = {name: _added(getattr(self, name), getattr(other, name)) for name in fields}
+        return type(self)(**sums)
+
+
+def _added(first: Any, second: Any) -> Any:
+    """Add two counts, or two tables of counts by name."""
+    if isinstance(first, Mapping):
+        return dict(Counter(first) + Counter(second))
+    return first + second
+
+
+class ResolvedOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the options that name what a step decided by measuring times.
+
+    Each field is an option of the step under the same name: with these values the step does
+    the same again, on any machine.
+    """
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -88,36 +150,50 @@ class Report(msgspec.Struct, frozen=True):
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-class StepReport(Report, frozen=True, kw_only=True):
-    """Report of one step.
+class StepReport(Report, frozen=True, kw_only=True, tag_field="step", tag=step_name):
+    """Base of the report of one step.
 
     Attributes:
-        step: name of the step, as in a recipe.
         changed: whether the returned model differs from the input.
         summary: one sentence; for an unchanged model, why nothing was done.
         changes: how often each kind of change was made.
         skipped: what was not done, and why.
         layers: one row per layer touched.
-        settled: options, by name, that name what the step decided by measuring times; with
-            them it does the same again, on any machine.
+        resolved_options: options that name what the step decided by measuring times; None if
+            it decided nothing so.
         hold_out: the samples that the step's own figures are from; None if it has none.
         seconds: wall-clock time of the step.
     """
 
-    step: str
     changed: bool
     summary: str
-    changes: dict[str, int] = {}
+    changes: Changes = Changes()
     skipped: tuple[Skipped, ...] = ()
     layers: tuple[LayerRow, ...] = ()
-    resolved_options: dict[str, Cell | tuple[str, ...] | dict[str, int]] = {}
+    resolved_options: ResolvedOptions | None = None
     hold_out: HoldOut | None = None
     seconds: float = 0.0
+
+    @property
+    def step(self) -> str:
+        """Name of the step, as in a recipe."""
+        return str(self.__struct_config__.tag)
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Yield each kind of change that was made with its count."""
+        return self.changes.counts()
+
+    def row_tables(self) -> Iterator[tuple[str, Sequence[Row]]]:
+        """Yield the rows of each field that has some, with a heading."""
+        for name in self.__struct_fields__:
+            rows = getattr(self, name)
+            if isinstance(rows, tuple) and rows and isinstance(rows[0], Row):
+                yield f"{name.capitalize().replace('_', ' ')} of {self.step}", rows
 
     def __str__(self) -> str:
         done = self.summary if self.changed else f"nothing changed: {self.summary}"
         lines = [f"{self.step}: {done} ({self.seconds:.1f} s)"]
-        if changes := ", ".join(f"{kind} {n:,}" for kind, n in self.changes.items() if n):
+        if changes := ", ".join(f"{kind} {count:,}" for kind, count in self.counts()):
             lines.append(f"  changes: {changes}")
         for what, message in dict.fromkeys((s.what, s.message) for s in self.skipped):
             nodes = [s.node for s in self.skipped if (s.what, s.message) == (what, message)]
@@ -126,10 +202,14 @@ class StepReport(Report, frozen=True, kw_only=True):
         return "\n".join(lines)
 
 
-def unchanged(step: str, reason: str, skipped: Iterable[Skipped], start: float) -> StepReport:
-    """The report of a step that did nothing, begun at `start` of `time.perf_counter`."""
-    return StepReport(
-        step=step,
+ReportT = TypeVar("ReportT", bound=StepReport)
+
+
+def unchanged(
+    report: type[ReportT], reason: str, skipped: Iterable[Skipped], start: float
+) -> ReportT:
+    """Make the report of a step that did nothing, begun at `start` of `time.perf_counter`."""
+    return report(
         changed=False,
         summary=reason,
         skipped=tuple(skipped),

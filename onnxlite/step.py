@@ -15,7 +15,6 @@ import functools
 import inspect
 import logging
 import os
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
+import msgspec
 import onnx
 import onnx_ir as ir
 from msgspec import Meta
@@ -31,7 +31,15 @@ from msgspec import Meta
 from onnxlite.errors import OptionError
 from onnxlite.model import ModelLike, clone, give_back, load
 from onnxlite.options import Field, Options, check_names, fields_of
-from onnxlite.records import Progress, Skipped, StepReport, no_progress, unchanged
+from onnxlite.records import (
+    Progress,
+    ResolvedOptions,
+    Skipped,
+    StepReport,
+    no_progress,
+    step_name,
+    unchanged,
+)
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.save import save
 
@@ -39,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
 ReportT = TypeVar("ReportT")
+StepReportT = TypeVar("StepReportT", bound=StepReport)
 ReturnT = TypeVar("ReturnT")
 
 #: What became of parameters that former versions had.
@@ -79,19 +88,16 @@ class StepContext(Options, frozen=True, kw_only=True):
     ] = no_progress
 
 
-def _tag(name: str) -> str:
-    """The name of a step in recipes and reports: `"prune-weights"` for `PruneWeights`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
-
-
-class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=_tag):
+class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=step_name):
     """Options of one rewrite of a model; frozen, compared by value, written to TOML and back.
 
     Attributes:
         samples: whether `apply` needs samples, uses them if there are some, or not at all.
         runtime: fields of `StepContext` that the public function takes.
+        report: the type of the step's report.
     """
 
+    report: ClassVar[type[StepReport]] = StepReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "optional"
     runtime: ClassVar[tuple[str, ...]] = ("threads", "progress")
 
@@ -115,6 +121,12 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=_tag):
         """True if the model's float inputs and outputs get another type."""
         return False
 
+    def with_resolved(self, options: ResolvedOptions | None) -> Self:
+        """Return the step with the options of a report that name what was measured."""
+        if options is None:
+            return self
+        return msgspec.structs.replace(self, **msgspec.structs.asdict(options))
+
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
     ) -> tuple[ir.Model, StepReport]:
@@ -129,14 +141,11 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=_tag):
 class SampledStep(Protocol):
     """Options of a step that uses at most `limit` samples."""
 
+    report: ClassVar[type[StepReport]]
+
     @property
     def limit(self) -> int | None:
         """Largest number of samples."""
-        ...
-
-    @classmethod
-    def name(cls) -> str:
-        """Return the step's name."""
         ...
 
 
@@ -198,12 +207,13 @@ class StepState(Generic[OptionsT]):
     def run(
         self,
         phases: Sequence[Callable[[Self], str | None]],
-        report: Callable[[Self], StepReport],
-    ) -> tuple[ir.Model, StepReport]:
+        report: Callable[[Self], StepReportT],
+    ) -> tuple[ir.Model, StepReportT]:
         """Run the phases, then `report`; the first reason from a phase ends the step unchanged."""
         for phase in phases:
             if reason := phase(self):
-                undone = unchanged(self.options.name(), reason, self.skipped, self.start)
+                # `options.report` is the type that `report` returns.
+                undone: Any = unchanged(self.options.report, reason, self.skipped, self.start)
                 return clone(self.source), undone
         return self.model, report(self)
 
@@ -246,8 +256,11 @@ class Result(NamedTuple, Generic[ModelT, ReportT]):
 
 def run_step(
     step: Step, model: ModelLike, samples: SamplesLike | None, context: StepContext
-) -> Result[Any, StepReport]:
+) -> Result[Any, Any]:
     """Apply one step to a model of any kind; the model is not changed.
+
+    Returns:
+        The model, and the step's own report.
 
     Raises:
         OptionError: the step needs samples, and there are none.
@@ -257,7 +270,7 @@ def run_step(
     return as_result(model, *step.apply(load(model), samples, context))
 
 
-def as_result(source: ModelLike, model: ir.Model, report: StepReport) -> Result[Any, StepReport]:
+def as_result(source: ModelLike, model: ir.Model, report: StepReportT) -> Result[Any, StepReportT]:
     """Return a step's model in the kind of `source`; warn if the step did nothing."""
     if not report.changed:
         logger.warning("%s changed nothing: %s", report.step, report.summary)

@@ -34,7 +34,7 @@ def model():
 def test_a_step_unpacks_to_model_and_report(model):
     made, report = ol.simplify(model, onnxsim=False)
     assert isinstance(made, onnx.ModelProto)
-    assert sum(report.changes.values()) > 0
+    assert report.changes.total > 0
     assert report.summary in str(report)
     assert isinstance(ol.simplify(ir.from_proto(model), onnxsim=False).model, ir.Model)
 

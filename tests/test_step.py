@@ -10,7 +10,7 @@ import pytest
 import onnxlite as ol
 from onnxlite.model import load, to_bytes
 from onnxlite.quantize import QuantizeWeights
-from onnxlite.records import StepReport
+from onnxlite.simplify.options import SimplifyReport
 from onnxlite.step import Result, StepContext, StepState
 from tests.odd_models import parse
 
@@ -28,7 +28,7 @@ def model(request, tmp_path):
 
 
 def test_a_result_stands_for_its_model(model, tmp_path):
-    report = StepReport(step="x", changed=True, summary="done")
+    report = SimplifyReport(changed=True, summary="done")
     held = ol.load(model) if not isinstance(model, onnx.ModelProto) else model
     result = Result(held, report)
     assert tuple(result) == (held, report)
@@ -54,7 +54,7 @@ def test_phases_run_in_order_on_a_copy():
     def skip(state):
         done.append("skip")
 
-    report = StepReport(step="x", changed=True, summary="done")
+    report = SimplifyReport(changed=True, summary="done")
     model, found = state.run((rename, skip), lambda state: report)
     assert (done, found) == (["rename", "skip"], report)
     assert (model.graph.name, state.source.graph.name) == ("changed", "net")

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from onnxlite.model import ModelLike, load
-from onnxlite.prune.options import PruneChannels, PruneWeights, SparseStorage
+from onnxlite.prune.options import (
+    PruneChannels,
+    PruneChannelsReport,
+    PruneWeights,
+    PruneWeightsReport,
+    SparseStorage,
+    SparseStorageReport,
+)
 from onnxlite.prune.report import ChannelReport, GroupRow, explain_channels
-from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Result, StepContext, as_result, from_options, run_step
 
@@ -31,7 +37,7 @@ def prune_weights(
     samples: SamplesLike | None = None,
     options: PruneWeights,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, PruneWeightsReport]:
     """Set weights to zero, in every layer that multiplies by weights and in embeddings.
 
     Weights are the constants of Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM, GRU, RNN and
@@ -67,7 +73,7 @@ def prune_channels(
     samples: SamplesLike | None = None,
     options: PruneChannels,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, PruneChannelsReport]:
     """Remove the least important channels: every layer they belong to becomes smaller.
 
     Units that go together (through residual sums, concatenations, reshapes, attention heads)
@@ -99,7 +105,7 @@ def prune_channels(
 @from_options(SparseStorage)
 def sparse_storage(
     model: ModelLike, *, options: SparseStorage, context: StepContext
-) -> Result[Any, StepReport]:
+) -> Result[Any, SparseStorageReport]:
     """Store weights that are mostly zeros as sparse initializers, where that is smaller.
 
     A float32 weight gets smaller above 67% of zeros. An `ir.Model` stays dense in memory and

@@ -26,15 +26,16 @@ from onnxlite.model import clone
 from onnxlite.ops import Ids
 from onnxlite.prune.eligibility import channel_block, count_to_keep, removed_by_widths
 from onnxlite.prune.importance import DamageCurve
-from onnxlite.prune.options import PruneChannels
+from onnxlite.prune.options import PruneChannels, PruneChannelsReport
 from onnxlite.prune.removal import remove_units, zero_mask_units
 from onnxlite.prune.report import channel_step_report, weight_shapes
 from onnxlite.prune.scoring import GroupScores, output_curves, output_error, score_groups
 from onnxlite.prune.target_search import Selection, SelectionCache, TargetSearch, select_branches
 from onnxlite.prune.task import PruningTask, RemovedCounts, analyse, chosen_units, one_sample
-from onnxlite.records import Skipped, StepReport, unchanged
+from onnxlite.records import Skipped, unchanged
 from onnxlite.repair import Repair, repair_ir
 from onnxlite.repair.engine import FitOptions
+from onnxlite.repair.options import RepairReport
 from onnxlite.runtime import check_loads, run_all
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
@@ -50,18 +51,18 @@ def prune_channels_ir(
     samples: SamplesLike | None,
     options: PruneChannels,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, PruneChannelsReport]:
     """Remove units from `model`, which the step owns; see `onnxlite.prune_channels`."""
     start = time.perf_counter()
     if reason := already_quantized(model, PRUNE_FIRST):
-        return model, unchanged(options.name(), reason, (), start)
+        return model, unchanged(PruneChannelsReport, reason, (), start)
     task = analyse(model, samples, options, context)
     scores = score_groups(task)
     selection = select_units(task, scores)
     units = chosen_units(scores.curves, selection.removed)
     before = weight_shapes(model)
     skipped: list[Skipped] = []
-    fit: StepReport | None = None
+    fit: RepairReport | None = None
     if len(units):
         remove_units(model, task.channels, units.tolist())
         skipped = verify(task, units)

@@ -20,8 +20,8 @@ from onnxlite.errors import UnsupportedError
 from onnxlite.model import unmapped
 from onnxlite.ops import Parameter
 from onnxlite.prune.nm_pattern import summed_axis
+from onnxlite.prune.options import PrunedWeight
 from onnxlite.prune.sparsity_task import SparsityTask, weight_row
-from onnxlite.records import LayerRow
 
 _CHUNK = 1 << 22
 
@@ -79,7 +79,7 @@ def zeroed(array: NDArray[Any], threshold: float, ties: int) -> NDArray[Any]:
 Array = NDArray[Any]
 
 
-def zero_smallest(task: SparsityTask) -> list[LayerRow]:
+def zero_smallest(task: SparsityTask) -> list[PrunedWeight]:
     """Rewrite in place: set the smallest weights to zero; mapped weights lazily.
 
     Returns:
@@ -88,7 +88,7 @@ def zero_smallest(task: SparsityTask) -> list[LayerRow]:
     Raises:
         UnsupportedError: a weight holds NaN or infinite values.
     """
-    rows: list[LayerRow] = []
+    rows: list[PrunedWeight] = []
     layers, progress = task.layers, task.context.progress
     for index, (parameter, rewrite) in enumerate(zip(layers, _rewrites(task), strict=True)):
         progress(task.options.name(), index, len(layers))
@@ -151,7 +151,9 @@ def _finite(tensor: ir.TensorProtocol) -> NDArray[Any]:
     return array
 
 
-def _rewritten(parameter: Parameter, rewrite: Callable[[NDArray[Any]], NDArray[Any]]) -> LayerRow:
+def _rewritten(
+    parameter: Parameter, rewrite: Callable[[NDArray[Any]], NDArray[Any]]
+) -> PrunedWeight:
     """Rewrite in place: replace a weight if the new one has more zeros."""
     old, value = parameter.tensor, parameter.value
     before = old.size - int(np.count_nonzero(unmapped(old).numpy()))

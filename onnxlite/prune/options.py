@@ -1,4 +1,4 @@
-"""Options of the steps that prune: channels, weights, and the storage of zeros."""
+"""Options and reports of the steps that prune: channels, weights, and the storage of zeros."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 from onnxlite.errors import OptionError
 from onnxlite.options import Exclude, Include, Limit, Seed
 from onnxlite.prune.nm_pattern import Pattern
-from onnxlite.records import StepReport
+from onnxlite.records import Changes, LayerRow, ResolvedOptions, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
@@ -27,9 +27,65 @@ Scope: TypeAlias = Literal["auto", "layer", "global", "sensitivity"]
 SparseMethod: TypeAlias = Literal["auto", "magnitude", "wanda", "obc"]
 
 
+class ResizedWeight(LayerRow, frozen=True, kw_only=True):
+    """A weight that became smaller or was removed.
+
+    Attributes:
+        port: which input of the node it is, from 0.
+        before: its shape.
+        after: its new shape; None if it was removed with its node.
+    """
+
+    port: int
+    before: tuple[int, ...]
+    after: tuple[int, ...] | None
+
+
+class PruneChannelsChanges(Changes, frozen=True, kw_only=True):
+    """What `prune_channels` counts.
+
+    Attributes:
+        units_removed: channels, or heads of attention.
+        groups: groups that lost units.
+        branches_removed: branches beside a shortcut that were removed whole.
+        layers_repaired: layers with refitted weights.
+    """
+
+    units_removed: int = 0
+    groups: int = 0
+    branches_removed: int = 0
+    layers_repaired: int = 0
+
+
+class ResolvedWidths(ResolvedOptions, frozen=True, kw_only=True):
+    """Options of `prune_channels` that select as many units without measuring latency.
+
+    Attributes:
+        widths: number of units that a group keeps, by its name; other groups keep all.
+        latency: no goal.
+    """
+
+    widths: dict[str, int]
+    latency: None = None
+
+
+class PruneChannelsReport(StepReport, frozen=True, kw_only=True):
+    """Report of `prune_channels`; for the other fields see `StepReport`.
+
+    Attributes:
+        layers: weights that became smaller.
+        resolved_options: the widths, if latency was measured to find them.
+    """
+
+    changes: PruneChannelsChanges = PruneChannelsChanges()
+    layers: tuple[ResizedWeight, ...] = ()
+    resolved_options: ResolvedWidths | None = None
+
+
 class PruneChannels(Step, frozen=True, kw_only=True):
     """Remove the least important channels and repair the rest; see `onnxlite.prune_channels`."""
 
+    report: ClassVar[type[StepReport]] = PruneChannelsReport
     renamed: ClassVar[dict[str, str]] = {
         "ratio": "remove",
         "protect": "exclude",
@@ -137,16 +193,56 @@ class PruneChannels(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, PruneChannelsReport]:
         """Make the layers of `model` smaller and repair them on the samples."""
         from onnxlite.prune.channel_step import prune_channels_ir
 
         return prune_channels_ir(model, samples, self, context)
 
 
+class PrunedWeight(LayerRow, frozen=True, kw_only=True):
+    """A weight tensor with zeros.
+
+    Attributes:
+        weight: name of its initializer.
+        shape: its shape.
+        weights: number of its elements.
+        zeros: number of elements that are zero now.
+        zeroed: number of elements that became zero.
+        sparsity_before: fraction of zeros before.
+        sparsity: fraction of zeros now.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    weights: int
+    zeros: int
+    zeroed: int
+    sparsity_before: float
+    sparsity: float
+
+
+class PruneWeightsChanges(Changes, frozen=True, kw_only=True):
+    """What `prune_weights` counts.
+
+    Attributes:
+        weights_zeroed: elements that became zero.
+    """
+
+    weights_zeroed: int = 0
+
+
+class PruneWeightsReport(StepReport, frozen=True, kw_only=True):
+    """Report of `prune_weights`; for the other fields see `StepReport`."""
+
+    changes: PruneWeightsChanges = PruneWeightsChanges()
+    layers: tuple[PrunedWeight, ...] = ()
+
+
 class PruneWeights(Step, frozen=True, kw_only=True):
     """Set weights to zero, those that others can replace first; see `onnxlite.prune_weights`."""
 
+    report: ClassVar[type[StepReport]] = PruneWeightsReport
     renamed: ClassVar[dict[str, str]] = {"steps": "rounds"}
 
     sparsity: (
@@ -226,16 +322,50 @@ class PruneWeights(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, PruneWeightsReport]:
         """Set weights of `model` to zero."""
         from onnxlite.prune.weight_step import prune_weights_ir
 
         return prune_weights_ir(model, samples if self.fits_samples else None, self, context)
 
 
+class SparseWeight(LayerRow, frozen=True, kw_only=True):
+    """An initializer that is stored without its zeros.
+
+    Attributes:
+        weights: number of its elements.
+        sparsity: fraction of zeros.
+        dense_bytes: bytes with all elements.
+        sparse_bytes: bytes of the other elements and their indices.
+    """
+
+    weights: int
+    sparsity: float
+    dense_bytes: int
+    sparse_bytes: int
+
+
+class SparseStorageChanges(Changes, frozen=True, kw_only=True):
+    """What `sparse_storage` counts.
+
+    Attributes:
+        weights_sparse: initializers that are stored sparse.
+    """
+
+    weights_sparse: int = 0
+
+
+class SparseStorageReport(StepReport, frozen=True, kw_only=True):
+    """Report of `sparse_storage`; for the other fields see `StepReport`."""
+
+    changes: SparseStorageChanges = SparseStorageChanges()
+    layers: tuple[SparseWeight, ...] = ()
+
+
 class SparseStorage(Step, frozen=True, kw_only=True):
     """Store weights that are mostly zeros as sparse; see `onnxlite.sparse_storage`."""
 
+    report: ClassVar[type[StepReport]] = SparseStorageReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "unused"
     runtime: ClassVar[tuple[str, ...]] = ("progress",)
 
@@ -244,7 +374,7 @@ class SparseStorage(Step, frozen=True, kw_only=True):
         model: ir.Model,
         samples: SamplesLike | None,
         context: StepContext,
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, SparseStorageReport]:
         """Mark weights of `model` as sparse; samples are not used."""
         del samples
         from onnxlite.prune.sparse_storage import sparse_storage_ir

@@ -18,9 +18,16 @@ from onnxlite.graph import const_tensor
 from onnxlite.model import ModelLike, load
 from onnxlite.normalize import normalize
 from onnxlite.ops import iter_parameters, spec_of
+from onnxlite.prune.options import (
+    PruneChannelsChanges,
+    PruneChannelsReport,
+    ResizedWeight,
+    ResolvedWidths,
+)
 from onnxlite.prune.target_search import Selection
 from onnxlite.prune.task import PruningTask
-from onnxlite.records import LayerRow, Report, Skipped, StepReport
+from onnxlite.records import Report, Skipped
+from onnxlite.repair.options import RepairReport
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,8 +150,8 @@ def channel_step_report(
     shapes: tuple[Shapes, Shapes],
     *,
     skipped: tuple[Skipped, ...],
-    fit: StepReport | None,
-) -> StepReport:
+    fit: RepairReport | None,
+) -> PruneChannelsReport:
     """Report what was removed, or why nothing was.
 
     Args:
@@ -157,12 +164,6 @@ def channel_step_report(
     groups = task.channels.groups
     pairs = list(zip(groups, selection.removed, strict=True))
     changed = any(selection.removed)
-    changes = {}
-    if changed:
-        changes["units-removed"] = sum(selection.removed)
-        changes["groups"] = sum(count > 0 for count in selection.removed)
-        if whole := sum(count == len(group.units) for group, count in pairs):
-            changes["branches-removed"] = whole
     sentences = [_summary(task, selection, shapes)]
     if selection.fraction is not None and changed:
         sentences.append(_fraction_left(task, selection))
@@ -170,18 +171,21 @@ def channel_step_report(
         sentences.append(f"repair: {fit.summary}")
     short = () if selection.complete else (_short_of_target(task, selection),)
     measured = task.options.latency is not None
-    return StepReport(
-        step=task.options.name(),
+    return PruneChannelsReport(
         changed=changed,
         summary="; ".join(sentences),
-        changes=changes | dict(fit.changes if fit is not None else {}),
+        changes=PruneChannelsChanges(
+            units_removed=sum(selection.removed),
+            groups=sum(count > 0 for count in selection.removed),
+            branches_removed=sum(0 < n == len(group.units) for group, n in pairs),
+            layers_repaired=fit.changes.layers_repaired if fit is not None else 0,
+        ),
         skipped=(*short, *skipped, *_pinned(task), *(fit.skipped if fit is not None else ())),
         layers=_layer_rows(*shapes),
-        # Options that select as many units of every group without measuring latency.
         resolved_options=(
-            {"latency": None, "widths": {g.name: len(g.units) - n for g, n in pairs if n}}
+            ResolvedWidths(widths={g.name: len(g.units) - n for g, n in pairs if n})
             if measured
-            else {}
+            else None
         ),
         hold_out=task.hold_out,
     )
@@ -230,19 +234,11 @@ def _pinned(task: PruningTask) -> Iterator[Skipped]:
             yield Skipped(task.options.name(), group.name, "pinned", message)
 
 
-def _layer_rows(before: Shapes, after: Shapes) -> tuple[LayerRow, ...]:
+def _layer_rows(before: Shapes, after: Shapes) -> tuple[ResizedWeight, ...]:
     """Make a row for every weight that was resized or removed."""
     return tuple(
-        LayerRow(
-            name,
-            op_type,
-            {"port": port, "before": _text(shape), "after": _text(after.get(key, ()))},
-        )
+        ResizedWeight(name=name, op_type=op_type, port=port, before=shape, after=after.get(key))
         for key, shape in before.items()
         for name, op_type, port in [key]
         if after.get(key) != shape
     )
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "none"

@@ -24,7 +24,8 @@ from onnxlite.model import (
     unmapped,
 )
 from onnxlite.normalize import normalize
-from onnxlite.records import LayerRow, Progress, Skipped, StepReport, no_progress, unchanged
+from onnxlite.prune.options import SparseStorageChanges, SparseStorageReport, SparseWeight
+from onnxlite.records import Progress, Skipped, no_progress, unchanged
 from onnxlite.runtime import check_loads
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,13 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
 def sparse_storage_ir(
     model: ir.Model, *, progress: Progress = no_progress
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, SparseStorageReport]:
     """Mark the weights of a private copy of a model; see `onnxlite.sparse_storage`."""
     start = time.perf_counter()
     source = clone(model)
 
-    def left_dense(reason: str, *skipped: Skipped) -> tuple[ir.Model, StepReport]:
-        return source, unchanged(STEP, reason, skipped, start)
+    def left_dense(reason: str, *skipped: Skipped) -> tuple[ir.Model, SparseStorageReport]:
+        return source, unchanged(SparseStorageReport, reason, skipped, start)
 
     if size_bytes(model) > _MAX_BYTES:
         return left_dense(
@@ -55,7 +56,7 @@ def sparse_storage_ir(
             "are written dense"
         )
     normalize(model)
-    rows: list[LayerRow] = []
+    rows: list[SparseWeight] = []
     values = list(model.graph.initializers.items())
     for index, (name, value) in enumerate(values):
         progress(STEP, index, len(values))
@@ -78,20 +79,19 @@ def sparse_storage_ir(
             Skipped(STEP, "", "not-loadable", f"{error}: it is kept dense"),
         )
     after = to_bytes(model)
-    return model, StepReport(
-        step=STEP,
+    return model, SparseStorageReport(
         changed=True,
         summary=(
             f"{len(rows)} weights are stored sparse: {len(before):,} -> {len(after):,} bytes; "
             f"{_compressed(before)} -> {_compressed(after)}; not faster"
         ),
-        changes={"weights-sparse": len(rows)},
+        changes=SparseStorageChanges(weights_sparse=len(rows)),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,
     )
 
 
-def _row(name: str, value: ir.Value) -> LayerRow | None:
+def _row(name: str, value: ir.Value) -> SparseWeight | None:
     """Return the dense and sparse sizes; None if sparse is not smaller."""
     tensor = value.const_value
     if tensor is None or tensor.dtype not in _FLOATS or not tensor.shape.rank():
@@ -99,19 +99,18 @@ def _row(name: str, value: ir.Value) -> LayerRow | None:
     if value.is_graph_input() or value.is_graph_output():
         return None
     others = int(np.count_nonzero(unmapped(tensor).numpy()))
-    sparse = others * (tensor.dtype.itemsize + _INDEX_BYTES) + len(name) + _FRAME_BYTES
+    index_and_number = int(tensor.dtype.itemsize) + _INDEX_BYTES
+    sparse = others * index_and_number + len(name) + _FRAME_BYTES
     if not others or sparse >= tensor.nbytes:
         return None
     uses = [use.node.op_type for use in value.uses()]
-    return LayerRow(
-        name,
-        uses[0] if uses else "",
-        {
-            "weights": tensor.size,
-            "sparsity": 1 - others / tensor.size,
-            "dense_bytes": tensor.nbytes,
-            "sparse_bytes": sparse,
-        },
+    return SparseWeight(
+        name=name,
+        op_type=uses[0] if uses else "",
+        weights=tensor.size,
+        sparsity=1 - others / tensor.size,
+        dense_bytes=tensor.nbytes,
+        sparse_bytes=sparse,
     )
 
 

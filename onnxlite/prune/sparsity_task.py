@@ -16,8 +16,8 @@ from onnxlite.model import unmapped
 from onnxlite.normalize import normalize
 from onnxlite.ops import Parameter, iter_parameters, spec_of
 from onnxlite.prune.nm_pattern import Pattern
-from onnxlite.prune.options import PruneWeights
-from onnxlite.records import EXCLUDED, LayerRow, Reason, Skipped
+from onnxlite.prune.options import PrunedWeight, PruneWeights
+from onnxlite.records import EXCLUDED, Reason, Skipped
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext, sample_stream
 
@@ -151,19 +151,17 @@ def count_zeros(parameter: Parameter) -> int:
     return int(tensor.size) - int(np.count_nonzero(unmapped(tensor).numpy()))
 
 
-def weight_row(parameter: Parameter, before: int, zeros: int) -> LayerRow:
+def weight_row(parameter: Parameter, before: int, zeros: int) -> PrunedWeight:
     """Make the report row of a weight from its numbers of zeros."""
     tensor = parameter.tensor
-    return LayerRow(
-        parameter.node.name or "",
-        parameter.node.op_type,
-        {
-            "weight": parameter.value.name,
-            "shape": "x".join(str(dim) for dim in tensor.shape),
-            "weights": tensor.size,
-            "zeros": zeros,
-            "zeroed": zeros - before,
-            "sparsity_before": before / tensor.size,
-            "sparsity": zeros / tensor.size,
-        },
+    return PrunedWeight(
+        name=parameter.node.name or "",
+        op_type=parameter.node.op_type,
+        weight=parameter.value.name or "",
+        shape=tuple(tensor.shape.numpy()),
+        weights=tensor.size,
+        zeros=zeros,
+        zeroed=zeros - before,
+        sparsity_before=before / tensor.size,
+        sparsity=zeros / tensor.size,
     )

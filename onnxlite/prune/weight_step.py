@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from onnxlite.analysis.quantized_model import PRUNE_FIRST, already_quantized, computed_weights
 from onnxlite.prune.magnitude import zero_smallest
-from onnxlite.prune.options import PruneWeights
+from onnxlite.prune.options import PruneWeights, PruneWeightsChanges, PruneWeightsReport
 from onnxlite.prune.sparsegpt import prune_sparsegpt
 from onnxlite.prune.sparsity_task import SparsityTask, count_zeros, plan_sparsity, weight_row
-from onnxlite.records import Skipped, StepReport, unchanged
+from onnxlite.records import Skipped, unchanged
 from onnxlite.samples import SamplesLike
 from onnxlite.step import StepContext
 
@@ -25,11 +25,11 @@ def prune_weights_ir(
     samples: SamplesLike | None,
     options: PruneWeights,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, PruneWeightsReport]:
     """Set weights of `model`, which the step owns, to zero; see `onnxlite.prune_weights`."""
     start = time.perf_counter()
     if reason := already_quantized(model, PRUNE_FIRST):
-        return model, unchanged(options.name(), reason, (), start)
+        return model, unchanged(PruneWeightsReport, reason, (), start)
     task = plan_sparsity(model, samples, options, context)
     skipped: list[Skipped] = []
     if task.samples is None or not task.layers:
@@ -38,13 +38,12 @@ def prune_weights_ir(
         before = [(parameter, count_zeros(parameter)) for parameter in task.layers]
         skipped = prune_sparsegpt(task)
         rows = [weight_row(p, zeros, count_zeros(p)) for p, zeros in before]
-    changed = sum(int(row.values["zeroed"] or 0) for row in rows)
-    zeros = sum(int(row.values["zeros"] or 0) for row in rows)
-    return model, StepReport(
-        step=options.name(),
+    changed = sum(row.zeroed for row in rows)
+    zeros = sum(row.zeros for row in rows)
+    return model, PruneWeightsReport(
         changed=changed > 0,
         summary=_summary(task, changed, zeros),
-        changes={"weights-zeroed": changed} if changed else {},
+        changes=PruneWeightsChanges(weights_zeroed=changed),
         skipped=(*task.skipped, *skipped),
         layers=tuple(rows),
         seconds=time.perf_counter() - start,

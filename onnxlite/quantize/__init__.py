@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from onnxlite.model import ModelLike
-from onnxlite.quantize.core.options import QuantizeStatic
+from onnxlite.quantize.core.options import QuantizeStatic, QuantizeStaticReport
 from onnxlite.quantize.core.targets import TARGETS
-from onnxlite.quantize.dynamic.options import QuantizeDynamic
-from onnxlite.quantize.float16.options import ToFloat16
-from onnxlite.quantize.mixed.options import QuantizeAuto
-from onnxlite.quantize.weight_only.options import QuantizeWeights
-from onnxlite.records import StepReport
+from onnxlite.quantize.dynamic.options import QuantizeDynamic, QuantizeDynamicReport
+from onnxlite.quantize.float16.options import ToFloat16, ToFloat16Report
+from onnxlite.quantize.mixed.options import QuantizeAuto, QuantizeAutoReport
+from onnxlite.quantize.weight_only.options import QuantizeWeights, QuantizeWeightsReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Result, StepContext, from_options, run_step
 
@@ -33,7 +32,7 @@ __all__ = [
 @from_options(QuantizeStatic)
 def quantize_static(
     model: ModelLike, samples: SamplesLike, *, options: QuantizeStatic, context: StepContext
-) -> Result[Any, StepReport]:
+) -> Result[Any, QuantizeStaticReport]:
     """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
 
     By default the result is in QDQ form: per-channel int8 weights, uint8 activations, int32
@@ -68,7 +67,7 @@ def quantize_dynamic(
     samples: SamplesLike | None = None,
     options: QuantizeDynamic,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, QuantizeDynamicReport]:
     """Quantize weights to 8 bits, and activations with scales that each run computes.
 
     MatMul and Gemm with a constant operand and LSTM run on integers, also in the bodies of
@@ -100,7 +99,7 @@ def quantize_dynamic(
 @from_options(QuantizeAuto)
 def quantize_auto(
     model: ModelLike, samples: SamplesLike, *, options: QuantizeAuto, context: StepContext
-) -> Result[Any, StepReport]:
+) -> Result[Any, QuantizeAutoReport]:
     """Quantize to INT8 with `quantize_static` or `quantize_dynamic`, whichever measures better.
 
     Both are made and compared with the float model, in fidelity and in latency of interleaved
@@ -135,7 +134,7 @@ def quantize_weights(
     samples: SamplesLike | None = None,
     options: QuantizeWeights,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, QuantizeWeightsReport]:
     """Store weights in few bits; activations stay float.
 
     In storage mode weights are packed into bytes and decoded by ordinary ONNX nodes, which ONNX
@@ -169,7 +168,7 @@ def to_float16(
     samples: SamplesLike | None = None,
     options: ToFloat16,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, ToFloat16Report]:
     """Convert float32 weights and activations to 16 bits: half the size, not faster on CPU.
 
     Every node that onnx's schemas allow computes in float16; the others, and the inputs and

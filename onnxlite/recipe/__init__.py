@@ -10,7 +10,7 @@ from onnxlite.quantize.mixed.options import QuantizeAuto
 from onnxlite.quantize.weight_only.options import QuantizeWeights
 from onnxlite.recipe.document import STEPS, Recipe, RecipeLike, as_recipe, load_recipe
 from onnxlite.recipe.layers import LayerPair, LayerState
-from onnxlite.recipe.report import Environment, RunReport, Sizes
+from onnxlite.recipe.report import AnyStepReport, Environment, RunReport, Sizes
 from onnxlite.recipe.run import run
 from onnxlite.recipe.split import SampleUse
 from onnxlite.repair.options import Repair
@@ -20,6 +20,7 @@ from onnxlite.tune.options import Tune
 
 __all__ = [
     "STEPS",
+    "AnyStepReport",
     "Environment",
     "LayerPair",
     "LayerState",

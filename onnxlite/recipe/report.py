@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import msgspec
 
 from onnxlite.analysis.summary import Summary
 from onnxlite.evaluate import Fidelity, Latency
 from onnxlite.machine import Machine, machine
+from onnxlite.recipe.document import STEPS
 from onnxlite.recipe.layers import LayerPair
 from onnxlite.recipe.split import SampleUse
 from onnxlite.records import Report, StepReport
 
 _PACKAGES = ("onnxlite", "onnxruntime", "onnx", "onnx-ir", "onnxsim", "numpy")
+
+if TYPE_CHECKING:
+    AnyStepReport: TypeAlias = StepReport
+else:
+    #: A report of any step. Documents tell them apart by the name of the step.
+    AnyStepReport = Union[tuple(step.report for step in STEPS.values())]  # noqa: UP007
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +94,7 @@ class RunReport(Report, frozen=True, kw_only=True):
     input: Summary
     output: Summary
     samples: SampleUse
-    steps: tuple[StepReport, ...]
+    steps: tuple[AnyStepReport, ...]
     layers: tuple[LayerPair, ...] = ()
     sizes: Sizes
     fidelity: Fidelity | None = None

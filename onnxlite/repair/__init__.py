@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from onnxlite.model import ModelLike, load
-from onnxlite.records import StepReport
 from onnxlite.repair.engine import FitOptions
-from onnxlite.repair.options import Repair
+from onnxlite.repair.options import Repair, RepairReport
 from onnxlite.repair.step import repair_ir
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Result, StepContext, as_result, from_options
@@ -23,7 +22,7 @@ def repair(
     *,
     options: Repair,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, RepairReport]:
     """Fit the layers of a pruned or rounded model to the outputs of the original's layers.
 
     Layer by layer, in topological order, the original's output is regressed on the input

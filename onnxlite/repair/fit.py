@@ -20,7 +20,7 @@ from onnxlite.repair.least_squares import (
     solve_masked,
 )
 from onnxlite.repair.mask import Mask, rounder_of
-from onnxlite.repair.options import Method
+from onnxlite.repair.options import FitMethod
 from onnxlite.repair.regression import Block, RegressionRows
 
 Array = NDArray[Any]
@@ -50,7 +50,7 @@ class Fit(msgspec.Struct, frozen=True):
 
     weight: Any
     bias: Any
-    method: str
+    method: FitMethod
     error_before: float
     error: float
     scale: Any = None
@@ -59,7 +59,7 @@ class Fit(msgspec.Struct, frozen=True):
 class _Solution(NamedTuple):
     """One candidate: weight and bias, and the scale of a weight on a grid."""
 
-    method: str
+    method: FitMethod
     weight: Array64
     bias: Array64
     scale: Array64 | None = None
@@ -152,7 +152,8 @@ class _LayerFit:
         """
         rounder = rounder_of(self._moments, grid)
         best = min(solved, key=lambda found: self._error(found.weight, found.bias))
-        for method, weight in (("rounded", self._start), (best.method, best.weight)):
+        starts: list[tuple[FitMethod, Array64]] = [("rounded", self._start)]
+        for method, weight in [*starts, (best.method, best.weight)]:
             for rounded, scale in rounder.ways(weight):
                 yield _Solution(method, rounded, self._bias_of(rounded), scale)
 
@@ -161,7 +162,7 @@ class _LayerFit:
         bias = self._moments.intercept(weight) if self._state.has_bias else self._old_bias
         return np.where(self._dead, 0.0, bias)
 
-    def _unrounded(self) -> Iterator[tuple[str, Array64, Array64]]:
+    def _unrounded(self) -> Iterator[tuple[FitMethod, Array64, Array64]]:
         """Solutions of every method; where rows are scarce, with a stronger ridge as well."""
         scarce = self._moments.rows < _AMPLE_ROWS * self._state.weight.shape[1]
         for method in self._state.methods:
@@ -170,7 +171,7 @@ class _LayerFit:
                 for solution in self._solutions(method, self._ridge * factor):
                     yield method, *solution
 
-    def _solutions(self, method: Method, ridge: float) -> Iterator[tuple[Array64, Array64]]:
+    def _solutions(self, method: FitMethod, ridge: float) -> Iterator[tuple[Array64, Array64]]:
         """Yield the fit, then fits with regard to the activation.
 
         Where the activation clips, all outputs beyond the bound are alike: there the target
@@ -207,7 +208,7 @@ class _LayerFit:
         return float(((wanted - made) ** 2).sum(dtype=np.float64))
 
 
-def _solver(method: str, weight: Array64) -> Solver:
+def _solver(method: FitMethod, weight: Array64) -> Solver:
     if method == "full":
         return solve_full if weight.all() else solve_masked
     return {"affine": solve_affine, "bias": solve_bias}[method]

@@ -1,4 +1,4 @@
-"""Options of label-free repair."""
+"""Options and report of label-free repair."""
 
 from __future__ import annotations
 
@@ -10,12 +10,53 @@ from msgspec import Meta
 
 from onnxlite.analysis.lineage import paired
 from onnxlite.options import Exclude, Include, Limit, Seed
-from onnxlite.records import StepReport
+from onnxlite.records import Changes, LayerRow, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
 #: What of a layer is fitted.
 Method: TypeAlias = Literal["auto", "full", "affine", "bias"]
+
+
+#: What of a layer was fitted: `"rounded"` puts the present weights on their grid again.
+FitMethod: TypeAlias = Literal["full", "affine", "bias", "rounded", "none"]
+
+
+class RepairedLayer(LayerRow, frozen=True, kw_only=True):
+    """A layer that was fitted, and its error on the samples held out.
+
+    Attributes:
+        target: name of the reference's value that the layer was fitted to.
+        method: what was fitted; `"none"` where nothing is gained, so that the layer stays.
+        rows: number of output positions that were fitted.
+        features: number of inputs of one output: the elements of a sum.
+        error_before: squared error over the variance of the target, with the old weights.
+        error: the same with the new weights.
+    """
+
+    target: str
+    method: FitMethod
+    rows: int
+    features: int
+    error_before: float
+    error: float
+
+
+class RepairChanges(Changes, frozen=True, kw_only=True):
+    """What `repair` counts.
+
+    Attributes:
+        layers_repaired: layers with new weights.
+    """
+
+    layers_repaired: int = 0
+
+
+class RepairReport(StepReport, frozen=True, kw_only=True):
+    """Report of `repair`; for the other fields see `StepReport`."""
+
+    changes: RepairChanges = RepairChanges()
+    layers: tuple[RepairedLayer, ...] = ()
 
 
 class Repair(Step, frozen=True, kw_only=True):
@@ -25,6 +66,7 @@ class Repair(Step, frozen=True, kw_only=True):
     the recipe, and replaces it.
     """
 
+    report: ClassVar[type[StepReport]] = RepairReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
 
     candidate: (
@@ -60,7 +102,7 @@ class Repair(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, RepairReport]:
         """Repair `model` against the model that it was made from."""
         from onnxlite.repair.engine import FitOptions
         from onnxlite.repair.step import repair_ir

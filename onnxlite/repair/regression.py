@@ -20,7 +20,7 @@ from onnxlite.calibrate.moments import Moments
 from onnxlite.holdout import EveryKth
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
-from onnxlite.repair.options import Method
+from onnxlite.repair.options import FitMethod, Method
 
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
@@ -110,7 +110,7 @@ class LayerState:
         return limited or self.weight.shape[1] > MAX_FEATURES
 
     @property
-    def methods(self) -> tuple[Method, ...]:
+    def methods(self) -> tuple[FitMethod, ...]:
         """Ways to solve that are tried."""
         if self.fixed_weight:
             return ("bias",)

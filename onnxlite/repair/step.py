@@ -20,9 +20,10 @@ from onnxlite.fidelity import Reference
 from onnxlite.graph import node_name
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.records import HoldOut, LayerRow, Progress, Skipped, StepReport, no_progress
+from onnxlite.records import HoldOut, Progress, Skipped, no_progress
 from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.fit import Fit
+from onnxlite.repair.options import RepairChanges, RepairedLayer, RepairReport
 from onnxlite.repair.targets import STEP, FitPair, match_layers
 from onnxlite.samples import Samples, SamplesLike, input_specs
 
@@ -37,7 +38,7 @@ def repair_ir(
     options: FitOptions = _DEFAULTS,
     *,
     progress: Progress = no_progress,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, RepairReport]:
     """Repair a compressed model, which is changed; see `onnxlite.repair`.
 
     Args:
@@ -90,29 +91,28 @@ class _Run:
     candidate: ir.Model
     source: ir.Model
     skipped: list[Skipped] = field(default_factory=list)
-    layers: list[LayerRow] = field(default_factory=list)
+    layers: list[RepairedLayer] = field(default_factory=list)
     hold_out: HoldOut | None = None
     start: float = field(default_factory=time.perf_counter)
 
     @property
     def repaired(self) -> int:
         """Number of layers with new weights."""
-        return sum(row.values["method"] != "none" for row in self.layers)
+        return sum(row.method != "none" for row in self.layers)
 
-    def undone(self, summary: str) -> tuple[ir.Model, StepReport]:
+    def undone(self, summary: str) -> tuple[ir.Model, RepairReport]:
         """Return the model as it came in."""
         return self.source, self._report(summary, 0)
 
-    def done(self, summary: str) -> tuple[ir.Model, StepReport]:
+    def done(self, summary: str) -> tuple[ir.Model, RepairReport]:
         """Return the repaired model."""
         return self.candidate, self._report(summary, self.repaired)
 
-    def _report(self, summary: str, repaired: int) -> StepReport:
-        return StepReport(
-            step=STEP,
+    def _report(self, summary: str, repaired: int) -> RepairReport:
+        return RepairReport(
             changed=repaired > 0,
             summary=summary,
-            changes={"layers-repaired": repaired} if repaired else {},
+            changes=RepairChanges(layers_repaired=repaired),
             skipped=tuple(self.skipped),
             layers=tuple(self.layers),
             hold_out=self.hold_out,
@@ -134,7 +134,7 @@ def _fit_layers(run: _Run, engine: Engine, progress: Progress) -> None:
     progress(STEP, len(pairs), len(pairs))
 
 
-def _checked(run: _Run, engine: Engine, threads: int | None) -> tuple[ir.Model, StepReport]:
+def _checked(run: _Run, engine: Engine, threads: int | None) -> tuple[ir.Model, RepairReport]:
     """Keep the repair unless the outputs are further from the reference's on feeds held out."""
     run.hold_out = engine.hold_out
     wanted = Reference(run.reference, engine.held_out, threads=threads)
@@ -145,18 +145,16 @@ def _checked(run: _Run, engine: Engine, threads: int | None) -> tuple[ir.Model, 
     return run.done(f"{run.repaired} of {len(run.layers)} layers repaired, {change}")
 
 
-def _row(pair: FitPair, fit: Fit, count: int) -> LayerRow:
-    return LayerRow(
-        pair.layer.name,
-        pair.layer.node.op_type,
-        {
-            "target": pair.target.value.name,
-            "method": fit.method,
-            "rows": count,
-            "features": pair.layer.features,
-            "error_before": fit.error_before,
-            "error": fit.error,
-        },
+def _row(pair: FitPair, fit: Fit, count: int) -> RepairedLayer:
+    return RepairedLayer(
+        name=pair.layer.name,
+        op_type=pair.layer.node.op_type,
+        target=pair.target.value.name or "",
+        method=fit.method,
+        rows=count,
+        features=pair.layer.features,
+        error_before=fit.error_before,
+        error=fit.error,
     )
 
 

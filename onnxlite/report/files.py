@@ -1,6 +1,6 @@
 """Reports as files: JSON, which can be read again, and HTML made from it.
 
-    {"schema": 1, "kind": "run", "record": {...}}
+    {"schema": 2, "kind": "run", "record": {...}}
 
 JSON has no infinity (the SQNR of equal outputs is one) and no NaN: they are written as
 the texts "inf", "-inf" and "nan", and read back as numbers."""
@@ -18,17 +18,11 @@ from onnxlite.errors import OptionError, SaveError
 from onnxlite.files import write_atomically
 from onnxlite.recipe import RunReport
 from onnxlite.report.page import html_page
+from onnxlite.report.upgrade import upgraded
 from onnxlite.search import OptimizeReport
 
 #: Raised when a reader of older documents would misread a new one.
-SCHEMA = 1
-
-#: Fields of version 0.1 that have another name today.
-_RENAMED = {
-    "declined": "skipped",
-    "settled": "resolved_options",
-    "looks": "final_checks",
-}
+SCHEMA = 2
 
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
@@ -49,33 +43,17 @@ def from_json(text: str | bytes, kind: str, record_type: type[RecordT]) -> Recor
         document = msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise OptionError(f"the report is not a JSON document: {error}") from error
-    if document.get("schema") != SCHEMA or document.get("kind") != kind:
+    schema, record = document.get("schema"), document.get("record")
+    if schema not in (1, SCHEMA) or document.get("kind") != kind:
         raise OptionError(
-            f"the document has schema {document.get('schema')!r} and kind "
-            f"{document.get('kind')!r}; expected were {SCHEMA} and {kind!r}"
+            f"the document has schema {schema!r} and kind {document.get('kind')!r}; expected "
+            f"were 1 or {SCHEMA} and {kind!r}"
         )
     try:
-        return msgspec.convert(_upgraded(document.get("record")), record_type, strict=False)
-    except msgspec.ValidationError as error:
+        current = upgraded(record) if schema == 1 else record
+        return msgspec.convert(current, record_type, strict=False)
+    except (msgspec.ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"the {kind!r} document is damaged: {error}") from error
-
-
-def _upgraded(value: Any) -> Any:
-    """A record of version 0.1 under the names of today; others are as they are."""
-    if isinstance(value, list):
-        return [_upgraded(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.keys() == {"what", "where", "reason"}:
-        return {
-            "what": value["what"],
-            "node": value["where"],
-            "code": "",
-            "message": value["reason"],
-        }
-    if value.get("status") == "idle":  # of a trial
-        value = {**value, "status": "unchanged"}
-    return {_RENAMED.get(key, key): _upgraded(item) for key, item in value.items()}
 
 
 def _finite(value: Any) -> Any:

@@ -239,7 +239,7 @@ def _steps(report: RunReport) -> Iterator[Markup]:
             step.step,
             f"{step.seconds:.1f}",
             step.summary if step.changed else f"unchanged: {step.summary}",
-            ", ".join(f"{kind} {count:,}" for kind, count in step.changes.items()),
+            ", ".join(f"{kind} {count:,}" for kind, count in step.counts()),
         )
         for step in report.steps
     ]

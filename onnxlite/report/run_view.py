@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxlite.recipe import RunReport
-from onnxlite.records import Skipped, StepReport
+from onnxlite.records import Row, Skipped, StepReport
 from onnxlite.report.measure_view import fidelity_view, latency_note, latency_row, spread_text
 from onnxlite.report.text import cell_text, count_text, quotient_text, ratio_text, size_text, table
 from onnxlite.search import Check, Estimate, OptimizeReport, SearchRecord, Trial
@@ -31,8 +31,8 @@ def run_view(report: RunReport, *, layers: bool = False) -> RenderableType:
         parts += [Text(), skipped]
     if layers:
         for step in report.steps:
-            if step.layers:
-                parts += [Text(), layers_table(step)]
+            for title, rows in step.row_tables():
+                parts += [Text(), rows_table(title, rows)]
     if report.warnings:
         parts += [Text(), *(Text(f"warning: {w}", style="yellow") for w in report.warnings)]
     if report.output_path:
@@ -87,7 +87,7 @@ def steps_table(steps: tuple[StepReport, ...]) -> RenderableType:
                 step.step,
                 f"{step.seconds:.2f}",
                 step.summary if step.changed else f"unchanged: {step.summary}",
-                ", ".join(f"{kind} {count:,}" for kind, count in step.changes.items()),
+                ", ".join(f"{kind} {count:,}" for kind, count in step.counts()),
             )
             for number, step in enumerate(steps, 1)
         ),
@@ -109,16 +109,22 @@ def grouped_skipped(skipped: tuple[Skipped, ...]) -> Iterator[tuple[str, str, st
         yield what, reason, shown + (f" and {more} more" if more > 0 else "")
 
 
-def layers_table(step: StepReport) -> RenderableType:
-    """One step's rows per layer, with the step's own columns."""
-    columns = list(dict.fromkeys(key for row in step.layers for key in row.values))
+#: Headings of columns whose names of fields say less.
+_HEADINGS = {"name": "layer", "op_type": "operator"}
+
+
+def rows_table(title: str, rows: Sequence[Row]) -> RenderableType:
+    """Show rows of one type; columns in which every cell is empty are left out."""
+    columns = rows[0].columns()
+    filled = [
+        i
+        for i, cells in enumerate(zip(*(row.cells() for row in rows), strict=True))
+        if any(cell is not None for cell in cells)
+    ]
     return table(
-        f"Layers of {step.step}",
-        ("layer", "operator", *columns),
-        (
-            (row.name, row.op_type, *(cell_text(row.values.get(key)) for key in columns))
-            for row in step.layers
-        ),
+        title,
+        [_HEADINGS.get(columns[i], columns[i]) for i in filled],
+        ([cell_text(row.cells()[i]) for i in filled] for row in rows),
     )
 
 

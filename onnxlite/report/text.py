@@ -51,6 +51,8 @@ def cell_text(cell: Cell) -> str:
             return f"{cell:,}"
         case float():
             return f"{cell:.4g}"
+        case tuple():
+            return shape_text(cell)
         case _:
             return cell
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.lineage import Origin
 from onnxlite.cache import CacheKey, digest_of
 from onnxlite.machine import machine
-from onnxlite.recipe import Recipe
-from onnxlite.records import StepReport
+from onnxlite.recipe import AnyStepReport, Recipe
 from onnxlite.samples import Samples
 from onnxlite.step import Step
 
@@ -29,7 +28,7 @@ class CachedStep(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     digest: str
-    report: StepReport | None = None
+    report: AnyStepReport | None = None
     lineage: Mapping[str, Origin] = {}
     failure: str | None = None
 

@@ -67,11 +67,10 @@ class _RunningTrial:
 
     def resolved_steps(self) -> tuple[Step, ...]:
         """The steps, with their decisions by measurement written into their options."""
-        steps = list(self.candidate.steps)
-        for index, report in enumerate(self.reports):
-            if report.resolved_options:
-                steps[index] = msgspec.structs.replace(steps[index], **report.resolved_options)
-        return tuple(steps)
+        steps = self.candidate.steps
+        done = zip(steps, self.reports, strict=False)
+        resolved = (step.with_resolved(report.resolved_options) for step, report in done)
+        return (*resolved, *steps[len(self.reports) :])
 
 
 class TrialRunner:

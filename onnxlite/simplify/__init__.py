@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxlite.model import ModelLike, load
-from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.opset import upgrade_opset
-from onnxlite.simplify.options import Simplify
+from onnxlite.simplify.options import Simplify, SimplifyReport
 from onnxlite.simplify.pipeline import simplify_ir
 from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES
@@ -35,7 +34,7 @@ def simplify(
     rules: Sequence[Rewrite] | None = None,
     options: Simplify,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, SimplifyReport]:
     """Fold, fuse and clean up the graph without changing what it computes.
 
     Args:

@@ -1,22 +1,56 @@
-"""Options of simplification."""
+"""Options and report of simplification."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.records import StepReport
+from onnxlite.records import Changes, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
 OnnxsimChoice: TypeAlias = Literal["auto"] | bool
 
 
+class SimplifyChanges(Changes, frozen=True, kw_only=True):
+    """What `simplify` counts.
+
+    Attributes:
+        inline_functions: functions of the model whose calls were replaced by their nodes.
+        lift_constants: Constant nodes that became initializers.
+        merge_duplicate_initializers: initializers that equal another one.
+        onnxsim: nodes that onnxsim removed.
+        remove_dead_nodes: nodes that no output depends on.
+        rewrites: how often each rule fired, by its name. The rules are an open set.
+    """
+
+    inline_functions: int = 0
+    lift_constants: int = 0
+    merge_duplicate_initializers: int = 0
+    onnxsim: int = 0
+    remove_dead_nodes: int = 0
+    rewrites: Mapping[str, int] = {}
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Yield each kind that occurred and each rule that fired, in the order of names."""
+        fields = (name for name in self.__struct_fields__ if name != "rewrites")
+        kinds = {name.replace("_", "-"): getattr(self, name) for name in fields}
+        yield from sorted((k, n) for k, n in (kinds | dict(self.rewrites)).items() if n)
+
+
+class SimplifyReport(StepReport, frozen=True, kw_only=True):
+    """Report of `simplify`; it has no rows."""
+
+    changes: SimplifyChanges = SimplifyChanges()
+
+
 class Simplify(Step, frozen=True, kw_only=True):
     """Fold, fuse and clean up the graph; see `onnxlite.simplify`."""
 
+    report: ClassVar[type[StepReport]] = SimplifyReport
     runtime: ClassVar[tuple[str, ...]] = ("progress",)
     renamed: ClassVar[dict[str, str]] = {"time_limit": "time_limit_s"}
 
@@ -45,7 +79,7 @@ class Simplify(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, SimplifyReport]:
         """Simplify `model`; rewrites are verified on the first samples."""
         from onnxlite.simplify.pipeline import simplify_ir
 

@@ -14,13 +14,13 @@ from onnxlite.graph import iter_graphs, iter_nodes
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.ops import spec_of
-from onnxlite.records import Progress, Skipped, StepReport
+from onnxlite.records import Progress, Skipped
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.driver import Firing, rewrite_to_fixed_point
 from onnxlite.simplify.driver import Outcome as Run
 from onnxlite.simplify.graph_cleanup import merge_duplicate_initializers, remove_all_dead
 from onnxlite.simplify.onnxsim import run_onnxsim
-from onnxlite.simplify.options import OnnxsimChoice, Simplify
+from onnxlite.simplify.options import OnnxsimChoice, Simplify, SimplifyChanges, SimplifyReport
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES
 from onnxlite.simplify.verify import Reference, take_reference
@@ -36,7 +36,7 @@ _MAX_ROUNDS = 3
 
 @dataclass
 class _Log:
-    changes: Counter[str] = field(default_factory=Counter)
+    changes: SimplifyChanges = field(default_factory=SimplifyChanges)
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -47,7 +47,7 @@ def simplify_ir(
     context: StepContext,
     *,
     rules: Sequence[Rewrite] | None = None,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, SimplifyReport]:
     """Simplify a private copy of a model; see `onnxlite.simplify`."""
     started = time.perf_counter()
     progress = context.progress
@@ -68,7 +68,7 @@ def simplify_ir(
             break
         model = shrunk
     progress("simplify", _MAX_ROUNDS, _MAX_ROUNDS)
-    if not log.changes:
+    if not log.changes.total:
         model = original
     _restore_interface(original, model)
     return model, _report(original, model, reference, log, time.perf_counter() - started)
@@ -77,14 +77,14 @@ def simplify_ir(
 def _cleaned(model: ir.Model, reference: Reference, log: _Log) -> ir.Model:
     """Normal form, dead code and duplicate constants: changes that need no pattern."""
     untouched = clone(model)
-    changes: Counter[str] = Counter()
-    before = _operators(model)
-    functions = len(model.functions)
+    constants, functions = _count_constants(model), len(model.functions)
     skipped = normalize(model)
-    changes["lift-constants"] = before["Constant"] - _operators(model)["Constant"]
-    changes["inline-functions"] = functions - len(model.functions)
-    changes["remove-dead-nodes"] = remove_all_dead(model)
-    changes["merge-duplicate-initializers"] = merge_duplicate_initializers(model)
+    changes = SimplifyChanges(
+        lift_constants=constants - _count_constants(model),
+        inline_functions=functions - len(model.functions),
+        remove_dead_nodes=remove_all_dead(model),
+        merge_duplicate_initializers=merge_duplicate_initializers(model),
+    )
     drop_unused_initializers(model)
     log.skipped += skipped
     if (difference := reference.difference(model)) is not None:
@@ -122,9 +122,9 @@ def _rewritten(
         difference = reference.difference(candidate) if run.firings else None
         if difference is None:
             progress("rewrite", 1, 1)
-            log.changes += run.changes
-            log.changes["merge-duplicate-initializers"] += merged
-            log.changes += Counter()  # drops zeros
+            log.changes += SimplifyChanges(
+                merge_duplicate_initializers=merged, rewrites=run.changes
+            )
             log.skipped = [*log.skipped, *run.skipped, *rolled_back]
             return candidate
         if trust:
@@ -182,7 +182,7 @@ def _by_onnxsim(
         if after >= before:
             return None
         if (difference := reference.difference(result)) is None:
-            log.changes["onnxsim"] += before - after
+            log.changes += SimplifyChanges(onnxsim=before - after)
             return result
         reason = f"rolled back: {difference}"
     log.skipped.append(Skipped("onnxsim", "", "failed", reason))
@@ -194,8 +194,8 @@ def count_nodes(model: ir.Model) -> int:
     return sum(1 for graph in iter_graphs(model) for _ in graph)
 
 
-def _operators(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for graph in iter_graphs(model) for node in graph)
+def _count_constants(model: ir.Model) -> int:
+    return sum(node.op_type == "Constant" for graph in iter_graphs(model) for node in graph)
 
 
 def _restore_interface(original: ir.Model, model: ir.Model) -> None:
@@ -213,10 +213,10 @@ def _restore_interface(original: ir.Model, model: ir.Model) -> None:
 
 def _report(
     original: ir.Model, model: ir.Model, reference: Reference, log: _Log, seconds: float
-) -> StepReport:
+) -> SimplifyReport:
     before, after = count_nodes(original), count_nodes(model)
     old_bytes, new_bytes = size_bytes(original), size_bytes(model)
-    changed = bool(log.changes)
+    changed = log.changes.total > 0
     if changed:
         summary = f"{before} -> {after} nodes"
     else:
@@ -227,11 +227,10 @@ def _report(
         summary += f"; not verified: {reference.skipped}"
     if reference.unstable:
         summary += f"; random outputs not compared: {', '.join(sorted(reference.unstable))}"
-    return StepReport(
-        step="simplify",
+    return SimplifyReport(
         changed=changed,
         summary=summary,
-        changes=dict(sorted(log.changes.items())),
+        changes=log.changes,
         skipped=tuple(dict.fromkeys(log.skipped)),
         seconds=seconds,
     )

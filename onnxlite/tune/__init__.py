@@ -9,10 +9,9 @@ import onnx_ir as ir
 
 from onnxlite.errors import MissingPackageError
 from onnxlite.model import ModelLike, load
-from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Result, StepContext, as_result, from_options
-from onnxlite.tune.options import Labels, Tune
+from onnxlite.tune.options import Labels, Tune, TuneReport
 
 __all__ = ["Tune", "tune", "tune_ir"]
 
@@ -26,7 +25,7 @@ def tune(
     labels: Labels | None = None,
     options: Tune,
     context: StepContext,
-) -> Result[Any, StepReport]:
+) -> Result[Any, TuneReport]:
     """Train a compressed model to compute what its original does (distillation, QAT).
 
     The ONNX graphs themselves are run, the student's in torch with gradients. Float weights,
@@ -69,7 +68,7 @@ def tune_ir(
     context: StepContext,
     *,
     labels: Labels | None = None,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, TuneReport]:
     """Tune a private copy of a model; see `tune`. Raises `MissingPackageError` without torch."""
     if importlib.util.find_spec("torch") is None:
         raise MissingPackageError("tuning needs torch: `pip install 'onnxlite[tune]'`")

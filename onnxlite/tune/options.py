@@ -1,4 +1,4 @@
-"""Options of tuning."""
+"""Options and report of tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.lineage import paired
 from onnxlite.options import Limit, Seed
-from onnxlite.records import StepReport
+from onnxlite.records import Changes, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
@@ -23,6 +23,30 @@ Labels: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
 LossFunction: TypeAlias = Callable[..., Any]
 
 
+class TuneChanges(Changes, frozen=True, kw_only=True):
+    """What `tune` counts: the constants that were learned.
+
+    Attributes:
+        constants_tuned: float constants.
+        scales_tuned: scales of activations.
+        integer_weights_tuned: integer weights.
+        packed_weights_tuned: weights packed in few bits.
+        integer_biases_tuned: integer biases.
+    """
+
+    constants_tuned: int = 0
+    scales_tuned: int = 0
+    integer_weights_tuned: int = 0
+    packed_weights_tuned: int = 0
+    integer_biases_tuned: int = 0
+
+
+class TuneReport(StepReport, frozen=True, kw_only=True):
+    """Report of `tune`; it has no rows."""
+
+    changes: TuneChanges = TuneChanges()
+
+
 class Tune(Step, frozen=True, kw_only=True):
     """Train the model to compute what the recipe's input does; see `onnxlite.tune`.
 
@@ -30,6 +54,7 @@ class Tune(Step, frozen=True, kw_only=True):
     this place of the recipe does, and replaces it.
     """
 
+    report: ClassVar[type[StepReport]] = TuneReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
     renamed: ClassVar[dict[str, str]] = {
         "student": "candidate",
@@ -111,7 +136,7 @@ class Tune(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, TuneReport]:
         """Tune `model`, or the candidate that is named, on the calibration samples."""
         from onnxlite.tune import tune_ir
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxlite.tune.operators.quantization import round_through
+from onnxlite.tune.options import TuneChanges
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 Tensors: TypeAlias = dict[str, Tensor]
@@ -35,8 +36,8 @@ class TrainableConstant(Protocol):
     """A constant of the graph that is learned, with its scale if it has one."""
 
     @property
-    def kind(self) -> str:
-        """Name under which reports count it."""
+    def counted(self) -> TuneChanges:
+        """What a report counts it as."""
         ...
 
     @property
@@ -73,7 +74,7 @@ def _trainable(array: NDArray[Any], step_size: float | None = None) -> Trainable
 class FloatConstant:
     """Float constant. Zeros of a weight stay zero: they may be pruned."""
 
-    kind = "constants-tuned"
+    counted = TuneChanges(constants_tuned=1)
 
     def __init__(self, name: str, array: NDArray[Any]) -> None:
         self.names = (name,)
@@ -109,7 +110,7 @@ class ActivationScale:
         widest: the largest factor that it may grow by.
     """
 
-    kind = "scales-tuned"
+    counted = TuneChanges(scales_tuned=1)
 
     def __init__(self, name: str, array: NDArray[Any], widest: float) -> None:
         self.names = (name,)
@@ -146,7 +147,7 @@ class QuantizedWeight:
         scale: float32.
     """
 
-    kind = "integer-weights-tuned"
+    counted = TuneChanges(integer_weights_tuned=1)
 
     def __init__(
         self,
@@ -193,7 +194,7 @@ class PackedWeight:
         encode: packs new codes into words.
     """
 
-    kind = "packed-weights-tuned"
+    counted = TuneChanges(packed_weights_tuned=1)
 
     def __init__(
         self,
@@ -245,7 +246,7 @@ class QuantizedBias:
         fixed: those of the two that are not learned.
     """
 
-    kind = "integer-biases-tuned"
+    counted = TuneChanges(integer_biases_tuned=1)
 
     def __init__(
         self,

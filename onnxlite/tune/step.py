@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,16 +17,15 @@ from onnxlite.errors import OptionError
 from onnxlite.graph import is_op
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.records import StepReport
 from onnxlite.samples import Samples, SamplesLike, feed_size, input_specs
 from onnxlite.step import StepContext
 from onnxlite.tune.dataset import Dataset, Row, make_dataset
 from onnxlite.tune.losses import make_loss
 from onnxlite.tune.optimizer import Distillation
-from onnxlite.tune.options import Labels, Tune
+from onnxlite.tune.options import Labels, Tune, TuneChanges, TuneReport
 from onnxlite.tune.significance import chance_of, gained, losses_of
 from onnxlite.tune.student import Student
-from onnxlite.tune.train import STEP, Training, train
+from onnxlite.tune.train import Training, train
 
 
 def tune_ir(
@@ -38,7 +36,7 @@ def tune_ir(
     context: StepContext,
     *,
     labels: Labels | None = None,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, TuneReport]:
     """Tune a compressed model, which is not changed; see `onnxlite.tune`.
 
     Args:
@@ -77,9 +75,9 @@ class _Run:
     context: StepContext
     start: float = field(default_factory=time.perf_counter)
 
-    def unchanged(self, reason: str) -> tuple[ir.Model, StepReport]:
+    def unchanged(self, reason: str) -> tuple[ir.Model, TuneReport]:
         """Return the model as it came in."""
-        report = StepReport(step=STEP, changed=False, summary=reason, seconds=self.seconds)
+        report = TuneReport(changed=False, summary=reason, seconds=self.seconds)
         return self.candidate, report
 
     @property
@@ -119,7 +117,7 @@ def _prepare(
 
 def _checked(
     run: _Run, task: Distillation, training: Training, held_out: str
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, TuneReport]:
     """Keep the tuned model if ONNX Runtime finds it better by more than chance."""
     result = task.student.written()
     before, after = (_losses(side, task, run.context.threads) for side in (run.candidate, result))
@@ -132,11 +130,10 @@ def _checked(
         return run.unchanged(f"the tuned model is not clearly better {change}")
     rows = len(task.data.training)
     summary = f"{training.steps} steps at rate {training.rate:g} on {rows} rows; {change}"
-    return result, StepReport(
-        step=STEP,
+    return result, TuneReport(
         changed=True,
         summary=summary,
-        changes=dict(Counter(item.kind for item in task.student.constants)),
+        changes=sum((item.counted for item in task.student.constants), TuneChanges()),
         hold_out=task.data.hold_out,
         seconds=run.seconds,
     )

@@ -14,6 +14,7 @@ from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.prune import ChannelReport, explain_channels, prune_channels
+from onnxlite.prune.options import PruneChannelsChanges
 from onnxlite.prune.removal import remove_units
 from onnxlite.runtime import run_all
 from tests.odd_models import NOT_RUNNABLE, ODD, parse
@@ -49,8 +50,8 @@ def test_ratio_of_every_group():
     found = shapes(result)
     assert found == {"w1": (9, 3, 1, 1), "b1": (9,), "w2": (15, 9, 1, 1), "w3": (15, 5)}
     (report,) = reports
-    assert report.changes == {"units-removed": 8, "groups": 2}
-    assert [row.values["after"] for row in report.layers] == ["9x3x1x1", "15x9x1x1", "15x5"]
+    assert report.changes == PruneChannelsChanges(units_removed=8, groups=2)
+    assert [row.after for row in report.layers] == [(9, 3, 1, 1), (15, 9, 1, 1), (15, 5)]
     assert "'y' is an output" in report.skipped[0].message
     assert "removed 8 of 32 units in 2 of 2 groups" in report.summary
     assert shapes(proto)["w1"] == (12, 3, 1, 1)

@@ -8,12 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxlite import sparse_storage
+from onnxlite import SparseStorageReport, sparse_storage
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
 from onnxlite.recipe import PruneWeights, Recipe, SparseStorage, run
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from tests.odd_models import parse
@@ -29,7 +28,7 @@ def zeroed(share: float) -> onnx.ModelProto:
     return prune_weights(parse(NET), sparsity=share, include=["w"]).model
 
 
-def stored(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, StepReport]:
+def stored(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, SparseStorageReport]:
     before = proto.SerializeToString()
     result, report = sparse_storage(proto)
     assert proto.SerializeToString() == before

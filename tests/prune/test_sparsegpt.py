@@ -10,12 +10,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import PruneWeightsReport
 from onnxlite.errors import OptionError
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
 from onnxlite.prune.nm_pattern import Pattern, axis_order
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -36,7 +36,7 @@ def samples(count: int = 48, seed: int = 0) -> np.ndarray:
 
 def pruned(
     proto: onnx.ModelProto | str, data: object, **options: object
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, PruneWeightsReport]:
     proto = parse(proto) if isinstance(proto, str) else proto
     before = proto.SerializeToString()
     model, report = prune_weights(proto, samples=data, **options)
@@ -55,8 +55,8 @@ def error(proto: onnx.ModelProto, model: ir.Model, feed: dict[str, np.ndarray]) 
 def test_the_model_gets_its_share_and_comes_closer_than_magnitude(scope: str) -> None:
     proto = parse(NET)
     model, report = pruned(proto, samples(), sparsity=0.6, scope=scope)
-    weights = sum(int(row.values["weights"]) for row in report.layers)
-    zeros = sum(int(row.values["zeros"]) for row in report.layers)
+    weights = sum(int(row.weights) for row in report.layers)
+    zeros = sum(int(row.zeros) for row in report.layers)
     assert zeros == pytest.approx(0.6 * weights, abs=0.02 * weights)
     assert "obc" in report.summary
     plain = load(prune_weights(proto, sparsity=0.6).model)
@@ -74,7 +74,7 @@ def test_wanda_chooses_better_than_magnitude_and_changes_nothing_else() -> None:
         )
         assert ((new == 0) | (new == old)).all()
     assert "wanda" in report.summary
-    assert all(row.values["sparsity"] == pytest.approx(0.5, abs=0.03) for row in report.layers)
+    assert all(row.sparsity == pytest.approx(0.5, abs=0.03) for row in report.layers)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "obc"])
@@ -119,7 +119,7 @@ def test_each_round_adds_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rounds_reach_the_same_sparsity() -> None:
     model, report = pruned(NET, samples(), sparsity=0.8, rounds=3, scope="layer")
-    assert all(row.values["sparsity"] == pytest.approx(0.8, abs=0.03) for row in report.layers)
+    assert all(row.sparsity == pytest.approx(0.8, abs=0.03) for row in report.layers)
     assert error(parse(NET), model, {"x": samples(32, seed=1)}) < 0.5
 
 
@@ -133,8 +133,8 @@ RECURRENT = """<ir_version: 8, opset_import: ["": 17]>
 def test_embeddings_and_recurrent_cells_take_part() -> None:
     data = {"i": np.random.default_rng(0).integers(0, 20, (64, 5))}
     model, report = pruned(RECURRENT, data, sparsity=0.5)
-    assert {row.values["weight"] for row in report.layers} == {"table", "w", "r", "m"}
-    zeros = sum(int(row.values["zeros"]) for row in report.layers)
+    assert {row.weight for row in report.layers} == {"table", "w", "r", "m"}
+    zeros = sum(int(row.zeros) for row in report.layers)
     assert zeros == pytest.approx(0.5 * (240 + 384 + 256 + 48), abs=12)
     assert any("pruned by magnitude" in d.message for d in report.skipped)
     model, report = pruned(RECURRENT, None, pattern="2:4")
@@ -163,9 +163,9 @@ def test_branches_with_weights_of_one_name() -> None:
     data = {"x": np.ones((4, 8), np.float32), "flag": np.array(True)}
     _, report = pruned(onnx.parser.parse_model(text % (numbers, numbers)), data, sparsity=0.5)
     # The branch that no sample takes gets the overall sparsity.
-    assert [int(row.values["zeros"]) for row in report.layers] == [32, 32]
+    assert [int(row.zeros) for row in report.layers] == [32, 32]
     assert sum("change no output" in d.message for d in report.skipped) == 1
-    assert len({row.values["weight"] for row in report.layers}) == 2
+    assert len({row.weight for row in report.layers}) == 2
 
 
 @pytest.mark.parametrize(

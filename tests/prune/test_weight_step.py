@@ -10,11 +10,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import PruneWeightsReport
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
-from onnxlite.records import StepReport
 from onnxlite.runtime import probe_feeds, run_all
 from onnxlite.save import save
 
@@ -66,12 +66,12 @@ def test_threshold(two_layers) -> None:
 
 
 def test_report_states_each_layer(two_layers) -> None:
-    reports: list[StepReport] = []
+    reports: list[PruneWeightsReport] = []
     reports.append(prune_weights(two_layers, sparsity=0.5).report)
     (report,) = reports
     assert report.changed
-    assert [row.values["sparsity"] for row in report.layers] == [0.5, 0.5]
-    assert report.changes == {"weights-zeroed": 81 + 15}
+    assert [row.sparsity for row in report.layers] == [0.5, 0.5]
+    assert report.changes.weights_zeroed == 81 + 15
 
 
 def test_proto_in_proto_out_and_input_untouched(two_layers) -> None:

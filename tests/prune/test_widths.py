@@ -26,22 +26,18 @@ def test_what_a_latency_chose_is_done_again_without_measuring():
     reports.append(report)
     (report,) = reports
     assert report.changed
-    assert report.resolved_options["latency"] is None
+    widths = report.resolved_options.widths
     step = PruneChannels(latency=0.6, round_to=4)
-    resolved_options = PruneChannels(widths=report.resolved_options["widths"], round_to=4)
-    assert Recipe.from_toml(Recipe((step, resolved_options)).to_toml()).steps == (
-        step,
-        resolved_options,
-    )
-    again = prune_channels(
-        net(), samples=X, round_to=4, widths=report.resolved_options["widths"]
-    ).model
+    resolved = step.with_resolved(report.resolved_options)
+    assert resolved == PruneChannels(widths=widths, round_to=4)
+    assert Recipe.from_toml(Recipe((step, resolved)).to_toml()).steps == (step, resolved)
+    again = prune_channels(net(), samples=X, round_to=4, widths=widths).model
     assert to_bytes(load(again)) == to_bytes(load(timed))
 
 
 def test_what_is_no_time_is_not_settled():
     report = prune_channels(net(), samples=X, macs=0.6).report
-    assert report.resolved_options == {}
+    assert report.resolved_options is None
 
 
 def test_a_branch_may_be_ended_and_other_groups_may_not():

@@ -15,6 +15,7 @@ from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.graph import add_initializer
 from onnxlite.model import load
 from onnxlite.prune import weight_step
+from onnxlite.prune.options import PruneWeightsReport
 from onnxlite.quantize.mixed import mixed_precision
 from onnxlite.recipe import (
     PruneChannels,
@@ -26,7 +27,6 @@ from onnxlite.recipe import (
     run,
 )
 from onnxlite.recipe.proof import Reference
-from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
 
@@ -211,7 +211,7 @@ def test_a_run_names_the_sample_that_made_most_of_the_noise(images):
 def _break(change):
     def broken_step(model, *_):
         change(model)
-        return model, StepReport(step="prune-weights", changed=True, summary="broken")
+        return model, PruneWeightsReport(changed=True, summary="broken")
 
     return broken_step
 
@@ -287,7 +287,7 @@ def test_channels_are_removed_and_repaired(images):
         parse(text), [PruneChannels(remove=0.5, round_to=4)], samples=images, benchmark=False
     )
     (report,) = outcome.report.steps
-    assert report.changes["units-removed"] == 12
+    assert report.changes.units_removed == 12
     assert "repair" in report.summary
     sizes = {name: list(v.shape) for name, v in load(outcome.model).graph.initializers.items()}
     assert [8, 3, 3, 3] in sizes.values()

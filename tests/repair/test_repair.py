@@ -9,10 +9,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import RepairReport
 from onnxlite.analysis.lineage import record_kept, record_renamed
 from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.model import load
-from onnxlite.records import StepReport
 from onnxlite.repair import Repair, regression, repair, repair_ir
 from onnxlite.repair.engine import FitOptions
 from onnxlite.runtime import Session
@@ -104,7 +104,7 @@ def test_removed_channels_are_lined_up_by_the_lineage() -> None:
     for value in (node.outputs[0], next(iter(node.outputs[0].uses())).node.outputs[0]):
         value.shape = None
     x = images(128, 3, 8, 8)
-    reports: list[StepReport] = []
+    reports: list[RepairReport] = []
     unknown, report = repair(reference, small, x)
     reports.append(report)
     assert "6 channels" in reports[0].skipped[0].message or "kept" in reports[0].skipped[0].message
@@ -153,7 +153,7 @@ def test_random_targets_change_nothing() -> None:
     model = changed(reference, lambda _, a: a + 1e-3 * images(*a.shape, seed=3))
     report = repair(reference, model, images(16, 40)).report
     (row,) = report.layers
-    assert row.values["error"] <= row.values["error_before"]
+    assert row.error <= row.error_before
 
 
 def test_shared_weights_keep_their_values() -> None:
@@ -162,11 +162,11 @@ def test_shared_weights_keep_their_values() -> None:
         {{ t = Gemm(x, w, b)  r = Relu(t)  y = Gemm(r, w, b) }}"""
     )
     damaged = changed(reference, lambda _, a: a + 0.5)
-    reports: list[StepReport] = []
+    reports: list[RepairReport] = []
     result, report = repair(reference, damaged, images(64, 4))
     reports.append(report)
     assert np.array_equal(weights(result)["w"], weights(damaged)["w"])
-    assert {row.values["method"] for row in reports[0].layers} == {"bias"}
+    assert {row.method for row in reports[0].layers} == {"bias"}
     assert len(weights(result)) == 3
     x = images(32, 4, seed=2)
     assert noise(result, reference, x) < noise(damaged, reference, x)
@@ -228,9 +228,9 @@ def test_names_select_layers_and_the_report_has_their_errors() -> None:
     result, report = repair(reference, noisy(reference), images(32, 3, 8, 8), exclude=["v"])
     report = report
     assert report.step == "repair"
-    assert report.changes == {"layers-repaired": 2}
+    assert report.changes.layers_repaired == 2
     assert [d.message for d in report.skipped] == ["excluded by name"]
-    assert all(row.values["error"] < row.values["error_before"] for row in report.layers)
+    assert all(row.error < row.error_before for row in report.layers)
     assert np.array_equal(weights(result)["v"], weights(noisy(reference))["v"])
 
 
@@ -292,7 +292,7 @@ def test_a_very_wide_layer_gets_a_factor_and_a_bias(monkeypatch: pytest.MonkeyPa
     reference = parse(NET)
     damaged = changed(reference, lambda name, a: a * 1.4 if name in ("w", "v") else a)
     result, report = repair(reference, damaged, images(64, 3, 8, 8), ridge=0)
-    assert [row.values["method"] for row in report.layers][:2] == ["affine", "affine"]
+    assert [row.method for row in report.layers][:2] == ["affine", "affine"]
     np.testing.assert_allclose(weights(result)["v"], weights(reference)["v"], atol=1e-4)
 
 
@@ -335,6 +335,6 @@ def test_samples_that_do_not_fit_into_memory_are_left_out_and_counted() -> None:
         FitOptions(cache_bytes=1 << 18),
     )
     assert "only the first" in report.skipped[0].message
-    assert report.layers[-1].values["rows"] < 400
+    assert report.layers[-1].rows < 400
     fresh = images(32, 3, 8, 8, seed=4)
     assert noise(fewer, reference, fresh) < noise(noisy(reference), reference, fresh)

@@ -35,9 +35,9 @@ def test_the_last_branch_makes_up_for_the_other(order: str) -> None:
     options = FitOptions(repair=Repair(include=("v",)))
     repaired, report = repair_ir(reference, model, samples, options)
     (row,) = report.layers
-    assert row.values["target"] == "q"
-    assert row.values["error_before"] > 0.01
-    assert row.values["error"] < 1e-4
+    assert row.target == "q"
+    assert row.error_before > 0.01
+    assert row.error < 1e-4
     after = Session(repaired).run({"x": samples})["y"]
     np.testing.assert_allclose(after, before, atol=1e-2 * np.abs(before).max())
 
@@ -53,7 +53,7 @@ def test_a_branch_before_an_unrepaired_one_keeps_its_own_target() -> None:
         halve(model.graph.initializers[name])
     samples = np.random.default_rng(0).standard_normal((512, 6)).astype(np.float32)
     _, report = repair_ir(reference, model, samples)
-    assert [row.values["target"] for row in report.layers] == ["s", "y"]
+    assert [row.target for row in report.layers] == ["s", "y"]
 
 
 def rows(passes: int, clip: tuple[float, float], addend: float = 0.0) -> float:

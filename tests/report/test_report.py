@@ -15,10 +15,13 @@ from onnxlite.errors import OptionError
 from onnxlite.evaluate import Fidelity, Latency, OutputFidelity, PeakMemory, Ratio, Timing, machine
 from onnxlite.evaluate.metrics import PartFidelity
 from onnxlite.evaluate.per_sample import SampleSpread
+from onnxlite.prune.options import PruneChannelsReport, ResolvedWidths
+from onnxlite.quantize.core.options import QuantizedLayer, QuantizeStaticReport
 from onnxlite.recipe import PruneWeights, QuantizeStatic, RunReport, run
-from onnxlite.records import LayerRow, Skipped, StepReport
+from onnxlite.records import Skipped
 from onnxlite.report import fidelity_view, from_json, latency_view, run_view, summary_view, to_json
 from onnxlite.report.text import cell_text, count_text, quotient_text, shape_text, size_text
+from onnxlite.simplify.options import SimplifyReport
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
@@ -109,24 +112,25 @@ def test_the_view_of_a_run(report, latency):
 
 def test_equal_reasons_share_a_row(report):
     skipped = tuple(Skipped("fold", f"node {i}", "refused", "no constant") for i in range(5))
-    step = StepReport(step="simplify", changed=False, summary="nothing", skipped=skipped)
+    step = SimplifyReport(changed=False, summary="nothing", skipped=skipped)
     text = shown(run_view(msgspec.structs.replace(report, steps=(step,))))
     assert "unchanged: nothing" in text
     assert text.count("no constant") == 1
     assert "node 0, node 1 and 3 more" in text
 
 
-def test_layer_rows_may_have_different_columns(report):
-    rows = (LayerRow("a", "Conv", {"bits": 8}), LayerRow("b[0]", "Gemm", {"scale": 0.5}))
-    step = StepReport(step="quantize-static", changed=True, summary="", layers=rows)
+def test_columns_of_layer_rows_are_their_fields_unless_all_are_empty(report):
+    one = QuantizedLayer(name="a", op_type="Conv", weights=8000, channels=1, weight_sqnr_db=None)
+    rows = (one, msgspec.structs.replace(one, name="b[0]", op_type="Gemm", error=0.5))
+    step = QuantizeStaticReport(changed=True, summary="", layers=rows)
     lines = shown(run_view(msgspec.structs.replace(report, steps=(step,)), layers=True))
     start = lines.index("Layers of")
     assert lines[start:].split("\n")[1:4] == [
         line.ljust(len(lines[start:].split("\n")[1]))
         for line in (
-            "layer  operator  bits  scale",
-            "a      Conv         8      -",
-            "b[0]   Gemm         -    0.5",
+            "layer  operator  weights  channels  error",
+            "a      Conv        8,000         1      -",
+            "b[0]   Gemm        8,000         1    0.5",
         )
     ]
 
@@ -201,6 +205,7 @@ def test_the_view_of_a_summary():
         (cell_text(12345), "12,345"),
         (cell_text(0.123456), "0.1235"),
         (cell_text("[x]"), "[x]"),
+        (cell_text((8, 3)), "8x3"),
     ],
 )
 def test_numbers_as_text(text, expected):
@@ -211,6 +216,6 @@ def test_a_report_of_version_0_1_is_read_under_the_names_of_today():
     text = """{"schema": 1, "kind": "step", "record": {"step": "prune-channels", "changed": false,
         "summary": "", "settled": {"widths": {"a": 4}},
         "declined": [{"what": "fold", "where": "node 'a'", "reason": "no constant"}]}}"""
-    step = from_json(text, "step", StepReport)
+    step = from_json(text, "step", PruneChannelsReport)
     assert step.skipped == (Skipped("fold", "node 'a'", "", "no constant"),)
-    assert step.resolved_options == {"widths": {"a": 4}}
+    assert step.resolved_options == ResolvedWidths(widths={"a": 4})

@@ -10,9 +10,9 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from onnxlite import SimplifyReport
 from onnxlite.graph import iter_nodes
 from onnxlite.model import clone, load
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.samples import generate, input_specs
 from onnxlite.simplify import simplify
@@ -47,7 +47,7 @@ class Simplified:
     """A model after `simplify`, with its report and how much its outputs moved."""
 
     model: ir.Model
-    report: StepReport
+    report: SimplifyReport
     difference: float
 
     @property

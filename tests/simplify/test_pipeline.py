@@ -18,6 +18,7 @@ from onnxlite.opset import opset_version
 from onnxlite.runtime import Session
 from onnxlite.simplify import DEFAULT_RULES, simplify, upgrade_opset
 from onnxlite.simplify.onnxsim import run_onnxsim
+from onnxlite.simplify.options import SimplifyChanges
 from onnxlite.simplify.rewrite import Rule, replace_with
 from onnxlite.simplify.verify import mismatch, relative_difference, take_reference
 from tests.simplify.conftest import build, difference, operators
@@ -46,8 +47,8 @@ def test_a_wrong_rewrite_is_rolled_back_alone():
     rules = (*DEFAULT_RULES, Rule("wrong", frozenset({"Relu"}), wrong_relu))
     result, report = simplify(clone(model), rules=rules, onnxsim=False)
     assert dict(operators(result)) == {"Conv": 1, "Relu": 1}
-    assert report.changes["fold-batchnorm"] == 1
-    assert "wrong" not in report.changes
+    assert report.changes.rewrites["fold-batchnorm"] == 1
+    assert "wrong" not in report.changes.rewrites
     (skipped,) = [d for d in report.skipped if d.what == "wrong"]
     assert "rolled back" in skipped.message
     assert "relative difference" in skipped.message
@@ -326,7 +327,7 @@ def test_duplicate_initializers_are_merged():
     model.graph.insert_before(exp, [first, second])
     exp.replace_input_with(0, second.outputs[0])
     result, report = simplify(clone(model), onnxsim=False)
-    assert report.changes == {"merge-duplicate-initializers": 1}
+    assert report.changes == SimplifyChanges(merge_duplicate_initializers=1)
     assert len(result.graph.initializers) == 1
 
 
@@ -349,7 +350,7 @@ def test_branches_that_are_always_taken_are_inlined():
     model = build(CONSTANT_IF)
     result, report = simplify(clone(model), onnxsim=False)
     assert dict(operators(result)) == {"Relu": 1, "Exp": 1, "Neg": 1, "Sin": 1, "Cos": 1}
-    assert report.changes["inline-if"] == 2
+    assert report.changes.rewrites["inline-if"] == 2
     assert difference(model, result) == 0
 
 
@@ -373,7 +374,7 @@ def test_an_if_whose_other_branch_cannot_run_is_decided():
     model = build(SQUEEZE_IF)
     result, report = simplify(clone(model), onnxsim=False)
     assert dict(operators(result)) == {"Squeeze": 1, "Unsqueeze": 1, "LSTM": 1}
-    assert report.changes["decide-if"] == 1
+    assert report.changes.rewrites["decide-if"] == 1
     feed = {"x": np.random.default_rng(0).standard_normal((3, 5, 1)).astype(np.float32)}
     assert take_reference(model, samples=[feed]).difference(result) is None
     # What the original refuses stays refused.
@@ -388,4 +389,4 @@ def test_an_if_that_both_branches_satisfy_stays():
     model = build(text[:start] + "  z = Relu(q)\n}")
     result, report = simplify(clone(model), onnxsim=False)
     assert operators(result)["If"] == 1
-    assert "decide-if" not in report.changes
+    assert "decide-if" not in report.changes.rewrites

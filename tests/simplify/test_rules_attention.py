@@ -19,7 +19,7 @@ def test_score_factor_goes_into_the_query_weights(simplified):
     result = simplified(
         JOINT + " s = MatMul(qs, kt) d = Mul(s, half) a = Softmax(d) y = MatMul(a, vs) }"
     )
-    assert result.report.changes["fold-scale-upstream"] == 1
+    assert result.report.changes.rewrites["fold-scale-upstream"] == 1
     assert result.operators["Mul"] == 0
     assert result.difference < 1e-5
 
@@ -28,7 +28,7 @@ def test_query_factor_goes_into_the_query_weights(simplified):
     result = simplified(
         JOINT + " d = Div(qs, half) s = MatMul(d, kt) a = Softmax(s) y = MatMul(a, vs) }"
     )
-    assert result.report.changes["fold-scale-upstream"] == 1
+    assert result.report.changes.rewrites["fold-scale-upstream"] == 1
     assert result.operators["Div"] == 0
     assert result.difference < 1e-5
 
@@ -38,7 +38,7 @@ def test_factor_stays_when_the_query_has_another_reader(simplified):
         JOINT + " d = Mul(qs, half) s = MatMul(d, kt) a = Softmax(s) c = MatMul(a, vs)"
         " y = Add(c, qs) }"
     )
-    assert "fold-scale-upstream" not in result.report.changes
+    assert "fold-scale-upstream" not in result.report.changes.rewrites
     assert result.difference < 1e-5
 
 
@@ -48,7 +48,7 @@ def test_factor_stays_when_the_joint_projection_has_another_reader(simplified):
         " k = Constant<value = int64[4] {0, 1, 2, 3}>() u = ReduceSum<keepdims=0>(p, k)"
         " y = Add(c, u) }"
     )
-    assert "fold-scale-upstream" not in result.report.changes
+    assert "fold-scale-upstream" not in result.report.changes.rewrites
     assert result.difference < 1e-5
 
 
@@ -62,7 +62,7 @@ TOKEN = (
 def test_class_token_becomes_padding(simplified):
     result = simplified(TOKEN + " c = Concat<axis=1>(t, x) y = Add(c, b) }")
     assert dict(result.operators) == {"Pad": 1, "Add": 1}
-    assert result.report.changes["token-to-pad"] == 1
+    assert result.report.changes.rewrites["token-to-pad"] == 1
     assert result.difference == 0
 
 
@@ -74,5 +74,5 @@ def test_last_token_becomes_padding(simplified):
 
 def test_token_without_embedding_stays(simplified):
     result = simplified(TOKEN + " c = Concat<axis=1>(t, x) y = Relu(c) }")
-    assert "token-to-pad" not in result.report.changes
+    assert "token-to-pad" not in result.report.changes.rewrites
     assert result.difference == 0

@@ -25,7 +25,7 @@ from onnxlite.calibrate.row_samples import RowSample, collect_row_samples
 from onnxlite.fidelity import sqnr_db
 from onnxlite.graph import const_array, const_tensor
 from onnxlite.ops import Product, find_product, last_axis_affine, spec_of
-from onnxlite.quantize.core.options import Smooth
+from onnxlite.quantize.core.options import Smooth, SmoothedValue
 from onnxlite.quantize.core.qtypes import (
     INT8,
     UINT8,
@@ -35,7 +35,7 @@ from onnxlite.quantize.core.qtypes import (
     quantize,
 )
 from onnxlite.quantize.core.selection import by_name
-from onnxlite.records import Cell, LayerRow, Progress
+from onnxlite.records import Progress
 from onnxlite.samples import Samples, feed_size
 
 #: Feeds that are run, and the samples that must be in them.
@@ -72,7 +72,7 @@ def apply_smoothquant(
     *,
     integers_before: bool,
     progress: Progress,
-) -> list[LayerRow]:
+) -> list[SmoothedValue]:
     """Smooth the inputs of matrix products in place; the model computes the same as before.
 
     Args:
@@ -162,7 +162,7 @@ def _made_by_integers(model: ir.Model) -> set[ir.Value]:
 
 def _best(
     value: ir.Value, products: Sequence[Product], seen: RowSample, mode: Smooth
-) -> tuple[LayerRow, NDArray[Any]] | None:
+) -> tuple[SmoothedValue, NDArray[Any]] | None:
     """Choose the exponent with the least noise; None if the gain is too small."""
     weights = [product.matrix() for product in products]
     bound = np.maximum(np.abs(seen.low), np.abs(seen.high))
@@ -177,12 +177,15 @@ def _best(
     absorbed = _is_absorbed(value, products)
     if mode == "auto" and gain < (_MIN_GAIN_CONSTANT_DB if absorbed else _MIN_GAIN_NODE_DB):
         return None
-    values: dict[str, Cell] = {
-        "exponent": exponent,
-        "less_noise_db": round(gain, 1),
-        "own_node": not absorbed,
-    }
-    return LayerRow(value.name or "", "smooth", values), scale
+    producer = value.producer()
+    row = SmoothedValue(
+        name=value.name or "",
+        op_type="" if producer is None else producer.op_type,
+        exponent=exponent,
+        less_noise_db=gain,
+        own_node=not absorbed,
+    )
+    return row, scale
 
 
 def _scale(bound: NDArray[Any], largest: NDArray[Any], exponent: float) -> NDArray[Any]:

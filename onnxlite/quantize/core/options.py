@@ -1,4 +1,4 @@
-"""Options of static quantization."""
+"""Options and report of static quantization."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from onnxlite.calibrate import ObserverName
 from onnxlite.options import Exclude, Include, Limit
-from onnxlite.records import StepReport
+from onnxlite.records import Changes, LayerRow, ResolvedOptions, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
@@ -54,9 +54,110 @@ RoundingOption: TypeAlias = Annotated[
 ]
 
 
+class SmoothedValue(LayerRow, frozen=True, kw_only=True):
+    """An activation whose channels were divided, and the weights behind it multiplied.
+
+    Attributes:
+        exponent: part of the range that moved into the weights, from 0 to 1.
+        less_noise_db: reduction of the noise of the products behind it, in dB.
+        own_node: a Mul node divides; otherwise the weights before it do.
+    """
+
+    exponent: float
+    less_noise_db: float
+    own_node: bool
+
+
+class QuantizedTable(LayerRow, frozen=True, kw_only=True):
+    """A look-up table in 8 bits, with one scale per row.
+
+    Attributes:
+        weights: number of elements.
+        weight_sqnr_db: SQNR of the decoded table in dB; None without noise or signal.
+    """
+
+    weights: int
+    weight_sqnr_db: float | None
+
+
+class QuantizedLayer(LayerRow, frozen=True, kw_only=True):
+    """A layer with integer weights and activations.
+
+    Attributes:
+        weights: number of its weights.
+        channels: number of their scales.
+        weight_sqnr_db: SQNR of the decoded weights in dB; None without noise or signal.
+        error_nearest: output error of round-to-nearest over the variance of the float output;
+            None if the weights were not fitted.
+        error: the same of the weights that were written.
+    """
+
+    weights: int
+    channels: int
+    weight_sqnr_db: float | None
+    error_nearest: float | None = None
+    error: float | None = None
+
+
+class QuantizeStaticChanges(Changes, frozen=True, kw_only=True):
+    """What `quantize_static` counts.
+
+    Attributes:
+        layers_quantized: layers on integers.
+        activations_absorbed: activation functions that became part of the layer before.
+        values_quantized: activations with a scale and zero point.
+        means_pooled: ReduceMean nodes that became GlobalAveragePool.
+        values_smoothed: activations that SmoothQuant divided.
+        channels_equalized: channels that were scaled up.
+        tables_quantized: look-up tables in 8 bits.
+        weights_packed: weights of fewer than 8 bits.
+        layers_kept_for_sqnr: layers kept float, or at 16 bits, to reach `min_sqnr_db`.
+    """
+
+    layers_quantized: int = 0
+    activations_absorbed: int = 0
+    values_quantized: int = 0
+    means_pooled: int = 0
+    values_smoothed: int = 0
+    channels_equalized: int = 0
+    tables_quantized: int = 0
+    weights_packed: int = 0
+    layers_kept_for_sqnr: int = 0
+
+
+class ResolvedPlacement(ResolvedOptions, frozen=True, kw_only=True):
+    """Options of `quantize_static` that name a measured placement.
+
+    Attributes:
+        exclude: patterns of the caller, and the names of all layers that were left in float.
+        placement: everything else is quantized.
+    """
+
+    exclude: tuple[str, ...]
+    placement: Literal["everything"] = "everything"
+
+
+class QuantizeStaticReport(StepReport, frozen=True, kw_only=True):
+    """Report of `quantize_static`; for the other fields see `StepReport`.
+
+    Attributes:
+        layers: layers on integers.
+        tables: look-up tables in 8 bits.
+        smoothed_values: activations that SmoothQuant divided.
+        resolved_options: the placement, if it was measured.
+    """
+
+    changes: QuantizeStaticChanges = QuantizeStaticChanges()
+    layers: tuple[QuantizedLayer, ...] = ()
+    tables: tuple[QuantizedTable, ...] = ()
+    smoothed_values: tuple[SmoothedValue, ...] = ()
+    resolved_options: ResolvedPlacement | None = None
+
+
 class QuantizeStatic(Step, frozen=True, kw_only=True):
     """Quantize weights and activations with calibration; see `onnxlite.quantize_static`."""
 
+    report: ClassVar[type[StepReport]] = QuantizeStaticReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
     runtime: ClassVar[tuple[str, ...]] = ("threads", "executor", "progress")
 
@@ -139,7 +240,7 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, QuantizeStaticReport]:
         """Quantize `model` with ranges from the calibration samples."""
         from onnxlite.quantize.mixed.mixed_precision import quantize_mixed_ir
 

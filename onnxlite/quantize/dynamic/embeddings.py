@@ -15,12 +15,11 @@ import onnx_ir as ir
 from onnxlite.builder import GraphBuilder, replace_node
 from onnxlite.graph import const_array, const_tensor, iter_nodes
 from onnxlite.ops import row_use
-from onnxlite.quantize.core.options import QuantizeStatic
+from onnxlite.quantize.core.options import QuantizedTable, QuantizeStatic
 from onnxlite.quantize.core.qtypes import INT8, dequantize, params_for_weight, quantize
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import weight_sqnr_db
-from onnxlite.records import LayerRow
 
 #: Smaller tables save less than the added nodes take.
 _MIN_BYTES = 1 << 16
@@ -58,7 +57,7 @@ def is_embedding(node: ir.Node) -> bool:
     )
 
 
-def write_embedding(builder: GraphBuilder, node: ir.Node) -> LayerRow:
+def write_embedding(builder: GraphBuilder, node: ir.Node) -> QuantizedTable:
     """Rewrite in place: one embedding to 8 bits. Return its row of the report."""
     value, indices = node.inputs
     table = const_array(value)
@@ -75,14 +74,17 @@ def write_embedding(builder: GraphBuilder, node: ir.Node) -> LayerRow:
     row_scales = at.op("Gather", [scales, indices], name=f"{base}_scale")
     replace_node(node, [at.op("Mul", [real, row_scales], name=f"{base}_scaled")])
     pair = (table, dequantize(integers, params))
-    return LayerRow(
-        base,
-        "Gather",
-        {"kernel": "rows", "weights": table.size, "weight_sqnr_db": weight_sqnr_db([pair])},
+    return QuantizedTable(
+        name=base,
+        op_type=node.op_type,
+        weights=table.size,
+        weight_sqnr_db=weight_sqnr_db([pair]),
     )
 
 
-def write_embeddings(model: ir.Model, target: Target, options: QuantizeStatic) -> list[LayerRow]:
+def write_embeddings(
+    model: ir.Model, target: Target, options: QuantizeStatic
+) -> list[QuantizedTable]:
     """Rewrite in place: all embeddings, if options and target allow it."""
     if not options.embeddings or target.ort_cpu is None:
         return []

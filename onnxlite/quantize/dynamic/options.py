@@ -1,4 +1,4 @@
-"""Options of dynamic quantization."""
+"""Options and report of dynamic quantization."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.options import Exclude, Include, Limit
-from onnxlite.quantize.core.options import EmbeddingsOption, SmoothOption, TargetOption
-from onnxlite.records import StepReport
+from onnxlite.quantize.core.options import (
+    EmbeddingsOption,
+    QuantizedTable,
+    SmoothedValue,
+    SmoothOption,
+    TargetOption,
+)
+from onnxlite.records import Changes, LayerRow, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
@@ -17,9 +23,55 @@ from onnxlite.step import Step, StepContext
 KernelChoice: TypeAlias = Literal["auto", "integer", "blocks"]
 
 
+class DynamicLayer(LayerRow, frozen=True, kw_only=True):
+    """A layer with integer weights and activation scales computed at run time.
+
+    Attributes:
+        kernel: `"integer"`, `"blocks"` or `"lstm"`.
+        time_over_float: time of the layer alone over that in float; None if not measured.
+        weights: number of its weights.
+        weight_sqnr_db: SQNR of the decoded weights in dB; None without noise or signal.
+    """
+
+    kernel: str
+    time_over_float: float | None
+    weights: int
+    weight_sqnr_db: float | None
+
+
+class QuantizeDynamicChanges(Changes, frozen=True, kw_only=True):
+    """What `quantize_dynamic` counts.
+
+    Attributes:
+        layers_quantized: layers on integers.
+        tables_quantized: look-up tables in 8 bits.
+        values_smoothed: activations that SmoothQuant divided.
+    """
+
+    layers_quantized: int = 0
+    tables_quantized: int = 0
+    values_smoothed: int = 0
+
+
+class QuantizeDynamicReport(StepReport, frozen=True, kw_only=True):
+    """Report of `quantize_dynamic`; for the other fields see `StepReport`.
+
+    Attributes:
+        layers: layers on integers.
+        tables: look-up tables in 8 bits.
+        smoothed_values: activations that SmoothQuant divided.
+    """
+
+    changes: QuantizeDynamicChanges = QuantizeDynamicChanges()
+    layers: tuple[DynamicLayer, ...] = ()
+    tables: tuple[QuantizedTable, ...] = ()
+    smoothed_values: tuple[SmoothedValue, ...] = ()
+
+
 class QuantizeDynamic(Step, frozen=True, kw_only=True):
     """Quantize weights now and activations at run time; see `onnxlite.quantize_dynamic`."""
 
+    report: ClassVar[type[StepReport]] = QuantizeDynamicReport
     runtime: ClassVar[tuple[str, ...]] = ("progress",)
 
     target: TargetOption = "cpu"
@@ -46,7 +98,7 @@ class QuantizeDynamic(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, QuantizeDynamicReport]:
         """Quantize `model` with the kernels that are fastest on the first sample."""
         from onnxlite.quantize.dynamic.step import quantize_dynamic_ir
 

@@ -25,6 +25,7 @@ from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
 from onnxlite.model import size_bytes
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
+from onnxlite.quantize.core.options import QuantizedTable, SmoothedValue
 from onnxlite.quantize.core.prepare import prepare
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
@@ -32,20 +33,18 @@ from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import LSTM, Kernel, LayerWriter, dynamic_target, kernels_of
-from onnxlite.quantize.dynamic.options import QuantizeDynamic
-from onnxlite.records import (
-    Cell,
-    LayerRow,
-    Reason,
-    Skipped,
-    StepReport,
+from onnxlite.quantize.dynamic.options import (
+    DynamicLayer,
+    QuantizeDynamic,
+    QuantizeDynamicChanges,
+    QuantizeDynamicReport,
 )
+from onnxlite.records import Reason, Skipped
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.step import StepContext, StepState
 
 logger = logging.getLogger(__name__)
 
-_STEP = "quantize-dynamic"
 _WHAT = "quantize"
 
 #: Largest time over float of a kernel: a smaller gain is within the measurement error.
@@ -71,7 +70,8 @@ class _Quantization(StepState[QuantizeDynamic]):
         feed: one sample, for shapes and verification; None if the model accepts none.
         kernels: the kernel of each layer to quantize.
         tables: the embeddings to quantize.
-        layers: rows of the quantized layers and embeddings.
+        layers: rows of the quantized layers.
+        table_rows: rows of the quantized embeddings.
         smoothed: rows of the smoothed values.
         fidelity: SQNR of the result, for the summary.
     """
@@ -80,8 +80,9 @@ class _Quantization(StepState[QuantizeDynamic]):
     feed: Feed | None
     kernels: dict[ir.Node, _Choice] = field(default_factory=dict)
     tables: list[ir.Node] = field(default_factory=list)
-    layers: list[LayerRow] = field(default_factory=list)
-    smoothed: list[LayerRow] = field(default_factory=list)
+    layers: list[DynamicLayer] = field(default_factory=list)
+    table_rows: list[QuantizedTable] = field(default_factory=list)
+    smoothed: list[SmoothedValue] = field(default_factory=list)
     fidelity: str = "not run, because there is no input"
 
 
@@ -90,7 +91,7 @@ def quantize_dynamic_ir(
     samples: SamplesLike | None,
     options: QuantizeDynamic,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, QuantizeDynamicReport]:
     """Quantize a copy of a model; see `onnxlite.quantize_dynamic`."""
     target, feed = dynamic_target(options.target), _first_feed(model, samples)
     work = _Quantization.begin(model, samples, options, context, target=target, feed=feed)
@@ -153,21 +154,24 @@ def _write(work: _Quantization) -> None:
     tables = set(work.tables)
     for node in [node for node in iter_nodes(work.model) if node in work.kernels or node in tables]:
         if (choice := work.kernels.get(node)) is None:
-            work.layers.append(write_embedding(writer.builder, node))
+            work.table_rows.append(write_embedding(writer.builder, node))
         else:
             work.layers.append(_write_layer(writer, node, choice, work.target))
 
 
-def _write_layer(writer: LayerWriter, node: ir.Node, choice: _Choice, target: Target) -> LayerRow:
+def _write_layer(
+    writer: LayerWriter, node: ir.Node, choice: _Choice, target: Target
+) -> DynamicLayer:
     name, op_type = node.name or "", node.op_type
     pairs = choice.kernel.write(writer, node, target)
-    values: dict[str, Cell] = {
-        "kernel": choice.kernel.name,
-        "time_over_float": choice.ratio,
-        "weights": sum(weight.size for weight, _ in pairs),
-        "weight_sqnr_db": weight_sqnr_db(pairs),
-    }
-    return LayerRow(name, op_type, values)
+    return DynamicLayer(
+        name=name,
+        op_type=op_type,
+        kernel=choice.kernel.name,
+        time_over_float=choice.ratio,
+        weights=sum(weight.size for weight, _ in pairs),
+        weight_sqnr_db=weight_sqnr_db(pairs),
+    )
 
 
 def _verify(work: _Quantization) -> None:
@@ -185,24 +189,27 @@ def _verify(work: _Quantization) -> None:
     work.fidelity = f"{noise} on the first sample"
 
 
-def _report(work: _Quantization) -> StepReport:
+def _report(work: _Quantization) -> QuantizeDynamicReport:
     count = len(work.kernels)
-    used = Counter(str(row.values["kernel"]) for row in work.layers)
-    return StepReport(
-        step=_STEP,
+    used = Counter(row.kernel for row in work.layers)
+    if work.table_rows:
+        used["rows"] = len(work.table_rows)
+    return QuantizeDynamicReport(
         changed=True,
         summary=(
             f"{count} layers on integers ({_listed(used)}), {len(work.skipped)} stay float; "
             f"weights {size_bytes(work.source):,} -> {size_bytes(work.model):,} bytes; "
             f"{work.fidelity}"
         ),
-        changes={
-            "layers-quantized": count,
-            "tables-quantized": len(work.tables),
-            "values-smoothed": len(work.smoothed),
-        },
+        changes=QuantizeDynamicChanges(
+            layers_quantized=count,
+            tables_quantized=len(work.tables),
+            values_smoothed=len(work.smoothed),
+        ),
         skipped=tuple(work.skipped),
-        layers=(*work.layers, *work.smoothed),
+        layers=tuple(work.layers),
+        tables=tuple(work.table_rows),
+        smoothed_values=tuple(work.smoothed),
         seconds=time.perf_counter() - work.start,
     )
 

@@ -1,4 +1,4 @@
-"""Options of conversion to 16-bit floats."""
+"""Options and report of conversion to 16-bit floats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from onnxlite.errors import OptionError
 from onnxlite.options import Limit
-from onnxlite.records import StepReport
+from onnxlite.records import Changes, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
@@ -21,9 +21,30 @@ HalfMode: TypeAlias = Literal["compute", "storage"]
 IoType: TypeAlias = Literal["keep", "float16"]
 
 
+class ToFloat16Changes(Changes, frozen=True, kw_only=True):
+    """What `to_float16` counts.
+
+    Attributes:
+        nodes_converted: nodes that compute in 16 bits.
+        constants_converted: constants that are stored in 16 bits.
+        casts_inserted: Cast nodes.
+    """
+
+    nodes_converted: int = 0
+    constants_converted: int = 0
+    casts_inserted: int = 0
+
+
+class ToFloat16Report(StepReport, frozen=True, kw_only=True):
+    """Report of `to_float16`; it has no rows."""
+
+    changes: ToFloat16Changes = ToFloat16Changes()
+
+
 class ToFloat16(Step, frozen=True, kw_only=True):
     """Convert float32 weights and activations to 16 bits; see `onnxlite.to_float16`."""
 
+    report: ClassVar[type[StepReport]] = ToFloat16Report
     renamed: ClassVar[dict[str, str]] = {"keep": "exclude"}
 
     exclude: Annotated[
@@ -71,7 +92,7 @@ class ToFloat16(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, ToFloat16Report]:
         """Convert `model`; nodes out of range on the samples stay float32."""
         from onnxlite.quantize.float16.step import to_float16_ir
 

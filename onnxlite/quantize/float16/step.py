@@ -22,10 +22,10 @@ from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.float16.convert import Converted, Prepared, computed, convert
 from onnxlite.quantize.float16.fallback import fall_back
-from onnxlite.quantize.float16.options import ToFloat16
+from onnxlite.quantize.float16.options import ToFloat16, ToFloat16Changes, ToFloat16Report
 from onnxlite.quantize.float16.plan import STEP, HalfPlan, constant_roundings
 from onnxlite.quantize.float16.verify import Float32Outputs, float32_outputs
-from onnxlite.records import Skipped, StepReport
+from onnxlite.records import Skipped
 from onnxlite.samples import SamplesLike
 from onnxlite.step import StepContext, StepState
 
@@ -59,7 +59,7 @@ def to_float16_ir(
     samples: SamplesLike | None,
     options: ToFloat16,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, ToFloat16Report]:
     """Convert a copy of a model; see `onnxlite.to_float16`."""
     work = _Conversion.begin(model, samples, options, context)
     return work.run((_prepare, _run_float32, _plan, _convert, _verify), _report)
@@ -140,10 +140,9 @@ def _verify(work: _Conversion) -> None:
     work.fidelity = f"{noise} on {'samples' if work.reference.real else 'generated inputs'}"
 
 
-def _report(work: _Conversion) -> StepReport:
+def _report(work: _Conversion) -> ToFloat16Report:
     converted, nodes = work.converted, sum(1 for _ in iter_nodes(work.prepared.model))
-    return StepReport(
-        step=STEP,
+    return ToFloat16Report(
         changed=True,
         summary=(
             f"{len(work.plan.ports)} of {nodes} nodes compute in "
@@ -151,11 +150,11 @@ def _report(work: _Conversion) -> StepReport:
             f"{size_bytes(work.source):,} -> {size_bytes(work.model):,} bytes of tensors; "
             f"{work.fidelity}; smaller, not faster on CPU"
         ),
-        changes={
-            "nodes-converted": len(work.plan.ports),
-            "constants-converted": converted.constants,
-            "casts-inserted": converted.casts,
-        },
+        changes=ToFloat16Changes(
+            nodes_converted=len(work.plan.ports),
+            constants_converted=converted.constants,
+            casts_inserted=converted.casts,
+        ),
         skipped=tuple(work.skipped),
         seconds=time.perf_counter() - work.start,
     )

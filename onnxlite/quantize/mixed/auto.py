@@ -5,30 +5,26 @@ The candidates are calibrated on the first feeds and measured on the last, held-
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.holdout import FeedSplit, LastFraction, split_feeds
 from onnxlite.model import clone
-from onnxlite.quantize.core.options import QuantizeStatic, Rounding
-from onnxlite.quantize.dynamic.options import QuantizeDynamic
+from onnxlite.quantize.core.options import QuantizeStatic, QuantizeStaticReport, Rounding
+from onnxlite.quantize.dynamic.options import QuantizeDynamic, QuantizeDynamicReport
 from onnxlite.quantize.dynamic.step import quantize_dynamic_ir
 from onnxlite.quantize.mixed.candidate_metrics import CandidateMetrics, measure_candidate
-from onnxlite.quantize.mixed.options import QuantizeAuto
+from onnxlite.quantize.mixed.options import AutoCandidate, QuantizeAuto, QuantizeAutoReport, Way
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import LayerRow, Skipped, StepReport
+from onnxlite.records import Skipped
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext
 
 _STEP = "quantize-auto"
-
-Way = Literal["static", "dynamic"]
 
 #: Largest accepted latency over float: a smaller gain is within the measurement error.
 _MAX_LATENCY_RATIO = 0.97
@@ -45,7 +41,7 @@ class _Candidate:
     """Quantized model with its report and metrics."""
 
     model: ir.Model
-    report: StepReport
+    report: QuantizeStaticReport | QuantizeDynamicReport
     metrics: CandidateMetrics
 
 
@@ -54,7 +50,7 @@ def quantize_auto_ir(
     samples: SamplesLike,
     options: QuantizeAuto,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, QuantizeAutoReport]:
     """Quantize a private copy of a model; see `onnxlite.quantize_auto`."""
     start = time.perf_counter()
     feeds = Samples(samples, input_specs(model), limit=options.limit)
@@ -72,26 +68,24 @@ def quantize_auto_ir(
             "there is only one batch: candidates were calibrated and measured on the same samples"
         )
         skipped.append(Skipped(_STEP, "", "samples-shared", note))
-    rows = [_row(way, candidate) for way, candidate in trial.candidates.items()]
+    candidates = tuple(_row(way, candidate) for way, candidate in trial.candidates.items())
     if best is None:
         reasons = "; ".join(d.message for d in skipped if d.what in _STEPS.values())
-        return clone(model), StepReport(
-            step=_STEP,
+        return clone(model), QuantizeAutoReport(
             changed=False,
             summary=f"the model stays float: {reasons}",
             skipped=tuple(skipped),
-            layers=tuple(rows),
+            candidates=candidates,
             hold_out=split.record,
             seconds=time.perf_counter() - start,
         )
     winner = trial.candidates[best]
-    return winner.model, StepReport(
-        step=_STEP,
+    return winner.model, QuantizeAutoReport(
         changed=True,
         summary=f"{best}, {winner.metrics}: {winner.report.summary}",
-        changes=winner.report.changes,
         skipped=(*skipped, *winner.report.skipped),
-        layers=(*rows, *winner.report.layers),
+        candidates=candidates,
+        winner=winner.report,
         hold_out=split.record,
         seconds=time.perf_counter() - start,
     )
@@ -172,7 +166,9 @@ class _Trial:
         self.candidates.pop(way, None)
         self.skipped.append(Skipped(_STEPS[way], "", "not-possible", reason))
 
-    def _quantized(self, way: Way, rounding: Rounding) -> tuple[ir.Model, StepReport]:
+    def _quantized(
+        self, way: Way, rounding: Rounding
+    ) -> tuple[ir.Model, QuantizeStaticReport | QuantizeDynamicReport]:
         options = self._options
         if way == "dynamic":
             return quantize_dynamic_ir(
@@ -198,14 +194,11 @@ class _Trial:
         )
 
 
-def _row(way: Way, candidate: _Candidate) -> LayerRow:
+def _row(way: Way, candidate: _Candidate) -> AutoCandidate:
     metrics = candidate.metrics
-    return LayerRow(
-        way,
-        "candidate",
-        {
-            "sqnr_db": round(metrics.sqnr_db, 2) if math.isfinite(metrics.sqnr_db) else None,
-            "time_over_float": round(metrics.latency_ratio, 3),
-            "size_over_float": round(metrics.size_ratio, 3),
-        },
+    return AutoCandidate(
+        way=way,
+        sqnr_db=metrics.sqnr_db,
+        time_over_float=metrics.latency_ratio,
+        size_over_float=metrics.size_ratio,
     )

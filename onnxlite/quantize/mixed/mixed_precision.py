@@ -21,7 +21,11 @@ import onnx_ir as ir
 from onnxlite.fidelity import Reference
 from onnxlite.holdout import split_feeds
 from onnxlite.model import clone
-from onnxlite.quantize.core.options import QuantizeStatic
+from onnxlite.quantize.core.options import (
+    QuantizeStatic,
+    QuantizeStaticChanges,
+    QuantizeStaticReport,
+)
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.mixed.baseline import Baseline, plan_everything
 from onnxlite.quantize.mixed.sensitivity import (
@@ -32,7 +36,7 @@ from onnxlite.quantize.mixed.sensitivity import (
     measured_times,
 )
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import HoldOut, Skipped, StepReport
+from onnxlite.records import HoldOut, Skipped
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext
 
@@ -56,7 +60,7 @@ class _Trial:
     """Quantized model and the SQNR of its worst output on held-out samples."""
 
     model: ir.Model
-    report: StepReport
+    report: QuantizeStaticReport
     sqnr_db: float
 
 
@@ -65,7 +69,7 @@ def quantize_mixed_ir(
     samples: SamplesLike,
     options: QuantizeStatic,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, QuantizeStaticReport]:
     """Quantize a copy of a model to reach `options.min_sqnr_db`, if set.
 
     See `onnxlite.quantize_static`. If no trial reaches the SQNR, the result is the best trial,
@@ -201,7 +205,7 @@ def _report(
     noise: dict[str, float],
     hold_out: HoldOut,
     options: QuantizeStatic,
-) -> StepReport:
+) -> QuantizeStaticReport:
     """Report the kept layers and whether the SQNR was reached."""
     wanted = options.min_sqnr_db
     assert wanted is not None
@@ -236,7 +240,7 @@ def _report(
     return msgspec.structs.replace(
         best.report,
         summary=f"{outcome}; {best.report.summary}",
-        changes={**best.report.changes, "layers-kept-for-sqnr": len(kept)},
+        changes=best.report.changes + QuantizeStaticChanges(layers_kept_for_sqnr=len(kept)),
         skipped=(*rows, *others),
         hold_out=hold_out,
     )

@@ -1,15 +1,17 @@
-"""Options of the choice between static and dynamic quantization."""
+"""Options and report of the choice between static and dynamic quantization."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.options import Exclude, Include, Limit
-from onnxlite.quantize.core.options import RoundingOption, TargetOption
-from onnxlite.records import StepReport
+from onnxlite.quantize.core.options import QuantizeStaticReport, RoundingOption, TargetOption
+from onnxlite.quantize.dynamic.options import QuantizeDynamicReport
+from onnxlite.records import Row, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
@@ -17,9 +19,54 @@ from onnxlite.step import Step, StepContext
 MIN_SQNR_DB = 20.0
 
 
+#: A way to quantize a model.
+Way: TypeAlias = Literal["static", "dynamic"]
+
+
+class AutoCandidate(Row, frozen=True, kw_only=True):
+    """A quantized model that was measured on held-out samples.
+
+    Attributes:
+        way: how it was quantized.
+        sqnr_db: SQNR of its worst output in dB; infinite without an error.
+        time_over_float: processor time of a run over that of the float model, on one thread.
+        size_over_float: bytes of tensors over those of the float model.
+    """
+
+    way: Way
+    sqnr_db: float
+    time_over_float: float
+    size_over_float: float
+
+
+class QuantizeAutoReport(StepReport, frozen=True, kw_only=True):
+    """Report of `quantize_auto`; for the other fields see `StepReport`.
+
+    Attributes:
+        candidates: the models that were measured.
+        winner: report of the quantization that was chosen, with its layers and changes; None
+            if the model stays float.
+    """
+
+    candidates: tuple[AutoCandidate, ...] = ()
+    winner: QuantizeStaticReport | QuantizeDynamicReport | None = None
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Yield each kind of change of the winner with its count."""
+        if self.winner is not None:
+            yield from self.winner.counts()
+
+    def row_tables(self) -> Iterator[tuple[str, Sequence[Row]]]:
+        """Yield the candidates and the rows of the winner, with headings."""
+        yield from super().row_tables()
+        if self.winner is not None:
+            yield from self.winner.row_tables()
+
+
 class QuantizeAuto(Step, frozen=True, kw_only=True):
     """Quantize static or dynamic by measurement; see `onnxlite.quantize_auto`."""
 
+    report: ClassVar[type[StepReport]] = QuantizeAutoReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
 
     target: TargetOption = "cpu"
@@ -39,7 +86,7 @@ class QuantizeAuto(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, QuantizeAutoReport]:
         """Quantize `model` both ways and return the better one."""
         from onnxlite.quantize.mixed.auto import quantize_auto_ir
 

@@ -29,7 +29,15 @@ from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.activation_bits import OPSET as OPSET_16
 from onnxlite.quantize.core.activation_bits import assign_activation_bits
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
-from onnxlite.quantize.core.options import QuantizeStatic
+from onnxlite.quantize.core.options import (
+    QuantizedLayer,
+    QuantizedTable,
+    QuantizeStatic,
+    QuantizeStaticChanges,
+    QuantizeStaticReport,
+    ResolvedPlacement,
+    SmoothedValue,
+)
 from onnxlite.quantize.core.ort_workarounds import guard_float_layers
 from onnxlite.quantize.core.plan import NOTHING_PLACED, Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.prepare import OPSET, pool_means, prepare
@@ -44,23 +52,10 @@ from onnxlite.quantize.placement.search import fastest_placement
 from onnxlite.quantize.static.emit_qoperator import to_qoperator
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import calibrate_ranges
-from onnxlite.records import Cell, LayerRow, Skipped, StepReport
+from onnxlite.records import Skipped
 from onnxlite.repair.layerwise_rounding import RoundedLayer
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext, StepState
-
-_STEP = "quantize-static"
-#: Kinds of changes in the report.
-_CHANGES = (
-    "layers-quantized",
-    "activations-absorbed",
-    "values-quantized",
-    "means-pooled",
-    "values-smoothed",
-    "channels-equalized",
-    "tables-quantized",
-    "weights-packed",
-)
 
 
 @dataclass(kw_only=True)
@@ -73,17 +68,21 @@ class _Quantization(StepState[QuantizeStatic]):
         float_model: the model just before integers came in.
         note: how fast the placement was measured to be, for the summary.
         changes: how often each kind of change was made.
-        layers: rows of the report.
-        resolved: options that name what was decided by measuring times.
+        layers: rows of the layers on integers.
+        tables: rows of the look-up tables in 8 bits.
+        smoothed: rows of the smoothed activations.
+        resolved: options that name the placement, if it was measured.
     """
 
     plan: QuantPlan = field(init=False)
     float_model: ir.Model = field(init=False)
     params: dict[ir.Value, QParams] = field(default_factory=dict)
     note: str = ""
-    changes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CHANGES, 0))
-    layers: list[LayerRow] = field(default_factory=list)
-    resolved: dict[str, Any] = field(default_factory=dict)
+    changes: QuantizeStaticChanges = field(default_factory=QuantizeStaticChanges)
+    layers: list[QuantizedLayer] = field(default_factory=list)
+    tables: list[QuantizedTable] = field(default_factory=list)
+    smoothed: list[SmoothedValue] = field(default_factory=list)
+    resolved: ResolvedPlacement | None = None
 
     @property
     def feeds(self) -> Samples:
@@ -97,7 +96,7 @@ def quantize_static_ir(
     samples: SamplesLike,
     options: QuantizeStatic,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, QuantizeStaticReport]:
     """Quantize a copy of a model; see `onnxlite.quantize_static`."""
     work = _Quantization.begin(model, samples, options, context)
     phases = (_prepare, _place, _calibrate, _keep_faster, _equalize, _emit, _finish)
@@ -114,13 +113,12 @@ def _prepare(work: _Quantization) -> str | None:
     work.skipped += skipped
     if isinstance(ready, Skipped):
         return ready.message
-    work.changes["means-pooled"] = pool_means(ready)
+    work.changes += QuantizeStaticChanges(means_pooled=pool_means(ready))
     infer_shapes(ready)
-    rows = apply_smoothquant(
+    work.smoothed = apply_smoothquant(
         ready, work.feeds, options, integers_before=True, progress=work.context.progress
     )
-    work.changes["values-smoothed"] = len(rows)
-    work.layers += rows
+    work.changes += QuantizeStaticChanges(values_smoothed=len(work.smoothed))
     work.plan = QuantPlan(ready, NOTHING_PLACED, target.with_weight_bits(options.weight_bits))
     return None
 
@@ -156,21 +154,21 @@ def _keep_faster(work: _Quantization) -> str | None:
     work.note = found.note
     if not found.placement.layers:
         return found.note
-    work.resolved = _resolved_options(everything, found.placement, work.options)
+    work.resolved = _resolved_placement(everything, found.placement, work.options)
     work.plan = replace(work.plan, placement=found.placement)
     work.params = {value: work.params[value] for value in found.placement.values}
     return None
 
 
-def _resolved_options(
+def _resolved_placement(
     everything: Placement, found: Placement, options: QuantizeStatic
-) -> dict[str, Any]:
+) -> ResolvedPlacement | None:
     """Options that name a measured placement."""
     if options.placement == "everything":
-        return {}
+        return None
     chosen = set(found.nodes)
     keep_float = [node.name or "" for node in everything.nodes if node not in chosen]
-    return {"placement": "everything", "exclude": (*options.exclude, *map(escape, keep_float))}
+    return ResolvedPlacement(exclude=(*options.exclude, *map(escape, keep_float)))
 
 
 def _equalize(work: _Quantization) -> None:
@@ -182,7 +180,7 @@ def _equalize(work: _Quantization) -> None:
     if isinstance(count, Skipped):
         work.skipped.append(count)
         return
-    work.changes["channels-equalized"] = count
+    work.changes += QuantizeStaticChanges(channels_equalized=count)
     if count:
         # Equalized channels fill their tensor's range: what "auto" would cut off is no outlier.
         asked = options
@@ -198,6 +196,8 @@ def _emit(work: _Quantization) -> None:
     work.float_model = clone(plan.model)
     emitter = QDQEmitter(plan)
     emitter.activations(work.params)
+    # The rounding writes fitted weights; the report compares with those that came in.
+    weights = {node: const_array(node.inputs[weight_port(node) or 0]) for node in plan.layers}
     rounded: dict[str, RoundedLayer] = {}
     if options.rounding != "nearest":
         # Weights are fitted on the integer activations, which are in the model by now.
@@ -212,31 +212,30 @@ def _emit(work: _Quantization) -> None:
             work.skipped.append(found)
         else:
             rounded = found
-    weights = {node: const_array(node.inputs[weight_port(node) or 0]) for node in plan.layers}
-    rows = []
     for node, weight in weights.items():
         assert weight is not None
-        rows.append(_emit_layer(emitter, node, weight, rounded.get(node.name or "")))
-    work.layers = [*rows, *work.layers]
-    work.changes["layers-quantized"] = len(plan.layers)
-    work.changes["values-quantized"] = len(plan.placement.values)
-    absorbed = plan.placement.absorbed if plan.target.absorbs else ()
-    work.changes["activations-absorbed"] = len(absorbed)
+        work.layers.append(_emit_layer(emitter, node, weight, rounded.get(node.name or "")))
+    work.changes += QuantizeStaticChanges(
+        layers_quantized=len(plan.layers),
+        values_quantized=len(plan.placement.values),
+        activations_absorbed=len(plan.placement.absorbed) if plan.target.absorbs else 0,
+    )
     work.model = plan.model
 
 
 def _emit_layer(
     emitter: QDQEmitter, node: ir.Node, weight: NDArray[Any], rounded: RoundedLayer | None
-) -> LayerRow:
+) -> QuantizedLayer:
     integers, params = emitter.layer(node, None if rounded is None else rounded.scale)
-    values: dict[str, Cell] = {
-        "weights": weight.size,
-        "channels": params.scale.size,
-        "weight_sqnr_db": weight_sqnr_db([(weight, dequantize(integers, params))]),
-    }
-    if rounded is not None:
-        values |= {"error_nearest": rounded.error_before, "error": rounded.error}
-    return LayerRow(node.name or "", node.op_type, values)
+    return QuantizedLayer(
+        name=node.name or "",
+        op_type=node.op_type,
+        weights=weight.size,
+        channels=params.scale.size,
+        weight_sqnr_db=weight_sqnr_db([(weight, dequantize(integers, params))]),
+        error_nearest=None if rounded is None else rounded.error_before,
+        error=None if rounded is None else rounded.error,
+    )
 
 
 def _finish(work: _Quantization) -> None:
@@ -245,15 +244,13 @@ def _finish(work: _Quantization) -> None:
     guard_float_layers(model)
     if options.form == "qoperator":
         to_qoperator(model, next(iter(work.feeds)))
-    tables = write_embeddings(model, target, options)
-    work.layers += tables
-    work.changes["tables-quantized"] = len(tables)
+    work.tables = write_embeddings(model, target, options)
     packed = 0 if options.weight_bits == 8 else pack_weights(model, options.weight_bits)
-    work.changes["weights-packed"] = packed
+    work.changes += QuantizeStaticChanges(tables_quantized=len(work.tables), weights_packed=packed)
     strip_metadata(model, target)
 
 
-def _report(work: _Quantization) -> StepReport:
+def _report(work: _Quantization) -> QuantizeStaticReport:
     """Check the result on the first feed and describe it.
 
     Raises:
@@ -264,8 +261,7 @@ def _report(work: _Quantization) -> StepReport:
     errors.check_finite("the quantized model", "exclude the layers before it and report this")
     fidelity = "exact" if math.isinf(errors.worst_db) else f"{errors.worst_db:.1f} dB"
     in_float = {skipped.node for skipped in work.plan.placement.skipped}
-    return StepReport(
-        step=_STEP,
+    return QuantizeStaticReport(
         changed=True,
         summary=(
             f"{len(work.plan.layers)} layers on integers, {len(in_float)} stay float{work.note}; "
@@ -275,6 +271,8 @@ def _report(work: _Quantization) -> StepReport:
         changes=work.changes,
         skipped=tuple(work.skipped),
         layers=tuple(work.layers),
+        tables=tuple(work.tables),
+        smoothed_values=tuple(work.smoothed),
         resolved_options=work.resolved,
         seconds=time.perf_counter() - work.start,
     )

@@ -1,4 +1,4 @@
-"""Options of weight-only quantization."""
+"""Options and report of weight-only quantization."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from msgspec import Meta
 
 from onnxlite.options import Limit
 from onnxlite.packing import Bits, weight_type
-from onnxlite.records import StepReport
+from onnxlite.records import Changes, LayerRow, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
 
 #: Method that finds scales, zero points and codes.
 WeightMethod: TypeAlias = Literal["auto", "rtn", "hqq", "gptq"]
+#: Method that found the codes of a weight.
+FoundBy: TypeAlias = Literal["rtn", "hqq", "gptq"]
 #: Use of packed weights: decode them at load, or let kernels read them.
 WeightMode: TypeAlias = Literal["storage", "compute"]
 #: Width of the first and the last layer.
@@ -27,9 +29,58 @@ _BLOCK_SIZE, _FINE_LEVELS = 32, 64
 _COARSE_LEVELS = 3
 
 
+class PackedWeight(LayerRow, frozen=True, kw_only=True):
+    """A weight that is stored in few bits.
+
+    Attributes:
+        weight: name of its initializer.
+        shape: its shape.
+        bits: name of its type: `"8"` to `"2"`, `"ternary"` or `"binary"`.
+        block: number of weights per scale; 0 for one scale per channel.
+        method: the method that found the codes.
+        bytes_before: bytes of the float weight.
+        bytes: bytes of codes, scales and zero points.
+        weight_sqnr_db: SQNR of the decoded weight in dB; None without noise or signal.
+        error_nearest: output error of round-to-nearest over the variance of the float output;
+            None without samples.
+        error: the same of the codes that were written.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    bits: str
+    block: int
+    method: FoundBy
+    bytes_before: int
+    bytes: int
+    weight_sqnr_db: float | None
+    error_nearest: float | None = None
+    error: float | None = None
+
+
+class QuantizeWeightsChanges(Changes, frozen=True, kw_only=True):
+    """What `quantize_weights` counts.
+
+    Attributes:
+        weights_packed: weights stored in few bits.
+        initializers_to_float16: other initializers that are stored as float16.
+    """
+
+    weights_packed: int = 0
+    initializers_to_float16: int = 0
+
+
+class QuantizeWeightsReport(StepReport, frozen=True, kw_only=True):
+    """Report of `quantize_weights`; for the other fields see `StepReport`."""
+
+    changes: QuantizeWeightsChanges = QuantizeWeightsChanges()
+    layers: tuple[PackedWeight, ...] = ()
+
+
 class QuantizeWeights(Step, frozen=True, kw_only=True):
     """Store weights in few bits; see `onnxlite.quantize_weights`."""
 
+    report: ClassVar[type[StepReport]] = QuantizeWeightsReport
     renamed: ClassVar[dict[str, str]] = {"ends": "first_last_bits", "size": "max_size"}
 
     bits: Annotated[
@@ -125,7 +176,7 @@ class QuantizeWeights(Step, frozen=True, kw_only=True):
 
     def apply(
         self, model: ir.Model, samples: SamplesLike | None, context: StepContext
-    ) -> tuple[ir.Model, StepReport]:
+    ) -> tuple[ir.Model, QuantizeWeightsReport]:
         """Pack the weights of `model`; fit them to the samples, if given."""
         from onnxlite.quantize.weight_only.step import quantize_weights_ir
 

@@ -16,7 +16,7 @@ from onnxlite.quantize.weight_only.decode_graph import PackedTensor, node_bytes,
 from onnxlite.quantize.weight_only.fit import FittedWeight
 from onnxlite.quantize.weight_only.hqq import hqq_levels
 from onnxlite.quantize.weight_only.kernels import kernel_block, why_not_packed
-from onnxlite.quantize.weight_only.options import QuantizeWeights
+from onnxlite.quantize.weight_only.options import FoundBy, PackedWeight, QuantizeWeights
 from onnxlite.quantize.weight_only.selection import Weight
 from onnxlite.quantize.weight_only.streaming import (
     TensorCoding,
@@ -25,7 +25,7 @@ from onnxlite.quantize.weight_only.streaming import (
     is_mapped,
     weight_error,
 )
-from onnxlite.records import Cell, LayerRow, Reason
+from onnxlite.records import Reason
 
 #: Default block size of weights that kernels read.
 _KERNEL_BLOCK = 32
@@ -53,7 +53,7 @@ class WeightPlan:
     blocks: Blocks
     coded: TensorCoding
     tensor: ir.TensorProtocol
-    method: str
+    method: FoundBy
     by_kernel: bool
     threads: int | None = None
     errors: tuple[float, float] | None = None
@@ -99,21 +99,23 @@ class WeightPlan:
             errors=(fitted.error_nearest, fitted.error),
         )
 
-    def row(self) -> LayerRow:
+    def row(self) -> PackedWeight:
         """Return the row of the report."""
-        values: dict[str, Cell] = {
-            "weight": self.weight.value.name,
-            "shape": "x".join(map(str, self.weight.shape)),
-            "bits": self.kind.name,
-            "block": self.blocks.size,
-            "method": self.method,
-            "bytes_before": self.weight.tensor.nbytes,
-            "bytes": self.nbytes,
-            "weight_sqnr_db": self.coded.sqnr_db,
-        }
-        if self.errors is not None:
-            values |= {"error_nearest": self.errors[0], "error": self.errors[1]}
-        return LayerRow(self.weight.node.name or "", self.weight.node.op_type, values)
+        error_nearest, error = self.errors or (None, None)
+        return PackedWeight(
+            name=self.weight.node.name or "",
+            op_type=self.weight.node.op_type,
+            weight=self.name,
+            shape=tuple(self.weight.shape),
+            bits=self.kind.name,
+            block=self.blocks.size,
+            method=self.method,
+            bytes_before=self.weight.tensor.nbytes,
+            bytes=self.nbytes,
+            weight_sqnr_db=self.coded.sqnr_db,
+            error_nearest=error_nearest,
+            error=error,
+        )
 
 
 def plan_weight(
@@ -139,7 +141,7 @@ def plan_weight(
     coded = code_tensor(weight.tensor, blocks, kind, _finder(kind, blocks, options), threads)
     if isinstance(coded, Reason):
         return coded
-    method = "hqq" if options.method == "hqq" else "rtn"
+    method: FoundBy = "hqq" if options.method == "hqq" else "rtn"
     plan = WeightPlan(weight, kind, blocks, coded, weight.tensor, method, by_kernel, threads)
     if plan.file_bytes >= weight.tensor.nbytes:
         return Reason(

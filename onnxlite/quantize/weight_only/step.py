@@ -41,7 +41,11 @@ from onnxlite.quantize.weight_only.kernels import (
     to_kernel_layout,
     why_not_packed,
 )
-from onnxlite.quantize.weight_only.options import QuantizeWeights
+from onnxlite.quantize.weight_only.options import (
+    QuantizeWeights,
+    QuantizeWeightsChanges,
+    QuantizeWeightsReport,
+)
 from onnxlite.quantize.weight_only.plan import WeightPlan, plan_weight
 from onnxlite.quantize.weight_only.selection import STEP, Weight, select
 from onnxlite.quantize.weight_only.verify import (
@@ -51,7 +55,7 @@ from onnxlite.quantize.weight_only.verify import (
     check_model,
     reference_outputs,
 )
-from onnxlite.records import Skipped, StepReport
+from onnxlite.records import Skipped
 from onnxlite.samples import Feed, SamplesLike
 from onnxlite.step import StepContext, StepState
 
@@ -99,7 +103,7 @@ def quantize_weights_ir(
     samples: SamplesLike | None,
     options: QuantizeWeights,
     context: StepContext,
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, QuantizeWeightsReport]:
     """Quantize the weights of a copy; see `onnxlite.quantize_weights`."""
     work = _Quantization.begin(model, samples, options, context)
     return work.run((_prepare, _select, _plan, _fit, _write, _verify), _report)
@@ -268,21 +272,22 @@ def _choose_accuracy(work: _Quantization, measure: Callable[[], float] | None) -
         set_accuracy_level(work.model, EXACT)
 
 
-def _report(work: _Quantization) -> StepReport:
+def _report(work: _Quantization) -> QuantizeWeightsReport:
     rows = [plan.row() for plan in work.plans]
     bits = ", ".join(sorted({plan.kind.name for plan in work.plans}))
     quality = ""
     if work.sqnr_db is not None:
         noise = "exact" if work.sqnr_db == math.inf else f"{work.sqnr_db:.1f} dB"
         quality = f"; {noise} at the worst output on the first samples"
-    return StepReport(
-        step=STEP,
+    return QuantizeWeightsReport(
         changed=True,
         summary=(
             f"{len(rows)} weights packed to {bits} bits; {size_bytes(work.source):,} -> "
             f"{size_bytes(work.model):,} bytes of tensors{quality}"
         ),
-        changes={"weights-packed": len(rows), "initializers-to-float16": work.float16_initializers},
+        changes=QuantizeWeightsChanges(
+            weights_packed=len(rows), initializers_to_float16=work.float16_initializers
+        ),
         skipped=tuple(work.skipped),
         layers=tuple(rows),
         seconds=time.perf_counter() - work.start,

@@ -9,12 +9,12 @@ import onnx_ir as ir
 import pytest
 
 from models import data as fashion
+from onnxlite import QuantizeStaticReport
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.accuracy import gptq as compensation
 from onnxlite.quantize.core import targets as target_table
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.conftest import FASHION
 from tests.odd_models import parse
@@ -33,7 +33,9 @@ def correlated(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return (0.4 * own + common).astype(np.float32)
 
 
-def quantized(text: str, data: np.ndarray, **options: object) -> tuple[ir.Model, StepReport]:
+def quantized(
+    text: str, data: np.ndarray, **options: object
+) -> tuple[ir.Model, QuantizeStaticReport]:
     result, report = quantize_static(load(parse(text)), data, **options)
     assert isinstance(result, ir.Model)
     return result, report
@@ -71,16 +73,14 @@ def test_a_real_network_gets_better_and_the_report_says_by_how_much():
     want = Session(load(net)).run({"image": fresh})
     db = {}
     for rounding in ("nearest", "compensated"):
-        reports: list[StepReport] = []
+        reports: list[QuantizeStaticReport] = []
         model, report = quantize_static(net, seen, rounding=rounding, observer="minmax")
         reports.append(report)
         got = Session(model).run({"image": fresh})
         wrong = sum(float(((want[name] - got[name]) ** 2).sum()) for name in want)
         db[rounding] = -10 * np.log10(wrong / sum(float((y**2).sum()) for y in want.values()))
     assert db["compensated"] > db["nearest"] + 1.5
-    rows = [row.values for row in reports[0].layers if "error" in row.values]
-    assert len(rows) == len(reports[0].layers)
-    assert all(row["error"] <= row["error_nearest"] for row in rows)
+    assert all(row.error <= row.error_nearest for row in reports[0].layers)
 
 
 def weights_of(model: ir.Model) -> list[np.ndarray]:
@@ -95,7 +95,7 @@ def test_pairs_stay_bounded_where_kernels_saturate(monkeypatch):
     assert row.avoid_saturation
     data = correlated((64, 3, 8, 8), 0)
     model, report = quantized(NET, data, target="cpu-avx2")
-    assert any("error" in layer.values for layer in report.layers)
+    assert any(layer.error is not None for layer in report.layers)
     for weight in weights_of(model):
         if weight.ndim != 4:
             continue
@@ -128,7 +128,7 @@ def test_the_nearest_integers_are_kept_where_fitting_makes_it_worse(monkeypatch)
     assert "held out" in reasons[0]
     for kept, nearest in zip(weights_of(model), weights_of(near), strict=True):
         assert np.array_equal(kept, nearest)
-    assert all("error" not in layer.values for layer in report.layers)
+    assert all(layer.error is None for layer in report.layers)
 
 
 def test_one_sample_is_enough_to_run():

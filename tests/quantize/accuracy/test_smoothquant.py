@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxlite import quantize_dynamic
+from onnxlite import QuantizeStaticReport, quantize_dynamic
 from onnxlite.calibrate.row_samples import collect_row_samples
 from onnxlite.errors import SamplesError
 from onnxlite.fidelity import worst_sqnr_db
@@ -16,7 +16,8 @@ from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import QuantizeStatic, quantize_static
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
-from onnxlite.records import LayerRow, StepReport, no_progress
+from onnxlite.quantize.core.options import SmoothedValue
+from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
@@ -58,7 +59,7 @@ def samples(model: ir.Model, n: int = 32, channels: float = 1.0) -> Samples:
 
 def smoothed(
     model: ir.Model, feeds: Samples, *, integers_before: bool = False, **options: object
-) -> tuple[ir.Model, list[LayerRow]]:
+) -> tuple[ir.Model, list[SmoothedValue]]:
     result = clone(model)
     rows = apply_smoothquant(
         result,
@@ -79,8 +80,8 @@ def test_division_goes_into_the_normalisation() -> None:
     feeds = samples(model)
     result, rows = smoothed(model, feeds)
     assert operators(result) == operators(model)
-    assert rows[0].values["own_node"] is False
-    assert rows[0].values["less_noise_db"] > 6
+    assert rows[0].own_node is False
+    assert rows[0].less_noise_db > 6
     assert worst_sqnr_db(model, result, feeds) > 100
     gain = next(n for n in result.graph if n.op_type == "LayerNormalization").inputs[1]
     before = np.abs(model.graph.initializers["gain"].const_value.numpy())
@@ -92,7 +93,7 @@ def test_a_value_that_others_read_gets_a_node() -> None:
     model = outliers(RESIDUAL)
     feeds = samples(model)
     result, rows = smoothed(model, feeds)
-    assert rows[0].values["own_node"] is True
+    assert rows[0].own_node is True
     assert operators(result).count("Mul") == 1
     assert worst_sqnr_db(model, result, feeds) > 100
 
@@ -163,7 +164,7 @@ def test_quantization_gains_from_it(way: str) -> None:
     evaluation = {"x": np.random.default_rng(9).standard_normal((64, 5, 32)).astype(np.float32)}
     found: dict[bool, float] = {}
     for wanted in (True, False):
-        reports: list[StepReport] = []
+        reports: list[QuantizeStaticReport] = []
         how: object = "auto" if wanted else False
         if way == "static":
             result, report = quantize_static(
@@ -180,7 +181,7 @@ def test_quantization_gains_from_it(way: str) -> None:
                 model, samples=samples(model), kernel="integer", smooth=how
             )
             reports.append(report)
-        assert reports[0].changes["values-smoothed"] == int(wanted)
+        assert reports[0].changes.values_smoothed == int(wanted)
         want, got = (Session(m).run(evaluation)["y"] for m in (model, result))
         # Rows count alike here: outliers of the sum itself would hide what was gained.
         error = ((want - got) ** 2) / (want**2).mean(axis=(0, 1))

@@ -7,11 +7,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import QuantizeStaticReport
 from onnxlite.errors import OptionError
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -32,7 +32,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 def quantized(
     *patterns: str, target: str = "generic", opset: int = 17
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, QuantizeStaticReport]:
     model, report = quantize_static(
         parse(NET % opset),
         images(16),

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from models import data as fashion
+from onnxlite import QuantizeStaticReport
 from onnxlite import machine as machines
 from onnxlite.errors import OptionError
 from onnxlite.graph import const_array
@@ -20,7 +21,6 @@ from onnxlite.model import load, to_bytes
 from onnxlite.quantize import TARGETS, quantize_static
 from onnxlite.quantize.core import targets as rows
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -43,7 +43,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 
 @cache
-def quantized(name: str) -> tuple[ir.Model, StepReport]:
+def quantized(name: str) -> tuple[ir.Model, QuantizeStaticReport]:
     proto = parse(NET)
     result, report = quantize_static(proto, images(16), target=name, rounding="nearest")
     onnx.checker.check_model(result, full_check=True)
@@ -132,7 +132,7 @@ def test_symmetric_zero_points_are_zero_and_relu_stays() -> None:
     # Nothing between the convolution and the Relu that TensorRT fuses into it.
     assert relu.inputs[0].producer().op_type == "Conv"
     assert [use.node.op_type for use in relu.outputs[0].uses()] == ["QuantizeLinear"]
-    assert report.changes["activations-absorbed"] == 0
+    assert report.changes.activations_absorbed == 0
 
 
 def test_refused_operators_stay_float() -> None:
@@ -152,7 +152,7 @@ def test_int8_on_arm_is_symmetric_but_uses_the_type_in_full_for_one_sign() -> No
     assert zeros["z"] == 0
     assert zeros["t"] == -128  # the Relu is absorbed
     assert zeros["i"] == -128  # a Sigmoid
-    assert report.changes["activations-absorbed"] == 1
+    assert report.changes.activations_absorbed == 1
     assert not any(node.op_type == "Relu" for node in model.graph)
 
 

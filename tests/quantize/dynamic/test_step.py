@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxlite import quantize_dynamic
+from onnxlite import QuantizeDynamicReport, quantize_dynamic
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import Cache
 from onnxlite.errors import OptionError
@@ -22,14 +22,15 @@ from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import BLOCKS, INTEGER
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
 
-def quantized(text: str, data: object = None, **options: object) -> tuple[ir.Model, StepReport]:
+def quantized(
+    text: str, data: object = None, **options: object
+) -> tuple[ir.Model, QuantizeDynamicReport]:
     proto = parse(text)
     before = proto.SerializeToString()
     result, report = quantize_dynamic(proto, samples=data, **options)
@@ -85,8 +86,8 @@ def test_integer_kernel_computes_the_product(kind: str) -> None:
         ir.DataType.INT8
     ]
     assert sqnr_db(text, model, feed_of(text)) > 33
-    assert report.layers[0].values["kernel"] == "integer"
-    assert report.layers[0].values["weight_sqnr_db"] > 38
+    assert report.layers[0].kernel == "integer"
+    assert report.layers[0].weight_sqnr_db > 38
 
 
 @pytest.mark.parametrize("kind", ["right", "Gemm", "Gemm with a computed bias", "odd sizes"])
@@ -95,7 +96,7 @@ def test_blocks_kernel_computes_the_product(kind: str) -> None:
     model, report = quantized(text, kernel="blocks")
     assert Counter(node.op_type for node in model.graph)["MatMulNBits"] == 1
     assert sqnr_db(text, model, feed_of(text)) > 33
-    assert report.layers[0].values["kernel"] == "blocks"
+    assert report.layers[0].kernel == "blocks"
 
 
 @pytest.mark.parametrize("kind", ["left", "vector", "a weight per head"])
@@ -123,7 +124,7 @@ def test_layers_that_read_one_value_share_its_integers_and_fuse(tmp_path: Path) 
         {{ a = MatMul(x, q) c = Add(a, b) d = MatMul(x, k) e = MatMul(x, v)
            s = Add(c, d) y = Add(s, e) }}"""
     model, report = quantized(text, kernel="integer")
-    assert report.changes["layers-quantized"] == 3
+    assert report.changes.layers_quantized == 3
     ran = executed(model, tmp_path)
     assert ran["DynamicQuantizeLinear"] == 1
     assert ran["MatMulIntegerToFloat"] == 3
@@ -150,7 +151,7 @@ def test_lstm_of_two_directions() -> None:
     model, report = quantized(LSTM, [feed], kernel="integer")
     assert [node.op_type for node in model.graph] == ["DynamicQuantizeLSTM"]
     assert sqnr_db(LSTM, model, feed) > 30
-    assert report.layers[0].values["kernel"] == "lstm"
+    assert report.layers[0].kernel == "lstm"
 
 
 def test_lstm_without_optional_values() -> None:
@@ -176,7 +177,7 @@ BRANCHES = f"""{HEAD} g (bool flag, float[n,32] x) => (float[n,32] y) <float[32,
 
 def test_bodies_of_if_are_quantized() -> None:
     model, report = quantized(BRANCHES, kernel="integer")
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     assert not any(node.op_type == "MatMul" for node in iter_nodes(model))
     for flag in (True, False):
         assert sqnr_db(BRANCHES, model, {"flag": np.array(flag), "x": rows(3, 32)}) > 30
@@ -188,7 +189,7 @@ def test_body_of_a_loop_is_quantized() -> None:
         {{ y = Loop(trips, go, x) <body = step (int64 i, bool c, float[2,32] s)
             => (bool d, float[2,32] t) {{ d = Identity(c) m = MatMul(s, w) t = Tanh(m) }}> }}"""
     model, report = quantized(text, kernel="integer")
-    assert report.changes["layers-quantized"] == 1
+    assert report.changes.layers_quantized == 1
     assert sqnr_db(text, model, {"x": 0.1 * rows(2, 32)}) > 25
 
 
@@ -199,12 +200,12 @@ TABLE = f"""{HEAD} g (int64[n,s] ids) => (float[n,s,64] y) <float[500,64] table,
 def test_embeddings_have_a_scale_per_row() -> None:
     ids = np.random.default_rng(0).integers(0, 500, (3, 7))
     model, report = quantized(TABLE, {"ids": ids}, kernel="integer")
-    assert report.changes["layers-quantized"] == report.changes["tables-quantized"] == 1
+    assert report.changes.layers_quantized == report.changes.tables_quantized == 1
     assert sqnr_db(TABLE, model, {"ids": ids}) > 33
     floats = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
     assert max(v.const_value.size for v in floats) == 500
     model, report = quantized(TABLE, {"ids": ids}, kernel="integer", embeddings=False)
-    assert report.changes["tables-quantized"] == 0
+    assert report.changes.tables_quantized == 0
     assert sum(node.op_type == "Gather" for node in model.graph) == 1
 
 
@@ -213,7 +214,7 @@ def test_static_quantization_stores_tables_in_rows_too() -> None:
     model = load(parse(TABLE))
     for target, tables in (("cpu", 1), ("openvino", 0)):
         result, report = quantize_static(model, {"ids": ids}, rounding="nearest", target=target)
-        assert report.changes["tables-quantized"] == tables
+        assert report.changes.tables_quantized == tables
         assert sqnr_db(TABLE, result, {"ids": ids}) > 33
     result = quantize_static(model, {"ids": ids}, rounding="nearest", embeddings=False).model
     assert Counter(node.op_type for node in result.graph)["Gather"] == 1
@@ -221,7 +222,7 @@ def test_static_quantization_stores_tables_in_rows_too() -> None:
 
 def test_small_tables_stay_float() -> None:
     _, report = quantized(TABLE.replace("500,64", "50,64"), kernel="integer")
-    assert report.changes["tables-quantized"] == 0
+    assert report.changes.tables_quantized == 0
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_the_faster_kernel_is_taken(
     if kernel is None:
         assert "integer 1.20, blocks 0.99" in report.skipped[0].message
     else:
-        assert report.layers[0].values["kernel"] == kernel
+        assert report.layers[0].kernel == kernel
 
 
 def test_times_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +315,7 @@ def test_branches_without_samples_follow_their_twins(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(KernelTimes, "ratios", measured)
     _, report = quantized(BRANCHES)
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
 
 
 @settings(max_examples=25, deadline=None)

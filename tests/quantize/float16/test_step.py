@@ -15,7 +15,7 @@ from onnxlite import to_float16
 from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import disk_bytes, load
-from onnxlite.records import StepReport
+from onnxlite.quantize.float16.options import ToFloat16Changes, ToFloat16Report
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from tests.odd_models import parse
@@ -25,7 +25,7 @@ F16, F32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 def converted(
     model: str | onnx.ModelProto, samples: object = None, **options: object
-) -> tuple[ir.Model, StepReport]:
+) -> tuple[ir.Model, ToFloat16Report]:
     proto = parse(model) if isinstance(model, str) else model
     before = proto.SerializeToString()
     result, report = to_float16(proto, samples=samples, **options)
@@ -62,7 +62,7 @@ def test_every_weight_is_halved_and_the_interface_stays() -> None:
     assert (model.graph.inputs[0].dtype, model.graph.outputs[0].dtype) == (F32, F32)
     assert [v.name for v in model.graph.outputs] == ["y"]
     assert kinds(model)["Cast"] == 2
-    assert report.changes["nodes-converted"] == 5
+    assert report.changes.nodes_converted == 5
     assert "not faster" in report.summary
     assert sqnr_db(NET, model, {"x": normal(3, 4, 8, 8)}) > 60
 
@@ -80,7 +80,7 @@ def test_float16_inputs_and_outputs_on_request() -> None:
 
 def test_storage_casts_back_at_load_and_computes_in_float32(tmp_path: Path) -> None:
     model, report = converted(NET, mode="storage")
-    assert report.changes["nodes-converted"] == 0
+    assert report.changes.nodes_converted == 0
     path = tmp_path / "ran.onnx"
     Session(model, threads=1, optimization="basic", optimized_path=path)
     assert "Cast" not in {node.op_type for node in onnx.load(path).graph.node}
@@ -146,7 +146,7 @@ BRANCHES = """<ir_version: 8, opset_import: ["": 17]>
 
 def test_branches_convert_inside_and_keep_float32_at_their_borders() -> None:
     model, report = converted(BRANCHES)
-    assert report.changes["nodes-converted"] == 5
+    assert report.changes.nodes_converted == 5
     for flag in (True, False):
         feed = {"x": normal(2, 4), "flag": np.array(flag)}
         assert sqnr_db(BRANCHES, model, feed) > 50
@@ -161,7 +161,7 @@ def test_loop_and_scan_bodies() -> None:
           p, q = Scan(x, s) <num_scan_inputs = 1, body = c2 (float[4] a, float[4] e) =>
              (float[4] f, float[4] g2) { f = Add(a, e) g2 = Mul(f, w) }> }"""
     model, report = converted(text)
-    assert report.changes["nodes-converted"] == 4
+    assert report.changes.nodes_converted == 4
     assert sqnr_db(text, model, {"x": normal(4), "s": normal(5, 4)}) > 55
 
 
@@ -174,7 +174,7 @@ def test_functions_are_inlined() -> None:
     )
     proto.graph.initializer.append(onnx.numpy_helper.from_array(normal(4, 4), "w"))
     model, report = converted(proto)
-    assert report.changes["nodes-converted"] == 2
+    assert report.changes.nodes_converted == 2
     assert sqnr_db(proto, model, {"x": normal(3, 4)}) > 55
 
 
@@ -252,7 +252,7 @@ def test_sequences_unknown_operators_and_empty_tensors() -> None:
         { s = SplitToSequence<axis=1>(x) c = ConcatFromSequence<axis=1>(s) r = Relu(c)
           y = Concat<axis=1>(r, none, x) }"""
     model, report = converted(text)
-    assert report.changes["nodes-converted"] == 2
+    assert report.changes.nodes_converted == 2
     assert sqnr_db(text, model, {"x": normal(2, 4)}) > 60
 
 
@@ -269,11 +269,7 @@ def test_bfloat16_is_for_storage() -> None:
     text = NET.replace("float[8,5] v", "float[8,50] v").replace("float[n,5]", "float[n,50]")
     text = text.replace('"": 17', '"": 11')
     model, report = converted(text, dtype="bfloat16")
-    assert report.changes == {
-        "nodes-converted": 0,
-        "constants-converted": 2,
-        "casts-inserted": 2,
-    }
+    assert report.changes == ToFloat16Changes(constants_converted=2, casts_inserted=2)
     assert 40 < sqnr_db(text, model, {"x": normal(3, 4, 8, 8)}) < 60
     for wrong in ({"mode": "compute"}, {"io": "float16"}):
         with pytest.raises(OptionError, match="bfloat16"):

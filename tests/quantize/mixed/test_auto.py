@@ -9,12 +9,13 @@ from onnxlite import quantize_auto
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.model import load
+from onnxlite.quantize.core.options import QuantizeStaticReport
 from onnxlite.quantize.mixed import auto as choice
 from onnxlite.quantize.mixed.candidate_metrics import (
     CandidateMetrics,
     measure_candidate,
 )
-from onnxlite.records import StepReport
+from onnxlite.quantize.mixed.options import QuantizeAutoReport
 from tests.odd_models import parse
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
@@ -36,7 +37,7 @@ def chosen(
     static: CandidateMetrics,
     fitted: CandidateMetrics | None = None,
     **options: object,
-) -> tuple[str, StepReport, list[str]]:
+) -> tuple[str, QuantizeAutoReport, list[str]]:
     """What is taken where the candidates measure like this, and how static was rounded."""
     roundings: list[str] = []
 
@@ -86,7 +87,7 @@ def test_choice(
     kind, report, _ = chosen(monkeypatch, dynamic, static, rounding="nearest")
     assert kind == taken
     assert report.changed == (taken != "float")
-    assert [row.name for row in report.layers[:2]] == ["dynamic", "static"]
+    assert [row.way for row in report.candidates] == ["dynamic", "static"]
     steps = {"quantize-static", "quantize-dynamic"}
     assert {d.what for d in report.skipped} & steps == steps - {f"quantize-{taken}"}
 
@@ -109,7 +110,7 @@ def test_slow_rounding_is_for_the_fastest_only(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch, verdict(30, 0.5), verdict(15, 0.4), verdict(25, 0.4)
     )
     assert (kind, roundings) == ("static", ["nearest", "compensated"])
-    assert report.layers[1].values["sqnr_db"] == 25
+    assert report.candidates[1].sqnr_db == 25
 
 
 def test_one_way_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,7 @@ def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -
 
     def static(model, samples, _options, _context):  # type: ignore[no-untyped-def]
         seen["calibrated"] |= {row.tobytes() for feed in samples for row in feed["x"]}
-        return model, StepReport(step="quantize-static", changed=True, summary="")
+        return model, QuantizeStaticReport(changed=True, summary="")
 
     def judged(_a: object, _b: object, feeds, **_: object) -> CandidateMetrics:  # type: ignore[no-untyped-def]
         seen["judged"] |= {row.tobytes() for feed in feeds for row in feed["x"]}

@@ -15,10 +15,10 @@ from models import data
 from onnxlite.errors import OptionError
 from onnxlite.evaluate import compare
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.core.options import QuantizeStaticReport
 from onnxlite.quantize.mixed.mixed_precision import _fewest, _Trial, noise_fractions
 from onnxlite.quantize.mixed.sensitivity import LayerNoise
 from onnxlite.recipe import QuantizeStatic, Recipe, run
-from onnxlite.records import StepReport
 from tests.odd_models import parse
 
 #: Layers of one kind; `spread` makes one channel 300 times larger, `gather` undoes it.
@@ -29,7 +29,7 @@ NET = """<ir_version: 8, opset_import: ["": 17]>
       d = Conv<group=4>(c, s) e = Conv<pads=[1,1,1,1]>(d, v) f = Relu(e)
       y = Conv<pads=[1,1,1,1]>(f, z) }"""
 NAMES = ("first", "relu", "second", "spread", "gather", "relu2", "last")
-NOTHING = StepReport(step="", changed=True, summary="")
+NOTHING = QuantizeStaticReport(changed=True, summary="")
 SCALE = np.array([300, 1, 1, 1], np.float32).reshape(4, 1, 1, 1)
 
 
@@ -45,7 +45,9 @@ def uneven() -> tuple[onnx.ModelProto, np.ndarray]:
     return proto, images
 
 
-def quantized(min_sqnr_db: float | None, **options: object) -> tuple[onnx.ModelProto, StepReport]:
+def quantized(
+    min_sqnr_db: float | None, **options: object
+) -> tuple[onnx.ModelProto, QuantizeStaticReport]:
     proto, images = uneven()
     before = proto.SerializeToString()
     result, report = quantize_static(
@@ -77,7 +79,7 @@ def test_only_what_breaks_it_stays_float() -> None:
     kept = [row for row in report.skipped if "for the SQNR" in row.message]
     assert 1 <= len(kept) <= 2
     assert {row.node for row in kept} <= {"spread", "gather"}
-    assert report.changes["layers-kept-for-sqnr"] == len(kept)
+    assert report.changes.layers_kept_for_sqnr == len(kept)
     assert len(report.layers) == 5 - len(kept)
     assert not [row for row in report.skipped if row.code == "excluded-by-name"]
     assert f"{len(kept)} layers kept float" in report.summary
@@ -85,7 +87,7 @@ def test_only_what_breaks_it_stays_float() -> None:
 
 def test_where_it_is_reached_already_nothing_is_kept() -> None:
     _, report = quantized(-10.0)
-    assert report.changes["layers-kept-for-sqnr"] == 0
+    assert report.changes.layers_kept_for_sqnr == 0
     assert len(report.layers) == 5
     assert "held out" in report.summary
     assert not [row for row in report.skipped if "SQNR" in row.message]
@@ -140,7 +142,7 @@ def test_a_name_may_hold_the_characters_of_patterns() -> None:
         placement="everything",
         threads=1,
     ).report
-    assert report.changes["layers-kept-for-sqnr"] >= 1
+    assert report.changes.layers_kept_for_sqnr >= 1
     assert len(report.layers) >= 3
 
 
@@ -159,7 +161,7 @@ def test_recipe_passes_it_on() -> None:
     proto, images = uneven()
     step = QuantizeStatic(min_sqnr_db=20.0, rounding="nearest", placement="everything")
     outcome = run(proto, Recipe((step,)), samples=images, benchmark=False)
-    assert "layers-kept-for-sqnr" in outcome.report.steps[0].changes
+    assert outcome.report.steps[0].hold_out is not None
     assert Recipe((step,)).to_toml().count("min_sqnr_db = 20.0") == 1
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnxlite import QuantizeStaticReport
 from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.model import load, to_proto
 from onnxlite.quantize import quantize_static
@@ -19,7 +20,7 @@ from onnxlite.quantize.core.qtypes import UINT8
 from onnxlite.quantize.placement import search as module
 from onnxlite.quantize.placement.costs import conversion_costs
 from onnxlite.quantize.placement.partition import Conversion, Costs
-from onnxlite.records import StepReport, no_progress
+from onnxlite.records import no_progress
 from onnxlite.runtime import Session
 from onnxlite.timing import InterleavedTimer, time_ratios, use_timer
 from tests.fake_timer import FakeTimer
@@ -46,12 +47,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         yield tmp_path / "cache"
 
 
-def quantized(model: object, data: object = DATA, **options: object) -> tuple[ir.Model, StepReport]:
+def quantized(
+    model: object, data: object = DATA, **options: object
+) -> tuple[ir.Model, QuantizeStaticReport]:
     result, report = quantize_static(load(model), data, **options)
     return result, report
 
 
-def timed_reasons(report: StepReport) -> list[str]:
+def timed_reasons(report: QuantizeStaticReport) -> list[str]:
     """Why layers stay float that could run on integers."""
     return [d.message for d in report.skipped if d.message.startswith("measured")]
 
@@ -101,7 +104,7 @@ def test_a_layer_that_is_faster_in_float_stays_float(monkeypatch: pytest.MonkeyP
     timed = pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.6, 2: 0.5}, 8: {3: 0.6, 2: 0.5}})
     model, report = quantized(parse(NET))
     assert timed == [1, 8]
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     assert timed_reasons(report) == ["measured 2 us in float and 10 us on integers"]
     assert "0.50 on 1 sample and 0.50 on 8 samples" in report.summary
     first = next(node for node in model.graph if node.op_type == "Conv")
@@ -111,7 +114,7 @@ def test_a_layer_that_is_faster_in_float_stays_float(monkeypatch: pytest.MonkeyP
 def test_whole_models_decide_where_the_sum_of_nodes_errs(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.5, 2: 0.6}, 8: {3: 0.5, 2: 0.6}})
     _, report = quantized(parse(NET))
-    assert report.changes["layers-quantized"] == 3
+    assert report.changes.layers_quantized == 3
 
 
 @pytest.mark.parametrize("slow", [1, 8])
@@ -122,7 +125,7 @@ def test_a_loss_at_either_batch_size_rules_a_placement_out(
     ratios[slow][2] = 1.1
     pretend(monkeypatch, [2.0, 30.0, 30.0], ratios)
     _, report = quantized(parse(NET))
-    assert report.changes["layers-quantized"] == 3
+    assert report.changes.layers_quantized == 3
 
 
 @pytest.mark.parametrize(("noises", "layers"), [([20.0, 30.0], 2), ([30.0, 20.0], 3)])
@@ -132,7 +135,7 @@ def test_between_equally_fast_placements_noise_decides(
     pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.5, 2: 0.5}, 8: {3: 0.5, 2: 0.505}})
     monkeypatch.setattr(module.Reference, "sqnr_db", lambda *_: noises.pop(0))
     _, report = quantized(parse(NET), observer="minmax", rounding="nearest")
-    assert report.changes["layers-quantized"] == layers
+    assert report.changes.layers_quantized == layers
 
 
 def test_where_nothing_pays_the_float_model_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +157,7 @@ def test_islands_that_cost_more_than_they_gain_are_dissolved(
     timed = {4: 0.9, 2: 0.85, 1: 0.8}
     pretend(monkeypatch, [30.0, 2.0, 10.5, 2.0], {1: timed, 8: timed})
     _, report = quantized(parse(text))
-    assert report.changes["layers-quantized"] == 1
+    assert report.changes.layers_quantized == 1
     reasons = timed_reasons(report)
     assert ["conversions around it" in reason for reason in reasons] == [False, True, False]
 
@@ -195,9 +198,9 @@ def test_what_was_decided_on_a_busy_machine_is_decided_again_on_an_idle_one(
 def test_other_targets_are_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.6, 2: 0.5}, 8: {3: 0.6, 2: 0.5}})
     _, report = quantized(parse(NET), target="generic")
-    assert report.changes["layers-quantized"] == 3
+    assert report.changes.layers_quantized == 3
     _, report = quantized(parse(NET), placement="everything")
-    assert report.changes["layers-quantized"] == 3
+    assert report.changes.layers_quantized == 3
     assert not timed
 
 
@@ -205,7 +208,7 @@ def test_a_large_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = pretend(monkeypatch, [2.0, 30.0, 30.0], {1: {3: 0.6, 2: 0.5}, 8: {3: 0.6, 2: 0.5}})
     monkeypatch.setattr(module, "_MAX_BYTES", 1000)
     _, report = quantized(parse(NET))
-    assert report.changes["layers-quantized"] == 3
+    assert report.changes.layers_quantized == 3
     assert "not timed" in report.summary
     assert not timed
 

@@ -9,17 +9,19 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import QuantizeStaticReport
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import load, mapped_files
 from onnxlite.quantize import quantize_static
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from tests.odd_models import feeds, odd, parse
 
 
-def quantized(model: object, samples: object, **options: object) -> tuple[ir.Model, StepReport]:
+def quantized(
+    model: object, samples: object, **options: object
+) -> tuple[ir.Model, QuantizeStaticReport]:
     options = {"rounding": "nearest", **options}
     result, report = quantize_static(model, samples, **options)
     return load(result), report
@@ -94,8 +96,8 @@ def test_old_operator_sets_are_upgraded(opset: int) -> None:
     data = noise(6, 4, 8, 8)
     model, report = quantized(proto, data)
     assert model.opset_imports[""] >= 13
-    assert report.changes["layers-quantized"] == 2
-    assert report.changes["activations-absorbed"] == 1
+    assert report.changes.layers_quantized == 2
+    assert report.changes.activations_absorbed == 1
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert sqnr_db(proto, model, {"x": data}) > 28
 
@@ -112,7 +114,7 @@ def test_dynamic_shapes_stay_dynamic(form: str, target: str) -> None:
         {{ t = Conv<pads=[1,1,1,1]>(x, k, b) r = Relu(t) y = Conv(r, v, c) }}""")
     samples = [{"x": noise(2, 4, 8, 8)}, {"x": noise(1, 4, 5, 9)}]
     model, report = quantized(proto, samples, target=target)
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     for shape in ((1, 4, 7, 3), (3, 4, 12, 12)):
         assert sqnr_db(proto, model, {"x": noise(*shape)}) > 25
     assert ir.to_proto(model).graph.input[0] == proto.graph.input[0]
@@ -127,7 +129,7 @@ def test_a_weight_that_two_layers_share_is_stored_once() -> None:
         { t = Gemm(x, w, b) r = Relu(t) y = Gemm(r, w, b) }""")
     data = noise(16, 8)
     model, report = quantized(proto, data)
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     stored = [v for v in model.graph.initializers.values() if v.const_value.size == 64]
     assert [v.dtype for v in stored] == [ir.DataType.INT8]
     assert sqnr_db(proto, model, {"x": data}) > 28
@@ -163,7 +165,7 @@ def test_layers_in_bodies_are_skipped(name: str) -> None:
     assert all("body of a control-flow node" in d.message for d in report.skipped)
 
 
-def stays_float(report: StepReport) -> list[str]:
+def stays_float(report: QuantizeStaticReport) -> list[str]:
     """The operators of the layers that were not placed on integers."""
     return [operator(d.node) for d in report.skipped if d.what == "quantize"]
 
@@ -178,7 +180,7 @@ def test_layers_around_an_if_are_quantized_and_its_bodies_stay() -> None:
     # The samples take one branch only: what fits them closely does not fit the other.
     data = {"x": noise(16, 8), "flag": np.array(True)}
     model, report = quantized(proto, data, observer="minmax", smooth=False)
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     assert [operator(d.node) for d in report.skipped if d.what == "quantize"] == [
         "MatMul",
         "MatMul",
@@ -205,7 +207,7 @@ def test_layers_around_a_recurrent_one_are_quantized() -> None:
           y = MatMul(s, v) }""")
     data = noise(5, 2, 8)
     model, report = quantized(proto, [{"x": data}])
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     assert "LSTM" in {node.op_type for node in iter_nodes(model)}
     assert sqnr_db(proto, model, {"x": data}) > 25
 
@@ -215,7 +217,7 @@ def test_a_transposed_convolution_is_skipped_by_name() -> None:
         g (float[n,4,4,4] x) => (float[n,4,8,8] y) <float[4,4,1,1] w, float[4,4,2,2] v>
         { t = Conv(x, w) y = ConvTranspose<strides=[2,2]>(t, v) }""")
     _, report = quantized(proto, noise(4, 4, 4, 4))
-    assert report.changes["layers-quantized"] == 1
+    assert report.changes.layers_quantized == 1
     assert [operator(d.node) for d in report.skipped if d.what == "quantize"] == ["ConvTranspose"]
 
 
@@ -281,7 +283,7 @@ def test_float32_layers_of_a_mixed_model_are_quantized() -> None:
         g (float[n,4] x) => (float[n,4] y) <float[4,4] w, float16[4,4] v>
         { t = MatMul(x, w) h = Cast<to=10>(t) u = MatMul(h, v) y = Cast<to=1>(u) }""")
     _, report = quantized(proto, noise(16, 4))
-    assert report.changes["layers-quantized"] == 1
+    assert report.changes.layers_quantized == 1
     assert "FLOAT16" in report.skipped[0].message
 
 
@@ -301,7 +303,7 @@ def test_external_data_is_read_and_the_files_stay(
     files = {path: path.read_bytes() for path in external_model.parent.iterdir()}
     data = noise(16, 32)
     model, report = quantized(external_model, data, form=form)
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     assert not any(file.suffix == ".data" for file in mapped_files(model))
     assert sqnr_db(external_model, model, {"x": data}) > 28
     target = tmp_path / "small" / "small.onnx"

@@ -69,7 +69,7 @@ def test_as_a_step(net, images):
     recipe = onnxlite.Recipe((onnxlite.QuantizeStatic(weight_bits=4, placement="everything"),))
     assert onnxlite.Recipe.from_toml(recipe.to_toml()) == recipe
     outcome = onnxlite.run(net, recipe, samples=images, benchmark=False)
-    assert outcome.report.steps[0].changes["weights-packed"] == 2
+    assert outcome.report.steps[0].changes.weights_packed == 2
 
 
 def test_other_widths_are_refused(net, images):

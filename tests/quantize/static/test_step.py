@@ -11,18 +11,18 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxlite import QuantizeStaticReport
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.graph import const_array
 from onnxlite.model import load, to_proto
 from onnxlite.quantize import QuantizeStatic, quantize_static
 from onnxlite.quantize.static.step import quantize_static_ir
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.step import StepContext
 from tests.odd_models import parse
 
 
-def quantized(text: str, data: object, **options: object) -> tuple[ir.Model, StepReport]:
+def quantized(text: str, data: object, **options: object) -> tuple[ir.Model, QuantizeStaticReport]:
     proto = parse(text)
     before = proto.SerializeToString()
     result, report = quantize_static(proto, data, **options)
@@ -65,7 +65,7 @@ def test_activation_is_absorbed_and_convolutions_fuse(activation: str, tmp_path:
     text = CONV % activation
     model, report = quantized(text, images(12, 4, 8, 8))
     kinds = Counter(node.op_type for node in model.graph)
-    assert report.changes["activations-absorbed"] == 1
+    assert report.changes.activations_absorbed == 1
     assert not {"Relu", "Clip"} & set(kinds)
     ran = executed(model, tmp_path)
     assert ran["QLinearConv"] == 2
@@ -138,7 +138,7 @@ def test_mean_over_space_runs_on_integers(opset: int, keepdims: int, tmp_path: P
           p = ReduceMean<{attributes}keepdims={keepdims}>{axes} f = Reshape(p, s)
           y = Gemm(f, m, d) }}"""
     model, report = quantized(text, images(12, 4, 8, 8))
-    assert report.changes["means-pooled"] == 1
+    assert report.changes.means_pooled == 1
     assert executed(model, tmp_path)["QLinearGlobalAveragePool"] == 1
     assert sqnr_db(text, model, {"x": images(4, 4, 8, 8)}) > 28
 
@@ -257,7 +257,7 @@ def test_a_first_layer_with_one_channel_is_quantized() -> None:
         <float[4,1,3,3] w, float[4] b, float[4,4,1,1] v, float[4] c>
         { t = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(t) y = Conv(r, v, c) }"""
     model, report = quantized(text, images(8, 1, 8, 8))
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     assert not report.skipped
     assert sqnr_db(text, model, {"x": images(4, 1, 8, 8)}) > 30
 
@@ -267,7 +267,7 @@ def test_product_of_two_activations_stays_float_and_is_reported() -> None:
         g (float[n,4,4] x) => (float[n,4,4] y) <float[4,4] w>
         { t = MatMul(x, w) y = MatMul(t, t) }"""
     _, report = quantized(text, images(8, 4, 4))
-    assert report.changes["layers-quantized"] == 1
+    assert report.changes.layers_quantized == 1
     assert "computed at run time" in report.skipped[0].message
 
 
@@ -278,7 +278,7 @@ def test_old_opsets_are_upgraded(opset: int) -> None:
         {{ t = Conv<pads=[1,1,1,1]>(x, w, b) y = Relu(t) }}"""
     model, report = quantized(text, images(6, 4, 8, 8))
     assert model.opset_imports[""] >= 13
-    assert report.changes["layers-quantized"] == 1
+    assert report.changes.layers_quantized == 1
 
 
 def test_captured_value_in_a_branch_is_served() -> None:
@@ -300,10 +300,10 @@ def test_captured_value_in_a_branch_is_served() -> None:
 def test_patterns_and_target() -> None:
     text = CONV % "r = Relu(t)"
     _, report = quantized(text, images(4, 4, 8, 8), target="cpu-avx2")
-    assert report.changes["layers-quantized"] == 2
+    assert report.changes.layers_quantized == 2
     name = report.layers[0].name
     _, report = quantized(text, images(4, 4, 8, 8), exclude=[name])
-    assert report.changes["layers-quantized"] == 1
+    assert report.changes.layers_quantized == 1
     with pytest.raises(OptionError, match="choose one of cpu"):
         quantize_static(parse(text), images(4, 4, 8, 8), target="abacus")
 

@@ -9,11 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxlite import quantize_auto, quantize_dynamic
+from onnxlite import QuantizeStaticReport, quantize_auto, quantize_dynamic
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.records import StepReport
 from onnxlite.samples import Samples, input_specs
 from tests.odd_models import parse
 
@@ -51,7 +50,7 @@ def inputs(n: int, seed: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("way", ["static", "dynamic"])
 def test_products_of_weights_are_integers_and_the_rest_says_why_not(way: str) -> None:
-    model, reports = block(), list[StepReport]()
+    model, reports = block(), list[QuantizeStaticReport]()
     if way == "static":
         result, report = quantize_static(
             model,
@@ -63,7 +62,7 @@ def test_products_of_weights_are_integers_and_the_rest_says_why_not(way: str) ->
     else:
         result, report = quantize_dynamic(model, samples=inputs(32, 0), kernel="integer")
         reports.append(report)
-    assert reports[0].changes["layers-quantized"] == 6
+    assert reports[0].changes.layers_quantized == 6
     operators = Counter(node.op_type for node in result.graph)
     assert operators["LayerNormalization"] == 2
     assert operators["Gelu"] == operators["Softmax"] == 1
@@ -88,7 +87,7 @@ def test_the_mask_is_never_given_a_scale() -> None:
 
 
 def test_auto_takes_one_of_both_and_keeps_the_floor() -> None:
-    model, reports = block(), list[StepReport]()
+    model, reports = block(), list[QuantizeStaticReport]()
     result, report = quantize_auto(model, inputs(40, 0), rounding="nearest", min_sqnr_db=22)
     reports.append(report)
     feeds = Samples(inputs(32, 1), input_specs(model))

@@ -63,7 +63,7 @@ def test_the_file_has_the_size_asked_for(share: float, residual_path: Path, tmp_
     model, report = quantize_weights(residual_path, max_size=share)
     path = save(model, tmp_path / "small.onnx")
     assert 0.85 * share < disk_bytes(path) / disk_bytes(residual_path) <= share
-    assert len({row.values["bits"] for row in report.layers}) > 1
+    assert len({row.bits for row in report.layers}) > 1
 
 
 def test_a_budget_counts_what_kernels_take(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_budget_counts_what_kernels_take(tmp_path: Path) -> None:
     model, report = quantize_weights(whole, max_size=0.28, mode="compute")
     path = save(model, tmp_path / "small.onnx")
     assert disk_bytes(path) / disk_bytes(whole) <= 0.28
-    assert {row.values["bits"] for row in report.layers} <= {"2", "4", "8"}
+    assert {row.bits for row in report.layers} <= {"2", "4", "8"}
 
 
 def test_a_size_out_of_reach_is_refused(residual_path: Path) -> None:
@@ -161,6 +161,6 @@ def test_a_branch_that_no_sample_takes_does_not_pay(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
     feeds = [{"x": x, "flag": np.array(True)}]
     report = quantize_weights(parse(text), samples=feeds, max_size=0.3, method="rtn").report
-    bits = {row.values["weight"]: row.values["bits"] for row in report.layers}
+    bits = {row.weight: row.bits for row in report.layers}
     assert len(bits) == 3
     assert "ternary" not in bits.values()

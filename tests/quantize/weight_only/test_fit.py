@@ -72,13 +72,13 @@ def test_fitted_weights_are_better_and_on_their_levels(name: str, bits: Bits) ->
     nearest = quantize_weights(proto, bits=bits, first_last_bits="same").model
     fresh = inputs(name, 200, seed=1)
     assert sqnr_db(proto, model, fresh) > sqnr_db(proto, nearest, fresh) + 0.5
-    methods = {row.values["method"] for row in report.layers}
+    methods = {row.method for row in report.layers}
     assert methods == ({"gptq", "rtn"} if name == "embedding" else {"gptq"})
     levels = {"ternary": 3, "binary": 2}.get(bits) or 2 ** int(bits)
     for row in report.layers:
-        decoded = Session(tapped(model, [row.values["weight"]])).run({"x": fresh[:1]})
-        weight = decoded[row.values["weight"]]
-        assert len(np.unique(np.abs(weight))) <= levels * weight.size // row.values["block"]
+        decoded = Session(tapped(model, [row.weight])).run({"x": fresh[:1]})
+        weight = decoded[row.weight]
+        assert len(np.unique(np.abs(weight))) <= levels * weight.size // row.block
 
 
 def test_where_fitting_is_worse_the_nearest_stay() -> None:
@@ -89,9 +89,7 @@ def test_where_fitting_is_worse_the_nearest_stay() -> None:
     x[56:, 4:] = RNG.standard_normal((8, 60))
     report = quantize_weights(proto, samples=x, bits=4, first_last_bits="same").report
     rows = report.layers
-    assert all(row.values["method"] == "rtn" for row in rows) == any(
-        d.what == "gptq" for d in report.skipped
-    )
+    assert all(row.method == "rtn" for row in rows) == any(d.what == "gptq" for d in report.skipped)
 
 
 def test_gptq_without_samples_is_refused() -> None:
@@ -104,11 +102,11 @@ def test_a_recipe_fits_to_calibration_samples_only() -> None:
     recipe = Recipe((QuantizeWeights(bits=3, first_last_bits="same"),))
     outcome = run(proto, recipe, samples=x, benchmark=False)
     assert outcome.report.samples.calibration == 300
-    assert {row.values["method"] for row in outcome.report.steps[0].layers} == {"gptq"}
+    assert {row.method for row in outcome.report.steps[0].layers} == {"gptq"}
     nearest = run(proto, recipe, benchmark=False)
-    assert {row.values["method"] for row in nearest.report.steps[0].layers} == {"hqq"}
+    assert {row.method for row in nearest.report.steps[0].layers} == {"hqq"}
     kept = run(proto, recipe, evaluation=x, benchmark=False)
-    assert {row.values["method"] for row in kept.report.steps[0].layers} == {"hqq"}
+    assert {row.method for row in kept.report.steps[0].layers} == {"hqq"}
 
 
 @pytest.mark.slow

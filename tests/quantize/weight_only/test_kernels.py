@@ -9,10 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxlite import quantize_weights
+from onnxlite import QuantizeWeightsReport, quantize_weights
 from onnxlite.model import load
 from onnxlite.quantize.weight_only.options import Bits
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -39,7 +38,9 @@ CASES = {
 }
 
 
-def packed(text: str, x: object = None, **options: object) -> tuple[ir.Model, StepReport]:
+def packed(
+    text: str, x: object = None, **options: object
+) -> tuple[ir.Model, QuantizeWeightsReport]:
     result, report = quantize_weights(
         parse(text), samples=x, mode="compute", first_last_bits="same", **options
     )
@@ -68,7 +69,7 @@ def test_kernels_compute_what_decoding_gives(name: str, bits: Bits, block_size: 
     assert [v.dtype for v in large] == [ir.DataType.UINT8]
     least = {8: 28, 6: 25, 5: 19, 4: 13, 3: 7, 2: 1, "ternary": 2, "binary": 0.5}[bits]
     assert sqnr_db(text, model) > least
-    assert report.layers[0].values["bits"] == str(bits)
+    assert report.layers[0].bits == str(bits)
 
 
 def test_what_no_kernel_takes_is_decoded_at_load() -> None:

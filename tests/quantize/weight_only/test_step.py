@@ -12,20 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxlite import quantize_weights
+from onnxlite import QuantizeWeightsReport, quantize_weights
 from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes
 from onnxlite.model import disk_bytes, load
 from onnxlite.packing import BITS, Bits, pack, packed_bytes, unpack, weight_type
 from onnxlite.quantize.weight_only.codes import blocks_of, closest_divisor, coding, nearest_levels
 from onnxlite.quantize.weight_only.options import FirstLastBits
-from onnxlite.records import StepReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from tests.odd_models import NOT_RUNNABLE, ODD, parse
 
 
-def packed(text: str, **options: object) -> tuple[ir.Model, StepReport]:
+def packed(text: str, **options: object) -> tuple[ir.Model, QuantizeWeightsReport]:
     proto = parse(text)
     before = proto.SerializeToString()
     result, report = quantize_weights(proto, **options)
@@ -187,7 +186,7 @@ SHARED = {
 @pytest.mark.parametrize("bits", [8, "ternary"])
 def test_a_weight_has_one_packed_copy(case: str, bits: Bits, tmp_path: Path) -> None:
     model, report = packed(SHARED[case], bits=bits, first_last_bits="same", block_size=0)
-    assert report.changes["weights-packed"] == (2 if case in ("in a branch", "recurrent") else 1)
+    assert report.changes.weights_packed == (2 if case in ("in a branch", "recurrent") else 1)
     shape = (3, 2, 64) if case == "recurrent" else (4, 64)
     assert sqnr_db(SHARED[case], model, *shape) > (35 if bits == 8 else 1)
     floats = [
@@ -259,12 +258,12 @@ def test_packed_twice_says_so() -> None:
 )
 def test_first_and_last_bits(ends: FirstLastBits, expected: list[str]) -> None:
     _, report = packed(CONV, bits=2, first_last_bits=ends, block_size=0)
-    assert [row.values["bits"] for row in report.layers] == expected
+    assert [row.bits for row in report.layers] == expected
 
 
 def test_patterns() -> None:
     _, report = packed(CONV, include=["w"])
-    assert [row.values["weight"] for row in report.layers] == ["w"]
+    assert [row.weight for row in report.layers] == ["w"]
     with pytest.raises(OptionError, match="nothing"):
         packed(CONV, exclude=["nothing"])
     with pytest.raises(OptionError, match="bits"):
