@@ -117,7 +117,7 @@ def quantization(name: str) -> Iterator[dict[str, Any]]:
             "sqnr_db": sqnr_db,
             "above_default_db": sqnr_db - default,
             "effective_ranges": 0 if variant == WITHOUT_EFFECTIVE else count,
-            "layers": made.report.changes.get("layers-quantized"),
+            "layers": made.report.changes.layers_quantized,
             "quantize_cpu_s": seconds,
         }
 

@@ -1,7 +1,7 @@
-"""Reports of earlier versions, brought into the form of today.
+"""Reports of schema 1, brought into the form of today.
 
-schema 1, version 0.1    other names of fields, skipped items as what, where and reason
-schema 1, before 0.2     rows as {name, op_type, values}, changes and options as tables
+Version 0.1, and 0.2 before its release, had other names of fields, rows as {name, op_type, values},
+and changes and resolved options as tables.
 """
 
 from __future__ import annotations

@@ -139,8 +139,9 @@ def searched(report):
 
 
 def test_a_search_of_version_0_1_is_read(searched):
-    text = to_json("optimize", searched)
+    text = to_json("optimize", msgspec.structs.replace(searched, steps=()))
     former = text.replace('"final_checks"', '"looks"').replace('"failed"', '"idle"')
+    former = former.replace('"schema": 2', '"schema": 1')
     assert former != text
     found = from_json(former, "optimize", OptimizeReport).search
     assert found.final_checks == 1
