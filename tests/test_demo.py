@@ -6,25 +6,14 @@ import pytest
 
 from onnxlite import evaluate, load_recipe
 from onnxlite.demo import RECIPE, demo
-from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.recipe import RunReport
 from onnxlite.report import from_json
+from tests.fake_timer import made_up_latency
 
 
 @pytest.mark.slow
 def test_demo(tmp_path, monkeypatch, residual_path):
-    timing = Timing(median_ms=1.0, minimum_ms=1.0, start_ms=1.0)
-    latency = Latency(
-        ratio=Ratio(median=1.0, low=0.9, high=1.1, minimum=1.0),
-        reference=timing,
-        candidate=timing,
-        rounds=5,
-        threads=1,
-        inputs={},
-        machine=machine(),
-        notes=(),
-        seconds=0.0,
-    )
+    latency = made_up_latency(1.0)
     monkeypatch.setattr(evaluate, "benchmark", lambda *args, **options: latency)
     folder = tmp_path / "new" / "demo"
     report = demo(folder)

@@ -11,7 +11,6 @@ import pytest
 
 from onnxlite import evaluate
 from onnxlite.errors import OptionError, SamplesError, SaveError, VerificationError
-from onnxlite.evaluate import Latency, Ratio, Timing, machine
 from onnxlite.graph import add_initializer
 from onnxlite.model import load
 from onnxlite.prune import weight_step
@@ -28,6 +27,7 @@ from onnxlite.recipe import (
 )
 from onnxlite.recipe.proof import Reference
 from onnxlite.samples import Samples, input_specs
+from tests.fake_timer import made_up_latency
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
@@ -160,18 +160,7 @@ def test_nothing_done_is_no_success(tmp_path):
 
 
 def test_a_larger_or_slower_result_says_so(images, monkeypatch):
-    timing = Timing(median_ms=1.0, minimum_ms=1.0, start_ms=1.0)
-    slow = Latency(
-        ratio=Ratio(median=1.3, low=1.2, high=1.4, minimum=1.3),
-        reference=timing,
-        candidate=timing,
-        rounds=5,
-        threads=1,
-        inputs={},
-        machine=machine(),
-        notes=(),
-        seconds=0.0,
-    )
+    slow = made_up_latency(1.3)
     monkeypatch.setattr(evaluate, "benchmark", lambda *args, **options: slow)
     report = run(parse(TINY), [QuantizeStatic()], samples=images).report
     assert report.latency == slow

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxlite.builder import take_over
 from onnxlite.errors import VerificationError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array, is_op, sole_consumer
@@ -76,7 +77,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
     )
     graph.insert_before(node, new)
     old = node.outputs[0] if quantize is None else quantize.outputs[0]
-    _take_over(new.outputs[0], old)
+    take_over(new.outputs[0], old)
     if quantize is not None:
         graph.remove(quantize, safe=True)
     graph.remove(node, safe=True)
@@ -98,16 +99,9 @@ def _move(graph: ir.Graph, node: ir.Node, ports: tuple[int, ...]) -> bool:
     for output, sink in zip(node.outputs, pairs[1], strict=True):
         old = sink.outputs[0]
         output.name, output.type = None, old.type
-        _take_over(output, old)
+        take_over(output, old)
         graph.remove(sink, safe=True)
     return True
-
-
-def _take_over(new: ir.Value, old: ir.Value) -> None:
-    """Give `new` the name, the readers and the place among the outputs that `old` has."""
-    new.name, old.name = old.name, None
-    new.type, new.shape = old.type, old.shape
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
 def _quantized_inputs(node: ir.Node) -> list[Quantized] | None:
