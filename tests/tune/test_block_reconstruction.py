@@ -5,33 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 from onnxlite.evaluate import compare
 from onnxlite.tune import tune
-from tests.odd_models import parse
 
 torch = pytest.importorskip("torch")
 
 from onnxlite.model import load  # noqa: E402
 from onnxlite.tune.student import Student  # noqa: E402
-
-NET = """<ir_version: 8, opset_import: ["": 17]>
-    net (float[n,3,8,8] x) => (float[n,4] y)
-    <float[16,3,3,3] w, float[16] b, float[16,16,3,3] u, float[16] c, float[16,4] v>
-    { t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)
-      s = Conv<pads=[1,1,1,1]>(r, u, c)  a = Add(r, s)  q = Relu(a)
-      p = GlobalAveragePool(q)  f = Flatten(p)  y = MatMul(f, v) }"""
-
-
-@pytest.fixture
-def net() -> onnx.ModelProto:
-    return parse(NET)
-
-
-@pytest.fixture
-def images() -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal((160, 3, 8, 8), np.float32)
 
 
 def test_parts_of_a_student(net):
@@ -55,8 +36,7 @@ def test_value_of_a_part_is_that_of_the_whole(net, images):
     torch.testing.assert_close(part["y"], whole["y"])
 
 
-def test_a_short_course_goes_further(net, images):
-    fresh = np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)
+def test_a_short_course_goes_further(net, images, fresh):
     small = noisy(net)
     found = [
         compare(

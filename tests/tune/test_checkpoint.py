@@ -4,37 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
 from onnxlite.prune import prune_channels
 from onnxlite.tune import tune
-from tests.odd_models import parse
 
 pytest.importorskip("torch")
-
-NET = """<ir_version: 8, opset_import: ["": 17]>
-    net (float[n,3,8,8] x) => (float[n,4] y)
-    <float[16,3,3,3] w, float[16] b, float[16,16,3,3] u, float[16] c, float[16,4] v>
-    { t = Conv<pads=[1,1,1,1]>(x, w, b)  r = Relu(t)
-      s = Conv<pads=[1,1,1,1]>(r, u, c)  a = Add(r, s)  q = Relu(a)
-      p = GlobalAveragePool(q)  f = Flatten(p)  y = MatMul(f, v) }"""
 
 
 class Interruption(Exception):
     pass
 
 
-@pytest.fixture
-def images() -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal((120, 3, 8, 8), np.float32)
-
-
 @pytest.mark.parametrize("after", [1, 17])
-def test_goes_on_where_it_was(images, tmp_path: Path, after: int):
-    net = parse(NET)
+def test_goes_on_where_it_was(net, images, tmp_path: Path, after: int):
     small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
     file = tmp_path / "state"
     whole = tune(net, small, images, steps=30, threads=1).model
@@ -58,8 +42,7 @@ def test_goes_on_where_it_was(images, tmp_path: Path, after: int):
     assert "left" in calls[-1]
 
 
-def test_interrupted_before_the_first_step(images, tmp_path: Path):
-    net = parse(NET)
+def test_interrupted_before_the_first_step(net, images, tmp_path: Path):
     small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
     file = tmp_path / "state"
     stages: list[str] = []
@@ -79,8 +62,7 @@ def test_interrupted_before_the_first_step(images, tmp_path: Path):
     assert again.SerializeToString() == whole.SerializeToString()
 
 
-def test_of_another_training(images, tmp_path: Path):
-    net = parse(NET)
+def test_of_another_training(net, images, tmp_path: Path):
     small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
     file = tmp_path / "state"
 
@@ -96,8 +78,7 @@ def test_of_another_training(images, tmp_path: Path):
         tune(net, small, images, steps=30, lr=0.01, checkpoint=file)
 
 
-def test_folder_that_is_missing(images, tmp_path: Path):
-    net = parse(NET)
+def test_folder_that_is_missing(net, images, tmp_path: Path):
     small = prune_channels(net, samples=images[:64], macs=0.5, repair=False).model
 
     def interrupt(stage: str, done: int, total: int) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -24,6 +23,7 @@ from onnxlite.quantize.dynamic.kernel_times import KernelTimes
 from onnxlite.quantize.dynamic.kernels import BLOCKS, INTEGER
 from onnxlite.runtime import Session
 from tests.odd_models import parse
+from tests.quantize.checks import applied, executed, sqnr_db
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
@@ -31,24 +31,7 @@ HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 def quantized(
     text: str, data: object = None, **options: object
 ) -> tuple[ir.Model, QuantizeDynamicReport]:
-    proto = parse(text)
-    before = proto.SerializeToString()
-    result, report = quantize_dynamic(proto, samples=data, **options)
-    assert proto.SerializeToString() == before
-    onnx.checker.check_model(result, full_check=True)
-    return load(result), report
-
-
-def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
-    """Operators of the graph that ONNX Runtime really runs."""
-    path = tmp_path / "optimized.onnx"
-    Session(model, threads=1, optimized_path=path)
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def sqnr_db(text: str, model: ir.Model, feed: dict[str, np.ndarray]) -> float:
-    want, got = Session(load(parse(text))).run(feed), Session(model).run(feed)
-    return min(10 * np.log10((want[k] ** 2).sum() / ((want[k] - got[k]) ** 2).sum()) for k in want)
+    return applied(quantize_dynamic, text, samples=data, **options)
 
 
 def rows(*shape: int, seed: int = 0) -> np.ndarray:

@@ -19,6 +19,7 @@ from onnxlite.quantize.float16.options import ToFloat16Changes, ToFloat16Report
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from tests.odd_models import parse
+from tests.quantize.checks import applied, sqnr_db
 
 F16, F32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -26,20 +27,7 @@ F16, F32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 def converted(
     model: str | onnx.ModelProto, samples: object = None, **options: object
 ) -> tuple[ir.Model, ToFloat16Report]:
-    proto = parse(model) if isinstance(model, str) else model
-    before = proto.SerializeToString()
-    result, report = to_float16(proto, samples=samples, **options)
-    assert proto.SerializeToString() == before
-    onnx.checker.check_model(result, full_check=True)
-    return load(result), report
-
-
-def sqnr_db(text: str | onnx.ModelProto, model: ir.Model, feed: dict[str, np.ndarray]) -> float:
-    proto = parse(text) if isinstance(text, str) else text
-    want, got = Session(load(proto)).run(feed), Session(model).run(feed)
-    noise = sum(((want[k].astype(float) - got[k].astype(float)) ** 2).sum() for k in want)
-    signal = sum((want[k].astype(float) ** 2).sum() for k in want)
-    return 10 * np.log10(signal / noise) if noise else np.inf
+    return applied(to_float16, model, samples=samples, **options)
 
 
 def kinds(model: ir.Model) -> Counter[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from onnxlite.ops import OPS
 from onnxlite.quantize import quantize_static
 from onnxlite.runtime import Session
 from tests.odd_models import parse
+from tests.quantize.checks import executed, sqnr_db
 
 #: For every operator that only moves values: what stands between two convolutions.
 MOVES = {
@@ -65,18 +65,6 @@ def quantized(text: str, **options: object) -> ir.Model:
     return load(quantize_static(parse(text), images(16), rounding="nearest", **options).model)
 
 
-def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
-    path = tmp_path / "optimized.onnx"
-    Session(model, threads=1, optimized_path=path)
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def sqnr_db(text: str, model: ir.Model, data: np.ndarray) -> float:
-    want = Session(load(parse(text))).run({"x": data})["y"]
-    got = Session(model).run({"x": data})["y"]
-    return float(10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()))
-
-
 def test_every_operator_of_the_table_is_here() -> None:
     kinds = {
         kind: {name for name, spec in OPS.items() if spec.quant and spec.quant.kind == kind}
@@ -97,7 +85,7 @@ def test_integers_go_from_the_first_layer_to_the_last(name: str, tmp_path: Path)
     assert ran["QLinearConv"] >= 2
     assert not {"Conv", "FusedConv", "Relu", "Clip"} & set(ran)
     # On the calibration samples: a product of other ones leaves the range that was seen.
-    assert sqnr_db(text, model, images(16)) > 25
+    assert sqnr_db(text, model, {"x": images(16)}) > 25
 
 
 @pytest.mark.parametrize("name", sorted(MOVES))
@@ -140,7 +128,7 @@ def test_an_activation_whose_input_is_read_elsewhere_stays() -> None:
     text = net("s = Conv(t, v, c) b = Add(a, s)")
     model = quantized(text)
     assert [node.op_type for node in model.graph].count("Relu") == 1
-    assert sqnr_db(text, model, images(16, seed=1)) > 25
+    assert sqnr_db(text, model, {"x": images(16, seed=1)}) > 25
 
 
 def test_a_chain_of_moves_shares_one_scale_up_to_a_concat() -> None:
@@ -154,7 +142,7 @@ def test_a_chain_of_moves_shares_one_scale_up_to_a_concat() -> None:
     scale = concat.outputs[0].uses()[0].node.inputs[1]
     assert {value.producer().inputs[1] for value in concat.inputs[1:]} == {scale}
     assert pool.inputs[0].producer().inputs[1] is pool.outputs[0].uses()[0].node.inputs[1]
-    assert sqnr_db(text, model, images(16, seed=1)) > 25
+    assert sqnr_db(text, model, {"x": images(16, seed=1)}) > 25
 
 
 def test_dead_channels_and_dead_layers_have_scales_that_are_safe() -> None:

@@ -19,6 +19,7 @@ from onnxlite.quantize import quantize_static
 from onnxlite.runtime import Session
 from onnxlite.save import save
 from tests.odd_models import parse
+from tests.quantize.checks import array_sqnr_db
 
 
 def compiled(model: bytes) -> openvino.CompiledModel:
@@ -34,10 +35,6 @@ def precisions(model: openvino.CompiledModel) -> Counter[tuple[str, str]]:
     return Counter((i["layerType"].value, i["runtimePrecision"].value) for i in infos)
 
 
-def sqnr_db(want: np.ndarray, got: np.ndarray) -> float:
-    return float(10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()))
-
-
 @pytest.mark.parametrize(
     "rounding", ["nearest", pytest.param("compensated", marks=pytest.mark.slow)]
 )
@@ -49,9 +46,9 @@ def test_residual_net_runs_on_integers_in_openvino(rounding: str, residual_path:
     float_run = Session(load(residual_path)).run({"image": images})["logits"]
     runtime = compiled(to_bytes(model))
     got = runtime({"image": images})["logits"]
-    assert sqnr_db(float_run, got) > 33
+    assert array_sqnr_db(float_run, got) > 33
     # The same arithmetic as in ONNX Runtime, but for the rounding between layers.
-    assert sqnr_db(Session(model).run({"image": images})["logits"], got) > 35
+    assert array_sqnr_db(Session(model).run({"image": images})["logits"], got) > 35
     ran = precisions(runtime)
     layers = {
         key: count for key, count in ran.items() if key[0] in ("Convolution", "FullyConnected")
@@ -94,7 +91,7 @@ def test_kernels_without_vnni_do_not_saturate(
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": kernels}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     want = Session(load(residual_path)).run({"image": images})["logits"]
-    assert sqnr_db(want, np.load(tmp_path / "logits.npy")) > 32
+    assert array_sqnr_db(want, np.load(tmp_path / "logits.npy")) > 32
 
 
 def test_operators_between_layers_agree_with_onnx_runtime() -> None:
@@ -110,4 +107,4 @@ def test_operators_between_layers_agree_with_onnx_runtime() -> None:
     model = quantize_static(load(proto), data[:16], target="openvino", rounding="nearest").model
     want = Session(load(proto)).run({"x": data})["y"]
     got = compiled(to_bytes(model))({"x": data})["y"]
-    assert sqnr_db(want, got) > 28
+    assert array_sqnr_db(want, got) > 28

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxlite import QuantizeStaticReport
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.graph import const_array
 from onnxlite.model import load, to_proto
@@ -20,28 +20,9 @@ from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.runtime import Session
 from onnxlite.step import StepContext
 from tests.odd_models import parse
+from tests.quantize.checks import applied, executed, sqnr_db
 
-
-def quantized(text: str, data: object, **options: object) -> tuple[ir.Model, QuantizeStaticReport]:
-    proto = parse(text)
-    before = proto.SerializeToString()
-    result, report = quantize_static(proto, data, **options)
-    assert proto.SerializeToString() == before
-    onnx.checker.check_model(result, full_check=True)
-    return load(result), report
-
-
-def executed(model: ir.Model, tmp_path: Path) -> Counter[str]:
-    """Operators of the graph that ONNX Runtime really runs."""
-    path = tmp_path / "optimized.onnx"
-    Session(model, threads=1, optimized_path=path)
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def sqnr_db(text: str, model: ir.Model, feed: dict[str, np.ndarray]) -> float:
-    want = Session(load(parse(text))).run(feed)
-    got = Session(model).run(feed)
-    return min(10 * np.log10((want[k] ** 2).sum() / ((want[k] - got[k]) ** 2).sum()) for k in want)
+quantized = partial(applied, quantize_static)
 
 
 def images(n: int = 12, *shape: int) -> np.ndarray:
