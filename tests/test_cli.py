@@ -195,7 +195,7 @@ def test_compare_and_its_limits(folder):
 def test_benchmark_and_its_limit(folder):
     result = call("benchmark net.onnx net.onnx --rounds 1 --json --max-ratio 0.000001", 3)
     document = json.loads(result.stdout)
-    assert (document["schema"], document["kind"]) == (1, "latency")
+    assert (document["schema"], document["kind"]) == (2, "latency")
     assert document["record"]["rounds"] == 1
     assert "the limit is 1e-06" in result.stderr
 
