@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 
 import msgspec
 import numpy as np
@@ -77,17 +76,15 @@ class Estimate(msgspec.Struct, frozen=True):
 
 def proportion(successes: int, count: int, *, confidence: float) -> Estimate:
     """Estimate a proportion with its exact interval (Clopper & Pearson 1934)."""
-    tail = (1 - confidence) / 2
-    low = _binomial_bound(successes, count, tail) if successes else 0.0
-    high = 1 - _binomial_bound(count - successes, count, tail) if successes < count else 1.0
-    return Estimate(successes / count, low, high)
+    low, value, high = _exact(successes, count, confidence)
+    return Estimate(value, low, high)
 
 
 def paired_drop(reference: Array64, candidate: Array64, *, confidence: float) -> Estimate:
     """Estimate the fraction of samples that the candidate gets wrong in addition.
 
-    The interval is that of Agresti & Min (2005): Wald's for the difference of paired
-    proportions, with half an observation added to each of the four cells.
+    The interval joins the exact ones of the samples lost and won: the distances from the figures
+    to their ends are added as squares (MOVER, Zou & Donner 2008).
 
     Args:
         reference: 1 where the reference is right, else 0.
@@ -95,13 +92,14 @@ def paired_drop(reference: Array64, candidate: Array64, *, confidence: float) ->
         confidence: of the interval.
     """
     count = len(reference)
-    lost = float(np.sum((reference > 0) & (candidate == 0)))
-    won = float(np.sum((reference == 0) & (candidate > 0)))
-    b, c, n = lost + 0.5, won + 0.5, count + 2.0
-    centre = (b - c) / n
-    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-    half = z * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
-    return Estimate((lost - won) / count, centre - half, centre + half)
+    lost = _exact(int(np.sum((reference > 0) & (candidate == 0))), count, confidence)
+    won = _exact(int(np.sum((reference == 0) & (candidate > 0))), count, confidence)
+    value = lost[1] - won[1]
+    return Estimate(
+        value,
+        value - math.hypot(lost[1] - lost[0], won[2] - won[1]),
+        value + math.hypot(lost[2] - lost[1], won[1] - won[0]),
+    )
 
 
 def mean_loss(
@@ -144,6 +142,16 @@ def noise_ratio(
     """
     power = max(float(signal.mean()), _TINY)
     return _weighted(noise / power, signal / power, confidence, largest, seed)
+
+
+def largest_loss(losses: Array64) -> Estimate:
+    """Estimate the largest loss of any sample, of which the samples show a lower end alone.
+
+    Args:
+        losses: float64[samples], the largest of each.
+    """
+    value = float(losses.max(initial=0.0))
+    return Estimate(value, value, None, None, spread_of(losses) if len(losses) else None)
 
 
 def complement(figure: Estimate) -> Estimate:
@@ -218,6 +226,14 @@ def _weights(rows: int, count: int, seed: tuple[int, int]) -> Array64:
     The figures of a candidate, and those of all candidates, have the same number of samples.
     """
     return np.random.default_rng(seed).exponential(size=(rows, count))
+
+
+def _exact(successes: int, count: int, confidence: float) -> tuple[float, float, float]:
+    """A proportion between the ends of its exact interval."""
+    tail = (1 - confidence) / 2
+    low = _binomial_bound(successes, count, tail) if successes else 0.0
+    high = 1 - _binomial_bound(count - successes, count, tail) if successes < count else 1.0
+    return low, successes / count, high
 
 
 def _binomial_bound(successes: int, count: int, tail: float) -> float:

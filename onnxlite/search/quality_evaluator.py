@@ -29,6 +29,7 @@ from onnxlite.search.estimate import (
     Estimate,
     complement,
     decibels,
+    largest_loss,
     mean_loss,
     noise_ratio,
     paired_drop,
@@ -260,9 +261,8 @@ class QualityEvaluator:
 
 def _figures(outputs: Mapping[str, OutputScores]) -> dict[str, Estimate]:
     """Largest error and cosine similarity, each of the worst output."""
-    # The largest of n errors has no interval: an unseen one may be larger.
-    largest = max(float(o.largest.max(initial=0.0)) for o in outputs.values())
-    figures = {"max_error": Estimate(largest)}
+    largest = max(outputs.values(), key=lambda o: float(o.largest.max(initial=0.0))).largest
+    figures = {"max_error": largest_loss(largest)}
     if vectors := [o for o in outputs.values() if o.width > 1]:
         worst = min(vectors, key=lambda o: float(o.cosine.mean()))
         figures["cosine"] = complement(

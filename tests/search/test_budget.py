@@ -9,7 +9,7 @@ import pytest
 
 from onnxlite.errors import OptionError
 from onnxlite.search import Budget, Estimate
-from onnxlite.search.estimate import ENOUGH_SAMPLES, decibels, mean_loss, noise_ratio
+from onnxlite.search.estimate import ENOUGH_SAMPLES, decibels, largest_loss, mean_loss, noise_ratio
 
 
 def check(budget, figure, samples=100):
@@ -17,6 +17,7 @@ def check(budget, figure, samples=100):
         "max_drop": "drop",
         "min_agreement": "agreement",
         "min_sqnr_db": "sqnr_db",
+        "max_error": "max_error",
         "max_bytes": "bytes",
         "max_latency": "latency",
     }[next(iter(budget.limits()))]
@@ -102,6 +103,15 @@ def test_samples_needed_are_counted_on_the_scale_of_the_noise():
     assert found.samples_needed == ENOUGH_SAMPLES
     assert check(Budget(min_sqnr_db=10), figure, samples=24).samples_needed < ENOUGH_SAMPLES
     assert check(Budget(min_sqnr_db=5), figure, samples=24).verdict == "met"
+
+
+def test_the_largest_error_of_few_samples_is_undecided_or_missed():
+    few = largest_loss(np.array([0.1, 0.3, 0.2]))
+    assert check(Budget(max_error=0.2), few, samples=3).verdict == "missed"
+    found = check(Budget(max_error=0.5), few, samples=3)
+    assert (found.verdict, found.within, found.is_likely) == ("undecided", True, True)
+    many = largest_loss(np.linspace(0.1, 0.3, 400))
+    assert check(Budget(max_error=0.5), many, samples=400).verdict == "met"
 
 
 def test_one_sample_decides_nothing():
