@@ -51,11 +51,11 @@ def quantize_auto_ir(
     options: QuantizeAuto,
     context: StepContext,
 ) -> tuple[ir.Model, QuantizeAutoReport]:
-    """Quantize a private copy of a model; see `onnxlite.quantize_auto`."""
+    """Quantize a copy of a model; see `onnxlite.quantize_auto`."""
     start = time.perf_counter()
     feeds = Samples(samples, input_specs(model), limit=options.limit)
     split = split_feeds(feeds, _HOLD_OUT)
-    trial = _Trial(clone(model), split, options, context)
+    trial = _Trial(model, split, options, context)
     # Rounding does not change the latency: use slow rounding only if static is the fastest.
     for way in ("dynamic", "static"):
         trial.make(way, "nearest")

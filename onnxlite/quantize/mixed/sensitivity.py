@@ -22,7 +22,7 @@ from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.errors import UnsupportedError
 from onnxlite.fidelity import Reference, sqnr_db
 from onnxlite.holdout import EveryKth, split_feeds
-from onnxlite.model import ModelLike, clone, load
+from onnxlite.model import ModelLike, load
 from onnxlite.options import Exclude, Include, Limit, Options
 from onnxlite.quantize.core.options import TargetOption
 from onnxlite.quantize.core.targets import target_named
@@ -168,7 +168,7 @@ def sensitivity(
     """
     start = time.perf_counter()
     row = target_named(options.target)
-    source = clone(load(model))
+    source = load(model)
     feeds = Samples(samples, input_specs(source), limit=options.limit)
     planned = plan_everything(source, row, include=options.include, exclude=options.exclude)
     if isinstance(planned, Skipped):
