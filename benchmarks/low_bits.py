@@ -27,13 +27,14 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from benchmarks._tables import publish
 from models import data, photos, text, zoo
 from onnxlite import simplify
+from onnxlite.apply import run_step
 from onnxlite.evaluate import benchmark
 from onnxlite.model import disk_bytes, load
 from onnxlite.quantize import QuantizeWeights
 from onnxlite.quantize.weight_only.options import QuantizeWeightsReport
 from onnxlite.runtime import Session
 from onnxlite.save import save
-from onnxlite.step import StepContext, run_step
+from onnxlite.step import StepContext
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]

@@ -29,7 +29,7 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.errors import OptionError
-from onnxlite.model import ModelLike, clone, give_back, load
+from onnxlite.model import ModelLike, clone, give_back
 from onnxlite.options import Field, Options, check_names, fields_of
 from onnxlite.records import (
     Progress,
@@ -95,11 +95,14 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=step_name):
         samples: whether `apply` needs samples, uses them if there are some, or not at all.
         runtime: fields of `StepContext` that the public function takes.
         report: the type of the step's report.
+        ties_lengths: lengths that depend on values are tied while the step works
+            (`tied_lengths`); False for a step that sees to it itself, or measures nothing.
     """
 
     report: ClassVar[type[StepReport]] = StepReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "optional"
     runtime: ClassVar[tuple[str, ...]] = ("threads", "progress")
+    ties_lengths: ClassVar[bool] = True
 
     @classmethod
     def name(cls) -> str:
@@ -252,22 +255,6 @@ class Result(NamedTuple, Generic[ModelT, ReportT]):
     def _repr_html_(self) -> str | None:
         show = getattr(self.report, "_repr_html_", None)
         return None if show is None else show()
-
-
-def run_step(
-    step: Step, model: ModelLike, samples: SamplesLike | None, context: StepContext
-) -> Result[Any, Any]:
-    """Apply one step to a model of any kind; the model is not changed.
-
-    Returns:
-        The model, and the step's own report.
-
-    Raises:
-        OptionError: the step needs samples, and there are none.
-    """
-    if samples is None and step.needs_samples:
-        raise OptionError(f"{step.name()} needs samples: give some hundred unlabelled inputs")
-    return as_result(model, *step.apply(load(model), samples, context))
 
 
 def as_result(source: ModelLike, model: ir.Model, report: StepReportT) -> Result[Any, StepReportT]:

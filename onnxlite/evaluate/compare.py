@@ -20,12 +20,13 @@ from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
 from onnxlite.evaluate.per_sample import SampleSpread
 from onnxlite.fidelity import match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
-from onnxlite.ops import random_outputs
+from onnxlite.ops import random_outputs, value_lengths
 from onnxlite.options import Limit, Options
 from onnxlite.records import Report
 from onnxlite.runtime import Outputs, Session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
 from onnxlite.step import StepContext, from_options
+from onnxlite.tied_lengths import TiedPair, agreement, tie_pair
 
 #: A task metric: all outputs of one model by name, samples along the first axis in the
 #: order given, to one number. For example, with labels at hand:
@@ -55,6 +56,9 @@ class Fidelity(Report, frozen=True, kw_only=True):
         metrics: task metrics of both models, if there were labels or a metric.
         notes: outputs that were matched by position, or could not be compared.
         layers: one row per layer, if they were asked for.
+        length_agreement: where lengths of outputs depend on values, fraction of the rounded
+            values that both models agree on, 0 to 1; figures are then for the lengths of the
+            reference (`tied_lengths`). None if there are none, or they could not be tied.
     """
 
     samples: int
@@ -62,6 +66,7 @@ class Fidelity(Report, frozen=True, kw_only=True):
     metrics: tuple[MetricPair, ...] = ()
     notes: tuple[str, ...] = ()
     layers: tuple[LayerFidelity, ...] = ()
+    length_agreement: float | None = None
 
     @property
     def sqnr_db(self) -> float:
@@ -107,6 +112,8 @@ class Fidelity(Report, frozen=True, kw_only=True):
         if self.agreement is not None:
             parts.append(f"top-1 agreement {self.agreement:.2%}")
         parts += [f"{m.name} {m.reference:.4g} -> {m.candidate:.4g}" for m in self.metrics]
+        if self.length_agreement is not None:
+            parts.append(f"{self.length_agreement:.2%} of the lengths agree")
         if count := len(self.undecided):
             parts.append(f"{count} part{'s' if count > 1 else ''} undecided")
         return ", ".join(parts) + f" on {self.samples} samples"
@@ -168,6 +175,15 @@ def compare(
         notes.append("compared on generated inputs")
     else:
         feeds = Samples(samples, specs, limit=options.limit)
+    varying = bool(value_lengths(first))
+    # A task metric is of what a model really gives.
+    natural = metric is not None or labels is not None or not varying
+    tied = None if natural else _tie(first, second, feeds, renamed, threads)
+    agreed = None if tied is None else agreement(second, tied.feeds, threads=threads)
+    if tied is not None:
+        reference, candidate = first, second = tied.reference.model, tied.candidate.model
+        feeds, renamed = tied.feeds, renamed | {name: name for name in tied.names}
+    notes += _notes(first, second, untied=varying and tied is None)
     sessions = [_open(reference, first, threads), _open(candidate, second, threads)]
     pairs = _match(sessions[0].output_names, sessions[1].output_names, notes)
     meters: dict[str, Meter] = {}
@@ -182,7 +198,8 @@ def compare(
         other = {name: other[pairs[name]] for name in have}
         notes += [f"{name!r} is no tensor: not compared" for name in pairs if name not in have]
         for name in have:
-            meters.setdefault(name, Meter(name)).update(have[name], other[name], size)
+            meter = meters.setdefault(name, Meter(name, varying=varying))
+            meter.update(have[name], other[name], size)
         if metric is not None:
             kept.append((have, other))
         if labels is not None:
@@ -190,26 +207,22 @@ def compare(
             classes.append((predicted_classes(have[scores]), predicted_classes(other[scores])))
         count += size
         progress("compare", done, 0)
-    notes += _noise_notes(first, second)
     rows: tuple[LayerFidelity, ...] = ()
     if options.layers:
         rows, more = compare_layers(
             first, second, feeds, renamed, threads=threads, progress=progress
         )
         notes += more
-    metrics = []
-    if labels is not None:
-        metrics.append(_accuracy(classes, np.asarray(labels)))
+    metrics = [] if labels is None else [_accuracy(classes, np.asarray(labels))]
     if metric is not None:
-        values = [float(metric(_joined([pair[side] for pair in kept]))) for side in (0, 1)]
-        name = getattr(metric, "__name__", "metric").replace("<lambda>", "metric")
-        metrics.append(MetricPair(name=name, reference=values[0], candidate=values[1]))
+        metrics.append(_metric_pair(metric, kept))
     found = Fidelity(
         samples=count,
         outputs=tuple(meter.result() for meter in meters.values()),
         metrics=tuple(metrics),
         notes=tuple(dict.fromkeys(notes)),
         layers=rows,
+        length_agreement=agreed,
     )
     return msgspec.structs.replace(
         found,
@@ -278,15 +291,38 @@ def _match(first: Sequence[str], second: Sequence[str], notes: list[str]) -> dic
     return pairs
 
 
-def _noise_notes(first: ir.Model, second: ir.Model) -> list[str]:
-    """Note random nodes without a partner: noise is tied by the name of the output."""
+def _tie(
+    first: ir.Model,
+    second: ir.Model,
+    feeds: Iterable[Feed],
+    renamed: Mapping[str, str],
+    threads: int | None,
+) -> TiedPair | None:
+    """Tie the lengths of two models with the same inputs."""
+    if any(one != two for one, two in renamed.items()):
+        return None
+    return tie_pair(first, second, feeds, threads=threads)
+
+
+def _metric_pair(metric: Metric, kept: Sequence[tuple[Outputs, Outputs]]) -> MetricPair:
+    """Apply a task metric to all outputs of both models."""
+    values = [float(metric(_joined([pair[side] for pair in kept]))) for side in (0, 1)]
+    name = getattr(metric, "__name__", "metric").replace("<lambda>", "metric")
+    return MetricPair(name=name, reference=values[0], candidate=values[1])
+
+
+def _notes(first: ir.Model, second: ir.Model, *, untied: bool) -> list[str]:
+    """Note lengths that are not tied, and random nodes without a partner of the same name."""
+    notes = []
+    if untied:
+        notes.append("lengths depend on values and are not tied: what is common is compared")
     names = [set(random_outputs(each)) for each in (first, second)]
-    if not all(names) or names[0] == names[1]:
-        return []
-    return [
-        f"random nodes have other names in the two models ({sorted(names[0] - names[1])} and "
-        f"{sorted(names[1] - names[0])}), so their noise differs and counts as error"
-    ]
+    if all(names) and names[0] != names[1]:
+        notes.append(
+            f"random nodes have other names in the two models ({sorted(names[0] - names[1])} and "
+            f"{sorted(names[1] - names[0])}), so their noise differs and counts as error"
+        )
+    return notes
 
 
 def _tensors(outputs: Mapping[str, object]) -> Outputs:

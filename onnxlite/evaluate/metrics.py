@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
 from onnxlite.evaluate.per_sample import SampleRows, SampleSpread
-from onnxlite.fidelity import OutputError, OutputLayout, output_layout
+from onnxlite.fidelity import OutputError, OutputLayout, common_part, output_layout
 
 #: Values converted to float64 at a time.
 _BLOCK = 1 << 18
@@ -101,10 +101,11 @@ class Meter:
         name: of the output.
         cut: judge parts of different scale each by itself. They are derived from the first
             feeds, which are kept until there are enough.
+        varying: sizes depend on values; what is common is compared.
     """
 
-    def __init__(self, name: str, *, cut: bool = True) -> None:
-        self.name = name
+    def __init__(self, name: str, *, cut: bool = True, varying: bool = False) -> None:
+        self.name, self._varying = name, varying
         self._first: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._error = None if cut else OutputError(name, OutputLayout())
         self._dtype = "?"
@@ -128,7 +129,8 @@ class Meter:
             VerificationError: the shapes differ, or one holds numbers and one does not.
         """
         kinds = {_kind(reference), _kind(candidate)}
-        if reference.shape != candidate.shape or len(kinds) > 1:
+        reference, candidate = common_part(self.name, reference, candidate, varying=self._varying)
+        if len(kinds) > 1:
             raise VerificationError(
                 f"output {self.name!r} is {candidate.dtype}{list(candidate.shape)} in the "
                 f"candidate and {reference.dtype}{list(reference.shape)} in the reference: "

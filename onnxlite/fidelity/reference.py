@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
 from onnxlite.fidelity.layout import OutputLayout, output_layout
+from onnxlite.fidelity.lengths import common_part
 from onnxlite.fidelity.output_error import OutputError, OutputErrors
+from onnxlite.ops import value_lengths
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed
 
@@ -26,10 +28,13 @@ class ReferenceOutputs:
     Args:
         outputs: by name, one entry for each feed.
         centered: take the variance of a part for its signal, instead of the sum of squares.
+        varying: sizes of outputs depend on values; what is common is compared.
     """
 
-    def __init__(self, outputs: Sequence[Outputs], *, centered: bool = False) -> None:
-        self.outputs, self._centered = outputs, centered
+    def __init__(
+        self, outputs: Sequence[Outputs], *, centered: bool = False, varying: bool = False
+    ) -> None:
+        self.outputs, self._centered, self._varying = outputs, centered, varying
 
     @cached_property
     def layouts(self) -> Mapping[str, OutputLayout]:
@@ -79,14 +84,8 @@ class ReferenceOutputs:
                     "candidate: compare a model with the one that it was made from"
                 )
             for name, error in found.items():
-                array, other = wanted[name], made[partners[name]]
-                if np.shape(other) != array.shape:
-                    raise VerificationError(
-                        f"output {name!r} is {list(np.shape(other))} in the candidate and "
-                        f"{list(array.shape)} in the reference: these models do not compute the "
-                        "same thing"
-                    )
-                error.add(array, other)
+                pair = wanted[name], made[partners[name]]
+                error.add(*common_part(name, *pair, varying=self._varying))
         return OutputErrors(found)
 
 
@@ -118,7 +117,8 @@ class Reference:
         run = _runner(model, threads)
         self.feeds: Sequence[Feed] = list(feeds)
         self.outputs: Sequence[Outputs] = [run(feed) for feed in self.feeds]
-        self._expected = ReferenceOutputs(self.outputs)
+        varying = isinstance(model, ir.Model) and bool(value_lengths(model))
+        self._expected = ReferenceOutputs(self.outputs, varying=varying)
         self._threads = threads
 
     def errors(self, candidate: Runnable) -> OutputErrors:

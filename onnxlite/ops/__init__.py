@@ -7,6 +7,7 @@ here is never quantized, never pruned and costs nothing; nothing else need be sa
 from onnxlite.ops.coded_weight import CodedWeight, coded_weight
 from onnxlite.ops.computed import bind_behind, carry_sizes, entry_source
 from onnxlite.ops.geometry import GemmForm, Geometry
+from onnxlite.ops.lengths import ValueLengths, value_lengths
 from onnxlite.ops.linear_layer import LinearLayer, Product, find_layers, find_product
 from onnxlite.ops.noise import noise_seed
 from onnxlite.ops.spec import CONTRIB_DOMAIN, OpSpec, Quantized, QuantRule, RowUse, ShapeOf
@@ -44,6 +45,7 @@ __all__ = [
     "ShapeOf",
     "Sizes",
     "Tracker",
+    "ValueLengths",
     "bind_behind",
     "blank",
     "carry_sizes",
@@ -64,4 +66,5 @@ __all__ = [
     "tie_noise",
     "tracked_axes",
     "trained_ports",
+    "value_lengths",
 ]

@@ -147,7 +147,21 @@ def entry_source(node: ir.Node, entry: int, shape_of: ShapeOf) -> tuple[int, int
     return None
 
 
+#: Operators that make a shape out of values, and their ports that decide it.
+_MADE_SHAPES = {
+    "CenterCropPad": (1,),
+    "Compress": (1,),
+    "ConstantOfShape": (0,),
+    "Loop": (0, 1),
+    "NonMaxSuppression": (0, 1, 2, 3, 4),
+    "NonZero": (0,),
+    "OneHot": (1,),
+    "Range": (0, 1, 2),
+    "Unique": (0,),
+}
+
 ROWS = (
-    OpSpec(op_type="Shape", channels=shape),
-    OpSpec(op_type="Size", channels=size),
+    OpSpec(op_type="Shape", channels=shape, reads_shape=True),
+    OpSpec(op_type="Size", channels=size, reads_shape=True),
+    *(OpSpec(op_type=name, shape_ports=ports) for name, ports in _MADE_SHAPES.items()),
 )

@@ -293,6 +293,7 @@ ROWS = (
         moves_only=True,
         scores="keeps",
         channels=reshape,
+        shape_ports=(1,),
     ),
     OpSpec(
         op_type="Flatten",
@@ -319,10 +320,10 @@ ROWS = (
         rows=_transpose_rows,
         channels=transpose,
     ),
-    OpSpec(op_type="Slice", quant=MOVES, linear=True, channels=slice_),
-    OpSpec(op_type="Split", quant=MOVES, linear=True, channels=split),
-    OpSpec(op_type="Expand", quant=MOVES, linear=True, channels=expand),
-    OpSpec(op_type="Tile", quant=MOVES, linear=True, channels=tile),
+    OpSpec(op_type="Slice", quant=MOVES, linear=True, channels=slice_, shape_ports=(1, 2)),
+    OpSpec(op_type="Split", quant=MOVES, linear=True, channels=split, shape_ports=(1,)),
+    OpSpec(op_type="Expand", quant=MOVES, linear=True, channels=expand, shape_ports=(1,)),
+    OpSpec(op_type="Tile", quant=MOVES, linear=True, channels=tile, shape_ports=(1,)),
     # It also moves weights: an embedding table.
     OpSpec(
         op_type="Gather", quant=MOVES, weights=(0,), linear=True, rows=_gather_rows, channels=gather

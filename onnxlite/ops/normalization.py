@@ -189,8 +189,11 @@ ROWS = (
     OpSpec(op_type="Hardmax", channels=softmax),
     OpSpec(op_type="LRN", channels=lrn),
     *(OpSpec(op_type=name, channels=along_axis) for name in ("LpNormalization", "CumSum")),
-    OpSpec(op_type="TopK", channels=top_k),
+    OpSpec(op_type="TopK", channels=top_k, shape_ports=(1,)),
     OpSpec(op_type="ReduceMean", scores="keeps", channels=reduce),
     *(OpSpec(op_type=f"Reduce{name}", channels=reduce) for name in _REDUCTIONS),
-    *(OpSpec(op_type=name, channels=arg_reduce) for name in ("ArgMax", "ArgMin")),
+    *(
+        OpSpec(op_type=name, channels=arg_reduce, rounds=lambda _node: True)
+        for name in ("ArgMax", "ArgMin")
+    ),
 )

@@ -169,6 +169,18 @@ _ELEMENTWISE = (
     *("IsNaN", "IsInf"),
 )
 
+#: Those that make integers or truth values of real numbers.
+_ROUNDING = frozenset(
+    {"Ceil", "Floor", "Round", "Sign"}
+    | {"Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
+)
+
+
+def _casts_to_integers(node: ir.Node) -> bool:
+    to = ir.DataType(attribute(node, "to", int(ir.DataType.FLOAT)))
+    return to.is_integer() or to == ir.DataType.BOOL
+
+
 ROWS = (
     OpSpec(op_type="Relu", output_range=_relu_range, linear=True, channels=elementwise),
     OpSpec(op_type="Clip", output_range=_clip_range, channels=first_input),
@@ -189,6 +201,13 @@ ROWS = (
     OpSpec(op_type="PRelu", weights=(1,), linear=True, channels=zero_safe),
     OpSpec(op_type="Sigmoid", quant=_SIGMOID, channels=elementwise),
     OpSpec(op_type="Identity", linear=True, moves_only=True, scores="keeps", channels=elementwise),
-    OpSpec(op_type="Cast", moves_only=True, channels=elementwise),
-    *(OpSpec(op_type=name, channels=elementwise) for name in _ELEMENTWISE),
+    OpSpec(op_type="Cast", moves_only=True, channels=elementwise, rounds=_casts_to_integers),
+    *(
+        OpSpec(
+            op_type=name,
+            channels=elementwise,
+            rounds=(lambda _node: True) if name in _ROUNDING else None,
+        )
+        for name in _ELEMENTWISE
+    ),
 )

@@ -187,6 +187,9 @@ class OpSpec:
         scores: `"makes"`: the outputs are probabilities; `"keeps"`: it may stand behind a
             classifier's last layer.
         quantized: only quantized models have it.
+        shape_ports: ports whose values, not only their shapes, decide the output's shape.
+        reads_shape: the output holds sizes of the input, whatever its values are.
+        rounds: tells nodes that make integers or truth values of real numbers.
         random: how it draws random values; None if its output is the same on every run.
     """
 
@@ -213,4 +216,7 @@ class OpSpec:
     moves_only: bool = False
     scores: Literal["makes", "keeps"] | None = None
     quantized: bool = False
+    shape_ports: tuple[int, ...] = ()
+    reads_shape: bool = False
+    rounds: Callable[[ir.Node], bool] | None = None
     random: RandomRule | None = None

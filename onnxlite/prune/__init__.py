@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnxlite.apply import apply_step, run_step
 from onnxlite.model import ModelLike, load
 from onnxlite.prune.options import (
     PruneChannels,
@@ -15,7 +16,7 @@ from onnxlite.prune.options import (
 )
 from onnxlite.prune.report import ChannelReport, GroupRow, explain_channels
 from onnxlite.samples import SamplesLike
-from onnxlite.step import Result, StepContext, as_result, from_options, run_step
+from onnxlite.step import Result, StepContext, as_result, from_options
 
 __all__ = [
     "ChannelReport",
@@ -99,7 +100,7 @@ def prune_channels(
         VerificationError: the result differs from the model with the same channels set to
             zero in place.
     """
-    return as_result(model, *options.apply(load(model), samples, context))
+    return as_result(model, *apply_step(options, load(model), samples, context))
 
 
 @from_options(SparseStorage)

@@ -23,7 +23,7 @@ from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.fidelity import ReferenceOutputs
 from onnxlite.model import clone
-from onnxlite.ops import Ids
+from onnxlite.ops import Ids, value_lengths
 from onnxlite.prune.eligibility import channel_block, count_to_keep, removed_by_widths
 from onnxlite.prune.importance import DamageCurve
 from onnxlite.prune.options import PruneChannels, PruneChannelsReport
@@ -130,7 +130,9 @@ class _Trial:
         held_out = task.held_out or task.samples
         self._feeds = list(Samples(held_out, task.samples.inputs, limit=_TRIAL_SAMPLES))
         outputs = run_all(task.model, self._feeds, threads=task.context.threads)
-        self._expected = ReferenceOutputs(outputs, centered=True)
+        self._expected = ReferenceOutputs(
+            outputs, centered=True, varying=bool(value_lengths(task.model))
+        )
 
     def error(self, removed: RemovedCounts) -> float:
         """Repair the model; return the squared output error over the variance."""

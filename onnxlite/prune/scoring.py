@@ -14,7 +14,7 @@ from onnxlite.analysis.cost import cost
 from onnxlite.calibrate.moments import Moments
 from onnxlite.fidelity import ReferenceOutputs
 from onnxlite.model import clone
-from onnxlite.ops import Ids
+from onnxlite.ops import Ids, value_lengths
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.prune.importance import DamageCurve, weight_curve
 from onnxlite.prune.reconstruction import (
@@ -205,7 +205,9 @@ class _Probe:
         held_out = task.held_out or task.fitted
         self._feeds = list(Samples(held_out, task.fitted.inputs, limit=count))
         outputs = run_all(model, self._feeds, threads=task.context.threads)
-        self._expected = ReferenceOutputs(outputs, centered=True)
+        self._expected = ReferenceOutputs(
+            outputs, centered=True, varying=bool(value_lengths(model))
+        )
         # Layers without a bias get one, so the model of the channel map is copied.
         self._copy = clone(model)
         self._twins = {layer.node.name: layer for layer in find_layers(self._copy)[0]}

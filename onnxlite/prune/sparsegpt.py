@@ -21,7 +21,7 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import Reference, ReferenceOutputs
 from onnxlite.graph import const_tensor, iter_nodes, node_name, value_names
 from onnxlite.model import clone
-from onnxlite.ops import Parameter
+from onnxlite.ops import Parameter, value_lengths
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.prune.magnitude import kth_magnitude, zeroed
 from onnxlite.prune.nm_pattern import Pattern, axis_order, summed_axis
@@ -193,7 +193,8 @@ def _allocate(
     model, progress = task.model, task.context.progress
     trial = clone(model)
     feeds = list(itertools.islice(task.samples, _PROBED_FEEDS))
-    wanted = ReferenceOutputs(run_all(model, feeds, threads=task.context.threads))
+    outputs = run_all(model, feeds, threads=task.context.threads)
+    wanted = ReferenceOutputs(outputs, varying=bool(value_lengths(model)))
     values = {
         name: value
         for graph in trial.graphs()

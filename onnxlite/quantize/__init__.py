@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnxlite.apply import run_step
 from onnxlite.model import ModelLike
 from onnxlite.quantize.core.options import QuantizeStatic, QuantizeStaticReport
 from onnxlite.quantize.core.targets import TARGETS
@@ -12,7 +13,7 @@ from onnxlite.quantize.float16.options import ToFloat16, ToFloat16Report
 from onnxlite.quantize.mixed.options import QuantizeAuto, QuantizeAutoReport
 from onnxlite.quantize.weight_only.options import QuantizeWeights, QuantizeWeightsReport
 from onnxlite.samples import SamplesLike
-from onnxlite.step import Result, StepContext, from_options, run_step
+from onnxlite.step import Result, StepContext, from_options
 
 __all__ = [
     "TARGETS",

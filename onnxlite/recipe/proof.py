@@ -20,7 +20,9 @@ from onnxlite import evaluate
 from onnxlite.analysis.summary import inspect
 from onnxlite.errors import ExecutionError, SaveError, VerificationError
 from onnxlite.evaluate import Fidelity, Latency, Metric
+from onnxlite.fidelity import common_part
 from onnxlite.model import PlainModel, disk_bytes, mapped_files, size_bytes, to_bytes
+from onnxlite.ops import value_lengths
 from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.layers import layer_pairs
 from onnxlite.recipe.report import RunReport, Sizes, environment
@@ -73,6 +75,7 @@ class Reference:
     def __init__(self, model: ir.Model, samples: SamplesLike) -> None:
         feeds = Samples(samples, input_specs(model))
         self._feeds = list(itertools.islice(feeds, _FEEDS_VERIFIED))
+        self._varying = bool(value_lengths(model))
         session = Session(model, threads=1)
         self._outputs = [session.run(feed) for feed in self._feeds]
 
@@ -93,7 +96,7 @@ class Reference:
                 f"{where} made a model that does not run, nothing was written; {error}"
             ) from error
         for expected, result in zip(self._outputs, results, strict=True):
-            if fault := _fault(expected, result, any_width):
+            if fault := _fault(expected, result, any_width=any_width, varying=self._varying):
                 raise VerificationError(f"{where} made a wrong model, nothing was written: {fault}")
 
 
@@ -154,7 +157,7 @@ def check_target(target: Path, source: ir.Model) -> None:
         raise SaveError(f"cannot write {str(target)!r}: create the directory first")
 
 
-def _fault(expected: Outputs, result: Outputs, any_width: bool) -> str | None:
+def _fault(expected: Outputs, result: Outputs, *, any_width: bool, varying: bool) -> str | None:
     """The first difference in names, types, shapes or finiteness of two models' outputs."""
     if list(expected) != list(result):
         return f"its outputs are {list(result)}, they were {list(expected)}"
@@ -162,11 +165,13 @@ def _fault(expected: Outputs, result: Outputs, any_width: bool) -> str | None:
     for name in [name for name, value in expected.items() if isinstance(value, np.ndarray)]:
         want, have = expected[name], result[name]
         like = have.dtype == want.dtype or (any_width and have.dtype.kind == want.dtype.kind == "f")
-        if have.shape != want.shape or not like:
+        fits = have.shape == want.shape or (varying and have.ndim == want.ndim)
+        if not fits or not like:
             return (
                 f"output {name!r} is {have.dtype}{list(have.shape)}, "
                 f"it was {want.dtype}{list(want.shape)}"
             )
+        want, have = common_part(name, want, have, varying=varying)
         if want.dtype.kind == "f" and (bad := int((np.isfinite(want) & ~np.isfinite(have)).sum())):
             return f"output {name!r} has {bad} new NaN or infinite of {want.size} values"
     return None

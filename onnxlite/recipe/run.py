@@ -14,6 +14,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from onnxlite.analysis.lineage import record_original
+from onnxlite.apply import apply_step
 from onnxlite.errors import OptionError, SamplesError
 from onnxlite.evaluate.compare import Metric
 from onnxlite.model import ModelLike, clone, give_back, load, plain_model
@@ -122,7 +123,7 @@ def _applied(run: Run, calibration: SamplesLike) -> tuple[ir.Model, list[StepRep
         record_original(current, run.original)
         # Generated samples, or those kept for the evaluation, decide nothing.
         given = calibration if run.use.calibration or not step.fits_samples else None
-        current, report = step.apply(current, given, run.context)
+        current, report = apply_step(step, current, given, run.context)
         reports.append(report)
         narrowed = narrowed or step.changes_io
         if report.changed:

@@ -68,6 +68,7 @@ class Repair(Step, frozen=True, kw_only=True):
 
     report: ClassVar[type[StepReport]] = RepairReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
+    ties_lengths: ClassVar[bool] = False
 
     candidate: (
         Annotated[

@@ -26,6 +26,7 @@ from onnxlite.repair.fit import Fit
 from onnxlite.repair.options import RepairChanges, RepairedLayer, RepairReport
 from onnxlite.repair.targets import STEP, FitPair, match_layers
 from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.tied_lengths import tie_pair
 
 _DEFAULTS = FitOptions()
 _ADVICE = "repair the float model before quantization, or tune this one"
@@ -54,6 +55,24 @@ def repair_ir(
             with other inputs.
         VerificationError: the reference has other outputs.
     """
+    tied = tie_pair(
+        reference, candidate, samples, limit=options.repair.limit, threads=options.threads
+    )
+    if tied is None:
+        return _repair(reference, candidate, samples, options, progress)
+    one, other = tied.reference.model, tied.candidate.model
+    made, report = _repair(one, other, tied.feeds, options, progress)
+    return tied.candidate.restore(made), report
+
+
+def _repair(
+    reference: ir.Model,
+    candidate: ir.Model,
+    samples: SamplesLike,
+    options: FitOptions,
+    progress: Progress,
+) -> tuple[ir.Model, RepairReport]:
+    """Repair a model whose lengths are tied where they depend on values."""
     asked = options.repair
     _check_inputs(reference, candidate)
     run = _Run(clone(reference), candidate, source=clone(candidate))

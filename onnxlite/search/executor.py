@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxlite.analysis.lineage import Origin, lineage_of, record_original, restore_lineage
+from onnxlite.apply import apply_step
 from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.model import load, to_bytes
 from onnxlite.recipe import PruneChannels, QuantizeAuto, QuantizeDynamic, QuantizeStatic
@@ -100,7 +101,8 @@ def _apply(task: StepTask, progress: Progress) -> StepResult:
     original = parse_model(task.original)
     current = parse_model(task.model, task.lineage)
     record_original(current, original)
-    model, report = task.step.apply(current, task.samples, StepContext(progress=progress))
+    context = StepContext(progress=progress)
+    model, report = apply_step(task.step, current, task.samples, context)
     if report.changed:
         Reference(original, task.samples).verify(model, task.step.name())
     return StepResult(model=to_bytes(model), lineage=dict(lineage_of(model)), report=report)

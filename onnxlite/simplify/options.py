@@ -52,6 +52,7 @@ class Simplify(Step, frozen=True, kw_only=True):
 
     report: ClassVar[type[StepReport]] = SimplifyReport
     runtime: ClassVar[tuple[str, ...]] = ("progress",)
+    ties_lengths: ClassVar[bool] = False
     renamed: ClassVar[dict[str, str]] = {"time_limit": "time_limit_s"}
 
     verify: Annotated[

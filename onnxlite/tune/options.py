@@ -56,6 +56,7 @@ class Tune(Step, frozen=True, kw_only=True):
 
     report: ClassVar[type[StepReport]] = TuneReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
+    ties_lengths: ClassVar[bool] = False
     renamed: ClassVar[dict[str, str]] = {
         "student": "candidate",
         "time_limit": "time_limit_s",

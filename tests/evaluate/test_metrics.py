@@ -97,7 +97,7 @@ def test_scalars_and_empty_outputs() -> None:
 
 
 def test_another_shape_is_an_error() -> None:
-    with pytest.raises(VerificationError, match=r"'y' is float64\[2, 2\].*float64\[2, 3\]"):
+    with pytest.raises(VerificationError, match=r"'y' is \[2, 2\].*\[2, 3\]"):
         Meter("y").update(np.ones((2, 3)), np.ones((2, 2)))
     with pytest.raises(VerificationError, match="do not compute the same"):
         Meter("y").update(np.ones(3), np.ones(3, np.int64))
