@@ -24,7 +24,6 @@ from onnxlite.errors import VerificationError as VerificationError
 from onnxlite.evaluate import Fidelity as Fidelity
 from onnxlite.evaluate import Latency as Latency
 from onnxlite.evaluate import LayerFidelity as LayerFidelity
-from onnxlite.evaluate.compare import Metric
 from onnxlite.evaluate.task_metrics import MetricLike
 from onnxlite.model import ModelLike as ModelLike
 from onnxlite.model import load as load
@@ -220,7 +219,7 @@ def compare(
     candidate: ModelLike,
     *,
     samples: SamplesLike | None = None,
-    metric: Metric | None = None,
+    metric: MetricLike | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
     layers: bool = False,
     limit: int | None = None,
@@ -230,14 +229,16 @@ def compare(
     """Run both models on the same samples and measure the difference of their outputs.
 
     Outputs are matched by name, or by position where the names differ. Nothing but sums
-    is kept between feeds, except with a `metric`, which needs all outputs of both models.
+    is kept between feeds; metrics that need all samples at once keep what they compare.
 
     Args:
         reference: the model to be reproduced.
         candidate: the model to judge.
         samples: inputs in any form of `SamplesLike`; None generates inputs, which show whether
             a rewrite is exact and little about a lossy one.
-        metric: a task metric, see `Metric`.
+        metric: a task metric: a name in `task_metrics.METRICS`, a fitted metric, or a function
+            of a model's outputs, and of the labels where there are some. By default the one
+            that fits the outputs; `metrics` has it with the reason.
         labels: class of each sample, `int[samples]`: adds the accuracy of both models, on
             the first output that holds class scores `[n, classes]` or classes `[n]`.
         layers: Also compare layer by layer, to find which one breaks the model. Layers are matched
@@ -249,8 +250,8 @@ def compare(
             exception that it raises ends the work.
 
     Raises:
-        OptionError: the models' inputs or number of outputs differ; no output fits the
-            labels.
+        OptionError: the models' inputs or number of outputs differ; the metric or the labels
+            fit no output.
         SamplesError: the samples do not fit the models, or the labels do not fit them.
         VerificationError: an output has another shape in the candidate.
         ExecutionError: ONNX Runtime does not run one of the models.
@@ -984,7 +985,7 @@ def run(
     samples: SamplesLike | None = None,
     evaluation: SamplesLike | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
-    metric: Metric | None = None,
+    metric: MetricLike | None = None,
     output: str | PathLike[str] | None = None,
     benchmark: bool = True,
     threads: int | None = None,
@@ -1006,7 +1007,7 @@ def run(
             `samples` (at least 8, at most half) is held out for that.
         labels: class of each evaluation sample (of each of `samples`, if those are split),
             for the accuracy of both models.
-        metric: a task metric of a model's outputs, see `compare`.
+        metric: a task metric, see `compare`; None proposes the one that fits.
         output: Write the result here, atomically. Nothing is written if no step changed the model.
         benchmark: Measure the latency of the result against the input.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
@@ -1035,7 +1036,7 @@ def run(
     samples: SamplesLike | None = None,
     evaluation: SamplesLike | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
-    metric: Metric | None = None,
+    metric: MetricLike | None = None,
     output: str | PathLike[str] | None = None,
     benchmark: bool = True,
     threads: int | None = None,

@@ -192,6 +192,20 @@ def test_compare_and_its_limits(folder):
     assert f"agreement is {fidelity.agreement:.2%}, the limit is 101.00%" in result.stderr
 
 
+def test_compare_by_a_task_metric(folder):
+    call("prune-weights net.onnx --sparsity 0.9 -o out.onnx")
+    command = "compare net.onnx out.onnx --data x.npy --metric sqnr"
+    (metric,) = from_json(call(f"{command} --json").stdout, "fidelity", Fidelity).metrics
+    assert metric.name == "sqnr"
+    text = call(command).stdout
+    assert "20 dB" in text  # what a drop of 1% means
+    call(f"{command} --max-drop 9999%")
+    result = call(f"{command} --max-drop 0.1%", 3)
+    assert f"sqnr loses {metric.drop:.2%}, the limit is 0.10%" in result.stderr
+    assert "no task metric" in call("compare net.onnx out.onnx --max-drop 1%", 3).stderr
+    call("compare net.onnx out.onnx --data x.npy --metric f1", 2)
+
+
 def test_benchmark_and_its_limit(folder):
     result = call("benchmark net.onnx net.onnx --rounds 1 --json --max-ratio 0.000001", 3)
     document = json.loads(result.stdout)

@@ -17,7 +17,7 @@ from onnxlite.cli.app import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.errors import OptionError
 from onnxlite.evaluate.benchmark import BenchmarkOptions
-from onnxlite.evaluate.compare import CompareOptions
+from onnxlite.evaluate.compare import CompareOptions, Fidelity
 from onnxlite.quantize.mixed.sensitivity import SensitivityOptions
 from onnxlite.report import (
     channels_view,
@@ -73,6 +73,8 @@ def compare(
     options: CompareOptions,
     data: args.Data = None,
     labels: args.Labels = None,
+    metric: args.TaskMetric = None,
+    max_drop: args.MaxDrop = None,
     min_sqnr_db: Annotated[
         float | None,
         typer.Option(
@@ -105,10 +107,14 @@ def compare(
             candidate,
             samples=data,
             labels=labels,
+            metric=metric,
             progress=terminal,
             **asdict(options),
         )
     terminal.show("fidelity", fidelity, fidelity_view(fidelity))
+    if max_drop is not None and (excess := _lost_too_much(fidelity, max_drop)):
+        terminal.say(excess)
+        raise typer.Exit(ExitCode.NOT_REACHED)
     agreement = fidelity.agreement
     if min_sqnr_db is not None and fidelity.sqnr_db < min_sqnr_db:
         terminal.say(
@@ -122,6 +128,18 @@ def compare(
         )
         terminal.say(f"top-1 agreement is {have}, the limit is {min_agreement:.2%}")
         raise typer.Exit(ExitCode.NOT_REACHED)
+
+
+def _lost_too_much(fidelity: Fidelity, limit: float) -> str | None:
+    """Say which task metric loses more than a limit, or cannot be decided; None if all hold."""
+    if not fidelity.metrics:
+        return "no task metric: give real inputs by --data"
+    for metric in fidelity.metrics:
+        if metric.drop is None:
+            return f"{metric.name} is undecided: the samples have nothing that could be lost"
+        if metric.drop > limit:
+            return f"{metric.name} loses {metric.drop:.2%}, the limit is {limit:.2%}"
+    return None
 
 
 @args.with_options(BenchmarkOptions, leave_out=["seed"])

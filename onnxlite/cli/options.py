@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from onnxlite.errors import OptionError
+from onnxlite.evaluate.task_metrics import MetricName
 from onnxlite.options import Field, Options, arms_of, choices_of, fields_of, from_text
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -125,6 +126,32 @@ Labels: TypeAlias = Annotated[
         metavar="FILE",
         parser=_read_labels,
         help="Class of each evaluation sample, a .npy file of whole numbers: shows accuracy.",
+        show_default=False,
+    ),
+]
+
+
+TaskMetric: TypeAlias = Annotated[
+    MetricName | None,
+    typer.Option(
+        "--metric",
+        help="Task metric; by default the one that fits the outputs, and the report says why.",
+        show_default=False,
+    ),
+]
+
+
+def _read_fraction(text: str) -> float:
+    return float(from_text("max_drop", text, float))
+
+
+MaxDrop: TypeAlias = Annotated[
+    Any,
+    typer.Option(
+        "--max-drop",
+        metavar="FRACTION",
+        parser=_read_fraction,
+        help="Exit with 3 if the task metric loses more, for example 1%.",
         show_default=False,
     ),
 ]

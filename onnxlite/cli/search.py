@@ -18,7 +18,6 @@ from onnxlite.cli import options as args
 from onnxlite.cli.app import ExitCode
 from onnxlite.cli.terminal import Terminal
 from onnxlite.errors import MissingPackageError, OptionError
-from onnxlite.evaluate.task_metrics import MetricName
 from onnxlite.report import save_report, search_view, trial_line, write_text
 from onnxlite.search.job import OptimizeOptions
 
@@ -31,12 +30,7 @@ def optimize(
     data: args.Data = None,
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
-    metric: Annotated[
-        MetricName | None,
-        typer.Option(
-            help="What --max-drop is about; by default what fits the outputs.", show_default=False
-        ),
-    ] = None,
+    metric: args.TaskMetric = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Processes for the trials.", show_default=False),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from onnxlite.evaluate.benchmark import Latency, Ratio, Timing, benchmark
-from onnxlite.evaluate.compare import Fidelity, Metric, MetricPair, compare
+from onnxlite.evaluate.compare import Fidelity, compare
 from onnxlite.evaluate.layers import LayerFidelity
 from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
+from onnxlite.evaluate.task_metrics import MetricPair
 from onnxlite.machine import Machine, machine
 
 __all__ = [
@@ -15,7 +16,6 @@ __all__ = [
     "LayerFidelity",
     "Machine",
     "Meter",
-    "Metric",
     "MetricPair",
     "OutputFidelity",
     "PeakMemory",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -14,37 +14,27 @@ import onnx_ir as ir
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from onnxlite.errors import OptionError, SamplesError
+from onnxlite.errors import OptionError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
-from onnxlite.evaluate.metrics import Meter, OutputFidelity, predicted_classes
+from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.per_sample import SampleSpread
+from onnxlite.evaluate.task_metrics import MetricLike, MetricPair, ProposedRun, tensors
 from onnxlite.fidelity import match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.ops import random_outputs, value_lengths
 from onnxlite.options import Limit, Options
 from onnxlite.records import Report
-from onnxlite.runtime import Outputs, Session, probe_feeds
+from onnxlite.runtime import Session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
 from onnxlite.step import StepContext, from_options
 from onnxlite.tied_lengths import TiedPair, agreement, tie_pair
 
-#: A task metric: all outputs of one model by name, samples along the first axis in the
-#: order given, to one number. For example, with labels at hand:
-#: `lambda outputs: (outputs["logits"].argmax(1) == labels).mean()`.
-Metric: TypeAlias = Callable[[Outputs], float]
-
 #: The worst sample is named where it is so far below the figure of all.
 _FAR_BELOW_DB = 3.0
+#: Task metrics of outputs without one class per sample.
+_NO_CLASSES = frozenset({"ctc", "detection", "embedding", "segmentation", "tokens"})
 #: Types of inputs that are fed to a candidate of another width as well.
 _FLOATS = frozenset({"float16", "float32", "float64"})
-
-
-class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
-    """A task metric of both models."""
-
-    name: str
-    reference: float
-    candidate: float
 
 
 class Fidelity(Report, frozen=True, kw_only=True):
@@ -53,7 +43,8 @@ class Fidelity(Report, frozen=True, kw_only=True):
     Attributes:
         samples: number of samples compared.
         outputs: one row per output.
-        metrics: task metrics of both models, if there were labels or a metric.
+        metrics: task metrics of both models: the one that was asked for or fits the outputs,
+            and accuracy if there were labels; none on generated inputs.
         notes: outputs that were matched by position, or could not be compared.
         layers: one row per layer, if they were asked for.
         length_agreement: where lengths of outputs depend on values, fraction of the rounded
@@ -98,7 +89,12 @@ class Fidelity(Report, frozen=True, kw_only=True):
 
     @property
     def agreement(self) -> float | None:
-        """Top-1 agreement of the worst output that looks like class scores, if any."""
+        """Top-1 agreement of the worst output that looks like class scores, if any.
+
+        None where the task metric shows that the outputs hold no classes.
+        """
+        if any(metric.name in _NO_CLASSES for metric in self.metrics):
+            return None
         shares = [row.agreement for row in self.outputs if row.agreement is not None]
         return min(shares, default=None)
 
@@ -109,9 +105,9 @@ class Fidelity(Report, frozen=True, kw_only=True):
         spread = self.per_sample
         if spread is not None and spread.worst < self.sqnr_db - _FAR_BELOW_DB:
             parts.append(f"worst sample {spread.worst_sample} at {spread.worst:.1f} dB")
-        if self.agreement is not None:
+        if self.agreement is not None and not self.metrics:
             parts.append(f"top-1 agreement {self.agreement:.2%}")
-        parts += [f"{m.name} {m.reference:.4g} -> {m.candidate:.4g}" for m in self.metrics]
+        parts += map(str, self.metrics)
         if self.length_agreement is not None:
             parts.append(f"{self.length_agreement:.2%} of the lengths agree")
         if count := len(self.undecided):
@@ -139,7 +135,7 @@ def compare(
     candidate: ModelLike,
     *,
     samples: SamplesLike | None = None,
-    metric: Metric | None = None,
+    metric: MetricLike | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
     options: CompareOptions,
     context: StepContext,
@@ -147,20 +143,22 @@ def compare(
     """Run both models on the same samples and measure the difference of their outputs.
 
     Outputs are matched by name, or by position where the names differ. Nothing but sums
-    is kept between feeds, except with a `metric`, which needs all outputs of both models.
+    is kept between feeds; metrics that need all samples at once keep what they compare.
 
     Args:
         reference: the model to be reproduced.
         candidate: the model to judge.
         samples: inputs in any form of `SamplesLike`; None generates inputs, which show whether
             a rewrite is exact and little about a lossy one.
-        metric: a task metric, see `Metric`.
+        metric: a task metric: a name in `task_metrics.METRICS`, a fitted metric, or a function
+            of a model's outputs, and of the labels where there are some. By default the one
+            that fits the outputs; `metrics` has it with the reason.
         labels: class of each sample, `int[samples]`: adds the accuracy of both models, on
             the first output that holds class scores `[n, classes]` or classes `[n]`.
 
     Raises:
-        OptionError: the models' inputs or number of outputs differ; no output fits the
-            labels.
+        OptionError: the models' inputs or number of outputs differ; the metric or the labels
+            fit no output.
         SamplesError: the samples do not fit the models, or the labels do not fit them.
         VerificationError: an output has another shape in the candidate.
         ExecutionError: ONNX Runtime does not run one of the models.
@@ -187,12 +185,11 @@ def compare(
     sessions = [_open(reference, first, threads), _open(candidate, second, threads)]
     pairs = _match(sessions[0].output_names, sessions[1].output_names, notes)
     meters: dict[str, Meter] = {}
-    kept: list[tuple[Outputs, Outputs]] = []
-    classes: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    tasks = _task_runs(first, metric, labels, real=samples is not None)
     count = 0
     for done, feed in enumerate(feeds, 1):
         size = feed_size(feed, specs)
-        have = _tensors(sessions[0].run(feed))
+        have = tensors(sessions[0].run(feed))
         given = sessions[1].suited({renamed[name]: array for name, array in feed.items()})
         other = sessions[1].run(given)
         other = {name: other[pairs[name]] for name in have}
@@ -200,11 +197,8 @@ def compare(
         for name in have:
             meter = meters.setdefault(name, Meter(name, varying=varying))
             meter.update(have[name], other[name], size)
-        if metric is not None:
-            kept.append((have, other))
-        if labels is not None:
-            scores = _class_output(have)
-            classes.append((predicted_classes(have[scores]), predicted_classes(other[scores])))
+        for task in tasks:
+            task.add(feed, have, other, size)
         count += size
         progress("compare", done, 0)
     rows: tuple[LayerFidelity, ...] = ()
@@ -213,13 +207,10 @@ def compare(
             first, second, feeds, renamed, threads=threads, progress=progress
         )
         notes += more
-    metrics = [] if labels is None else [_accuracy(classes, np.asarray(labels))]
-    if metric is not None:
-        metrics.append(_metric_pair(metric, kept))
     found = Fidelity(
         samples=count,
         outputs=tuple(meter.result() for meter in meters.values()),
-        metrics=tuple(metrics),
+        metrics=tuple(pair for task in tasks if (pair := task.result()) is not None),
         notes=tuple(dict.fromkeys(notes)),
         layers=rows,
         length_agreement=agreed,
@@ -228,6 +219,23 @@ def compare(
         found,
         notes=found.notes + tuple(f"undecided: {text}" for text in found.undecided),
     )
+
+
+def _task_runs(
+    model: ir.Model,
+    metric: MetricLike | None,
+    labels: NDArray[Any] | Sequence[int] | None,
+    *,
+    real: bool,
+) -> list[ProposedRun]:
+    """The metric that was asked for or is proposed, and accuracy beside it."""
+    given = None if labels is None else np.asarray(labels)
+    if metric is None and given is None and not real:
+        return []
+    runs = [ProposedRun(model, metric, given)]
+    if metric not in (None, "accuracy") and given is not None:
+        runs.append(ProposedRun(model, "accuracy", given))
+    return runs
 
 
 def _open(source: PlainModel, model: ir.Model, threads: int | None) -> Session:
@@ -304,13 +312,6 @@ def _tie(
     return tie_pair(first, second, feeds, threads=threads)
 
 
-def _metric_pair(metric: Metric, kept: Sequence[tuple[Outputs, Outputs]]) -> MetricPair:
-    """Apply a task metric to all outputs of both models."""
-    values = [float(metric(_joined([pair[side] for pair in kept]))) for side in (0, 1)]
-    name = getattr(metric, "__name__", "metric").replace("<lambda>", "metric")
-    return MetricPair(name=name, reference=values[0], candidate=values[1])
-
-
 def _notes(first: ir.Model, second: ir.Model, *, untied: bool) -> list[str]:
     """Note lengths that are not tied, and random nodes without a partner of the same name."""
     notes = []
@@ -323,48 +324,3 @@ def _notes(first: ir.Model, second: ir.Model, *, untied: bool) -> list[str]:
             f"{sorted(names[1] - names[0])}), so their noise differs and counts as error"
         )
     return notes
-
-
-def _tensors(outputs: Mapping[str, object]) -> Outputs:
-    """Without sequences and maps."""
-    return {name: array for name, array in outputs.items() if isinstance(array, np.ndarray)}
-
-
-def _class_output(outputs: Outputs) -> str:
-    """The first output of class scores, `float[n, classes]`, or of classes, `int[n]`."""
-    for name, array in outputs.items():
-        scores = array.ndim == 2 and array.dtype.kind == "f" and array.shape[1] > 1
-        if scores or (array.ndim == 1 and array.dtype.kind in "iu"):
-            return name
-    shapes = {name: list(array.shape) for name, array in outputs.items()}
-    raise OptionError(
-        f"no output holds classes to hold the labels against (outputs: {shapes}): give a metric"
-    )
-
-
-def _accuracy(
-    classes: Sequence[tuple[NDArray[Any], NDArray[Any]]], labels: NDArray[Any]
-) -> MetricPair:
-    sides = [np.concatenate([pair[side] for pair in classes]) for side in (0, 1)]
-    if labels.shape != sides[0].shape:
-        raise SamplesError(
-            f"labels of shape {list(labels.shape)} for {len(sides[0])} samples: "
-            "give one class per sample"
-        )
-    shares = [float(np.mean(side == labels)) for side in sides]
-    return MetricPair(name="accuracy", reference=shares[0], candidate=shares[1])
-
-
-def _joined(parts: Sequence[Outputs]) -> Outputs:
-    """All feeds' outputs as one array each; one without a sample axis gets it."""
-    joined: Outputs = {}
-    for name in parts[0]:
-        arrays = [part[name] for part in parts]
-        try:
-            joined[name] = np.concatenate([np.atleast_1d(array) for array in arrays])
-        except ValueError as error:
-            raise OptionError(
-                f"output {name!r} has another shape on every feed, so no metric can be computed "
-                f"on all of them: {error}; give samples of one size"
-            ) from error
-    return joined

@@ -243,11 +243,6 @@ def _is_narrow(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "V"
 
 
-def predicted_classes(outputs: NDArray[Any]) -> NDArray[Any]:
-    """Class of each sample: argmax of `outputs[n, classes]`, or `outputs[n]`."""
-    return outputs if outputs.ndim == 1 else outputs.argmax(axis=1)
-
-
 def _kind(array: NDArray[Any]) -> str:
     """Kind of an array; the narrow floats of ml_dtypes are void to NumPy."""
     if array.dtype.kind in "iub":

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from onnxlite import evaluate
 from onnxlite.analysis.summary import inspect
 from onnxlite.errors import ExecutionError, SaveError, VerificationError
-from onnxlite.evaluate import Fidelity, Latency, Metric
+from onnxlite.evaluate import Fidelity, Latency
+from onnxlite.evaluate.task_metrics import MetricLike
 from onnxlite.fidelity import common_part
 from onnxlite.model import PlainModel, disk_bytes, mapped_files, size_bytes, to_bytes
 from onnxlite.ops import value_lengths
@@ -64,7 +65,7 @@ class Run:
     output: Path | None
     benchmark: bool | Latency
     labels: NDArray[Any] | None = None
-    metric: Metric | None = None
+    metric: MetricLike | None = None
     context: StepContext
     start: float
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.lineage import record_original
 from onnxlite.apply import apply_step
 from onnxlite.errors import OptionError, SamplesError
-from onnxlite.evaluate.compare import Metric
+from onnxlite.evaluate.task_metrics import MetricLike
 from onnxlite.model import ModelLike, clone, give_back, load, plain_model
 from onnxlite.options import Options
 from onnxlite.recipe.document import Recipe, RecipeLike, as_recipe
@@ -57,7 +57,7 @@ def run(
     samples: SamplesLike | None = None,
     evaluation: SamplesLike | None = None,
     labels: NDArray[Any] | Sequence[int] | None = None,
-    metric: Metric | None = None,
+    metric: MetricLike | None = None,
     options: RunOptions,
     context: StepContext,
 ) -> Result[Any, RunReport]:
@@ -76,7 +76,7 @@ def run(
             `samples` (at least 8, at most half) is held out for that.
         labels: class of each evaluation sample (of each of `samples`, if those are split),
             for the accuracy of both models.
-        metric: a task metric of a model's outputs, see `compare`.
+        metric: a task metric, see `compare`; None proposes the one that fits.
 
     Returns:
         The result in the kind of `model`, and the report. `report.warnings` says if the

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxlite.analysis.summary import Summary
-from onnxlite.evaluate import Fidelity, Latency, LayerFidelity
+from onnxlite.evaluate import Fidelity, Latency, LayerFidelity, MetricPair
 from onnxlite.evaluate.metrics import OutputFidelity, PartFidelity
 from onnxlite.evaluate.per_sample import SampleSpread
 from onnxlite.prune import ChannelReport
@@ -244,13 +244,25 @@ def latency_note(latency: Latency) -> str:
 
 
 def metrics_table(fidelity: Fidelity) -> list[RenderableType]:
-    """Task metrics of both models: one table, or nothing without metrics."""
+    """Task metrics of both models, with the reason and further figures; nothing without any."""
     rows = [
         (m.name, _metric(m.reference), _metric(m.candidate), f"{m.candidate - m.reference:+.4f}")
+        if m.drop is not None
+        else (m.name, _metric(m.reference), "undecided", "-")
         for m in fidelity.metrics
     ]
     columns = ("metric", "before", "after", "difference")
-    return [Text(), table("Task", columns, rows)] if rows else []
+    notes = [Text(line) for metric in fidelity.metrics for line in _metric_lines(metric)]
+    return [Text(), table("Task", columns, rows), *notes] if rows else []
+
+
+def _metric_lines(metric: MetricPair) -> list[str]:
+    """Further figures of a task metric, why it was chosen, and what it means."""
+    details = ", ".join(f"{name} {value:.4g}" for name, value in metric.details.items())
+    return [
+        *([f"{metric.name}: {details}"] if details else []),
+        f"{metric.name}: {metric.reason}; a drop of 1%: {metric.meaning}",
+    ]
 
 
 def spread_text(spread: SampleSpread, unit: str = "", digits: str = ".4g") -> str:

@@ -14,7 +14,6 @@ import msgspec
 import onnx_ir as ir
 
 from onnxlite.evaluate import Latency, Ratio
-from onnxlite.evaluate.task_metrics import Accuracy
 from onnxlite.model import clone
 from onnxlite.recipe import Recipe, RunReport, Simplify
 from onnxlite.recipe.proof import Run, prove
@@ -174,7 +173,7 @@ def _proof(
         use=job.split.use,
         output=None,
         benchmark=latency or False,
-        labels=job.split.check_labels if isinstance(job.metric.metric, Accuracy) else None,
+        metric=job.metric.metric.with_labels(job.split.check_labels),
         context=StepContext(progress=job.deadline.final_progress),
         start=job.deadline.start,
     )

@@ -10,8 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
+from models.tasks import task_net, task_samples
 from onnxlite.errors import ExecutionError, OptionError, SamplesError, VerificationError
 from onnxlite.evaluate import Fidelity, compare
+from onnxlite.evaluate.task_metrics import Segmentation
+from onnxlite.model import load
 from tests.odd_models import NOT_RUNNABLE, ODD, feeds, odd, parse
 
 X = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
@@ -41,7 +44,7 @@ def test_a_known_error() -> None:
     (row,) = fidelity.outputs
     assert row.max_abs == pytest.approx(0.1 * np.abs(X).max(), rel=1e-5)
     assert row.cosine == pytest.approx(1.0)
-    assert str(fidelity) == "SQNR 20.0 dB, top-1 agreement 100.00% on 20 samples"
+    assert str(fidelity) == "SQNR 20.0 dB, regression 1 -> 0.9896 on 20 samples"
     assert msgspec.json.decode(msgspec.json.encode(fidelity), type=Fidelity) == fidelity
 
 
@@ -182,7 +185,7 @@ def test_labels_that_do_not_fit() -> None:
         compare(scaled(1.0), scaled(1.0), samples=X, labels=[1, 2])
     proto = parse("""<ir_version: 8, opset_import: ["": 17]>
         g (float[n,4] x) => (float[n,4,1] y) <int64[1] a = {2}> { y = Unsqueeze(x, a) }""")
-    with pytest.raises(OptionError, match="give a metric"):
+    with pytest.raises(OptionError, match="do not fit the metric 'accuracy'"):
         compare(proto, proto, samples=X, labels=X.argmax(1))
 
 
@@ -192,3 +195,29 @@ def test_a_metric_needs_outputs_of_one_size() -> None:
         g (float[n,4] x) => (float[4,n] y) { y = Transpose<perm = [1,0]>(x) }""")
     with pytest.raises(OptionError, match="samples of one size"):
         compare(flat, flat, samples=ragged, metric=lambda outputs: float(outputs["y"].sum()))
+
+
+def test_the_task_metric_is_proposed_on_real_inputs_and_says_why() -> None:
+    model, samples = load(task_net("YOLOv8")), task_samples("YOLOv8", 40)
+    fidelity = compare(model, model, samples=samples)
+    (metric,) = fidelity.metrics
+    assert (metric.name, metric.drop, metric.candidate) == ("detection", 0, 1)
+    assert "as YOLOv8 has them" in metric.reason
+    assert "1% of the detections" in metric.meaning
+    assert metric.details["recall"] == 1
+    assert fidelity.agreement is None
+    assert compare(model, model).metrics == ()
+
+
+def test_a_metric_by_name_beside_labels() -> None:
+    fidelity = compare(scaled(1.0), scaled(-1.0), samples=X, metric="sqnr", labels=X.argmax(1))
+    noise, accuracy = fidelity.metrics
+    assert (noise.name, noise.drop) == ("sqnr", pytest.approx(4))
+    assert (accuracy.name, accuracy.reference) == ("accuracy", 1.0)
+
+
+def test_samples_without_anything_to_lose_are_undecided() -> None:
+    metric = Segmentation("y", "mask", threshold=99.0)
+    fidelity = compare(scaled(1.0), scaled(1.0), samples=X, metric=metric)
+    assert fidelity.metrics[0].drop is None
+    assert "segmentation undecided" in str(fidelity)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
 from onnxlite.evaluate import Meter, OutputFidelity
-from onnxlite.evaluate.metrics import predicted_classes
 
 
 def figures(reference: NDArray[Any], candidate: NDArray[Any], *cuts: int) -> OutputFidelity:
@@ -101,11 +100,6 @@ def test_another_shape_is_an_error() -> None:
         Meter("y").update(np.ones((2, 3)), np.ones((2, 2)))
     with pytest.raises(VerificationError, match="do not compute the same"):
         Meter("y").update(np.ones(3), np.ones(3, np.int64))
-
-
-def test_classes_of_scores_and_of_indices() -> None:
-    np.testing.assert_array_equal(predicted_classes(np.array([[0.1, 0.9], [2.0, 1.0]])), [1, 0])
-    np.testing.assert_array_equal(predicted_classes(np.array([3, 4])), [3, 4])
 
 
 arrays = hnp.arrays(

@@ -2,6 +2,7 @@
 
     observe        real outputs on some feeds, and the operators that compute them
     choose_metric  name, object or function to a fitted metric; or the proposal, with its reason
+    ProposedRun    a metric that is chosen on the first feeds of a comparison
     MetricRun      decodes the outputs of both models, and compares them sample by sample
 
 A further metric is a `TaskMetric` in a file of its own, and one entry in `table.METRICS`.
@@ -27,6 +28,7 @@ from onnxlite.evaluate.task_metrics.observation import (
     observe_model,
     tensors,
 )
+from onnxlite.evaluate.task_metrics.proposed_run import MetricPair, ProposedRun
 from onnxlite.evaluate.task_metrics.segmentation import Segmentation
 from onnxlite.evaluate.task_metrics.sequences import Ctc, Tokens
 from onnxlite.evaluate.task_metrics.table import (
@@ -56,9 +58,11 @@ __all__ = [
     "MetricFunction",
     "MetricLike",
     "MetricName",
+    "MetricPair",
     "MetricRun",
     "Observation",
     "Proposal",
+    "ProposedRun",
     "Regression",
     "SampleLosses",
     "SampleRatio",

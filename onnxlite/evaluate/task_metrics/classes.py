@@ -138,9 +138,9 @@ class Accuracy(TaskMetric):
         del strict
         for output in observed.outputs.values():
             if output.is_integer and output.rank == 1:
-                return Proposal(cls(ClassHead(output.name, "class")), f"labels, {output}")
+                return Proposal(cls(ClassHead(output.name, "class")), f"there are labels; {output}")
             if output.is_float and output.rank == 2 and output.shape[1] > 1:
-                return Proposal(cls(ClassHead(output.name, "top")), f"labels, {output}")
+                return Proposal(cls(ClassHead(output.name, "top")), f"there are labels; {output}")
         return None
 
     def with_labels(self, labels: NDArray[Any] | None) -> Accuracy:

@@ -84,6 +84,10 @@ class Segmentation(TaskMetric):
             return SampleLosses.mean(np.array([1 - _mean_iou(*pair) for pair in pairs]))
         lost, all_ = [], []
         for one, two in zip(reference, candidate, strict=True):
+            if one.shape != two.shape:
+                lost.append(np.count_nonzero(one))
+                all_.append(np.count_nonzero(one))
+                continue
             lost.append(np.count_nonzero(one ^ two))
             all_.append(np.count_nonzero(one | two))
         return SampleLosses(SampleRatio(np.array(lost, float), np.array(all_, float)))

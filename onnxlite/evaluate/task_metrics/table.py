@@ -74,7 +74,7 @@ def choose_metric(
     """Fit the metric that was asked for, or propose the one that fits the outputs.
 
     Args:
-        metric: what was asked for; None proposes.
+        metric: what was asked for; None is accuracy with labels, and else proposes.
         observe: outputs of the reference on some feeds; not called for fitted metrics and
             functions.
         labelled: there is one label per sample, which calls for accuracy.
@@ -87,15 +87,21 @@ def choose_metric(
         return ChosenMetric(metric, "given")
     if callable(metric):
         return ChosenMetric(UserFunction(metric), "given")
-    if metric is not None:
-        return _fitted(metric, observe, labelled=labelled)
+    if metric is not None or labelled:
+        return _fitted(metric or "accuracy", observe, labelled=labelled)
     observed = observe()
-    kinds: tuple[type[TaskMetric], ...] = (Accuracy, *_PROPOSED) if labelled else _PROPOSED
-    for kind in kinds:
-        if proposal := kind.propose(observed, strict=True):
-            return ChosenMetric(proposal.metric, proposal.reason)
+    if (chosen := propose_metric(observed)) is not None:
+        return chosen
     shapes = [str(output) for output in observed.outputs.values()]
     raise OptionError(f"no metric fits the outputs ({'; '.join(shapes)}): give a function")
+
+
+def propose_metric(observed: Observation) -> ChosenMetric | None:
+    """Propose the metric that fits the outputs best; None if they hold no numbers."""
+    for kind in _PROPOSED:
+        if proposal := kind.propose(observed, strict=True):
+            return ChosenMetric(proposal.metric, proposal.reason)
+    return None
 
 
 def _fitted(name: str, observe: Callable[[], Observation], *, labelled: bool) -> ChosenMetric:
@@ -112,4 +118,4 @@ def _fitted(name: str, observe: Callable[[], Observation], *, labelled: bool) ->
         raise OptionError(
             f"the outputs do not fit the metric {name!r} ({shapes}): choose another one{advice}"
         )
-    return ChosenMetric(proposal.metric, f"given; {proposal.reason}")
+    return ChosenMetric(proposal.metric, proposal.reason)

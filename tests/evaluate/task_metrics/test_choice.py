@@ -137,7 +137,7 @@ def test_a_name_is_fitted_to_outputs_that_do_not_propose_it() -> None:
     observed = vectors("y = MatMul(x, w)", "float[8,64] w")
     choice = choose_metric("agreement", lambda: observed, labelled=False)
     assert isinstance(choice.metric, Agreement)
-    assert choice.reason.startswith("given")
+    assert "'y'" in choice.reason
     choice = choose_metric("sqnr", lambda: observed, labelled=False)
     assert isinstance(choice.metric, Sqnr)
 
