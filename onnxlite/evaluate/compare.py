@@ -103,7 +103,7 @@ class Fidelity(Report, frozen=True, kw_only=True):
         where = f" at {self.worst_part}" if cut or len(self.outputs) > 1 else ""
         parts = [f"SQNR {self.sqnr_db:.1f} dB{where}" if self.sqnr_db < math.inf else "identical"]
         spread = self.per_sample
-        if spread is not None and spread.worst < self.sqnr_db - _FAR_BELOW_DB:
+        if spread is not None and spread.worst < self.sqnr_db - _FAR_BELOW_DB < math.inf:
             parts.append(f"worst sample {spread.worst_sample} at {spread.worst:.1f} dB")
         if self.agreement is not None and not self.metrics:
             parts.append(f"top-1 agreement {self.agreement:.2%}")
