@@ -68,12 +68,18 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def doubt(self) -> str | None:
-        """Say what the samples show, and why that decides nothing; None if it does."""
+        """Say what the samples show, and why that decides nothing.
+
+        None if it decides, or if the interval alone leaves the limit undecided.
+        """
         figure, (_, side) = self.figure, LIMITS[self.limit]
         if self.verdict != "undecided" or figure.spread is None or figure.doubt is None:
             return None
         end = figure.high if side == "upper" else figure.low
         shown = figure.value if end is None else end
+        keeps = shown <= self.bound if side == "upper" else shown >= self.bound
+        if not keeps and not figure.spread.is_heavy:
+            return None
         what = "no more" if side == "upper" else "no less"
         return f"{figure.spread.samples:,} samples show {what} than {shown:.4g}, but {figure.doubt}"
 

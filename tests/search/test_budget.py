@@ -75,6 +75,9 @@ def test_few_samples_leave_a_limit_undecided_that_their_interval_keeps():
     assert found.samples_needed == ENOUGH_SAMPLES
     assert Budget(max_drop=0.01).accepts((found,))
     assert not Budget(max_drop=0.01, certain=True).accepts((found,))
+    # A limit inside of the interval needs no further reason.
+    inside = check(Budget(max_drop=(figure.value + figure.high) / 2), figure, samples=24)
+    assert (inside.verdict, inside.doubt) == ("undecided", None)
     # Even if 1 in 9 loses everything, a quarter is not lost.
     assert check(Budget(max_drop=0.25), figure, samples=24).verdict == "met"
     # What is lost already is certain.
