@@ -14,6 +14,7 @@ import onnx_ir as ir
 import pytest
 
 from models.data import calibration_images
+from models.tasks import task_net, task_samples
 from onnxlite import evaluate
 from onnxlite.errors import OptionError, SamplesError, SaveError, UnsupportedError
 from onnxlite.model import to_bytes
@@ -295,3 +296,19 @@ def test_with_the_real_timer(monkeypatch, residual_path):
     assert outcome.report.search.met
     assert outcome.report.latency.ratio.high < 0.8
     assert outcome.report.sizes.ratio < 0.35
+
+
+def test_a_detector_is_searched_by_its_detections():
+    def stop(trial):
+        if trial.quality is not None:
+            raise KeyboardInterrupt
+
+    net, samples = task_net("YOLOv8"), task_samples("YOLOv8", 40)
+    outcome = optimize(net, samples, budget=Budget(max_drop=0.2), cache=False, on_trial=stop)
+    record = outcome.report.search
+    assert record.metric == "detection"
+    assert "as YOLOv8 has them" in record.metric_text
+    assert "a drop of 1%: 1% of the detections" in record.metric_text
+    qualities = [trial.quality for trial in record.trials if trial.quality is not None]
+    assert qualities
+    assert all("recall" in quality.details for quality in qualities)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array64 = NDArray[np.float64]
 
 #: Boxes kept per sample before suppression.
-_MAX_BOXES = 1000
+_MAX_BOXES = 300
 
 
 @dataclass(frozen=True)
