@@ -32,7 +32,7 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.evaluate.peak_memory import high_water_bytes
 from onnxlite.model import load
 from onnxlite.normalize import normalize
-from onnxlite.quantize import QuantizeStatic, quantize_static
+from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.options import ObserverChoice, Rounding
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.selection import place
@@ -109,9 +109,8 @@ def calibrate(model: ir.Model, samples: SamplesLike, observer: ObserverChoice) -
     """The calibration of `quantize_static` alone, one thread."""
     row = target_named("cpu")
     feeds = Samples(samples, input_specs(model))
-    options = QuantizeStatic(observer=observer)
     plan = QuantPlan(model, place(model, row), row)
-    calibrate_ranges(plan, feeds, options, StepContext(threads=1))
+    calibrate_ranges(plan, feeds, observer, StepContext(threads=1))
 
 
 def ready(path: Path) -> ir.Model:

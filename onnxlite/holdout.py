@@ -12,8 +12,9 @@ can be cut (`SampleStream`). The record of a split, `records.HoldOut`, goes into
 
 from __future__ import annotations
 
+import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,7 +159,7 @@ class _FeedSelection:
 
 
 class SampleStream:
-    """A stream of samples that can be cut at any sample, also inside of a feed.
+    """A stream of samples, by number, that can be cut at any sample, also inside of a feed.
 
     Feeds whose batch axis is fixed stay whole. Parts are read lazily.
     """
@@ -168,21 +169,74 @@ class SampleStream:
         self._sizes = [
             (feed_size(feed, samples.inputs), _cuttable(feed, samples.inputs)) for feed in samples
         ]
-        #: Number of samples.
-        self.total = sum(size for size, _ in self._sizes)
+        self._starts = list(itertools.accumulate((size for size, _ in self._sizes), initial=0))
+
+    @property
+    def total(self) -> int:
+        """Number of samples."""
+        return self._starts[-1]
 
     def nearest_cut(self, cut: int) -> int:
         """Return `cut`, or the next place where no feed is cut that must stay whole."""
-        sizes = self._sizes
-        starts = list(itertools.accumulate((size for size, _ in sizes), initial=0))
+        starts = self._starts
         index = next(i for i, end in enumerate(starts[1:]) if cut <= end)
-        if starts[index] < cut < starts[index + 1] and not sizes[index][1]:
-            return starts[index + 1] if index + 1 < len(sizes) else starts[index]
+        if starts[index] < cut < starts[index + 1] and not self._sizes[index][1]:
+            return starts[index + 1] if index + 1 < len(self._sizes) else starts[index]
         return cut
 
     def between(self, start: int, stop: int) -> _SampleRange:
         """The samples from `start` to before `stop`, re-iterable."""
         return _SampleRange(self._samples, start, stop)
+
+    def feed_of(self, number: int) -> range:
+        """Numbers of all samples in the feed of a sample."""
+        index = bisect.bisect_right(self._starts, number) - 1
+        return range(self._starts[index], self._starts[index + 1])
+
+    def unit_of(self, number: int) -> range:
+        """Numbers of the samples that go with a sample: itself, or a feed that stays whole."""
+        index = bisect.bisect_right(self._starts, number) - 1
+        return range(number, number + 1) if self._sizes[index][1] else self.feed_of(number)
+
+    def spread(self, count: int) -> list[int]:
+        """Numbers of `count` samples, evenly spread; whole feeds where they cannot be cut."""
+        numbers = {
+            other
+            for index in range(1, count + 1)
+            for other in self.unit_of(index * self.total // count - 1)
+        }
+        return sorted(numbers)
+
+    def single(self, numbers: Iterable[int]) -> list[Feed]:
+        """Feeds of one sample each, by number; feeds that stay whole are given once."""
+        wanted = {self.unit_of(number).start: self.unit_of(number) for number in numbers}
+        return [
+            feed for start in sorted(wanted) for feed in self.between(start, wanted[start].stop)
+        ]
+
+    def without(self, numbers: Iterable[int]) -> Samples:
+        """All other samples; feeds that stay whole are left out with any of their samples."""
+        dropped = {other for number in numbers for other in self.unit_of(number)}
+        return Samples(_OtherSamples(self._samples, frozenset(dropped)), self._samples.inputs)
+
+
+@dataclass(frozen=True)
+class _OtherSamples:
+    """The samples of a stream but some, re-iterable, dropped lazily."""
+
+    samples: Samples
+    dropped: frozenset[int]
+
+    def __iter__(self) -> Iterator[Feed]:
+        position = 0
+        for feed in self.samples:
+            size = feed_size(feed, self.samples.inputs)
+            kept = [i for i in range(size) if position + i not in self.dropped]
+            position += size
+            if len(kept) == size:
+                yield feed
+            elif kept:
+                yield {name: a[kept] if a.ndim else a for name, a in feed.items()}
 
 
 class _SampleRange:

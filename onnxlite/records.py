@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -67,16 +67,18 @@ class HoldOut(msgspec.Struct, frozen=True, kw_only=True):
         feeds: number of feeds held out.
         shared: there were too few to hold any back, so that fit and check share them all and
             figures flatter.
+        unit: content of a feed: `"sample"` where each holds a single one.
     """
 
     rule: str
     feeds: int
     shared: bool = False
+    unit: Literal["feed", "sample"] = "feed"
 
     def __str__(self) -> str:
         if not self.feeds:
-            return "no feed held out: there are too few"
-        feeds = f"{self.feeds} feed{'' if self.feeds == 1 else 's'}"
+            return f"no {self.unit} held out: there are too few"
+        feeds = f"{self.feeds} {self.unit}{'' if self.feeds == 1 else 's'}"
         return f"{feeds} that the fit used as well" if self.shared else f"{feeds} held out"
 
 

@@ -65,3 +65,28 @@ def test_feeds_of_a_fixed_size_stay_whole() -> None:
     feeds = [{"x": np.zeros((4, 1), np.float32)}] * 3
     whole = SampleStream(Samples(feeds, (InputSpec("x", "float32", (4, 1)),)))
     assert whole.nearest_cut(6) == 8
+
+
+def test_samples_are_picked_and_left_out_by_number() -> None:
+    whole = SampleStream(stream(3, size=4))
+    assert whole.spread(3) == [3, 7, 11]
+    assert list(whole.feed_of(6)) == [4, 5, 6, 7]
+    assert list(whole.unit_of(6)) == [6]
+    rows = np.concatenate([feed["x"] for feed in stream(3, size=4)])
+    picked = whole.single([6, 1])
+    assert [feed["x"].shape[0] for feed in picked] == [1, 1]
+    assert np.array_equal(np.concatenate([feed["x"] for feed in picked]), rows[[1, 6]])
+    rest = whole.without([0, 6, 8, 9, 10, 11])
+    for _ in range(2):
+        parts = [feed["x"] for feed in rest]
+        assert [len(part) for part in parts] == [3, 3]
+        assert np.array_equal(np.concatenate(parts), rows[[1, 2, 3, 4, 5, 7]])
+
+
+def test_fixed_batches_are_picked_and_left_out_whole() -> None:
+    feeds = [{"x": np.full((4, 1), index, np.float32)} for index in range(3)]
+    whole = SampleStream(Samples(feeds, (InputSpec("x", "float32", (4, 1)),)))
+    assert list(whole.unit_of(6)) == [4, 5, 6, 7]
+    assert whole.spread(1) == [8, 9, 10, 11]
+    assert [feed["x"][0, 0] for feed in whole.single([5, 6])] == [1]
+    assert [feed["x"][0, 0] for feed in whole.without([6])] == [0, 2]

@@ -121,17 +121,21 @@ class SampleLimits:
         low, high = float(self.lows.limits[index]), float(self.highs.limits[index])
         return Range(min(low, high), max(low, high))
 
-    def beyond(self, inner: Range) -> Numbers:
-        """Return the samples that exceed a range, the farthest first; as many as are kept."""
+    def beyond(self, inner: Range) -> dict[int, float]:
+        """Return how far each sample exceeds a range, as a fraction of that range's width.
+
+        Of more samples than are kept the farthest ones are returned.
+        """
         width = max(inner.width, float(np.finfo(np.float64).tiny))
         excess: dict[int, float] = {}
         for tail, by in (
             (self.lows, (inner.low - self.lows.limits) / width),
             (self.highs, (self.highs.limits - inner.high) / width),
         ):
-            for sample, far in zip(tail.samples[by > 0].tolist(), by[by > 0].tolist(), strict=True):
-                excess[sample] = max(far, excess.get(sample, 0.0))
-        return np.array(sorted(excess, key=lambda s: (-excess[s], s)), np.int64)
+            far = by > 0
+            for sample, how_far in zip(tail.samples[far].tolist(), by[far].tolist(), strict=True):
+                excess[sample] = max(how_far, excess.get(sample, 0.0))
+        return excess
 
 
 def _tail(limits: Array64, samples: Numbers, kept: int, *, sign: int) -> Tail:

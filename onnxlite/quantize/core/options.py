@@ -9,9 +9,12 @@ from msgspec import Meta
 
 from onnxlite.calibrate import ObserverName
 from onnxlite.options import Exclude, Include, Limit
-from onnxlite.records import Changes, LayerRow, ResolvedOptions, StepReport
+from onnxlite.records import Changes, LayerRow, ResolvedOptions, Row, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
+
+#: Cut ranges that a printed report shows.
+_CUTS_SHOWN = 3
 
 #: How weights are rounded; `"compensated"` is GPTQ with a scale and bias per output channel.
 Rounding: TypeAlias = Literal["compensated", "nearest"]
@@ -99,6 +102,37 @@ class QuantizedLayer(LayerRow, frozen=True, kw_only=True):
     error: float | None = None
 
 
+class CutRange(Row, frozen=True, kw_only=True):
+    """Quantization range of a value that some calibration samples exceed; they are clipped.
+
+    Attributes:
+        name: of the value.
+        low: lower end of the range.
+        high: upper end.
+        seen_low: smallest number over all calibration samples.
+        seen_high: the largest.
+        beyond: number of samples that exceed the range; no more than calibration keeps.
+        samples: number of calibration samples.
+        farthest: index of the sample that exceeds the range most, from 0.
+    """
+
+    name: str
+    low: float
+    high: float
+    seen_low: float
+    seen_high: float
+    beyond: int
+    samples: int
+    farthest: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} from [{self.seen_low:.3g}, {self.seen_high:.3g}] to [{self.low:.3g}, "
+            f"{self.high:.3g}]; {self.beyond} of {self.samples} samples exceed it, sample "
+            f"{self.farthest} most"
+        )
+
+
 class QuantizeStaticChanges(Changes, frozen=True, kw_only=True):
     """What `quantize_static` counts.
 
@@ -144,6 +178,7 @@ class QuantizeStaticReport(StepReport, frozen=True, kw_only=True):
         layers: layers on integers.
         tables: look-up tables in 8 bits.
         smoothed_values: activations that SmoothQuant divided.
+        cut_ranges: ranges that calibration samples exceed, the most cut one first.
         resolved_options: the placement, if it was measured.
     """
 
@@ -151,7 +186,15 @@ class QuantizeStaticReport(StepReport, frozen=True, kw_only=True):
     layers: tuple[QuantizedLayer, ...] = ()
     tables: tuple[QuantizedTable, ...] = ()
     smoothed_values: tuple[SmoothedValue, ...] = ()
+    cut_ranges: tuple[CutRange, ...] = ()
     resolved_options: ResolvedPlacement | None = None
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        lines += [f"  range cut: {cut}" for cut in self.cut_ranges[:_CUTS_SHOWN]]
+        if more := len(self.cut_ranges[_CUTS_SHOWN:]):
+            lines.append(f"  ranges cut besides: {more}")
+        return "\n".join(lines)
 
 
 class QuantizeStatic(Step, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import Any
 
-import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array
+from onnxlite.holdout import SampleStream
 from onnxlite.model import clone, size_bytes
 from onnxlite.quantize.accuracy.equalize import equalize
 from onnxlite.quantize.accuracy.gptq import round_with_gptq
@@ -50,8 +50,9 @@ from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import write_embeddings
 from onnxlite.quantize.placement.search import fastest_placement
 from onnxlite.quantize.static.emit_qoperator import to_qoperator
+from onnxlite.quantize.static.hold_out import hold_out_candidates, hold_out_record
 from onnxlite.quantize.static.packed_weights import pack_weights
-from onnxlite.quantize.static.ranges import calibrate_ranges
+from onnxlite.quantize.static.ranges import RangeChoice, calibrate_ranges
 from onnxlite.records import Skipped
 from onnxlite.repair.layerwise_rounding import RoundedLayer
 from onnxlite.samples import Samples, SamplesLike
@@ -72,6 +73,9 @@ class _Quantization(StepState[QuantizeStatic]):
         tables: rows of the look-up tables in 8 bits.
         smoothed: rows of the smoothed activations.
         resolved: options that name the placement, if it was measured.
+        stream: the calibration samples, by number.
+        candidates: numbers of samples that may be held out; nothing is fitted to them.
+        ranges: ranges of all activations, and what they leave out.
     """
 
     plan: QuantPlan = field(init=False)
@@ -83,12 +87,20 @@ class _Quantization(StepState[QuantizeStatic]):
     tables: list[QuantizedTable] = field(default_factory=list)
     smoothed: list[SmoothedValue] = field(default_factory=list)
     resolved: ResolvedPlacement | None = None
+    stream: SampleStream = field(init=False)
+    candidates: list[int] = field(default_factory=list)
+    ranges: RangeChoice = field(init=False)
 
     @property
     def feeds(self) -> Samples:
         """The calibration samples."""
         assert self.samples is not None
         return self.samples
+
+    @property
+    def fitted(self) -> Samples:
+        """The samples that weights and ranges may be fitted to."""
+        return self.stream.without({*self.ranges.held_out, *self.ranges.outliers})
 
 
 def quantize_static_ir(
@@ -115,8 +127,14 @@ def _prepare(work: _Quantization) -> str | None:
         return ready.message
     work.changes += QuantizeStaticChanges(means_pooled=pool_means(ready))
     infer_shapes(ready)
+    work.stream = SampleStream(work.feeds)
+    work.candidates = hold_out_candidates(work.stream)
     work.smoothed = apply_smoothquant(
-        ready, work.feeds, options, integers_before=True, progress=work.context.progress
+        ready,
+        work.stream.without(work.candidates),
+        options,
+        integers_before=True,
+        progress=work.context.progress,
     )
     work.changes += QuantizeStaticChanges(values_smoothed=len(work.smoothed))
     work.plan = QuantPlan(ready, NOTHING_PLACED, target.with_weight_bits(options.weight_bits))
@@ -139,9 +157,12 @@ def _place(work: _Quantization) -> str | None:
 
 def _calibrate(work: _Quantization) -> None:
     """Find the ranges of all activations, and their scales and zero points."""
-    chosen = calibrate_ranges(work.plan, work.feeds, work.options, work.context)
-    work.skipped += chosen.skipped
-    work.params = activation_params(work.plan, chosen.ranges)
+    observer = work.options.observer
+    work.ranges = calibrate_ranges(
+        work.plan, work.feeds, observer, work.context, hold_out=work.candidates
+    )
+    work.skipped += work.ranges.skipped
+    work.params = activation_params(work.plan, work.ranges.ranges)
 
 
 def _keep_faster(work: _Quantization) -> str | None:
@@ -176,18 +197,19 @@ def _equalize(work: _Quantization) -> None:
     options = work.options
     if not options.equalize:
         return
-    count = equalize(work.plan, work.feeds, threads=work.context.threads)
+    count = equalize(work.plan, work.fitted, threads=work.context.threads)
     if isinstance(count, Skipped):
         work.skipped.append(count)
         return
     work.changes += QuantizeStaticChanges(channels_equalized=count)
     if count:
         # Equalized channels fill their tensor's range: what "auto" would cut off is no outlier.
-        asked = options
-        if options.observer == "auto":
-            asked = msgspec.structs.replace(options, observer="minmax")
-        chosen = calibrate_ranges(work.plan, work.feeds, asked, work.context)
-        work.params = activation_params(work.plan, chosen.ranges)
+        observer = "minmax" if options.observer == "auto" else options.observer
+        again = calibrate_ranges(work.plan, work.fitted, observer, work.context)
+        dropped = {*work.ranges.held_out, *work.ranges.outliers}
+        numbers = [number for number in range(work.stream.total) if number not in dropped]
+        work.ranges = work.ranges.recalibrated(again, numbers)
+        work.params = activation_params(work.plan, again.ranges)
 
 
 def _emit(work: _Quantization) -> None:
@@ -204,7 +226,7 @@ def _emit(work: _Quantization) -> None:
         found = round_with_gptq(
             plan,
             work.float_model,
-            work.feeds,
+            work.fitted,
             threads=work.context.threads,
             progress=work.context.progress,
         )
@@ -251,13 +273,15 @@ def _finish(work: _Quantization) -> None:
 
 
 def _report(work: _Quantization) -> QuantizeStaticReport:
-    """Check the result on the first feed and describe it.
+    """Check the result on the samples held out and describe it.
 
     Raises:
         VerificationError: an output is not finite where the original's is.
         ExecutionError: ONNX Runtime refuses the quantized model.
     """
-    errors = Reference(work.float_model, [next(iter(work.feeds))]).errors(work.model)
+    held_out = work.stream.single(work.ranges.held_out)
+    record = hold_out_record(len(held_out))
+    errors = Reference(work.float_model, held_out or [next(iter(work.fitted))]).errors(work.model)
     errors.check_finite("the quantized model", "exclude the layers before it and report this")
     fidelity = "exact" if math.isinf(errors.worst_db) else f"{errors.worst_db:.1f} dB"
     in_float = {skipped.node for skipped in work.plan.placement.skipped}
@@ -266,7 +290,7 @@ def _report(work: _Quantization) -> QuantizeStaticReport:
         summary=(
             f"{len(work.plan.layers)} layers on integers, {len(in_float)} stay float{work.note}; "
             f"weights {size_bytes(work.source):,} -> {size_bytes(work.model):,} bytes; "
-            f"{fidelity} on the first calibration batch"
+            f"{fidelity} on {record}"
         ),
         changes=work.changes,
         skipped=tuple(work.skipped),
@@ -274,5 +298,7 @@ def _report(work: _Quantization) -> QuantizeStaticReport:
         tables=tuple(work.tables),
         smoothed_values=tuple(work.smoothed),
         resolved_options=work.resolved,
+        hold_out=record,
+        cut_ranges=work.ranges.cut,
         seconds=time.perf_counter() - work.start,
     )

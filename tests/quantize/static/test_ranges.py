@@ -9,10 +9,13 @@ import pytest
 
 from onnxlite.calibrate import OBSERVERS
 from onnxlite.calibrate.taps import tap_summaries
-from onnxlite.fidelity import Reference
+from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.graph import const_array
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
+from onnxlite.quantize.static import step
+from onnxlite.quantize.static.range_trial import RangeTrial, TrialFigures
+from onnxlite.records import HoldOut
 from onnxlite.runtime import Session
 from tests.odd_models import parse
 
@@ -95,22 +98,22 @@ def tailed() -> np.ndarray:
     return np.random.default_rng(0).laplace(size=(400, 4, 8, 8)).astype(np.float32)
 
 
-def test_auto_takes_the_narrower_ranges_where_they_are_closer() -> None:
-    result, reports = {}, {}
-    for observer in ("minmax", "auto"):
-        result[observer], reports[observer] = quantize_static(
-            parse(POINTWISE),
-            tailed(),
-            observer=observer,
-            target="cpu",
-            rounding="nearest",
-            placement="everything",
-        )
+@pytest.mark.parametrize(("after", "best"), [((31, 30), "mse"), ((31, 28), "minmax")])
+def test_auto_takes_narrower_ranges_that_hold_at_the_outputs(
+    monkeypatch: pytest.MonkeyPatch, after: tuple[float, float], best: str
+) -> None:
+    measured = TrialFigures(30, 30), TrialFigures(*after)
+    monkeypatch.setattr(RangeTrial, "compare", lambda *_: measured)
+    options = {"rounding": "nearest", "placement": "everything", "equalize": False}
+    auto, report = quantize_static(parse(POINTWISE), tailed(), observer="auto", **options)
+    other, plain = quantize_static(parse(POINTWISE), tailed(), observer=best, **options)
     whole, chosen = (
-        float(const_array(quantizers(load(model))["x"].inputs[1])) for model in result.values()
+        float(const_array(quantizers(load(model))["x"].inputs[1])) for model in (other, auto)
     )
-    assert 0.6 * whole < chosen < 0.95 * whole
-    assert not [row for row in reports["auto"].skipped if row.what == "observer"]
+    assert chosen == whole
+    assert report.cut_ranges == plain.cut_ranges
+    assert bool(report.cut_ranges) == (best == "mse")
+    assert any(row.what == "observer" for row in report.skipped) == (best == "minmax")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
@@ -133,27 +136,93 @@ def test_auto_with_open_shapes_and_fixed_batches() -> None:
         assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 15
 
 
-def test_auto_keeps_minmax_where_its_choice_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    rated = iter([30.0, 29.0])
-    monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
-    options = {"rounding": "nearest", "placement": "everything"}
-    auto, report = quantize_static(parse(POINTWISE), tailed(), observer="auto", **options)
-    plain = quantize_static(parse(POINTWISE), tailed(), observer="minmax", **options).model
+def test_auto_keeps_what_rare_bursts_need() -> None:
+    """Ordinary samples gain by cut ranges; samples with bursts, which are few, lose more."""
+    rng = np.random.default_rng(0)
+    data = rng.laplace(size=(400, 4, 8, 8)).astype(np.float32)
+    data[7::50] *= 2
+    options = {"rounding": "nearest", "placement": "everything", "equalize": False}
+    auto, report = quantize_static(parse(POINTWISE), data, observer="auto", **options)
+    plain = quantize_static(parse(POINTWISE), data, observer="minmax", **options).model
     assert auto.SerializeToString() == plain.SerializeToString()
-    assert any("29.0 dB and the whole ones 30.0 dB" in row.message for row in report.skipped)
+    said = [row for row in report.skipped if row.what == "observer"]
+    assert [row.code for row in said] == ["no-gain"]
+    assert "samples that exceed the narrower ones" in said[0].message
+    assert not report.cut_ranges
 
 
-@pytest.mark.parametrize(("decibels", "best"), [([30.0, 31.0], "mse"), ([9, 9.2], None)])
-def test_auto_takes_what_holds_at_the_outputs(
-    monkeypatch: pytest.MonkeyPatch, decibels: list[float], best: str | None
-) -> None:
-    """Narrower ranges are taken if they are clearly better on held-out samples."""
-    rated = iter(decibels)
-    monkeypatch.setattr(Reference, "sqnr_db", lambda *_: next(rated))
+def test_cut_ranges_are_in_the_report() -> None:
     options = {"rounding": "nearest", "placement": "everything"}
-    auto = quantize_static(parse(POINTWISE), tailed(), observer="auto", **options).model
-    other = quantize_static(parse(POINTWISE), tailed(), observer=best or "minmax", **options).model
-    assert auto.SerializeToString() == other.SerializeToString()
+    report = quantize_static(parse(POINTWISE), tailed(), observer="mse", **options).report
+    cut = next(cut for cut in report.cut_ranges if cut.name == "x")
+    data = tailed()
+    beyond = ((data < cut.low) | (data > cut.high)).any(axis=(1, 2, 3))
+    assert (cut.seen_low, cut.seen_high) == (data.min(), data.max())
+    assert (cut.beyond, cut.samples) == (beyond.sum(), 400)
+    assert beyond[cut.farthest]
+    assert "  range cut: x from [" in str(report)
+    assert [name for name, _ in report.row_tables()][-1] == "Cut ranges of quantize-static"
+
+
+def with_outlier() -> np.ndarray:
+    data = np.random.default_rng(0).standard_normal((256, 4, 8, 8)).astype(np.float32)
+    data[77, 1, 2, 3] = 1e4
+    return data
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_auto_leaves_an_outlier_out_that_takes_all_steps(rounding: str) -> None:
+    """One number of 1e4 in 256 images leaves 0 dB to all others, unless it is cut off."""
+    options = {"rounding": rounding, "placement": "everything"}
+    auto, report = quantize_static(parse(CLIP), with_outlier(), observer="auto", **options)
+    ordinary = {"x": np.random.default_rng(1).standard_normal((32, 4, 8, 8)).astype(np.float32)}
+    assert worst_sqnr_db(load(parse(CLIP)), load(auto), [ordinary]) > 25
+    said = [row for row in report.skipped if row.code == "outlier-samples"]
+    assert said[0].node == "x"
+    assert "sample 77 of 256" in said[0].message
+    assert "is left out" in said[0].message
+    cut = next(cut for cut in report.cut_ranges if cut.name == "x")
+    assert (cut.farthest, cut.seen_high) == (77, 1e4)
+    # Samples held out may exceed it by a little.
+    assert 1 <= cut.beyond < 8
+    assert cut.high < 6
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_other_observers_name_the_outlier_and_say_what_to_do(observer: str) -> None:
+    options = {"rounding": "nearest", "placement": "everything"}
+    report = quantize_static(parse(CLIP), with_outlier(), observer=observer, **options).report
+    said = [row for row in report.skipped if row.code == "outlier-samples"]
+    assert said[0].node == "x"
+    assert "drop such samples" in said[0].message
+
+
+@pytest.mark.parametrize("count", [8, 31])
+def test_few_samples_are_shared_by_fit_and_check(count: int) -> None:
+    report = quantize_static(parse(CLIP), images(count), rounding="nearest").report
+    assert report.hold_out.shared
+    assert "1 feed that the fit used as well" in report.summary
+
+
+def test_the_figure_is_from_samples_that_nothing_was_fitted_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fitted: list[np.ndarray] = []
+    former = step.round_with_gptq
+
+    def spy(plan, reference, samples, **options):
+        fitted.extend(feed["x"] for feed in samples)
+        return former(plan, reference, samples, **options)
+
+    monkeypatch.setattr(step, "round_with_gptq", spy)
+    data = np.random.default_rng(0).standard_normal((128, 4, 8, 8)).astype(np.float32)
+    report = quantize_static(parse(CLIP), data, placement="everything").report
+    assert report.hold_out == HoldOut(rule=report.hold_out.rule, feeds=8, unit="sample")
+    assert "dB on 8 samples held out" in report.summary
+    rows = np.concatenate(fitted)
+    assert len(rows) == 120
+    kept = {row.tobytes() for row in rows}
+    assert sum(sample.tobytes() not in kept for sample in data) == 8
 
 
 def test_histograms_do_not_copy_values_out() -> None:

@@ -1,0 +1,55 @@
+"""Samples that are held out of the whole step, for figures that do not flatter.
+
+Candidates are spread evenly over the samples, before anything is fitted. The pass of calibration
+then shows which of them make a range much wider: these are needed for the ranges, and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from onnxlite.calibrate import SampleLimits
+from onnxlite.holdout import SampleStream
+from onnxlite.records import HoldOut
+
+#: One sample of so many is held out, at least and at most so many, none of too few.
+_SAMPLES_PER_HELD_OUT, _MIN_HELD_OUT, _MAX_HELD_OUT = 16, 4, 16
+_MIN_SAMPLES = 32
+#: A sample stays that makes a range wider by this fraction of its width.
+_MAX_WIDENING = 0.1
+_RULE = "evenly spread samples that make no range wider by a tenth"
+
+
+def hold_out_candidates(stream: SampleStream) -> list[int]:
+    """Choose samples to hold out, by number; none of fewer than 32."""
+    if stream.total < _MIN_SAMPLES:
+        return []
+    wanted = stream.total // _SAMPLES_PER_HELD_OUT
+    found = stream.spread(min(max(wanted, _MIN_HELD_OUT), _MAX_HELD_OUT))
+    # Batches that stay whole may be too large a part of the samples.
+    return found if 2 * len(found) <= stream.total else []
+
+
+def settle_hold_out(
+    candidates: Iterable[int], limits: Mapping[str, SampleLimits]
+) -> tuple[int, ...]:
+    """Drop the candidates without which a range would be narrower by a tenth."""
+    kept = set(candidates)
+    for seen in limits.values():
+        whole = seen.without(())
+        if seen.whole or whole is None:
+            continue
+        # The farthest of those held out is given back until the range is wide enough.
+        while kept and (rest := seen.without(kept)) is not None:
+            if whole.width - rest.width <= _MAX_WIDENING * whole.width:
+                break
+            excess = {s: by for s, by in seen.beyond(rest).items() if s in kept}
+            kept.remove(max(excess, key=lambda sample: (excess[sample], sample)))
+    return tuple(sorted(kept))
+
+
+def hold_out_record(held_out: int) -> HoldOut:
+    """Describe the hold-out of some samples; of none, the first feed stands for it."""
+    if not held_out:
+        return HoldOut(rule="the first feed", feeds=1, shared=True)
+    return HoldOut(rule=_RULE, feeds=held_out, unit="sample")
