@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlite.errors import VerificationError
 from onnxlite.evaluate.task_metrics.observation import Observation
 from onnxlite.runtime import Outputs
 
@@ -154,8 +155,18 @@ class MetricRun:
         self._parts: list[SampleLosses] = []
 
     def add(self, reference: Outputs, candidate: Outputs, samples: int) -> None:
-        """Add the outputs of both models on one feed."""
+        """Add the outputs of both models on one feed.
+
+        Raises:
+            VerificationError: the candidate gives another number of samples.
+        """
         pair = [self._metric.decode(outputs, samples) for outputs in (reference, candidate)]
+        counts = [len(entries) for entries in pair]
+        if counts[0] != counts[1]:
+            raise VerificationError(
+                f"{self._metric.name}: the candidate gives {counts[1]} samples where the reference "
+                f"gives {counts[0]}: these models do not compute the same thing"
+            )
         if self._metric.joint:
             for kept, entries in zip(self._kept, pair, strict=True):
                 kept.extend(entries)

@@ -59,6 +59,9 @@ class ClassHead:
                 found.append(np.atleast_1d(scores > 0.5).reshape(-1))
                 continue
             axis = self.axis - 1
+            if not scores.size:
+                found.append(np.full(1, _NO_CLASS))
+                continue
             varied = scores.max(axis) > scores.min(axis)
             found.append(np.atleast_1d(np.where(varied, scores.argmax(axis), _NO_CLASS)))
         return found

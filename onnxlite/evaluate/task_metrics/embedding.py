@@ -57,7 +57,7 @@ class Embedding(TaskMetric):
     @classmethod
     def propose(cls, observed: Observation, *, strict: bool) -> Proposal | None:
         """Fit to the output with a vector per sample, else with one per token."""
-        floats = [o for o in observed.floats if o.rank in (2, 3) or not strict]
+        floats = [o for o in observed.floats if o.rank in ((2, 3) if strict else (2, 3, 4))]
         for output in sorted(floats, key=lambda o: o.rank):
             width = output.shape[-1] if output.rank else 0
             evidence = _evidence(output, observed) if 1 < width <= _MAX_WIDTH else None
