@@ -23,6 +23,8 @@ from onnxlite.evaluate.task_metrics import (
     observe,
     tensors,
 )
+from onnxlite.fidelity import common_part
+from onnxlite.ops import value_lengths
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs
 from onnxlite.search.estimate import (
@@ -35,6 +37,7 @@ from onnxlite.search.estimate import (
     paired_drop,
     proportion,
 )
+from onnxlite.tied_lengths import tie_lengths, tie_like
 
 Array64 = NDArray[np.float64]
 
@@ -136,7 +139,8 @@ class _Comparison:
         runs: task metrics by name: that of the drop, and those that a budget may limit.
     """
 
-    def __init__(self, metrics: Mapping[str, TaskMetric]) -> None:
+    def __init__(self, metrics: Mapping[str, TaskMetric], *, varying: bool = False) -> None:
+        self._varying = varying
         self.outputs: dict[str, OutputScores] = {}
         self.runs = {name: MetricRun(metric) for name, metric in metrics.items()}
 
@@ -150,6 +154,8 @@ class _Comparison:
             raise VerificationError(
                 f"its outputs are {list(candidate)}, they were {list(reference)}"
             )
+        if self._varying:
+            reference, candidate = _common(reference, candidate)
         for name, array in reference.items():
             self.outputs.setdefault(name, OutputScores(name)).add(array, candidate[name], samples)
         for run in self.runs.values():
@@ -163,6 +169,15 @@ class _Comparison:
                     f"output {scores.name!r} has {scores.broken} NaN or infinite values where the "
                     "original has none, or the other way round"
                 )
+
+
+def _common(reference: Outputs, candidate: Outputs) -> tuple[Outputs, Outputs]:
+    """Cut all outputs to the sizes that both models give."""
+    pairs = {
+        name: common_part(name, array, candidate[name], varying=True)
+        for name, array in reference.items()
+    }
+    return {n: one for n, (one, _) in pairs.items()}, {n: two for n, (_, two) in pairs.items()}
 
 
 class QualityEvaluator:
@@ -195,6 +210,13 @@ class QualityEvaluator:
         threads: int | None = None,
     ) -> None:
         self._threads = threads
+        self._varying = bool(value_lengths(model))
+        # A function of the user's, and labels, are of what a model really gives.
+        natural = labels is not None or callable(metric) or not self._varying
+        tied = None if natural else tie_lengths(model, samples, threads=threads)
+        self._lengths = None if tied is None else tied[0]
+        if tied is not None:
+            model, samples = tied[0].model, tied[1]
         self._specs = input_specs(model)
         self._feeds = Samples(samples, self._specs)
         self._session = Session(model, threads=threads)
@@ -233,8 +255,13 @@ class QualityEvaluator:
                 original's is not.
             ExecutionError: ONNX Runtime does not run it.
         """
+        if self._lengths is not None:
+            other = tie_like(self._lengths, model)
+            if other is None:
+                raise VerificationError("it has lost values that decide the lengths of outputs")
+            model = other.model
         session = Session(model, threads=self._threads)
-        comparison = _Comparison(self._metrics)
+        comparison = _Comparison(self._metrics, varying=self._varying)
         for index, feed in enumerate(self._feeds):
             reference = (
                 tensors(self._session.run(feed)) if self._kept is None else self._kept[index]

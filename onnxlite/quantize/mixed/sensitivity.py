@@ -32,6 +32,7 @@ from onnxlite.quantize.mixed.layer_times import layer_times
 from onnxlite.records import Progress, Report, Skipped, no_progress
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
 from onnxlite.step import StepContext, from_options
+from onnxlite.tied_lengths import tie_lengths
 from onnxlite.timing import current_timer
 from onnxlite.timing.layer_times import LayerTimes
 
@@ -169,6 +170,9 @@ def sensitivity(
     start = time.perf_counter()
     row = target_named(options.target)
     source = load(model)
+    tied = tie_lengths(source, samples, limit=options.limit, threads=context.threads)
+    if tied is not None:
+        source, samples = tied[0].model, tied[1]
     feeds = Samples(samples, input_specs(source), limit=options.limit)
     planned = plan_everything(source, row, include=options.include, exclude=options.exclude)
     if isinstance(planned, Skipped):
