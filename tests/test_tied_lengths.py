@@ -15,6 +15,7 @@ from onnxlite.model import clone, load, to_proto
 from onnxlite.ops import value_lengths
 from onnxlite.runtime import Session, run_all
 from onnxlite.samples import Samples, input_specs
+from onnxlite.search.quality_evaluator import QualityEvaluator
 from onnxlite.tied_lengths import agreement, tie_lengths, tie_like, tie_pair
 from tests.length_nets import SELECTION, durations, noise
 from tests.odd_models import parse
@@ -161,3 +162,13 @@ def test_what_cannot_be_tied_is_compared_where_it_is_common():
     assert math.isfinite(fidelity.sqnr_db)
     errors = Reference(load(model), [{"x": noise(32, 8)}]).errors(load(other))
     assert math.isfinite(errors.worst_db)
+
+
+def test_the_search_compares_the_same_frames():
+    quality = QualityEvaluator(load(durations()), X, "cosine").evaluate(rounded())
+    assert quality.figures["drop"].value < 0.01
+
+
+def test_sensitivity_compares_the_same_frames():
+    found = ol.sensitivity(load(durations()), X, confirm=1, times=False)
+    assert found.sqnr_db > 20

@@ -19,7 +19,7 @@ from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.per_sample import SampleSpread
 from onnxlite.evaluate.task_metrics import MetricLike, MetricPair, ProposedRun, tensors
-from onnxlite.fidelity import match_outputs
+from onnxlite.fidelity import common_outputs, match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.ops import random_outputs, value_lengths
 from onnxlite.options import Limit, Options
@@ -193,6 +193,7 @@ def compare(
         given = sessions[1].suited({renamed[name]: array for name, array in feed.items()})
         other = sessions[1].run(given)
         other = {name: other[pairs[name]] for name in have}
+        have, other = common_outputs(have, other, varying=not natural and tied is None)
         notes += [f"{name!r} is no tensor: not compared" for name in pairs if name not in have]
         for name in have:
             meter = meters.setdefault(name, Meter(name, varying=varying))

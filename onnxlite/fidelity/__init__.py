@@ -13,7 +13,7 @@ is from another one measures it here.
 
 from onnxlite.fidelity.decibels import SquaredError, array_sqnr_db, noise_ratio, sqnr_db
 from onnxlite.fidelity.layout import OutputLayout, OutputPart, PartKind, output_layout
-from onnxlite.fidelity.lengths import common_part
+from onnxlite.fidelity.lengths import common_outputs, common_part
 from onnxlite.fidelity.output_error import OutputError, OutputErrors, PartError, paired_gain_db
 from onnxlite.fidelity.reference import (
     Reference,
@@ -36,6 +36,7 @@ __all__ = [
     "Runnable",
     "SquaredError",
     "array_sqnr_db",
+    "common_outputs",
     "common_part",
     "is_float",
     "match_outputs",

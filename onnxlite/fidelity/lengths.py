@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
+from onnxlite.runtime import Outputs
 
 
 def common_part(
@@ -37,3 +38,16 @@ def common_part(
         )
     cut = tuple(slice(min(sizes)) for sizes in zip(*shapes, strict=True))
     return reference[cut], candidate[cut]
+
+
+def common_outputs(
+    reference: Outputs, candidate: Outputs, *, varying: bool
+) -> tuple[Outputs, Outputs]:
+    """Cut all outputs of two models to the sizes that both have, see `common_part`."""
+    if not varying:
+        return reference, candidate
+    pairs = {
+        name: common_part(name, array, candidate[name], varying=True)
+        for name, array in reference.items()
+    }
+    return {n: one for n, (one, _) in pairs.items()}, {n: two for n, (_, two) in pairs.items()}

@@ -23,7 +23,7 @@ from onnxlite.evaluate.task_metrics import (
     observe,
     tensors,
 )
-from onnxlite.fidelity import common_part
+from onnxlite.fidelity import common_outputs
 from onnxlite.ops import value_lengths
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs
@@ -154,8 +154,7 @@ class _Comparison:
             raise VerificationError(
                 f"its outputs are {list(candidate)}, they were {list(reference)}"
             )
-        if self._varying:
-            reference, candidate = _common(reference, candidate)
+        reference, candidate = common_outputs(reference, candidate, varying=self._varying)
         for name, array in reference.items():
             self.outputs.setdefault(name, OutputScores(name)).add(array, candidate[name], samples)
         for run in self.runs.values():
@@ -169,15 +168,6 @@ class _Comparison:
                     f"output {scores.name!r} has {scores.broken} NaN or infinite values where the "
                     "original has none, or the other way round"
                 )
-
-
-def _common(reference: Outputs, candidate: Outputs) -> tuple[Outputs, Outputs]:
-    """Cut all outputs to the sizes that both models give."""
-    pairs = {
-        name: common_part(name, array, candidate[name], varying=True)
-        for name, array in reference.items()
-    }
-    return {n: one for n, (one, _) in pairs.items()}, {n: two for n, (_, two) in pairs.items()}
 
 
 class QualityEvaluator:
@@ -211,7 +201,7 @@ class QualityEvaluator:
     ) -> None:
         self._threads = threads
         self._varying = bool(value_lengths(model))
-        # A function of the user's, and labels, are of what a model really gives.
+        # A function of the user's, and labels, are for the lengths that a model really gives.
         natural = labels is not None or callable(metric) or not self._varying
         tied = None if natural else tie_lengths(model, samples, threads=threads)
         self._lengths = None if tied is None else tied[0]
