@@ -80,7 +80,7 @@ _MODULES = {
         "load_recipe",
         "run",
     ),
-    "onnxlite.records": ("Skipped", "LayerRow", "StepReport"),
+    "onnxlite.records": ("Skipped", "LayerRow", "StepReport", "Usability"),
     "onnxlite.repair": ("repair",),
     "onnxlite.report": ("load_report", "save_report"),
     "onnxlite.samples": ("Samples", "SamplesLike"),

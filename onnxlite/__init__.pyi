@@ -71,6 +71,7 @@ from onnxlite.records import LayerRow as LayerRow
 from onnxlite.records import Progress
 from onnxlite.records import Skipped as Skipped
 from onnxlite.records import StepReport as StepReport
+from onnxlite.records import Usability as Usability
 from onnxlite.repair.options import Method
 from onnxlite.repair.options import RepairReport as RepairReport
 from onnxlite.report import load_report as load_report
@@ -152,6 +153,7 @@ __all__ = [
     "Tune",
     "TuneReport",
     "UnsupportedError",
+    "Usability",
     "VerificationError",
     "__version__",
     "benchmark",
@@ -306,14 +308,16 @@ def optimize(
     output: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, OptimizeReport]:
     """Find the smallest and fastest form of a model within a budget, and prove it.
 
     Recipes are tried: built, compared with the original on samples that no step was calibrated
     on, and timed in interleaved pairs with it. The best is then checked on further samples,
-    which neither calibration nor choice has seen. Where nothing meets the budget, or nothing is
-    better than the original, the result is the original, and the report says why.
+    which neither calibration nor choice has seen. A result that is not usable there, see
+    `floor_db`, is never returned, whatever the budget allows. Where nothing meets the budget, or
+    nothing is better than the original, the result is the original, and the report says why.
 
     Args:
         model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed.
@@ -358,6 +362,9 @@ def optimize(
         cache: Folder of the results of trials, from which an interrupted search resumes; None is a
             folder of the user's cache, False keeps nothing.
         seed: Seed of all random choices.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -402,6 +409,7 @@ def optimize(
     output: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, OptimizeReport]: ...
 @overload
@@ -423,6 +431,7 @@ def prune_channels(
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, PruneChannelsReport]:
     """Remove the least important channels: every layer they belong to becomes smaller.
@@ -465,6 +474,9 @@ def prune_channels(
         limit: Use at most this many samples; None uses all.
         seed: Seed of all random choices.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -499,6 +511,7 @@ def prune_channels(
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, PruneChannelsReport]: ...
 @overload
@@ -516,6 +529,7 @@ def prune_weights(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, PruneWeightsReport]:
     """Set weights to zero, in every layer that multiplies by weights and in embeddings.
@@ -548,6 +562,9 @@ def prune_weights(
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -578,6 +595,7 @@ def prune_weights(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, PruneWeightsReport]: ...
 @overload
@@ -592,6 +610,7 @@ def quantize_auto(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, QuantizeAutoReport]:
     """Quantize to INT8 with `quantize_static` or `quantize_dynamic`, whichever measures better.
@@ -617,6 +636,9 @@ def quantize_auto(
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -643,6 +665,7 @@ def quantize_auto(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, QuantizeAutoReport]: ...
 @overload
@@ -657,6 +680,7 @@ def quantize_dynamic(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, QuantizeDynamicReport]:
     """Quantize weights to 8 bits, and activations with scales that each run computes.
@@ -683,6 +707,9 @@ def quantize_dynamic(
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -710,6 +737,7 @@ def quantize_dynamic(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, QuantizeDynamicReport]: ...
 @overload
@@ -733,6 +761,7 @@ def quantize_static(
     limit: int | None = None,
     threads: int | None = None,
     executor: Executor | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, QuantizeStaticReport]:
     """Quantize weights and activations to 8 bits, with ranges from unlabelled samples.
@@ -783,6 +812,9 @@ def quantize_static(
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         executor: Workers that calibrate on a shard of the samples each; what they find merges
             exactly, so the result is the same.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -820,6 +852,7 @@ def quantize_static(
     limit: int | None = None,
     threads: int | None = None,
     executor: Executor | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, QuantizeStaticReport]: ...
 @overload
@@ -837,6 +870,7 @@ def quantize_weights(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, QuantizeWeightsReport]:
     """Store weights in few bits; activations stay float.
@@ -874,6 +908,9 @@ def quantize_weights(
         exclude: Patterns (`fnmatch`) of names that stay float.
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -904,6 +941,7 @@ def quantize_weights(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, QuantizeWeightsReport]: ...
 @overload
@@ -920,6 +958,7 @@ def repair(
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, RepairReport]:
     """Fit the layers of a pruned or rounded model to the outputs of the original's layers.
@@ -946,6 +985,9 @@ def repair(
         limit: Use at most this many samples; None uses all.
         seed: Seed of all random choices.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -975,6 +1017,7 @@ def repair(
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, RepairReport]: ...
 @overload
@@ -987,9 +1030,11 @@ def run(
     labels: NDArray[Any] | Sequence[int] | None = None,
     metric: MetricLike | None = None,
     output: str | PathLike[str] | None = None,
+    force: bool = False,
     benchmark: bool = True,
     threads: int | None = None,
     executor: Executor | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, RunReport]:
     """Apply a recipe to a model, prove the result, and save it.
@@ -1008,17 +1053,24 @@ def run(
         labels: class of each evaluation sample (of each of `samples`, if those are split),
             for the accuracy of both models.
         metric: a task metric, see `compare`; None proposes the one that fits.
-        output: Write the result here, atomically. Nothing is written if no step changed the model.
+        output: Write the result here, atomically. Nothing is written if no step changed the model,
+            or if the result is not usable.
+        force: Write the result even if it is not usable, see `floor_db`.
         benchmark: Measure the latency of the result against the input.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         executor: Workers that calibrate on a shard of the samples each; what they find merges
             exactly, so the result is the same.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
     Returns:
         The result in the kind of `model`, and the report. `report.warnings` says if the
-        result is larger or slower than the input, or unchanged.
+        result is larger or slower than the input, or unchanged. `usable` is False for a
+        result that computes nothing of use on the evaluation samples; steps in the middle are
+        not judged, since a later one may repair what they did.
 
     Raises:
         OptionError: a wrong recipe, or a step needs samples and there are none.
@@ -1038,9 +1090,11 @@ def run(
     labels: NDArray[Any] | Sequence[int] | None = None,
     metric: MetricLike | None = None,
     output: str | PathLike[str] | None = None,
+    force: bool = False,
     benchmark: bool = True,
     threads: int | None = None,
     executor: Executor | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, RunReport]: ...
 def sensitivity(
@@ -1169,6 +1223,7 @@ def to_float16(
     mode: HalfMode | None = None,
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, ToFloat16Report]:
     """Convert float32 weights and activations to 16 bits: half the size, not faster on CPU.
@@ -1194,6 +1249,9 @@ def to_float16(
             float32. None is `"compute"` for float16 and `"storage"` for bfloat16.
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1220,6 +1278,7 @@ def to_float16(
     mode: HalfMode | None = None,
     limit: int | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, ToFloat16Report]: ...
 @overload
@@ -1241,6 +1300,7 @@ def tune(
     seed: int = 0,
     checkpoint: str | PathLike[str] | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, TuneReport]:
     """Train a compressed model to compute what its original does (distillation, QAT).
@@ -1278,6 +1338,9 @@ def tune(
         checkpoint: File that the state of training is written to every half minute and when
             `progress` raises. If it exists, training resumes from it; it is removed in the end.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
+        floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
+            0.7. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1313,5 +1376,6 @@ def tune(
     seed: int = 0,
     checkpoint: str | PathLike[str] | None = None,
     threads: int | None = None,
+    floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, TuneReport]: ...

@@ -1,17 +1,28 @@
-"""Application of a step to a model, with lengths tied while it measures."""
+"""Application of a step to a model: lengths are tied while it measures, the result is judged.
+
+A recipe applies its steps one after the other and judges the last result alone; a function that
+applies one step judges what it made.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 from msgspec.structs import replace
 
 from onnxlite.errors import OptionError
-from onnxlite.model import ModelLike, load
+from onnxlite.model import ModelLike, give_back, load
+from onnxlite.records import StepReport
 from onnxlite.samples import SamplesLike
-from onnxlite.step import Result, Step, StepContext, as_result
+from onnxlite.step import Result, Step, StepContext
 from onnxlite.tied_lengths import agreement, tie_lengths
+from onnxlite.usability import judge_models
+
+logger = logging.getLogger(__name__)
+
+StepReportT = TypeVar("StepReportT", bound=StepReport)
 
 
 def apply_step(
@@ -44,7 +55,7 @@ def apply_step(
 def run_step(
     step: Step, model: ModelLike, samples: SamplesLike | None, context: StepContext
 ) -> Result[Any, Any]:
-    """Apply one step to a model of any kind; the model is not changed.
+    """Apply one step to a model of any kind, which is not changed, and judge the result.
 
     Returns:
         The model, and the step's own report.
@@ -54,4 +65,51 @@ def run_step(
     """
     if samples is None and step.needs_samples:
         raise OptionError(f"{step.name()} needs samples: give some hundred unlabelled inputs")
-    return as_result(model, *apply_step(step, load(model), samples, context))
+    return judged_step(step, model, samples, context)
+
+
+def judged_step(
+    step: Step, model: ModelLike, samples: SamplesLike | None, context: StepContext
+) -> Result[Any, Any]:
+    """Apply a step, and judge the result; samples are optional."""
+    result, report = apply_step(step, load(model), samples, context)
+    return judged_result(step, model, (load(model), result), report, samples, context)
+
+
+def judged_result(
+    step: Step,
+    source: ModelLike,
+    models: tuple[ir.Model, ir.Model],
+    report: StepReportT,
+    samples: SamplesLike | None,
+    context: StepContext,
+) -> Result[Any, StepReportT]:
+    """Return a step's model like `as_result`, judged on samples; warn if it is not usable.
+
+    Args:
+        step: the step, for its advice.
+        source: the model whose kind the result gets.
+        models: reference and result.
+        report: of the step; an unchanged model is not judged.
+        samples: unlabelled inputs, or None.
+        context: floor and threads.
+    """
+    if report.changed:
+        usability = judge_models(
+            *models,
+            samples,
+            floor_db=context.floor_db,
+            advice=step.advice,
+            threads=context.threads,
+        )
+        report = replace(report, usability=usability)
+        if not report.usable:
+            logger.warning("%s: the result is %s", report.step, usability)
+    return as_result(source, models[1], report)
+
+
+def as_result(source: ModelLike, model: ir.Model, report: StepReportT) -> Result[Any, StepReportT]:
+    """Return a step's model in the kind of `source`; warn if the step did nothing."""
+    if not report.changed:
+        logger.warning("%s changed nothing: %s", report.step, report.summary)
+    return Result(give_back(source, model), report)

@@ -107,6 +107,44 @@ class LayerRow(Row, frozen=True, kw_only=True):
     op_type: str
 
 
+class Usability(msgspec.Struct, frozen=True, kw_only=True):
+    """Judgement of a result on samples: plainly useless or not.
+
+    Attributes:
+        usable: False if a figure is below its floor, or an output has new NaN or infinite values.
+        decided: False if there was nothing to judge on; then `usable` means nothing is known
+            against the result.
+        reason: the figure, its floor and what to do; or why nothing is decided; else empty.
+        samples: number of samples that the figures are from.
+        part: part of an output with the least SQNR, for example `"output0[:, 4:22]"`.
+        sqnr_db: its SQNR in dB; None without any error.
+        cosine: cosine similarity of the worst part, the mean of all samples.
+        agreement: fraction of samples with the same class, where outputs hold class scores.
+    """
+
+    usable: bool = True
+    decided: bool = True
+    reason: str = ""
+    samples: int = 0
+    part: str = ""
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+
+    def refused(self, reason: str) -> Usability:
+        """Return the same figures as those of a useless result."""
+        return msgspec.structs.replace(self, usable=False, reason=reason)
+
+    def undecided(self, reason: str) -> Usability:
+        """Return the same figures, which decide nothing."""
+        return msgspec.structs.replace(self, decided=False, reason=reason)
+
+    def __str__(self) -> str:
+        if not self.usable:
+            return f"not usable: {self.reason}"
+        return "usable" if self.decided else f"usability undecided: {self.reason}"
+
+
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Base of what a step counts; every field of a subclass is a kind of change.
 
@@ -164,6 +202,8 @@ class StepReport(Report, frozen=True, kw_only=True, tag_field="step", tag=step_n
         resolved_options: options that name what the step decided by measuring times; None if
             it decided nothing so.
         hold_out: the samples that the step's own figures are from; None if it has none.
+        usability: judgement of the result; None for steps that are exact, and inside of a
+            recipe, which is judged at its end.
         seconds: wall-clock time of the step.
     """
 
@@ -174,6 +214,7 @@ class StepReport(Report, frozen=True, kw_only=True, tag_field="step", tag=step_n
     layers: tuple[LayerRow, ...] = ()
     resolved_options: ResolvedOptions | None = None
     hold_out: HoldOut | None = None
+    usability: Usability | None = None
     seconds: float = 0.0
 
     @property
@@ -192,11 +233,18 @@ class StepReport(Report, frozen=True, kw_only=True, tag_field="step", tag=step_n
             if isinstance(rows, tuple) and rows and isinstance(rows[0], Row):
                 yield f"{name.capitalize().replace('_', ' ')} of {self.step}", rows
 
+    @property
+    def usable(self) -> bool:
+        """False if the result is plainly useless on samples."""
+        return self.usability is None or self.usability.usable
+
     def __str__(self) -> str:
         done = self.summary if self.changed else f"nothing changed: {self.summary}"
         lines = [f"{self.step}: {done} ({self.seconds:.1f} s)"]
         if changes := ", ".join(f"{kind} {count:,}" for kind, count in self.counts()):
             lines.append(f"  changes: {changes}")
+        if not self.usable:
+            lines.append(f"  {self.usability}")
         for what, message in dict.fromkeys((s.what, s.message) for s in self.skipped):
             nodes = [s.node for s in self.skipped if (s.what, s.message) == (what, message)]
             shown = ", ".join(nodes[:_NODES_SHOWN]) + (", ..." if nodes[_NODES_SHOWN:] else "")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 import textwrap
 import time
@@ -29,7 +28,7 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.errors import OptionError
-from onnxlite.model import ModelLike, clone, give_back
+from onnxlite.model import clone
 from onnxlite.options import Field, Options, check_names, fields_of
 from onnxlite.records import (
     Progress,
@@ -42,8 +41,6 @@ from onnxlite.records import (
 )
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.save import save
-
-logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
 ReportT = TypeVar("ReportT")
@@ -79,6 +76,18 @@ class StepContext(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    floor_db: (
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                description="Least SQNR in dB of any part of an output on samples; a result "
+                "below it is not usable. None: 10 dB, a cosine of 0.9 and, where outputs hold "
+                "class scores, agreement of 0.7. 0 accepts every result with finite outputs.",
+            ),
+        ]
+        | None
+    ) = None
     progress: Annotated[
         Progress,
         Meta(
@@ -97,12 +106,14 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=step_name):
         report: the type of the step's report.
         ties_lengths: lengths that depend on values are tied while the step works
             (`tied_lengths`); False for a step that sees to it itself, or measures nothing.
+        advice: what improves a result that is not usable.
     """
 
     report: ClassVar[type[StepReport]] = StepReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "optional"
-    runtime: ClassVar[tuple[str, ...]] = ("threads", "progress")
+    runtime: ClassVar[tuple[str, ...]] = ("threads", "floor_db", "progress")
     ties_lengths: ClassVar[bool] = True
+    advice: ClassVar[str] = "`tune` the result, or compress less"
 
     @classmethod
     def name(cls) -> str:
@@ -241,6 +252,11 @@ class Result(NamedTuple, Generic[ModelT, ReportT]):
     model: ModelT
     report: ReportT
 
+    @property
+    def usable(self) -> bool:
+        """False if the result is plainly useless on samples; the report says why."""
+        return bool(getattr(self.report, "usable", True))
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model atomically; tensors above 1.5 GB go to a file beside it.
 
@@ -255,13 +271,6 @@ class Result(NamedTuple, Generic[ModelT, ReportT]):
     def _repr_html_(self) -> str | None:
         show = getattr(self.report, "_repr_html_", None)
         return None if show is None else show()
-
-
-def as_result(source: ModelLike, model: ir.Model, report: StepReportT) -> Result[Any, StepReportT]:
-    """Return a step's model in the kind of `source`; warn if the step did nothing."""
-    if not report.changed:
-        logger.warning("%s changed nothing: %s", report.step, report.summary)
-    return Result(give_back(source, model), report)
 
 
 def from_options(

@@ -22,6 +22,7 @@ LEVELS = (
     {"runtime"},
     {"machine", "fidelity", "holdout"},
     {"cache", "tied_lengths"},
+    {"usability"},
     {"apply"},
     {"timing"},
     {"analysis", "calibrate"},

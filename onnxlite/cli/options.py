@@ -16,6 +16,7 @@ from rich.markup import escape
 from onnxlite.errors import OptionError
 from onnxlite.evaluate.task_metrics import MetricName
 from onnxlite.options import Field, Options, arms_of, choices_of, fields_of, from_text
+from onnxlite.step import StepContext
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -96,6 +97,23 @@ Reports: TypeAlias = Annotated[
         metavar="FILE",
         help="Write the report here: .html, one page without network, or .json. Repeatable.",
         show_default=False,
+    ),
+]
+(_FLOOR,) = (field for field in fields_of(StepContext) if field.name == "floor_db")
+FloorDb: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--floor-db",
+        min=0,
+        metavar="DB",
+        help=_FLOOR.description,
+        show_default=False,
+    ),
+]
+Force: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Write the result even if it is not usable; the exit code stays 3."
     ),
 ]
 Json: TypeAlias = Annotated[

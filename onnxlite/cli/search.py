@@ -58,6 +58,7 @@ def optimize(
     use_cache: Annotated[
         bool, typer.Option("--cached/--no-cache", help="Keep nothing, and look nothing up.")
     ] = True,
+    floor_db: args.FloorDb = None,
     report: args.Reports = None,
     json: args.Json = False,
     quiet: args.Quiet = False,
@@ -84,6 +85,7 @@ def optimize(
             executor=remote or workers,
             on_trial=lambda trial: terminal.say(trial_line(trial)),
             progress=terminal,
+            floor_db=floor_db,
             **{**msgspec.structs.asdict(options), **kept},
         )
         command = shlex.join(["onnxlite", *sys.argv[1:]])

@@ -142,6 +142,8 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
         simplify: args.SimplifyFirst = bool(entry.simplify),
         threads: args.Threads = None,
         benchmark: args.Benchmark = entry.benchmark,
+        floor_db: args.FloorDb = None,
+        force: args.Force = False,
         report: args.Reports = None,
         json: args.Json = False,
         quiet: args.Quiet = False,
@@ -156,6 +158,8 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
             evaluation=evaluation,
             labels=labels,
             threads=threads,
+            floor_db=floor_db,
+            force=force,
         )
 
     def of_two(
@@ -168,6 +172,8 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
         labels: args.Labels = None,
         threads: args.Threads = None,
         benchmark: args.Benchmark = entry.benchmark,
+        floor_db: args.FloorDb = None,
+        force: args.Force = False,
         report: args.Reports = None,
         json: args.Json = False,
         quiet: args.Quiet = False,
@@ -175,7 +181,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
         step = msgspec.structs.replace(options, candidate=candidate)
         of_one(
             reference, step, output, data, evaluation, labels, False, threads, benchmark,
-            report, json, quiet,
+            floor_db, force, report, json, quiet,
         )  # fmt: skip
 
     pair = "candidate" in entry.step.__struct_fields__
@@ -194,6 +200,8 @@ def run(
     labels: args.Labels = None,
     threads: args.Threads = None,
     benchmark: args.Benchmark = True,
+    floor_db: args.FloorDb = None,
+    force: args.Force = False,
     report: args.Reports = None,
     json: args.Json = False,
     quiet: args.Quiet = False,
@@ -222,6 +230,8 @@ def run(
         evaluation=evaluation,
         labels=labels,
         threads=threads,
+        floor_db=floor_db,
+        force=force,
     )
 
 
@@ -258,14 +268,14 @@ class _Shown(NamedTuple):
 
 
 def _run(model: Path, recipe: recipes.RecipeLike, *, show: _Shown, **options: Any) -> None:
-    """Run the steps, show the report, and exit with 3 if the model is unchanged."""
+    """Run the steps, show the report, and exit with 3 if the model is unchanged or useless."""
     with Terminal(json=show.json, quiet=show.quiet) as terminal:
         _, report = recipes.run(model, recipe, progress=terminal, **options)
         report = msgspec.structs.replace(report, command=shlex.join(["onnxlite", *sys.argv[1:]]))
         for path in show.files or ():
             save_report(report, path)
     terminal.show("run", report, run_view(report))
-    if not report.changed:
+    if not (report.changed and report.usable):
         raise typer.Exit(ExitCode.NOT_REACHED)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxlite.apply import apply_step, run_step
+from onnxlite.apply import as_result, judged_step, run_step
 from onnxlite.model import ModelLike, load
 from onnxlite.prune.options import (
     PruneChannels,
@@ -16,7 +16,7 @@ from onnxlite.prune.options import (
 )
 from onnxlite.prune.report import ChannelReport, GroupRow, explain_channels
 from onnxlite.samples import SamplesLike
-from onnxlite.step import Result, StepContext, as_result, from_options
+from onnxlite.step import Result, StepContext, from_options
 
 __all__ = [
     "ChannelReport",
@@ -100,7 +100,7 @@ def prune_channels(
         VerificationError: the result differs from the model with the same channels set to
             zero in place.
     """
-    return as_result(model, *apply_step(options, load(model), samples, context))
+    return judged_step(options, model, samples, context)
 
 
 @from_options(SparseStorage)
@@ -122,4 +122,5 @@ def sparse_storage(
         of every weight in both forms, and of the file: as it is, zipped and, with the package
         `zstandard`, compressed by it.
     """
-    return run_step(options, model, None, context)
+    result, report = options.apply(load(model), None, context)
+    return as_result(model, result, report)

@@ -86,6 +86,7 @@ class PruneChannels(Step, frozen=True, kw_only=True):
     """Remove the least important channels and repair the rest; see `onnxlite.prune_channels`."""
 
     report: ClassVar[type[StepReport]] = PruneChannelsReport
+    advice: ClassVar[str] = "remove less, or `tune` the result; without samples first `repair` it"
     renamed: ClassVar[dict[str, str]] = {
         "ratio": "remove",
         "protect": "exclude",
@@ -243,6 +244,7 @@ class PruneWeights(Step, frozen=True, kw_only=True):
     """Set weights to zero, those that others can replace first; see `onnxlite.prune_weights`."""
 
     report: ClassVar[type[StepReport]] = PruneWeightsReport
+    advice: ClassVar[str] = "set fewer weights to zero, or `repair` or `tune` the result"
     renamed: ClassVar[dict[str, str]] = {"steps": "rounds"}
 
     sparsity: (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 import zlib
@@ -28,11 +29,12 @@ from onnxlite.recipe.document import Recipe
 from onnxlite.recipe.layers import layer_pairs
 from onnxlite.recipe.report import RunReport, Sizes, environment
 from onnxlite.recipe.split import SampleUse
-from onnxlite.records import StepReport
+from onnxlite.records import StepReport, Usability
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
 from onnxlite.step import StepContext
+from onnxlite.usability import Figures, PartFigures, judge, score_outputs
 
 #: Serialising a larger model only to know its size would cost more memory than it is worth.
 _SERIALISE_BELOW_BYTES = 1 << 28
@@ -50,6 +52,7 @@ class Run:
         held_out: samples that no step was given.
         use: which samples were used for what.
         output: where to write the result.
+        force: write a result that is not usable as well.
         benchmark: whether to measure latency; or the latency, where it is measured already.
         labels: class of each held-out sample.
         metric: a task metric.
@@ -63,6 +66,7 @@ class Run:
     held_out: SamplesLike
     use: SampleUse
     output: Path | None
+    force: bool = False
     benchmark: bool | Latency
     labels: NDArray[Any] | None = None
     metric: MetricLike | None = None
@@ -115,8 +119,10 @@ def prove(run: Run, result: ir.Model, steps: Sequence[StepReport]) -> RunReport:
     """
     model, changed = run.model, any(report.changed for report in steps)
     fidelity, latency = _measured(run, result) if changed else (None, None)
+    usability = None if fidelity is None else _judged(run, fidelity, steps)
+    writes = usability is not None and (usability.usable or run.force)
     saved: Path | None = None
-    if changed and run.output is not None:
+    if writes and run.output is not None:
         saved = save(result, run.output, progress=run.context.progress)
     sizes = _sizes(run, result, saved)
     before, after = (
@@ -135,6 +141,7 @@ def prove(run: Run, result: ir.Model, steps: Sequence[StepReport]) -> RunReport:
         steps=tuple(steps),
         layers=layer_pairs(run.original, result, before, after, feed) if changed else (),
         sizes=sizes,
+        usability=usability,
         fidelity=fidelity,
         latency=latency,
         warnings=(*_warnings(steps, sizes, latency, run.use), *_tail_warnings(fidelity)),
@@ -198,6 +205,50 @@ def _measured(run: Run, result: ir.Model) -> tuple[Fidelity, Latency | None]:
     if not run.benchmark:
         return fidelity, None
     return fidelity, evaluate.benchmark(source, result, samples=run.held_out, progress=progress)
+
+
+def judge_fidelity(
+    original: ir.Model, fidelity: Fidelity, *, floor_db: float | None, advice: str
+) -> Usability:
+    """Judge a result by its fidelity to the original on real samples.
+
+    Args:
+        original: tells which outputs hold class scores.
+        fidelity: of the result.
+        floor_db: see `usability.judge`.
+        advice: the same.
+    """
+    scores = score_outputs(original)
+    figures = Figures(
+        samples=fidelity.samples,
+        parts=tuple(
+            PartFigures(
+                row.name,
+                part.label,
+                math.inf if part.sqnr_db is None else part.sqnr_db,
+                None if part.kind == "scores" else part.cosine,
+            )
+            for row in fidelity.outputs
+            for part in row.parts
+            if not part.undecided
+        ),
+        agreement={
+            row.name: row.agreement
+            for row in fidelity.outputs
+            if row.name in scores and row.agreement is not None
+        },
+        broken=next((row.name for row in fidelity.outputs if row.broken), ""),
+    )
+    return judge(figures, floor_db=floor_db, advice=advice)
+
+
+def _judged(run: Run, fidelity: Fidelity, steps: Sequence[StepReport]) -> Usability:
+    """Judge the result of a run; generated inputs decide nothing."""
+    if run.use.origin == "generated":
+        return Usability().undecided("there are no samples to judge it on")
+    pairs = list(zip(run.recipe.steps, steps, strict=False))
+    advice = next(step.advice for step, report in reversed(pairs) if report.changed)
+    return judge_fidelity(run.original, fidelity, floor_db=run.context.floor_db, advice=advice)
 
 
 def _check_finite(fidelity: Fidelity) -> None:

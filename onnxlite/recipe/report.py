@@ -13,7 +13,7 @@ from onnxlite.machine import Machine, machine
 from onnxlite.recipe.document import STEPS
 from onnxlite.recipe.layers import LayerPair
 from onnxlite.recipe.split import SampleUse
-from onnxlite.records import Report, StepReport
+from onnxlite.records import Report, StepReport, Usability
 
 _PACKAGES = ("onnxlite", "onnxruntime", "onnx", "onnx-ir", "onnxsim", "numpy")
 
@@ -79,6 +79,7 @@ class RunReport(Report, frozen=True, kw_only=True):
         steps: one report per step, in order.
         layers: every layer before and after; their times if latency was measured.
         sizes: bytes before and after.
+        usability: judgement of the result on the evaluation samples; None if unchanged.
         fidelity: the result against the *input* on the evaluation samples; None if unchanged.
         latency: the result against the input, in interleaved pairs; None if not measured.
         warnings: what the caller should know before using the result.
@@ -97,11 +98,17 @@ class RunReport(Report, frozen=True, kw_only=True):
     steps: tuple[AnyStepReport, ...]
     layers: tuple[LayerPair, ...] = ()
     sizes: Sizes
+    usability: Usability | None = None
     fidelity: Fidelity | None = None
     latency: Latency | None = None
     warnings: tuple[str, ...] = ()
     environment: Environment
     seconds: float
+
+    @property
+    def usable(self) -> bool:
+        """False if the result is plainly useless on the evaluation samples."""
+        return self.usability is None or self.usability.usable
 
     def __str__(self) -> str:
         sizes = self.sizes
@@ -109,6 +116,7 @@ class RunReport(Report, frozen=True, kw_only=True):
             *(f"{step.step}: {step.summary}" for step in self.steps),
             f"size {sizes.input_bytes:,} -> {sizes.output_bytes:,} bytes ({sizes.ratio:.2f}x)",
             *(str(part) for part in (self.latency, self.fidelity) if part is not None),
+            *([] if self.usable else [str(self.usability)]),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)

@@ -39,17 +39,21 @@ class RunOptions(Options, frozen=True, kw_only=True):
             Path,
             Meta(
                 description="Write the result here, atomically. Nothing is written if no step "
-                "changed the model."
+                "changed the model, or if the result is not usable."
             ),
         ]
         | None
     ) = None
+    force: Annotated[
+        bool,
+        Meta(description="Write the result even if it is not usable, see `floor_db`."),
+    ] = False
     benchmark: Annotated[
         bool, Meta(description="Measure the latency of the result against the input.")
     ] = True
 
 
-@from_options(RunOptions, runtime=("threads", "executor", "progress"))
+@from_options(RunOptions, runtime=("threads", "executor", "floor_db", "progress"))
 def run(
     model: ModelLike,
     recipe: RecipeLike,
@@ -80,7 +84,9 @@ def run(
 
     Returns:
         The result in the kind of `model`, and the report. `report.warnings` says if the
-        result is larger or slower than the input, or unchanged.
+        result is larger or slower than the input, or unchanged. `usable` is False for a
+        result that computes nothing of use on the evaluation samples; steps in the middle are
+        not judged, since a later one may repair what they did.
 
     Raises:
         OptionError: a wrong recipe, or a step needs samples and there are none.
@@ -103,6 +109,7 @@ def run(
         held_out=held_out,
         use=use,
         output=options.output,
+        force=options.force,
         benchmark=options.benchmark,
         labels=None if labels is None else _labels(labels, use),
         metric=metric,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnxlite.apply import judged_result
 from onnxlite.model import ModelLike, load
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.options import Repair, RepairReport
 from onnxlite.repair.step import repair_ir
 from onnxlite.samples import SamplesLike
-from onnxlite.step import Result, StepContext, as_result, from_options
+from onnxlite.step import Result, StepContext, from_options
 
 __all__ = ["Repair", "repair", "repair_ir"]
 
@@ -49,5 +50,6 @@ def repair(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     fits = FitOptions(repair=options, threads=context.threads)
-    done = repair_ir(load(reference), load(candidate), samples, fits, progress=context.progress)
-    return as_result(candidate, *done)
+    model = load(reference)
+    result, report = repair_ir(model, load(candidate), samples, fits, progress=context.progress)
+    return judged_result(options, candidate, (model, result), report, samples, context)

@@ -69,6 +69,7 @@ class Repair(Step, frozen=True, kw_only=True):
     report: ClassVar[type[StepReport]] = RepairReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
     ties_lengths: ClassVar[bool] = False
+    advice: ClassVar[str] = "`tune` the result, or compress less before"
 
     candidate: (
         Annotated[

@@ -33,11 +33,17 @@ def run_view(report: RunReport, *, layers: bool = False) -> RenderableType:
         for step in report.steps:
             for title, rows in step.row_tables():
                 parts += [Text(), rows_table(title, rows)]
+    return Group(*parts, *_verdicts(report))
+
+
+def _verdicts(report: RunReport) -> Iterator[RenderableType]:
+    """Usability, warnings, and the path of the written file."""
+    if not report.usable:
+        yield from (Text(), Text(str(report.usability), style="bold red"))
     if report.warnings:
-        parts += [Text(), *(Text(f"warning: {w}", style="yellow") for w in report.warnings)]
+        yield from (Text(), *(Text(f"warning: {w}", style="yellow") for w in report.warnings))
     if report.output_path:
-        parts += [Text(), Text(f"written: {report.output_path}")]
-    return Group(*parts)
+        yield from (Text(), Text(f"written: {report.output_path}"))
 
 
 def before_after(report: RunReport) -> RenderableType:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import msgspec
 import onnx_ir as ir
 
-from onnxlite.evaluate import Latency, Ratio
+from onnxlite.evaluate import Latency, Ratio, compare
 from onnxlite.model import clone
 from onnxlite.recipe import Recipe, RunReport, Simplify
-from onnxlite.recipe.proof import Run, prove
+from onnxlite.recipe.proof import Run, judge_fidelity, prove
 from onnxlite.records import StepReport
 from onnxlite.search.budget import Check
 from onnxlite.search.job import SearchJob
@@ -117,12 +117,23 @@ def _check(search: Search, evaluator: QualityEvaluator, trial: Trial) -> Checked
         ratio: Ratio = latency.ratio
         checks = runner.checks(quality, ratio, latency.candidate.median_ms, size_bytes)
         refusal = no_improvement(ratio, size_bytes / job.input_bytes)
+    if refusal is None:
+        refusal = _why_not_usable(job, model)
     if refusal is None and not (latency is not None and job.budget.accepts(checks)):
         open_checks = (check for check in checks if not check.within or check.verdict != "met")
         refusal = "; ".join(map(str, open_checks))
     return CheckedTrial(
         trial=trial, model=model, quality=quality, checks=checks, latency=latency, refusal=refusal
     )
+
+
+def _why_not_usable(job: SearchJob, model: ir.Model) -> str | None:
+    """Reason why a model is useless on the samples of the final check; None if it is not."""
+    fidelity = compare(job.source, model, samples=job.split.check)
+    usability = judge_fidelity(
+        job.original, fidelity, floor_db=job.floor_db, advice="allow less loss"
+    )
+    return None if usability.usable else str(usability)
 
 
 def _reason_for_none(trials: Sequence[Trial]) -> str:
@@ -174,7 +185,7 @@ def _proof(
         output=None,
         benchmark=latency or False,
         metric=job.metric.metric.with_labels(job.split.check_labels),
-        context=StepContext(progress=job.deadline.final_progress),
+        context=StepContext(floor_db=job.floor_db, progress=job.deadline.final_progress),
         start=job.deadline.start,
     )
     return prove(run, model, reports)

@@ -93,6 +93,7 @@ class SearchJob:
         cache: results of earlier trials.
         deadline: time limit and progress.
         on_trial: called with every trial as it ends.
+        floor_db: floor of results, see `usability`.
         benchmark: measures the latency of a model relative to another, like
             `evaluate.benchmark`.
     """
@@ -106,6 +107,7 @@ class SearchJob:
     cache: Cache
     deadline: Deadline
     on_trial: TrialSink | None
+    floor_db: float | None
     benchmark: Callable[..., Latency]
 
     @cached_property

@@ -43,7 +43,7 @@ from onnxlite.step import Result, StepContext, from_options
 BudgetLike: TypeAlias = Budget | Mapping[str, Any]
 
 
-@from_options(OptimizeOptions, runtime=("progress",))
+@from_options(OptimizeOptions, runtime=("floor_db", "progress"))
 def optimize(
     model: ModelLike,
     samples: SamplesLike,
@@ -61,8 +61,9 @@ def optimize(
 
     Recipes are tried: built, compared with the original on samples that no step was calibrated
     on, and timed in interleaved pairs with it. The best is then checked on further samples,
-    which neither calibration nor choice has seen. Where nothing meets the budget, or nothing is
-    better than the original, the result is the original, and the report says why.
+    which neither calibration nor choice has seen. A result that is not usable there, see
+    `floor_db`, is never returned, whatever the budget allows. Where nothing meets the budget, or
+    nothing is better than the original, the result is the original, and the report says why.
 
     Args:
         model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed.
@@ -116,6 +117,7 @@ def optimize(
         cache=_cache(options.cache),
         deadline=Deadline(start, options.time_limit_s, context.progress),
         on_trial=on_trial,
+        floor_db=context.floor_db,
         benchmark=benchmark,
     )
     with task_executor(executor) as tasks:

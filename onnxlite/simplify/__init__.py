@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from onnxlite.apply import as_result
 from onnxlite.model import ModelLike, load
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.opset import upgrade_opset
@@ -12,7 +13,7 @@ from onnxlite.simplify.options import Simplify, SimplifyReport
 from onnxlite.simplify.pipeline import simplify_ir
 from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES
-from onnxlite.step import Result, StepContext, as_result, from_options
+from onnxlite.step import Result, StepContext, from_options
 
 __all__ = [
     "DEFAULT_RULES",

@@ -7,10 +7,11 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxlite.apply import judged_result
 from onnxlite.errors import MissingPackageError
 from onnxlite.model import ModelLike, load
 from onnxlite.samples import SamplesLike
-from onnxlite.step import Result, StepContext, as_result, from_options
+from onnxlite.step import Result, StepContext, from_options
 from onnxlite.tune.options import Labels, Tune, TuneReport
 
 __all__ = ["Tune", "tune", "tune_ir"]
@@ -56,8 +57,9 @@ def tune(
         SamplesError: the samples do not fit the model.
         ExecutionError: ONNX Runtime does not run one of the models.
     """
-    models = load(reference), load(candidate)
-    return as_result(candidate, *tune_ir(*models, samples, options, context, labels=labels))
+    model = load(reference)
+    result, report = tune_ir(model, load(candidate), samples, options, context, labels=labels)
+    return judged_result(options, candidate, (model, result), report, samples, context)
 
 
 def tune_ir(

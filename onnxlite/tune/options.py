@@ -57,6 +57,7 @@ class Tune(Step, frozen=True, kw_only=True):
     report: ClassVar[type[StepReport]] = TuneReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
     ties_lengths: ClassVar[bool] = False
+    advice: ClassVar[str] = "give more samples or steps, or compress less before"
     renamed: ClassVar[dict[str, str]] = {
         "student": "candidate",
         "time_limit": "time_limit_s",

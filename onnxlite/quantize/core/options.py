@@ -202,7 +202,8 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
 
     report: ClassVar[type[StepReport]] = QuantizeStaticReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
-    runtime: ClassVar[tuple[str, ...]] = ("threads", "executor", "progress")
+    runtime: ClassVar[tuple[str, ...]] = ("threads", "executor", "floor_db", "progress")
+    advice: ClassVar[str] = "keep the layers that `sensitivity` shows in float, or `tune`"
 
     target: TargetOption = "cpu"
     include: Include = ()

@@ -1,0 +1,248 @@
+"""Usability: a judgement of results that are plainly useless on real samples.
+
+A step can do all that it was asked for and leave a model that computes nothing of use: half of a
+network removed before it is trained again, ranges that cut every activation, weights of one bit.
+Here its outputs are held against a floor:
+
+    SQNR        of every part of an output, see `onnxlite.fidelity`       at least 10 dB
+    cosine      of a part, the mean of all samples                        at least 0.9
+    agreement   of the largest class score, where outputs hold scores     at least 0.7
+    finite      wherever the reference is
+
+Class scores may be far from the reference's and still name the same classes: where 90% agree, the
+output's SQNR has to be above 3 dB only. A caller's own floor, in dB, replaces the first three.
+Good results are far above these figures: the floor tells failures, it does not rank results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlite.errors import OnnxliteError
+from onnxlite.fidelity import OutputErrors, Reference
+from onnxlite.graph import rank
+from onnxlite.holdout import EveryKth, split_stream
+from onnxlite.model import size_bytes
+from onnxlite.ops import output_source
+from onnxlite.records import Usability
+from onnxlite.runtime import Outputs, Session
+from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs, trim
+from onnxlite.tied_lengths import tie_pair
+
+#: The floor: SQNR in dB, cosine, and top-1 agreement.
+MIN_SQNR_DB, MIN_COSINE, MIN_AGREEMENT = 10.0, 0.9, 0.7
+#: Classes that agree this often vouch for an output down to this SQNR in dB.
+_VOUCHING_AGREEMENT, _VOUCHED_SQNR_DB = 0.9, 3.0
+#: Samples that are judged, of those that most steps hold out.
+_SAMPLES = 32
+_HOLD_OUT = EveryKth(4)
+#: Larger models are not run only for this.
+_MAX_BYTES = 1 << 31
+#: Normal quantile of a one-sided 95% limit.
+_QUANTILE = 1.645
+
+
+@dataclass(frozen=True)
+class PartFigures:
+    """Figures of a part of an output that the samples say something about.
+
+    Attributes:
+        output: name of the output.
+        label: for example `"output0[:, 4:22]"`.
+        sqnr_db: SQNR in dB; infinite without any error.
+        cosine: mean of all samples; None for scores, of which most samples may have none.
+    """
+
+    output: str
+    label: str
+    sqnr_db: float
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of a candidate's outputs.
+
+    Attributes:
+        samples: number of samples that they are from.
+        parts: decided parts of all float outputs.
+        agreement: fraction of samples with the reference's class, by the name of the output.
+        broken: name of an output with new NaN or infinite values; empty if there is none.
+    """
+
+    samples: int
+    parts: tuple[PartFigures, ...] = ()
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    broken: str = ""
+
+
+def judge(figures: Figures, *, floor_db: float | None, advice: str) -> Usability:
+    """Hold figures against the floor.
+
+    Args:
+        figures: of real samples that the result was not fitted to, as far as there are some.
+        floor_db: the caller's own floor of SQNR in dB; 0 asks for finite outputs only, None
+            takes that of this module.
+        advice: how the result can be made better, for the reason.
+    """
+    worst = min(figures.parts, key=lambda part: part.sqnr_db, default=None)
+    cosines = [part.cosine for part in figures.parts if part.cosine is not None]
+    found = Usability(
+        samples=figures.samples,
+        part="" if worst is None else worst.label,
+        sqnr_db=None if worst is None or worst.sqnr_db == math.inf else worst.sqnr_db,
+        cosine=min(cosines, default=None),
+        agreement=min(figures.agreement.values(), default=None),
+    )
+    fault = next(_faults(figures, floor_db), "")
+    if fault:
+        return found.refused(f"{fault} on {figures.samples} samples: {advice}")
+    if worst is None and not figures.agreement:
+        return found.undecided("the samples say nothing about any float output")
+    return found
+
+
+def judge_models(
+    reference: ir.Model,
+    candidate: ir.Model,
+    samples: SamplesLike | None,
+    *,
+    floor_db: float | None,
+    advice: str,
+    threads: int | None = None,
+) -> Usability:
+    """Run both models on up to 32 samples and judge the candidate.
+
+    Every fourth feed is taken, which most steps hold out; all of them where there are too few.
+
+    Args:
+        reference: the model to be reproduced.
+        candidate: the model to judge; floats may have another width.
+        samples: inputs of the reference; without them nothing is decided.
+        floor_db: see `judge`.
+        advice: see `judge`.
+        threads: of ONNX Runtime; None takes all cores.
+
+    Raises:
+        SamplesError: the samples do not fit the reference.
+    """
+    if samples is None:
+        return Usability().undecided("there are no samples to judge it on")
+    if size_bytes(reference) > _MAX_BYTES:
+        return Usability().undecided("the model is too large to run it for this alone")
+    stream = Samples(samples, input_specs(reference))
+    feeds = list(_first_samples(split_stream(stream, _HOLD_OUT)[1] or stream))
+    try:
+        tied = tie_pair(reference, candidate, feeds, threads=threads)
+        if tied is not None:
+            reference, candidate = tied.reference.model, tied.candidate.model
+            feeds = list(tied.feeds)
+        figures = _measured(reference, candidate, feeds, threads)
+    except OnnxliteError as error:
+        return Usability().undecided(f"the models could not be compared: {error}")
+    return judge(figures, floor_db=floor_db, advice=advice)
+
+
+def score_outputs(model: ir.Model) -> frozenset[str]:
+    """Names of the outputs `[samples, classes]` of a softmax or a classifier's last layer."""
+    return frozenset(
+        value.name or ""
+        for value in model.graph.outputs
+        if rank(value) in (2, None) and output_source(value).kind in ("probabilities", "linear")
+    )
+
+
+def _faults(figures: Figures, floor_db: float | None) -> Iterator[str]:
+    if figures.broken:
+        yield f"output {figures.broken!r} has NaN or infinite values that the original has not"
+    if floor_db == 0:
+        return
+    vouched = {
+        name
+        for name, agreement in figures.agreement.items()
+        if floor_db is None and agreement >= _VOUCHING_AGREEMENT
+    }
+    usual = MIN_SQNR_DB if floor_db is None else floor_db
+    for part in sorted(figures.parts, key=lambda part: part.sqnr_db):
+        least = _VOUCHED_SQNR_DB if part.output in vouched else usual
+        if part.sqnr_db < least:
+            yield f"SQNR of {part.label} is {part.sqnr_db:.1f} dB, below {least:g} dB,"
+    if floor_db is not None:
+        return
+    for part in figures.parts:
+        if part.cosine is not None and part.cosine < MIN_COSINE and part.output not in vouched:
+            yield f"cosine of {part.label} is {part.cosine:.3f}, below {MIN_COSINE:g},"
+    # With few samples the fraction has to be so low that chance does not explain it.
+    spread = math.sqrt(MIN_AGREEMENT * (1 - MIN_AGREEMENT) / max(figures.samples, 1))
+    for name, agreement in figures.agreement.items():
+        if agreement < MIN_AGREEMENT - _QUANTILE * spread:
+            yield f"the class of {name!r} agrees in {agreement:.0%}, below {MIN_AGREEMENT:.0%},"
+
+
+def _first_samples(stream: Samples) -> Iterator[Feed]:
+    """The first 32 samples; feeds whose batch axis is fixed stay whole."""
+    left = _SAMPLES
+    for feed in stream:
+        kept = trim(feed, stream.inputs, left) or feed
+        yield kept
+        left -= feed_size(kept, stream.inputs)
+        if left <= 0:
+            return
+
+
+def _measured(
+    reference: ir.Model, candidate: ir.Model, feeds: list[Feed], threads: int | None
+) -> Figures:
+    wanted, scores = Reference(reference, feeds, threads=threads), score_outputs(reference)
+    made: list[Outputs] = []
+    # Classes are compared output by output; everything else is left to the reference.
+    errors = wanted.errors(_recorder(candidate, threads, made) if scores else candidate)
+    inputs = input_specs(reference)
+    return Figures(
+        samples=sum(feed_size(feed, inputs) for feed in feeds),
+        parts=tuple(_parts(errors)),
+        agreement=_agreement(wanted.outputs, made, scores),
+        broken=next((name for name, error in errors.outputs.items() if error.broken), ""),
+    )
+
+
+def _recorder(
+    model: ir.Model, threads: int | None, made: list[Outputs]
+) -> Callable[[Feed], Outputs]:
+    """A function that runs a model and keeps its outputs in `made`."""
+    session = Session(model, threads=threads)
+
+    def run(feed: Feed) -> Outputs:
+        made.append(session.run(session.suited(feed)))
+        return made[-1]
+
+    return run
+
+
+def _parts(errors: OutputErrors) -> Iterator[PartFigures]:
+    for name, output in errors.outputs.items():
+        for index, part in enumerate(output.parts):
+            if part.undecided:
+                continue
+            cosines = output.cosines(index)
+            known = part.kind != "scores" and len(cosines) > 0
+            cosine = float(cosines.mean()) if known else None
+            yield PartFigures(name, part.label, part.sqnr_db, cosine)
+
+
+def _agreement(
+    wanted: Sequence[Outputs], made: Sequence[Outputs], scores: Iterable[str]
+) -> dict[str, float]:
+    """Fraction of samples of the same class, of outputs float[samples, classes]."""
+    found = {}
+    for name in scores:
+        pairs = [(one[name], two[name]) for one, two in zip(wanted, made, strict=True)]
+        if all(one.ndim == 2 and one.shape[1] > 1 for one, _ in pairs):
+            same = [one.argmax(axis=1) == two.argmax(axis=1) for one, two in pairs]
+            found[name] = float(np.concatenate(same).mean())
+    return found
