@@ -93,7 +93,10 @@ def _detections(model: ir.Model, step: Step, unseen: NDArray[np.float32]) -> Row
 def _without_scores(model: ir.Model) -> ir.Model:
     dead = clone(model)
     output = dead.graph.outputs[0]
-    mask = np.ones((1, output.shape[1], 1), np.float32)  # type: ignore[index]
+    assert output.shape is not None
+    channels = output.shape[1]
+    assert isinstance(channels, int)
+    mask = np.ones((1, channels, 1), np.float32)
     mask[:, 4:] = 0
     builder = GraphBuilder(dead)
     at = builder.behind(output)

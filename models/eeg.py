@@ -78,8 +78,9 @@ def _pink(rng: np.random.Generator, length: int) -> Array64:
     """Noise whose power falls with the frequency squared above half a hertz, of deviation 1."""
     frequency = np.fft.rfftfreq(length, 1 / _RATE)
     real, imaginary = rng.standard_normal((2, len(frequency)))
-    noise = np.fft.irfft((real + 1j * imaginary) / np.maximum(frequency, 0.5), length)
-    return noise / noise.std()
+    noise: Array64 = np.fft.irfft((real + 1j * imaginary) / np.maximum(frequency, 0.5), length)
+    noise /= noise.std()
+    return noise
 
 
 def _power(signal: Array64) -> Array64:

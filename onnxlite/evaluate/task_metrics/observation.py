@@ -147,6 +147,14 @@ class Observation:
         return frozenset(a.shape[1] for a in first if a.dtype.kind in "iu" and a.ndim == 2)
 
     @cached_property
+    def reads_text(self) -> bool:
+        """True if sequences of integers are all that the model is fed, but for scalars."""
+        arrays = self.feeds[0].values()
+        return bool(self.token_counts) and not any(
+            a.dtype.kind == "f" and a.ndim > 1 for a in arrays
+        )
+
+    @cached_property
     def image_size(self) -> tuple[int, int] | None:
         """Height and width of the pictures that the model is fed."""
         for array in self.feeds[0].values():

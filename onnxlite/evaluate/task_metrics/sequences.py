@@ -65,7 +65,8 @@ class Ctc(TaskMetric):
             others = np.bincount(top[top != blank], minlength=1)
             text = last + 1 >= _LARGE_ALPHABET or share * top.size >= others.max()
             named = share >= _MIN_BLANK and others.max() > 0 and text
-            tokens = values.shape[1] in observed.token_counts
+            # Scores of tokens, or what is made of a text, for example a spectrogram.
+            tokens = values.shape[1] in observed.token_counts or observed.reads_text
             scores = last + 1 >= _MIN_SYMBOLS and _has_scores(output)
             if strict and (not named or tokens or not scores):
                 continue

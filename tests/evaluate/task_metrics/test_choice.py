@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from models.fastspeech import fastspeech
 from models.tasks import NETS, task_net, task_samples
 from onnxlite.errors import OptionError
 from onnxlite.evaluate.task_metrics import (
@@ -18,6 +21,7 @@ from onnxlite.evaluate.task_metrics import (
     UserFunction,
     choose_metric,
     observe,
+    observe_model,
 )
 from onnxlite.model import load
 from onnxlite.runtime import Session
@@ -118,6 +122,15 @@ def vectors(tail: str, weights: str, samples: int = 32):
 def test_vectors(tail: str, weights: str, metric: str) -> None:
     observed = vectors(tail, weights)
     assert choose_metric(None, lambda: observed, labelled=False).name == metric
+
+
+def test_what_is_made_of_a_text_is_no_recognized_text(tmp_path: Path) -> None:
+    model = load(fastspeech(tmp_path / "speech.onnx"))
+    rng = np.random.default_rng(0)
+    observed = observe_model(model, [{"ids": rng.integers(1, 64, (1, 24))} for _ in range(8)])
+    choice = choose_metric(None, lambda: observed, labelled=False)
+    assert choice.name == "sqnr"
+    assert "'spectrogram'" in choice.reason
 
 
 def test_labels_call_for_accuracy() -> None:
