@@ -14,6 +14,7 @@ from onnxlite.errors import SamplesError, VerificationError
 from onnxlite.evaluate.task_metrics import (
     MAX_OBSERVED,
     Agreement,
+    Cosine,
     MetricLike,
     MetricRun,
     SampleLosses,
@@ -83,16 +84,14 @@ class OutputScores:
 
     Attributes:
         name: of the output.
-        cosine: cosine similarity, float64[samples].
         largest: largest absolute difference, float64[samples].
-        width: values per sample.
         broken: number of values that are finite in one model and NaN or infinite in the other.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.cosine, self.largest = np.empty(0, np.float64), np.empty(0, np.float64)
-        self.width = self.broken = 0
+        self.largest = np.empty(0, np.float64)
+        self.broken = 0
 
     def add(self, reference: NDArray[Any], candidate: NDArray[Any], samples: int) -> None:
         """Add the output of one feed; one without an axis of samples counts as one sample.
@@ -107,27 +106,19 @@ class OutputScores:
             )
         rows = samples if reference.ndim and len(reference) == samples else 1
         one, two = reference.reshape(rows, -1), candidate.reshape(rows, -1)
-        self.width = max(self.width, one.shape[1])
         if reference.dtype.kind in "fV":
             self._add_floats(one.astype(np.float64), two.astype(np.float64))
         else:
-            equal = (one == two).all(axis=1).astype(np.float64)
-            self._append(equal, 1 - equal)
+            self._append((one != two).any(axis=1).astype(np.float64))
 
     def _add_floats(self, a: Array64, b: Array64) -> None:
         finite = np.isfinite(a) & np.isfinite(b)
         alike = (a == b) | (np.isnan(a) & np.isnan(b))
         self.broken += int(np.count_nonzero(~finite & ~alike))
-        a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
-        error = a - b
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        # Two zero vectors point the same way; a zero and a non-zero one do not.
-        cosine = np.where(error.any(axis=1), 0.0, 1.0)
-        np.divide((a * b).sum(axis=1), norms, out=cosine, where=norms > 0)
-        self._append(cosine, np.abs(error).max(axis=1, initial=0.0))
+        error = np.where(finite, a, 0.0) - np.where(finite, b, 0.0)
+        self._append(np.abs(error).max(axis=1, initial=0.0))
 
-    def _append(self, cosine: Array64, largest: Array64) -> None:
-        self.cosine = np.concatenate([self.cosine, cosine])
+    def _append(self, largest: Array64) -> None:
         self.largest = np.concatenate([self.largest, largest])
 
 
@@ -229,11 +220,11 @@ class QualityEvaluator:
                 f"{len(labels)} labels for {self.samples} samples: give one per sample"
             )
         self.metric = choose_metric(metric, lambda: observed, labelled=labels is not None)
-        noise = Sqnr.propose(observed, strict=False)
+        noise, cosine = (each.propose(observed, strict=False) for each in (Sqnr, Cosine))
         classes = Agreement.propose(observed, strict=True) or Agreement.propose(
             observed, strict=False
         )
-        proposals = {"sqnr_db": noise, "agreement": classes}
+        proposals = {"sqnr_db": noise, "agreement": classes, "cosine": cosine}
         self._metrics = {name: p.metric for name, p in proposals.items() if p is not None}
         self._metrics["drop"] = self.metric.metric.with_labels(labels)
 
@@ -261,11 +252,12 @@ class QualityEvaluator:
         comparison.check_finite()
         losses = {name: run.result() for name, run in comparison.runs.items()}
         drop = losses["drop"]
-        figures = {"drop": _drop(drop), **_figures(comparison.outputs)}
+        figures = {"drop": _drop(drop), "max_error": _largest_error(comparison.outputs)}
         if "sqnr_db" in losses:
             figures["sqnr_db"] = decibels(_drop(losses["sqnr_db"]))
-        if "agreement" in losses:
-            figures["agreement"] = complement(_drop(losses["agreement"]))
+        for name in ("agreement", "cosine"):
+            if name in losses:
+                figures[name] = complement(_drop(losses[name]))
         return Quality(
             metric=self.metric.name,
             reference=drop.reference_value,
@@ -276,16 +268,10 @@ class QualityEvaluator:
         )
 
 
-def _figures(outputs: Mapping[str, OutputScores]) -> dict[str, Estimate]:
-    """Largest error and cosine similarity, each of the worst output."""
-    largest = max(outputs.values(), key=lambda o: float(o.largest.max(initial=0.0))).largest
-    figures = {"max_error": largest_loss(largest)}
-    if vectors := [o for o in outputs.values() if o.width > 1]:
-        worst = min(vectors, key=lambda o: float(o.cosine.mean()))
-        figures["cosine"] = complement(
-            mean_loss(1 - worst.cosine, confidence=CONFIDENCE, largest=1.0)
-        )
-    return figures
+def _largest_error(outputs: Mapping[str, OutputScores]) -> Estimate:
+    """Largest error of all outputs."""
+    worst = max(outputs.values(), key=lambda output: float(output.largest.max(initial=0.0)))
+    return largest_loss(worst.largest)
 
 
 def _drop(losses: SampleLosses) -> Estimate:

@@ -123,6 +123,9 @@ def test_a_dead_detector_loses_everything_and_the_figures_say_how():
     quality = evaluator.evaluate(load(dead))
     assert quality.drop == 1
     assert quality.details["recall"] == 0
+    assert quality.figures["cosine"].value < 0.1
+    for metric in ("cosine", "max-error", "sqnr"):
+        assert QualityEvaluator(model, samples, metric).evaluate(load(dead)).drop > 0.9
 
 
 def test_a_drop_of_something_that_is_not_there_is_undecided():

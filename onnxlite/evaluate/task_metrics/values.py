@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,22 +127,8 @@ class Regression(_Values):
 
 
 @dataclass(frozen=True)
-class Cosine(_Values):
-    """Cosine similarity of each sample's values, of the output where it is lowest."""
-
-    name: ClassVar[str] = "cosine"
-    meaning: ClassVar[str] = "mean cosine similarity to the original is 0.99"
-
-    def losses(
-        self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
-    ) -> SampleLosses:
-        """1 - cosine similarity."""
-        return SampleLosses.mean(_worst(reference, candidate, _cosine_loss))
-
-
-@dataclass(frozen=True)
-class Sqnr(_Values):
-    """Noise over signal: squared error over squared values, of the worst part of the outputs.
+class _PartValues(_Values):
+    """A metric of the parts of outputs, of which the worst one is taken.
 
     Parts are slices of like scale, see `onnxlite.fidelity.output_layout`; those that are zero or
     the same on all samples do not count.
@@ -151,20 +137,12 @@ class Sqnr(_Values):
         layouts: parts of each output; none takes it as a whole.
     """
 
-    name: ClassVar[str] = "sqnr"
-    meaning: ClassVar[str] = "noise is 1% of the signal's power: an SQNR of 20 dB"
-
     layouts: tuple[OutputLayout, ...] = ()
 
     @classmethod
     def _fitted(cls, chosen: Sequence[ObservedOutput]) -> Self:
         layouts = (output_layout(o.arrays) if o.is_float else OutputLayout() for o in chosen)
         return cls(tuple(o.name for o in chosen), tuple(layouts))
-
-    @classmethod
-    def figure(cls) -> str:
-        """Name of the figure in reasons."""
-        return "noise over signal"
 
     def decode(self, outputs: Outputs, samples: int) -> list[list[Array64]]:
         """Values of each sample, one array per part."""
@@ -175,26 +153,28 @@ class Sqnr(_Values):
             pieces = [per_sample(finite(piece), samples) for piece in fitting.of(array)]
             # What has another shape on this feed counts in every part.
             parts += pieces if len(pieces) == len(layout.parts) else pieces * len(layout.parts)
-        return [list(entries) for entries in zip(*parts, strict=False)]
+        return [[piece.reshape(-1) for piece in entries] for entries in zip(*parts, strict=False)]
 
     def losses(
         self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
     ) -> SampleLosses:
-        """Noise of each part, of its signal."""
+        """Loss of each part."""
         figures = {}
-        for index, (label, decides) in enumerate(self._labels):
-            if not decides:
-                continue
+        for index, (label, kind) in enumerate(self._kinds):
             pairs = [(a[index], b[index]) for a, b in zip(reference, candidate, strict=True)]
-            signal = np.array([np.square(one).sum() for one, _ in pairs])
-            # Another shape has nothing in common: all of the signal is lost.
-            noise = [np.square(a - (b if a.shape == b.shape else 0 * a)).sum() for a, b in pairs]
-            figures[label] = SampleRatio(np.array(noise), signal)
+            # Another shape has nothing in common with the reference: it is as good as zeros.
+            like = [(a, b if a.shape == b.shape else np.zeros_like(a)) for a, b in pairs]
+            if kind:
+                figures[label] = self._loss(like, kind)
         nothing = SampleRatio(np.zeros(len(reference)), np.zeros(len(reference)))
         return self.finish(SampleLosses(nothing, figures=figures))
 
+    def _loss(self, pairs: Sequence[tuple[Array64, Array64]], kind: str) -> SampleRatio:
+        """Loss of one part of a kind, from its values in both models on each sample."""
+        raise NotImplementedError
+
     def finish(self, losses: SampleLosses) -> SampleLosses:
-        """Take the part with the most noise."""
+        """Take the part that loses most."""
         figures = losses.figures.values()
         worst = max(figures, key=lambda figure: figure.value or 0.0, default=losses.drop)
         return replace(losses, drop=worst)
@@ -204,16 +184,60 @@ class Sqnr(_Values):
         return self.layouts or (OutputLayout(),) * len(self.outputs)
 
     @property
-    def _labels(self) -> list[tuple[str, bool]]:
-        """Name of each part, and True if its values decide; all do if none does."""
+    def _kinds(self) -> Sequence[tuple[str, str]]:
+        """Name of each part, and its kind if its values decide; all do if none does."""
         pairs = zip(self.outputs, self._all_layouts, strict=True)
-        found = [(name + p.label, p.kind in _DECIDING) for name, one in pairs for p in one.parts]
-        return found if any(ok for _, ok in found) else [(label, True) for label, _ in found]
+        found = [(name + p.label, p.kind) for name, one in pairs for p in one.parts]
+        if not any(kind in _DECIDING for _, kind in found):
+            return found
+        return [(label, kind if kind in _DECIDING else "") for label, kind in found]
 
 
 @dataclass(frozen=True)
-class MaxError(_Values):
-    """Largest error of all samples over the largest value of the reference, per output."""
+class Cosine(_PartValues):
+    """Cosine similarity of each sample's values, of the part where it is lowest.
+
+    A sample without anything to find has scores that point anywhere, and a single value has no
+    direction but its sign: samples of such parts weigh as much as their signal has power.
+    """
+
+    name: ClassVar[str] = "cosine"
+    meaning: ClassVar[str] = "mean cosine similarity to the original is 0.99"
+
+    @classmethod
+    def _chosen(cls, observed: Observation) -> list[ObservedOutput]:
+        """Outputs of several values per sample."""
+        return [o for o in super()._chosen(observed) if o.values[0].size > 1]
+
+    def _loss(self, pairs: Sequence[tuple[Array64, Array64]], kind: str) -> SampleRatio:
+        losses = np.array([_cosine_loss(*pair) for pair in pairs])
+        weights = np.ones_like(losses)
+        if kind == "scores" or all(one.size == 1 for one, _ in pairs):
+            weights = np.array([np.square(one).sum() for one, _ in pairs])
+        return SampleRatio(losses * weights, weights)
+
+
+@dataclass(frozen=True)
+class Sqnr(_PartValues):
+    """Noise over signal: squared error over squared values, of the worst part of the outputs."""
+
+    name: ClassVar[str] = "sqnr"
+    meaning: ClassVar[str] = "noise is 1% of the signal's power: an SQNR of 20 dB"
+
+    @classmethod
+    def figure(cls) -> str:
+        """Name of the figure in reasons."""
+        return "noise over signal"
+
+    def _loss(self, pairs: Sequence[tuple[Array64, Array64]], kind: str) -> SampleRatio:
+        del kind
+        noise = np.array([np.square(one - two).sum() for one, two in pairs])
+        return SampleRatio(noise, np.array([np.square(one).sum() for one, _ in pairs]))
+
+
+@dataclass(frozen=True)
+class MaxError(_PartValues):
+    """Largest error of all samples over the largest value of the reference, of the worst part."""
 
     name: ClassVar[str] = "max-error"
     meaning: ClassVar[str] = "one value differs by 1% of the largest value, and no value by more"
@@ -223,19 +247,12 @@ class MaxError(_Values):
         """Name of the figure in reasons."""
         return "largest error over largest value"
 
-    def losses(
-        self, reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]]
-    ) -> SampleLosses:
-        """The largest error and the largest value of each sample."""
-        figures = {}
-        for index, name in enumerate(self.outputs):
-            pairs = [(a[index], b[index]) for a, b in zip(reference, candidate, strict=True)]
-            peaks = np.array([np.abs(one).max(initial=0.0) for one, _ in pairs])
-            errors = [
-                np.abs(a - (b if a.shape == b.shape else 0 * a)).max(initial=0.0) for a, b in pairs
-            ]
-            figures[name] = SampleRatio(np.array(errors), peaks)
-        return self.finish(SampleLosses.mean(np.zeros(1), **figures))
+    def _loss(self, pairs: Sequence[tuple[Array64, Array64]], kind: str) -> SampleRatio:
+        del kind
+        errors = [np.abs(one - two).max(initial=0.0) for one, two in pairs]
+        return SampleRatio(
+            np.array(errors), np.array([np.abs(one).max(initial=0.0) for one, _ in pairs])
+        )
 
     def finish(self, losses: SampleLosses) -> SampleLosses:
         """Take the largest of all samples, as one figure: an unseen one may be larger."""
@@ -246,20 +263,11 @@ class MaxError(_Values):
         return SampleLosses.mean(np.array([worst]), **losses.figures)
 
 
-def _worst(
-    reference: Sequence[list[Array64]], candidate: Sequence[list[Array64]], loss: Any
-) -> Array64:
-    pairs = zip(reference, candidate, strict=True)
-    return np.array([max(loss(a, b) for a, b in zip(*p, strict=True)) for p in pairs])
-
-
 def _cosine_loss(one: Array64, two: Array64) -> float:
-    if one.shape != two.shape:
-        return 1.0
     norms = float(np.linalg.norm(one) * np.linalg.norm(two))
     if norms == 0:
         return 0.0 if (one == two).all() else 1.0
-    return 1 - float(one @ two) / norms
+    return max(1 - float(one @ two) / norms, 0.0)
 
 
 def _rows(values: Array64) -> Array64:
