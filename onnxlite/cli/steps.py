@@ -139,6 +139,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
         data: args.Data = None,
         evaluation: args.Evaluation = None,
         labels: args.Labels = None,
+        metric: args.TaskMetric = None,
         simplify: args.SimplifyFirst = bool(entry.simplify),
         threads: args.Threads = None,
         benchmark: args.Benchmark = entry.benchmark,
@@ -157,6 +158,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
             samples=data,
             evaluation=evaluation,
             labels=labels,
+            metric=metric,
             threads=threads,
             floor_db=floor_db,
             force=force,
@@ -170,6 +172,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
         data: args.Data = None,
         evaluation: args.Evaluation = None,
         labels: args.Labels = None,
+        metric: args.TaskMetric = None,
         threads: args.Threads = None,
         benchmark: args.Benchmark = entry.benchmark,
         floor_db: args.FloorDb = None,
@@ -180,7 +183,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
     ) -> None:
         step = msgspec.structs.replace(options, candidate=candidate)
         of_one(
-            reference, step, output, data, evaluation, labels, False, threads, benchmark,
+            reference, step, output, data, evaluation, labels, metric, False, threads, benchmark,
             floor_db, force, report, json, quiet,
         )  # fmt: skip
 
@@ -198,6 +201,7 @@ def run(
     data: args.Data = None,
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
+    metric: args.TaskMetric = None,
     threads: args.Threads = None,
     benchmark: args.Benchmark = True,
     floor_db: args.FloorDb = None,
@@ -229,6 +233,7 @@ def run(
         samples=data,
         evaluation=evaluation,
         labels=labels,
+        metric=metric,
         threads=threads,
         floor_db=floor_db,
         force=force,

@@ -243,10 +243,14 @@ def latency_note(latency: Latency) -> str:
     )
 
 
+#: Differences of metrics of at least so much are shown with four decimals.
+_SHOWN_FROM = 5e-5
+
+
 def metrics_table(fidelity: Fidelity) -> list[RenderableType]:
     """Task metrics of both models, with the reason and further figures; nothing without any."""
     rows = [
-        (m.name, _metric(m.reference), _metric(m.candidate), f"{m.candidate - m.reference:+.4f}")
+        (m.name, _metric(m.reference), _metric(m.candidate), _difference(m.candidate - m.reference))
         if m.drop is not None
         else (m.name, _metric(m.reference), "undecided", "-")
         for m in fidelity.metrics
@@ -254,6 +258,13 @@ def metrics_table(fidelity: Fidelity) -> list[RenderableType]:
     columns = ("metric", "before", "after", "difference")
     notes = [Text(line) for metric in fidelity.metrics for line in _metric_lines(metric)]
     return [Text(), table("Task", columns, rows), *notes] if rows else []
+
+
+def _difference(value: float) -> str:
+    """Four decimals, and what is smaller by its power of ten; `0` for none."""
+    if value == 0:
+        return "0"
+    return f"{value:+.4f}" if abs(value) >= _SHOWN_FROM else f"{value:+.1e}"
 
 
 def _metric_lines(metric: MetricPair) -> list[str]:
