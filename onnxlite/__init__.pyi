@@ -1031,6 +1031,7 @@ def run(
     metric: MetricLike | None = None,
     output: str | PathLike[str] | None = None,
     force: bool = False,
+    require_last: bool = False,
     benchmark: bool = True,
     threads: int | None = None,
     executor: Executor | None = None,
@@ -1056,6 +1057,8 @@ def run(
         output: Write the result here, atomically. Nothing is written if no step changed the model,
             or if the result is not usable.
         force: Write the result even if it is not usable, see `floor_db`.
+        require_last: Return the input and write nothing if the last step changed nothing, even
+            where steps before it did: for a recipe that is there for its last step.
         benchmark: Measure the latency of the result against the input.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         executor: Workers that calibrate on a shard of the samples each; what they find merges
@@ -1091,6 +1094,7 @@ def run(
     metric: MetricLike | None = None,
     output: str | PathLike[str] | None = None,
     force: bool = False,
+    require_last: bool = False,
     benchmark: bool = True,
     threads: int | None = None,
     executor: Executor | None = None,

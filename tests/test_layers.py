@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
     {"errors", "records", "files"},
-    {"graph", "packing", "proto", "workers", "options"},
+    {"graph", "packing", "patterns", "proto", "workers", "options"},
     {"builder"},
     {"model"},
     {"save", "samples", "normalize"},

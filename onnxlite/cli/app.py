@@ -22,9 +22,9 @@ from onnxlite.errors import OnnxliteError, OptionError, VerificationError
 class ExitCode(IntEnum):
     """Exit codes of the process, documented at the end of `onnxlite --help`.
 
-    `NOT_REACHED`: nothing broke, but the model is unchanged, a limit was missed, or a
-    step's result failed its check or is not usable. Output is written with `OK` only, and
-    with `--force`.
+    `NOT_REACHED`: nothing broke, but the command's step changed nothing (even where `simplify`
+    before it did), a limit was missed, or a step's result failed its check or is not usable.
+    Output is written with `OK` only, and with `--force`.
     """
 
     OK = 0
@@ -98,9 +98,9 @@ _EPILOG = (
     "[bold]Data[/bold]: --data takes a .npy file (a model with one input), a .npz file (one array "
     "per input name), or a folder of them. The first axis counts samples.\n\n"
     "[bold]Exit codes[/bold]: 0: done. 1: the model, the data or the output path is at fault. "
-    "2: wrong option, argument or recipe. 3: not reached; the model is unchanged, a limit such as "
-    "--min-sqnr-db was missed, or a step's result failed its check or is not usable. 130: "
-    "interrupted. Output is written with 0, and with --force."
+    "2: wrong option, argument or recipe. 3: not reached; the command's step changed nothing, a "
+    "limit such as --min-sqnr-db was missed, or a step's result failed its check or is not usable. "
+    "130: interrupted. Output is written with 0, and with --force."
 )
 
 

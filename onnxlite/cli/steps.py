@@ -153,6 +153,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
             model,
             [Simplify(), options] if simplify else [options],
             output=output,
+            require_last=True,
             benchmark=benchmark,
             show=_Shown(report, json, quiet),
             samples=data,

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.errors import OptionError
 from onnxlite.graph import (
     Names,
     add_initializer,
@@ -30,6 +28,7 @@ from onnxlite.graph import (
 )
 from onnxlite.ops.geometry import GemmForm, Geometry
 from onnxlite.ops.table import Parameter, iter_parameters, spec_of
+from onnxlite.patterns import check_patterns, matches
 from onnxlite.records import EXCLUDED, Reason, Skipped
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -161,7 +160,7 @@ def find_layers(
     """
     layers: list[LinearLayer] = []
     skipped: list[Skipped] = []
-    matched: set[str] = set()
+    known: list[str] = []
     position = {node: index for index, node in enumerate(model.graph)}
     taken = value_names(model)
     for parameter in iter_parameters(model):
@@ -169,10 +168,10 @@ def find_layers(
         if spec_of(node).geometry is None:
             continue
         names = (node.name or "", parameter.value.name or "")
-        matched.update(p for p in (*include, *exclude) if _matches(names, (p,)))
-        if include and not _matches(names, include):
+        known += names
+        if include and not matches(names, include):
             continue
-        if _matches(names, exclude):
+        if matches(names, exclude):
             found: LinearLayer | Reason = EXCLUDED
         elif node not in position:
             found = Reason("in-body", "inside the body of a control-flow node")
@@ -183,16 +182,13 @@ def find_layers(
             skipped.append(Skipped("repair", node_name(node), found.code, found.message))
         else:
             layers.append(found)
-    if unused := sorted({*include, *exclude} - matched):
-        raise OptionError(
-            f"no layer with weights matches {', '.join(map(repr, unused))}: patterns are compared "
-            "with the names of nodes and of weight tensors"
-        )
+    check_patterns(
+        (*include, *exclude),
+        known,
+        what="layer with weights",
+        compared="the names of nodes and of weight tensors",
+    )
     return sorted(layers, key=lambda layer: position[layer.node]), skipped
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def _layer_of(parameter: Parameter, taken: Names) -> LinearLayer | str:

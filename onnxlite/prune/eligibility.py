@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from fnmatch import fnmatchcase
 from math import gcd
 
 import onnx_ir as ir
@@ -12,6 +11,7 @@ from onnxlite.analysis.branches import Branch, branches_of
 from onnxlite.analysis.channels import ChannelMap, UnitGroup
 from onnxlite.errors import OptionError
 from onnxlite.machine import machine
+from onnxlite.patterns import check_patterns, matches, nearest
 from onnxlite.prune.options import PruneChannels, RoundTo
 
 #: Minimum number of channels per block of a kernel.
@@ -27,8 +27,9 @@ def check_options(channels: ChannelMap, options: PruneChannels, *, samples: bool
     fractions = options.remove if isinstance(options.remove, Mapping) else {}
     for name in options.widths or fractions:
         if name not in names:
+            hint = "".join(f"did you mean {near!r}? " for near in nearest(name, names)[:1])
             raise OptionError(
-                f"no group of units is named {name!r}: `explain_channels` lists their names"
+                f"no group of units is named {name!r}: {hint}`explain_channels` lists their names"
             )
         if (pin := names[name].pin) is not None:
             raise OptionError(
@@ -61,11 +62,13 @@ def removable_branches(
         index: branch
         for index, branch in branches_of(model, channels).items()
         if channels.groups[index].name in eligible
-        and not any(
-            fnmatchcase(value or "", pattern)
-            for node in branch.nodes
-            for value in (node.name, *(v.name for v in node.inputs if v is not None))
-            for pattern in exclude
+        and not matches(
+            (
+                name or ""
+                for node in branch.nodes
+                for name in (node.name, *(v.name for v in node.inputs if v is not None))
+            ),
+            exclude,
         )
     }
 
@@ -133,19 +136,13 @@ def removed_by_widths(
 
 def _excluded(channels: ChannelMap, patterns: Sequence[str]) -> set[str]:
     """Return the groups with an excluded layer."""
-    found: set[str] = set()
-    matched: set[str] = set()
-    for group in channels.groups:
-        for name in _names(group):
-            if hits := [pattern for pattern in patterns if fnmatchcase(name, pattern)]:
-                matched.update(hits)
-                found.add(group.name)
-    if unused := sorted(set(patterns) - matched):
-        raise OptionError(
-            f"no layer with units matches {', '.join(map(repr, unused))}: patterns are compared "
-            "with the names of nodes and of their weights"
-        )
-    return found
+    check_patterns(
+        patterns,
+        (name for group in channels.groups for name in _names(group)),
+        what="layer with units",
+        compared="the names of nodes and of their weights",
+    )
+    return {group.name for group in channels.groups if matches(_names(group), patterns)}
 
 
 def _names(group: UnitGroup) -> Iterator[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -15,6 +13,7 @@ from onnxlite.graph import const_tensor, describe, node_name
 from onnxlite.model import unmapped
 from onnxlite.normalize import normalize
 from onnxlite.ops import Parameter, iter_parameters, spec_of
+from onnxlite.patterns import check_patterns, matches
 from onnxlite.prune.nm_pattern import Pattern
 from onnxlite.prune.options import PrunedWeight, PruneWeights
 from onnxlite.records import EXCLUDED, Reason, Skipped
@@ -99,16 +98,16 @@ def _prunable(
     include, exclude = options.include, options.exclude
     chosen: dict[ir.Value, Parameter] = {}
     skipped: list[Skipped] = []
-    matched: set[str] = set()
+    known: list[str] = []
     for parameter in iter_parameters(model):
         if parameter.value in chosen:
             continue
         names = (parameter.node.name or "", parameter.value.name or "")
-        matched.update(p for p in (*include, *exclude) if any(fnmatchcase(n, p) for n in names))
-        if include and not _matches(names, include):
+        known += names
+        if include and not matches(names, include):
             continue
         refusal = _refusal(parameter)
-        excluded = refusal is None and _matches(names, exclude)
+        excluded = refusal is None and matches(names, exclude)
         if refusal is None and not excluded and pattern is not None:
             refusal = pattern.refusal(parameter)
         if excluded or refusal:
@@ -117,16 +116,13 @@ def _prunable(
             skipped.append(Skipped(options.name(), node, reason.code, reason.message))
         else:
             chosen[parameter.value] = parameter
-    if unused := sorted({*include, *exclude} - matched):
-        raise OptionError(
-            f"no layer with weights matches {', '.join(map(repr, unused))}: patterns are compared "
-            "with the names of nodes and of weight tensors"
-        )
+    check_patterns(
+        (*include, *exclude),
+        known,
+        what="layer with weights",
+        compared="the names of nodes and of weight tensors",
+    )
     return tuple(chosen.values()), tuple(skipped)
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def _refusal(parameter: Parameter) -> str | None:

@@ -53,6 +53,7 @@ class Run:
         use: which samples were used for what.
         output: where to write the result.
         force: write a result that is not usable as well.
+        require_last: the model counts as unchanged if the last step changed nothing.
         benchmark: whether to measure latency; or the latency, where it is measured already.
         labels: class of each held-out sample.
         metric: a task metric.
@@ -67,11 +68,16 @@ class Run:
     use: SampleUse
     output: Path | None
     force: bool = False
+    require_last: bool = False
     benchmark: bool | Latency
     labels: NDArray[Any] | None = None
     metric: MetricLike | None = None
     context: StepContext
     start: float
+
+    def changed_by(self, steps: Sequence[StepReport]) -> bool:
+        """Tell whether steps with these reports changed what they were asked to change."""
+        return any(report.changed for report in (steps[-1:] if self.require_last else steps))
 
 
 class Reference:
@@ -111,13 +117,13 @@ def prove(run: Run, result: ir.Model, steps: Sequence[StepReport]) -> RunReport:
     Args:
         run: what was asked for.
         result: what the steps made of the input.
-        steps: the report of each; where none changed anything, nothing is measured or written.
+        steps: the report of each; where they changed nothing, nothing is measured or written.
 
     Raises:
         VerificationError: the result has new NaN or infinite outputs; nothing was written.
         SaveError: the output cannot be written.
     """
-    model, changed = run.model, any(report.changed for report in steps)
+    model, changed = run.model, run.changed_by(steps)
     fidelity, latency = _measured(run, result) if changed else (None, None)
     usability = None if fidelity is None else _judged(run, fidelity, steps)
     writes = usability is not None and (usability.usable or run.force)
@@ -144,7 +150,11 @@ def prove(run: Run, result: ir.Model, steps: Sequence[StepReport]) -> RunReport:
         usability=usability,
         fidelity=fidelity,
         latency=latency,
-        warnings=(*_warnings(steps, sizes, latency, run.use), *_tail_warnings(fidelity)),
+        warnings=(
+            *_unchanged_warnings(steps, changed=changed),
+            *_warnings(sizes, latency, run.use),
+            *_tail_warnings(fidelity),
+        ),
         environment=environment(),
         seconds=time.perf_counter() - run.start,
     )
@@ -291,16 +301,24 @@ def _serialised(model: ir.Model) -> tuple[int, int | None]:
     return len(content), len(zlib.compress(content, 6))
 
 
-def _warnings(
-    reports: Sequence[StepReport], sizes: Sizes, latency: Latency | None, use: SampleUse
-) -> tuple[str, ...]:
+def _unchanged_warnings(reports: Sequence[StepReport], *, changed: bool) -> list[str]:
     warnings = [
         f"step {number} ({report.step}) changed nothing: {report.summary}"
         for number, report in enumerate(reports, 1)
         if not report.changed
     ]
-    if not any(report.changed for report in reports):
+    if others := [] if changed else [report.step for report in reports if report.changed]:
+        warnings.append(
+            f"only {', '.join(others)} changed the model, so nothing was written: run that step "
+            "alone if its result is wanted"
+        )
+    elif not changed:
         warnings.append("the model is unchanged, so nothing was written")
+    return warnings
+
+
+def _warnings(sizes: Sizes, latency: Latency | None, use: SampleUse) -> tuple[str, ...]:
+    warnings = []
     if sizes.output_bytes > sizes.input_bytes:
         warnings.append(
             f"the result is larger than the input: {sizes.output_bytes} bytes against "

@@ -68,7 +68,7 @@ class RunReport(Report, frozen=True, kw_only=True):
     """The full record of one run.
 
     Attributes:
-        changed: whether any step changed the model.
+        changed: whether any step changed the model; with `require_last`, whether the last did.
         recipe: the recipe as TOML; it reproduces the run.
         command: the command line, if the run was started by one.
         input_path: where the input was read from, None if it was in memory.

@@ -48,6 +48,13 @@ class RunOptions(Options, frozen=True, kw_only=True):
         bool,
         Meta(description="Write the result even if it is not usable, see `floor_db`."),
     ] = False
+    require_last: Annotated[
+        bool,
+        Meta(
+            description="Return the input and write nothing if the last step changed nothing, "
+            "even where steps before it did: for a recipe that is there for its last step."
+        ),
+    ] = False
     benchmark: Annotated[
         bool, Meta(description="Measure the latency of the result against the input.")
     ] = True
@@ -110,6 +117,7 @@ def run(
         use=use,
         output=options.output,
         force=options.force,
+        require_last=options.require_last,
         benchmark=options.benchmark,
         labels=None if labels is None else _labels(labels, use),
         metric=metric,
@@ -117,6 +125,8 @@ def run(
         start=start,
     )
     result, reports = _applied(asked, calibration)
+    if not asked.changed_by(reports):
+        result = clone(original)
     return Result(give_back(model, result), prove(asked, result, reports))
 
 

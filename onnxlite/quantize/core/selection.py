@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
+from glob import escape
 from types import MappingProxyType
 
 import onnx_ir as ir
 
+from onnxlite.analysis.lineage import origin_of
 from onnxlite.graph import (
     const_tensor,
     iter_nodes,
@@ -21,6 +22,7 @@ from onnxlite.graph import (
     sole_consumer,
 )
 from onnxlite.ops import output_bounds, spec_of
+from onnxlite.patterns import check_patterns, matches
 from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.targets import Target
 from onnxlite.records import EXCLUDED, Reason, Skipped
@@ -120,12 +122,42 @@ def _is_float(node: ir.Node) -> bool:
     )
 
 
+def layer_patterns(model: ir.Model, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Add to patterns of node or weight names the names of the nodes that they mean.
+
+    A layer is meant by its own name, by those of its constants, and by the name that it had
+    in the original of a recipe.
+
+    Args:
+        model: normalized, before a rewrite gives it other names.
+        patterns: of node or weight names.
+
+    Raises:
+        OptionError: a pattern matches nothing.
+    """
+    if not patterns:
+        return ()
+    names: dict[str, tuple[str, ...]] = {}
+    for node in iter_nodes(model):
+        constants = (value for value in node.inputs if const_tensor(value) is not None)
+        former = origin_of(model, node.name or "").node
+        names[node.name or ""] = (former, *(value.name or "" for value in constants if value))
+    check_patterns(
+        patterns,
+        (name for node, others in names.items() for name in (node, *others)),
+        what="node",
+        compared="the names of nodes and of weight tensors",
+    )
+    meant = (escape(node) for node, others in names.items() if matches(others, patterns))
+    return (*patterns, *(name for name in meant if name not in patterns))
+
+
 def by_name(node: ir.Node, include: Sequence[str], exclude: Sequence[str]) -> Reason | None:
     """Why patterns of node names leave a node out, or None."""
     name = node.name or ""
-    if include and not any(fnmatchcase(name, pattern) for pattern in include):
+    if include and not matches((name,), include):
         return Reason("not-included", "not among the included names")
-    if any(fnmatchcase(name, pattern) for pattern in exclude):
+    if matches((name,), exclude):
         return EXCLUDED
     return None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
+from msgspec.structs import replace
 
 from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, computed_weights
 from onnxlite.analysis.shapes import concrete_shapes, generated_feed
@@ -27,7 +28,7 @@ from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.options import QuantizedTable, SmoothedValue
 from onnxlite.quantize.core.prepare import prepare
-from onnxlite.quantize.core.selection import by_name
+from onnxlite.quantize.core.selection import by_name, layer_patterns
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import embeddings_of, write_embedding
@@ -120,6 +121,11 @@ def _prepare(work: _Quantization) -> str | None:
     if isinstance(ready, Skipped):
         return ready.message
     work.model = ready
+    work.options = replace(
+        work.options,
+        include=layer_patterns(ready, work.options.include),
+        exclude=layer_patterns(ready, work.options.exclude),
+    )
     return None
 
 

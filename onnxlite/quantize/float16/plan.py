@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from onnxlite.errors import OptionError
 from onnxlite.graph import iter_nodes, node_name
+from onnxlite.patterns import check_patterns, matches
 from onnxlite.quantize.float16.dtype_limits import HalfRange, Rounding, half_range, rounding
 from onnxlite.quantize.float16.port_types import HalfPorts, HalfTypes
 from onnxlite.records import Progress, Reason, Skipped
@@ -73,19 +72,14 @@ class HalfPlan:
         Raises:
             OptionError: a pattern matches nothing.
         """
-        unused = set(patterns)
+        known: list[str] = []
         for node in iter_nodes(model):
             names = (node.name or "", node.op_type)
-            hits = [p for p in patterns if any(fnmatchcase(name, p) for name in names)]
-            if hits:
-                unused.difference_update(hits)
+            known += names
+            if matches(names, patterns):
                 self.exact.add(node)
                 self.keep(node, Reason("kept-by-name", "kept by name"))
-        if unused:
-            raise OptionError(
-                f"exclude: no node matches {', '.join(map(repr, sorted(unused)))}: patterns are "
-                "compared with the names of nodes and of operators"
-            )
+        check_patterns(patterns, known, what="node", compared="the names of nodes and of operators")
 
     def keep_unfit_constants(
         self, model: ir.Model, roundings: Mapping[ir.Value, Rounding], *, clamp: bool

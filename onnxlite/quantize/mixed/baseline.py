@@ -19,7 +19,7 @@ from onnxlite.quantize.core.plan import Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.prepare import pool_means, prepare
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import able_nodes, place, place_among
+from onnxlite.quantize.core.selection import able_nodes, layer_patterns, place, place_among
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.error_propagation import ErrorModel, Source
 from onnxlite.records import Skipped
@@ -96,6 +96,9 @@ def plan_everything(
 
     Returns:
         The plan and the skipped layers; or the reason why nothing can be quantized.
+
+    Raises:
+        OptionError: a pattern matches nothing.
     """
     if reason := already_quantized(model, QUANTIZE_ONCE):
         return Skipped("quantize", "", "already-quantized", reason)
@@ -104,7 +107,12 @@ def plan_everything(
         return ready
     pool_means(ready)
     infer_shapes(ready)
-    placement = place(ready, target, include=include, exclude=exclude)
+    placement = place(
+        ready,
+        target,
+        include=layer_patterns(ready, include),
+        exclude=layer_patterns(ready, exclude),
+    )
     if not placement.layers:
         computed = computed_weights(model, QUANTIZE_ONCE)
         return Skipped("quantize", "", "no-layer", computed or "no layer can be quantized")

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import Any
 
 import onnx_ir as ir
+from msgspec.structs import replace as replace_fields
 from numpy.typing import NDArray
 
 from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, computed_weights
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import Reference
-from onnxlite.graph import const_array
+from onnxlite.graph import const_array, iter_nodes
 from onnxlite.holdout import SampleStream
 from onnxlite.model import clone, size_bytes
+from onnxlite.patterns import check_patterns
 from onnxlite.quantize.accuracy.equalize import equalize
 from onnxlite.quantize.accuracy.gptq import round_with_gptq
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
@@ -43,7 +46,7 @@ from onnxlite.quantize.core.plan import NOTHING_PLACED, Placement, QuantPlan, we
 from onnxlite.quantize.core.prepare import OPSET, pool_means, prepare
 from onnxlite.quantize.core.qtypes import QParams, dequantize
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import place
+from onnxlite.quantize.core.selection import layer_patterns, place
 from onnxlite.quantize.core.strip import strip_metadata
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.core.weights import weight_sqnr_db
@@ -72,6 +75,7 @@ class _Quantization(StepState[QuantizeStatic]):
         layers: rows of the layers on integers.
         tables: rows of the look-up tables in 8 bits.
         smoothed: rows of the smoothed activations.
+        own_nodes: names of the nodes before smoothing adds some.
         resolved: options that name the placement, if it was measured.
         stream: the calibration samples, by number.
         candidates: numbers of samples that may be held out; nothing is fitted to them.
@@ -86,6 +90,7 @@ class _Quantization(StepState[QuantizeStatic]):
     layers: list[QuantizedLayer] = field(default_factory=list)
     tables: list[QuantizedTable] = field(default_factory=list)
     smoothed: list[SmoothedValue] = field(default_factory=list)
+    own_nodes: Set[str] = frozenset()
     resolved: ResolvedPlacement | None = None
     stream: SampleStream = field(init=False)
     candidates: list[int] = field(default_factory=list)
@@ -126,6 +131,13 @@ def _prepare(work: _Quantization) -> str | None:
     if isinstance(ready, Skipped):
         return ready.message
     work.changes += QuantizeStaticChanges(means_pooled=pool_means(ready))
+    work.options = options = replace_fields(
+        options,
+        include=layer_patterns(ready, options.include),
+        exclude=layer_patterns(ready, options.exclude),
+    )
+    work.own_nodes = {node.name or "" for node in iter_nodes(ready)}
+    check_patterns(options.int16, work.own_nodes, what="node", compared="the names of nodes")
     infer_shapes(ready)
     work.stream = SampleStream(work.feeds)
     work.candidates = hold_out_candidates(work.stream)
@@ -175,20 +187,25 @@ def _keep_faster(work: _Quantization) -> str | None:
     work.note = found.note
     if not found.placement.layers:
         return found.note
-    work.resolved = _resolved_placement(everything, found.placement, work.options)
+    work.resolved = _resolved_placement(everything, found.placement, work)
     work.plan = replace(work.plan, placement=found.placement)
     work.params = {value: work.params[value] for value in found.placement.values}
     return None
 
 
 def _resolved_placement(
-    everything: Placement, found: Placement, options: QuantizeStatic
+    everything: Placement, found: Placement, work: _Quantization
 ) -> ResolvedPlacement | None:
-    """Options that name a measured placement."""
+    """Options that name a measured placement.
+
+    A node that smoothing has added is not named: it comes with the layers that it serves.
+    """
+    options = work.options
     if options.placement == "everything":
         return None
     chosen = set(found.nodes)
-    keep_float = [node.name or "" for node in everything.nodes if node not in chosen]
+    left = [node.name or "" for node in everything.nodes if node not in chosen]
+    keep_float = [name for name in left if name in work.own_nodes]
     return ResolvedPlacement(exclude=(*options.exclude, *map(escape, keep_float)))
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import onnx_ir as ir
 
-from onnxlite.errors import OptionError
 from onnxlite.graph import const_tensor, node_name
 from onnxlite.ops import iter_parameters, spec_of
 from onnxlite.packing import Bits, weight_type
+from onnxlite.patterns import check_patterns, matches
 from onnxlite.quantize.weight_only.codes import blocks_of
 from onnxlite.quantize.weight_only.options import QuantizeWeights
 from onnxlite.records import EXCLUDED, Reason, Skipped
@@ -81,10 +80,10 @@ def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], lis
         everywhere = tuple((use.node, use.idx) for use in value.uses())
         uses = (*uses, *(use for use in everywhere if use not in uses))
         names[value] = (value.name or "", *(node.name or "" for node, _ in uses))
-        if options.include and not _matches(names[value], options.include):
+        if options.include and not matches(names[value], options.include):
             continue
         reason: Reason | None = EXCLUDED
-        if not _matches(names[value], options.exclude):
+        if not matches(names[value], options.exclude):
             refusal = _refusal(value)
             reason = None if refusal is None else Reason("unsupported", refusal)
         bits = _bits(value, uses, options, ends)
@@ -99,7 +98,12 @@ def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], lis
         assert tensor is not None
         assert isinstance(owner, ir.Graph)
         chosen.append(Weight(value, tensor, uses, owner, bits))
-    _check_patterns(options, names.values())
+    check_patterns(
+        (*options.include, *options.exclude),
+        (name for group in names.values() for name in group),
+        what="weight",
+        compared="the names of weight tensors and of the nodes that read them",
+    )
     return chosen, skipped
 
 
@@ -157,17 +161,3 @@ def _depthwise(uses: Sequence[tuple[ir.Node, int]]) -> bool:
         rule is not None and rule.reduction_axes is not None and not rule.reduction_axes(node)
         for (node, _), rule in zip(uses, rules, strict=True)
     )
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def _check_patterns(options: QuantizeWeights, names: Iterable[Sequence[str]]) -> None:
-    known = [name for group in names for name in group]
-    unused = [p for p in (*options.include, *options.exclude) if not _matches(known, (p,))]
-    if unused:
-        raise OptionError(
-            f"no weight matches {', '.join(map(repr, unused))}: patterns are compared with the "
-            "names of weight tensors and of the nodes that read them"
-        )
