@@ -18,7 +18,13 @@ from onnxlite.errors import OptionError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.per_sample import SampleSpread
-from onnxlite.evaluate.task_metrics import MetricLike, MetricPair, ProposedRun, tensors
+from onnxlite.evaluate.task_metrics import (
+    MetricLike,
+    MetricPair,
+    ProposedRun,
+    needs_real_lengths,
+    tensors,
+)
 from onnxlite.fidelity import common_outputs, match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.ops import random_outputs, value_lengths
@@ -174,9 +180,9 @@ def compare(
     else:
         feeds = Samples(samples, specs, limit=options.limit)
     varying = bool(value_lengths(first))
-    # A task metric is of what a model really gives.
-    natural = metric is not None or labels is not None or not varying
-    tied = None if natural else _tie(first, second, feeds, renamed, threads)
+    real = needs_real_lengths(metric, labelled=labels is not None)
+    ties = varying and not real
+    tied = _tie(first, second, feeds, renamed, threads) if ties else None
     agreed = None if tied is None else agreement(second, tied.feeds, threads=threads)
     if tied is not None:
         reference, candidate = first, second = tied.reference.model, tied.candidate.model
@@ -193,7 +199,7 @@ def compare(
         given = sessions[1].suited({renamed[name]: array for name, array in feed.items()})
         other = sessions[1].run(given)
         other = {name: other[pairs[name]] for name in have}
-        have, other = common_outputs(have, other, varying=not natural and tied is None)
+        have, other = common_outputs(have, other, varying=ties and tied is None)
         notes += [f"{name!r} is no tensor: not compared" for name in pairs if name not in have]
         for name in have:
             meter = meters.setdefault(name, Meter(name, varying=varying))

@@ -34,7 +34,7 @@ from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
 from onnxlite.step import StepContext
-from onnxlite.usability import Figures, PartFigures, judge, score_outputs
+from onnxlite.usability import Figures, PartFigures, judge, judge_models, score_outputs
 
 #: Serialising a larger model only to know its size would cost more memory than it is worth.
 _SERIALISE_BELOW_BYTES = 1 << 28
@@ -125,7 +125,7 @@ def prove(run: Run, result: ir.Model, steps: Sequence[StepReport]) -> RunReport:
     """
     model, changed = run.model, run.changed_by(steps)
     fidelity, latency = _measured(run, result) if changed else (None, None)
-    usability = None if fidelity is None else _judged(run, fidelity, steps)
+    usability = None if fidelity is None else _judged(run, result, fidelity, steps)
     writes = usability is not None and (usability.usable or run.force)
     saved: Path | None = None
     if writes and run.output is not None:
@@ -252,12 +252,24 @@ def judge_fidelity(
     return judge(figures, floor_db=floor_db, advice=advice)
 
 
-def _judged(run: Run, fidelity: Fidelity, steps: Sequence[StepReport]) -> Usability:
+def _judged(
+    run: Run, result: ir.Model, fidelity: Fidelity, steps: Sequence[StepReport]
+) -> Usability:
     """Judge the result of a run; generated inputs decide nothing."""
     if run.use.origin == "generated":
         return Usability().undecided("there are no samples to judge it on")
     pairs = list(zip(run.recipe.steps, steps, strict=False))
     advice = next(step.advice for step, report in reversed(pairs) if report.changed)
+    if fidelity.length_agreement is None and value_lengths(run.original):
+        # Outputs of other lengths hold other frames: they cannot be judged side by side.
+        return judge_models(
+            run.original,
+            result,
+            run.held_out,
+            floor_db=run.context.floor_db,
+            advice=advice,
+            threads=run.context.threads,
+        )
     return judge_fidelity(run.original, fidelity, floor_db=run.context.floor_db, advice=advice)
 
 

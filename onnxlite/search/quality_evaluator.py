@@ -21,6 +21,7 @@ from onnxlite.evaluate.task_metrics import (
     Sqnr,
     TaskMetric,
     choose_metric,
+    needs_real_lengths,
     observe,
     tensors,
 )
@@ -192,9 +193,9 @@ class QualityEvaluator:
     ) -> None:
         self._threads = threads
         self._varying = bool(value_lengths(model))
-        # A function of the user's, and labels, are for the lengths that a model really gives.
-        natural = labels is not None or callable(metric) or not self._varying
-        tied = None if natural else tie_lengths(model, samples, threads=threads)
+        real = needs_real_lengths(metric, labelled=labels is not None)
+        ties = self._varying and not real
+        tied = tie_lengths(model, samples, threads=threads) if ties else None
         self._lengths = None if tied is None else tied[0]
         if tied is not None:
             model, samples = tied[0].model, tied[1]

@@ -117,3 +117,19 @@ def test_figures_hold_for_another_seed(voices):
 def test_optimize(voices, name):
     result = ol.optimize(voices[name], SAMPLES[name], budget={"max_drop": 0.05})
     Session(load(result))
+
+
+@pytest.mark.parametrize("metric", ["sqnr", lambda outputs: float(outputs["audio"].size)])
+def test_a_run_judges_frames_of_tied_lengths(voices, metric):
+    recipe, samples = [ol.QuantizeWeights(bits=4)], SAMPLES["vits"]
+    done = ol.run(
+        voices["vits"],
+        recipe,
+        samples=samples[1:],
+        evaluation=samples[:1],
+        metric=metric,
+        benchmark=False,
+    )
+    assert done.report.usability.decided
+    assert done.usable
+    assert (done.report.fidelity.length_agreement is None) == callable(metric)

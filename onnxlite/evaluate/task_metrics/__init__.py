@@ -37,6 +37,7 @@ from onnxlite.evaluate.task_metrics.table import (
     MetricLike,
     MetricName,
     choose_metric,
+    needs_real_lengths,
 )
 from onnxlite.evaluate.task_metrics.user_function import MetricFunction, UserFunction
 from onnxlite.evaluate.task_metrics.values import Cosine, MaxError, Regression, Sqnr
@@ -72,6 +73,7 @@ __all__ = [
     "Tokens",
     "UserFunction",
     "choose_metric",
+    "needs_real_lengths",
     "observe",
     "observe_model",
     "tensors",

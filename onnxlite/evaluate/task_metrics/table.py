@@ -96,6 +96,14 @@ def choose_metric(
     raise OptionError(f"no metric fits the outputs ({'; '.join(shapes)}): give a function")
 
 
+def needs_real_lengths(metric: MetricLike | None, *, labelled: bool) -> bool:
+    """Tell whether a metric is of the lengths that a model really gives (`tied_lengths`).
+
+    Labels are, and a function of the user's.
+    """
+    return labelled or isinstance(metric, UserFunction) or callable(metric)
+
+
 def propose_metric(observed: Observation) -> ChosenMetric | None:
     """Propose the metric that fits the outputs best; None if they hold no numbers."""
     for kind in _PROPOSED:
