@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 from onnxlite.builder import GraphBuilder, Place, drop_unused
 from onnxlite.graph import const_array
 from onnxlite.ops import spec_of
-from onnxlite.quantize.core.plan import QuantPlan, reads_integers
+from onnxlite.quantize.core.plan import QuantPlan, reads_integers, weight_port
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range, positive_scale, quantize
 from onnxlite.quantize.core.weights import layer_weight
 
 #: Gives the values that hold the scale and zero point of an activation.
 Parameters: TypeAlias = Callable[[QParams], tuple[ir.Value, ir.Value]]
+
+#: A weight, its channel axis and the axes over which products are added.
+_WeightForm: TypeAlias = tuple[ir.Value, int | None, tuple[int, ...]]
 
 _INT32 = QType(32, signed=True, symmetric=True)
 #: Steps of a bias without weights: as exact as float32.
@@ -51,6 +54,7 @@ class QDQEmitter:
         self._absorbed = self._fused if plan.target.absorbs else set()
         self._chosen = set(plan.placement.nodes)
         self._builder = GraphBuilder(plan.model)
+        self._weights: dict[_WeightForm, tuple[NDArray[Any], QParams]] = {}
         self._parameters = self._constants if parameters is None else parameters
 
     def activations(self, params: Mapping[ir.Value, QParams]) -> None:
@@ -120,22 +124,59 @@ class QDQEmitter:
         rule = spec_of(node).quant
         assert rule is not None
         assert rule.weight is not None
-        weight = _constant_input(node, rule.weight)
+        form = self._form(node)
+        if form not in self._weights:
+            self._weights[form] = self._weight(node, form, scale)
+        integers, params = self._weights[form]
+        bias = self._bias(node)
+        if rule.bias is not None and bias is not None:
+            self._dequantized(node, rule.bias, *_quantized_bias(bias, params, _input_scale(node)))
+        self._dequantized(node, rule.weight, integers, params)
+        return integers, params
+
+    def _form(self, node: ir.Node) -> _WeightForm:
+        """How a layer reads its weight; layers that read it alike share its integers."""
+        rule = spec_of(node).quant
+        assert rule is not None
+        assert rule.weight is not None
+        assert rule.reduction_axes is not None
+        weight = node.inputs[rule.weight]
+        assert weight is not None
+        return weight, self._target.channel_axis(node), rule.reduction_axes(node)
+
+    def _weight(
+        self, node: ir.Node, form: _WeightForm, scale: NDArray[Any] | None
+    ) -> tuple[NDArray[Any], QParams]:
+        """Quantize a weight with room for the biases of all layers that share its integers."""
+        weight = const_array(form[0])
         assert weight is not None
         if scale is None:
             integers, params = layer_weight(node, weight, self._target)
         else:
             params = self._grid(node, scale)
             integers = quantize(weight, params)
-        bias = _constant_input(node, rule.bias)
-        if rule.bias is not None and bias is not None and self._target.quantize_bias:
-            bias, input_scale = bias.reshape(-1), _input_scale(node)
-            wider = _room_for_bias(params, bias, input_scale, _without_weights(integers, params))
-            if not np.array_equal(wider.scale, params.scale):
-                params, integers = wider, quantize(weight, wider)
-            self._dequantized(node, rule.bias, *_quantized_bias(bias, params, input_scale))
-        self._dequantized(node, rule.weight, integers, params)
+        needed: NDArray[np.float64] | None = None
+        for reader, port in form[0].uses():
+            if reader not in self._chosen or weight_port(reader) != port:
+                continue
+            bias = self._bias(reader) if self._form(reader) == form else None
+            if bias is not None and bias.size:
+                steps = np.abs(bias.astype(np.float64)) / _input_scale(reader)
+                needed = steps if needed is None else np.maximum(needed, steps)
+        if needed is None:
+            return integers, params
+        wider = _room_for_bias(params, needed, _without_weights(integers, params))
+        if not np.array_equal(wider.scale, params.scale):
+            params, integers = wider, quantize(weight, wider)
         return integers, params
+
+    def _bias(self, node: ir.Node) -> NDArray[Any] | None:
+        """The bias that becomes integers, flat; None without one."""
+        rule = spec_of(node).quant
+        if rule is None or not self._target.quantize_bias:
+            return None
+        bias = _constant_input(node, rule.bias)
+        return None if bias is None else bias.reshape(-1)
 
     def _grid(self, node: ir.Node, scale: NDArray[Any]) -> QParams:
         """Parameters of a layer's weight with scales that are known."""
@@ -208,17 +249,20 @@ def _without_weights(integers: NDArray[Any], params: QParams) -> NDArray[np.bool
 
 
 def _room_for_bias(
-    params: QParams, bias: NDArray[Any], input_scale: float, dead: NDArray[np.bool_]
+    params: QParams, needed: NDArray[np.float64], dead: NDArray[np.bool_]
 ) -> QParams:
     """Weight scales with which each bias is an int32 in units of `input_scale * weight_scale`.
 
     A channel whose weights are almost zero has a tiny scale, with which its bias may exceed 32
     bits. One without weights is nothing but its bias, and has the scale that suits that.
+
+    Args:
+        params: of the weight.
+        needed: magnitude of each bias in units of `input_scale`.
+        dead: channels without weights.
     """
-    if not bias.size:
-        return params
-    magnitude = np.abs(bias.astype(np.float64))
-    needed = (magnitude if params.axis is not None else magnitude.max()) / input_scale
+    if params.axis is None:
+        needed = needed.max()
     suited = np.where(needed > 0, needed / _BIAS_STEPS, 1.0)
     scale = np.where(dead, suited, np.maximum(params.scale, needed * 1.001 / _INT32.qmax))
     return QParams(params.qtype, positive_scale(scale), params.zero_point, params.axis)

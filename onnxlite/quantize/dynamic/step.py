@@ -132,13 +132,14 @@ def _prepare(work: _Quantization) -> str | None:
 def _smooth(work: _Quantization) -> None:
     """Move outliers of activations into weights with SmoothQuant, if there are samples."""
     if work.samples is not None:
-        work.smoothed = apply_smoothquant(
+        work.smoothed, skipped = apply_smoothquant(
             work.model,
             work.samples,
             work.options,
             integers_before=False,
             progress=work.context.progress,
         )
+        work.skipped += skipped
 
 
 def _choose(work: _Quantization) -> str | None:
@@ -197,13 +198,14 @@ def _verify(work: _Quantization) -> None:
 
 def _report(work: _Quantization) -> QuantizeDynamicReport:
     count = len(work.kernels)
+    in_float = sum(skipped.what == _WHAT for skipped in work.skipped)
     used = Counter(row.kernel for row in work.layers)
     if work.table_rows:
         used["rows"] = len(work.table_rows)
     return QuantizeDynamicReport(
         changed=True,
         summary=(
-            f"{count} layers on integers ({_listed(used)}), {len(work.skipped)} stay float; "
+            f"{count} layers on integers ({_listed(used)}), {in_float} stay float; "
             f"weights {size_bytes(work.source):,} -> {size_bytes(work.model):,} bytes; "
             f"{work.fidelity}"
         ),

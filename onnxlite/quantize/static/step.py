@@ -141,13 +141,14 @@ def _prepare(work: _Quantization) -> str | None:
     infer_shapes(ready)
     work.stream = SampleStream(work.feeds)
     work.candidates = hold_out_candidates(work.stream)
-    work.smoothed = apply_smoothquant(
+    work.smoothed, skipped = apply_smoothquant(
         ready,
         work.stream.without(work.candidates),
         options,
         integers_before=True,
         progress=work.context.progress,
     )
+    work.skipped += skipped
     work.changes += QuantizeStaticChanges(values_smoothed=len(work.smoothed))
     work.plan = QuantPlan(ready, NOTHING_PLACED, target.with_weight_bits(options.weight_bits))
     return None

@@ -61,7 +61,7 @@ def smoothed(
     model: ir.Model, feeds: Samples, *, integers_before: bool = False, **options: object
 ) -> tuple[ir.Model, list[SmoothedValue]]:
     result = clone(model)
-    rows = apply_smoothquant(
+    rows, _ = apply_smoothquant(
         result,
         feeds,
         QuantizeStatic(**options),
@@ -133,17 +133,43 @@ def test_switched_off_patterns_and_few_samples() -> None:
     assert len(smoothed(model, samples(model, n=8))[1]) == 1
 
 
-def test_a_shared_weight_keeps_its_value_for_others() -> None:
-    text = f"""{HEAD} g (float[n,32] x, float[n,32] k) => (float[n,32] y, float[n,32] z)
-        <float[32,32] w> {{ y = MatMul(x, w) h = Tanh(k) z = MatMul(h, w) }}"""
-    model = load(parse(text))
+#: Two values behind one weight; what else reads the weight is put in.
+SHARED = (
+    HEAD
+    + """ g (float[n,32] x, float[n,32] k) => (float[n,32] y, float[n,32] z)
+    <float[32,32] w> { y = MatMul(x, w) h = Tanh(k) z = READER }"""
+)
+
+
+def two_inputs(reader: str) -> tuple[ir.Model, Samples]:
+    model = load(parse(SHARED.replace("READER", reader)))
     rng = np.random.default_rng(0)
-    data = {name: rng.standard_normal((16, 32)).astype(np.float32) for name in ("x", "k")}
+    data = {name: rng.standard_normal((32, 32)).astype(np.float32) for name in ("x", "k")}
     data["x"][:, 3] *= 100
-    feeds = Samples(data, input_specs(model))
+    return model, Samples(data, input_specs(model))
+
+
+def test_values_behind_a_shared_weight_get_one_scale() -> None:
+    model, feeds = two_inputs("MatMul(h, w)")
     result, rows = smoothed(model, feeds)
-    assert [row.name for row in rows] == ["x"]
+    assert [row.name for row in rows] == ["x", "h"]
+    assert len({(row.exponent, row.less_noise_db) for row in rows}) == 1
+    sizes = [value.const_value.size for value in result.graph.initializers.values()]
+    assert sorted(sizes) == [32, 32 * 32]
     assert worst_sqnr_db(model, result, feeds) > 100
+
+
+@pytest.mark.parametrize("reader", ["Add(h, w)", "Gemm<transB=1>(h, w)", "MatMul(w, h)"])
+def test_a_weight_that_is_read_in_another_way_is_left_alone(reader: str) -> None:
+    model, feeds = two_inputs(reader)
+    feeds = Samples(list(feeds)[:32], input_specs(model))
+    result = clone(model)
+    rows, skipped = apply_smoothquant(
+        result, feeds, QuantizeStatic(), integers_before=False, progress=no_progress
+    )
+    assert rows == []
+    assert [each.code for each in skipped] == ["shared-weight"]
+    assert list(result.graph.initializers) == ["w"]
 
 
 def test_dead_channels_and_weights() -> None:
