@@ -46,7 +46,7 @@ def _outliers(net: Net, *names: str) -> Net:
         if tensor.name in names:
             gain = onnx.numpy_helper.to_array(tensor).copy()
             gain[:] = 1
-            gain[[3, 40]] = 60
+            gain[[3, 9]] = 60
             tensor.CopyFrom(onnx.numpy_helper.from_array(gain, tensor.name))
     return net
 

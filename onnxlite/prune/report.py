@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -132,16 +132,29 @@ def _parameters(channels: ChannelMap, group: UnitGroup) -> int:
     return sum(int(mark.sum()) for mark in marks.values())
 
 
-#: The shape of every weight, by node name, operator and port.
-Shapes: TypeAlias = dict[tuple[str, str, int], tuple[int, ...]]
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of the weights of a model.
+
+    Attributes:
+        by_use: the shape of every weight, by node name, operator and port.
+        elements: number of elements; a weight that several nodes read counts once.
+    """
+
+    by_use: dict[tuple[str, str, int], tuple[int, ...]]
+    elements: int
 
 
 def weight_shapes(model: ir.Model) -> Shapes:
     """Return the shapes of all weights of a model."""
-    return {
-        (p.node.name or "", p.node.op_type, p.port): tuple(p.tensor.shape.numpy())
-        for p in iter_parameters(model)
-    }
+    parameters = list(iter_parameters(model))
+    return Shapes(
+        {
+            (p.node.name or "", p.node.op_type, p.port): tuple(p.tensor.shape.numpy())
+            for p in parameters
+        },
+        sum({p.value: p.tensor.size for p in parameters}.values()),
+    )
 
 
 def channel_step_report(
@@ -198,7 +211,7 @@ def _summary(task: PruningTask, selection: Selection, shapes: tuple[Shapes, Shap
         return reason or "no layer has channels that can be removed: see the skipped groups"
     if not any(selection.removed):
         return "nothing to remove with these options"
-    old, new = (sum(int(np.prod(s)) for s in some.values()) for some in shapes)
+    old, new = (some.elements for some in shapes)
     return (
         f"removed {sum(selection.removed)} of {sum(len(group.units) for group in eligible)} units "
         f"in {sum(count > 0 for count in selection.removed)} of {len(eligible)} groups: "
@@ -237,8 +250,10 @@ def _pinned(task: PruningTask) -> Iterator[Skipped]:
 def _layer_rows(before: Shapes, after: Shapes) -> tuple[ResizedWeight, ...]:
     """Make a row for every weight that was resized or removed."""
     return tuple(
-        ResizedWeight(name=name, op_type=op_type, port=port, before=shape, after=after.get(key))
-        for key, shape in before.items()
+        ResizedWeight(
+            name=name, op_type=op_type, port=port, before=shape, after=after.by_use.get(key)
+        )
+        for key, shape in before.by_use.items()
         for name, op_type, port in [key]
-        if after.get(key) != shape
+        if after.by_use.get(key) != shape
     )

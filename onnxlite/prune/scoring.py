@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxlite.analysis.channels import UnitGroup
 from onnxlite.analysis.cost import cost
@@ -108,7 +110,10 @@ def _curve(
 
 
 def _consumers(task: PruningTask) -> tuple[list[Consumer], list[Consumer]]:
-    """Make consumers with the moments of all samples, and without held-out ones."""
+    """Make consumers with the moments of all samples, and without held-out ones.
+
+    Layers that share a weight are one consumer, with the moments of all.
+    """
     assert task.fitted is not None
     fitting = FitOptions(repair=Repair(seed=task.options.seed), threads=task.context.threads)
     found = [(layer, units_read(layer, task.channels)) for layer in find_layers(task.model)[0]]
@@ -121,10 +126,18 @@ def _consumers(task: PruningTask) -> tuple[list[Consumer], list[Consumer]]:
     ]
     merged: list[Consumer] = []
     fitted: list[Consumer] = []
+    waiting = Counter(layer.weight for layer in layers)
+    shared: dict[ir.Value, list[list[Moments]]] = {}
     for (layer, units), *moments in zip(reading, *parts, strict=True):
         known = [part for part in moments if part is not None]
-        if len(known) < len(parts):
+        waiting[layer.weight] -= 1
+        readers = shared.setdefault(layer.weight, [])
+        if len(known) == len(parts):
+            readers.append(known)
+        if waiting[layer.weight] or not readers:
             continue
+        known = [reduce(Moments.merge, part) for part in zip(*readers, strict=True)]
+        readers.clear()
         merged.append(consumer_of(layer, units, reduce(Moments.merge, known)))
         if len(known) > 1:
             fitted.append(consumer_of(layer, units, *known))

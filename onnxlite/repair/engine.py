@@ -6,6 +6,7 @@ on its target in the reference; `input_moments` looks at the inputs of one model
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -198,7 +199,8 @@ def input_moments(
 ) -> Iterator[Moments | None]:
     """Run the model once and yield for every layer the moments of its features.
 
-    From them follows what the loss of a channel costs.
+    From them follows what the loss of a channel costs. Layers that share a weight share the
+    number of rows that one layer would have.
 
     Args:
         model: normalized, its nodes in topological order.
@@ -216,9 +218,11 @@ def input_moments(
     memory = plan_memory(samples, (plan,), options.cache_bytes)
     feeds = len(memory.feeds)
     store = ActivationStore(plan, memory.feeds, memory.keep[0], threads=options.threads)
+    readers = Counter(layer.weight for layer in layers)
     for index, layer in enumerate(layers):
         progress("measure layers", index, len(layers))
-        per_feed = -(-rows_wanted(layer.features, options.repair.max_rows) // feeds)
+        wanted = rows_wanted(layer.features, options.repair.max_rows)
+        per_feed = -(-wanted // (feeds * readers[layer.weight]))
         rows = (
             _features(layer, data, _Positions(per_feed, (options.repair.seed, index, feed)))
             for feed, data in enumerate(store.visit(index))

@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 
-from onnxlite.records import Progress, no_progress
+from onnxlite.graph import node_name
+from onnxlite.ops.linear_layer import LinearLayer
+from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
@@ -40,6 +42,12 @@ class RoundedLayer(msgspec.Struct, frozen=True):
     method: str
     error_before: float
     error: float
+
+
+def shared_weight(what: str, layer: LinearLayer) -> Skipped:
+    """Return why a layer is not rounded with compensation: its input alone cannot decide."""
+    message = f"other nodes read its weight {layer.weight.name!r} as well: rounded to nearest"
+    return Skipped(what, node_name(layer.node), "shared-weight", message)
 
 
 def round_layers(

@@ -25,7 +25,7 @@ from onnxlite.quantize.core.weights import PAIR_LIMIT
 from onnxlite.records import Progress, Skipped
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
+from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers, shared_weight
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples
 
@@ -40,7 +40,7 @@ def round_with_gptq(
     *,
     threads: int | None,
     progress: Progress,
-) -> dict[str, RoundedLayer] | Skipped:
+) -> tuple[dict[str, RoundedLayer], list[Skipped]]:
     """Round the weights of a plan's layers, and write them with their biases into its model.
 
     Args:
@@ -51,14 +51,16 @@ def round_with_gptq(
         progress: called as layers are done.
 
     Returns:
-        What was rounded, by node name, or why the nearest numbers are kept: they are clearly
-        better on the samples that no layer was fitted to.
+        What was rounded, by node name, and why the nearest numbers are kept elsewhere: others
+        read the weight as well, or they are clearly better on the samples that no layer was
+        fitted to.
     """
     simulated = clone(plan.model)
     infer_shapes(simulated)
     wanted = {node.name or "" for node in plan.layers}
     found = [layer for layer in find_layers(simulated)[0] if layer.node.name in wanted]
     grids = {layer.node.name or "": _grid(layer, plan.target) for layer in found}
+    shared = [shared_weight("compensate", layer) for layer in found if not layer.owns_weight]
     options = FitOptions(cache_bytes=_CACHE_BYTES, threads=threads)
     nearest = clone(simulated)
     for layer in find_layers(nearest)[0]:
@@ -68,7 +70,8 @@ def round_with_gptq(
         reference, simulated, samples, grids, options, progress=progress
     )
     if not rounded:
-        return Skipped("compensate", "", "no-layer", "no layer could be fitted to the samples")
+        reason = Skipped("compensate", "", "no-layer", "no layer could be fitted to the samples")
+        return {}, [*shared, reason]
     original = Reference(reference, held_out, threads=threads)
     # As the nodes say: ONNX Runtime would fuse Q and DQ around float weights.
     before, after = (
@@ -78,18 +81,16 @@ def round_with_gptq(
     gain, deviation = paired_gain_db(before, after)
     # Few samples are held out: they must speak clearly against what is better in general.
     if after.worst_db < before.worst_db and gain + deviation < 0:
-        return Skipped(
-            "compensate",
-            "",
-            "no-gain",
+        message = (
             f"on {len(held_out)} feeds held out weights fitted to the samples give "
-            f"{after.worst_db:.1f} dB and the nearest ones {before.worst_db:.1f} dB",
+            f"{after.worst_db:.1f} dB and the nearest ones {before.worst_db:.1f} dB"
         )
+        return {}, [*shared, Skipped("compensate", "", "no-gain", message)]
     for layer in find_layers(plan.model)[0]:
         if layer.node.name in rounded:
             new = rounded[layer.node.name]
             layer.write(new.matrix, new.bias)
-    return rounded
+    return rounded, shared
 
 
 def _write_nearest(layer: LinearLayer, grid: Grid) -> None:

@@ -241,17 +241,14 @@ def _emit(work: _Quantization) -> None:
     rounded: dict[str, RoundedLayer] = {}
     if options.rounding != "nearest":
         # Weights are fitted on the integer activations, which are in the model by now.
-        found = round_with_gptq(
+        rounded, skipped = round_with_gptq(
             plan,
             work.float_model,
             work.fitted,
             threads=work.context.threads,
             progress=work.context.progress,
         )
-        if isinstance(found, Skipped):
-            work.skipped.append(found)
-        else:
-            rounded = found
+        work.skipped += skipped
     for node, weight in weights.items():
         assert weight is not None
         work.layers.append(_emit_layer(emitter, node, weight, rounded.get(node.name or "")))

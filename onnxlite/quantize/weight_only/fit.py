@@ -23,7 +23,7 @@ from onnxlite.quantize.weight_only.codes import Blocks, Coding, coding
 from onnxlite.records import Skipped
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers
+from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers, shared_weight
 from onnxlite.samples import Feed, Samples
 from onnxlite.step import StepContext
 
@@ -106,14 +106,18 @@ def fit_weights(
     infer_shapes(reference)
     layers = {layer.weight.name or "": layer for layer in find_layers(simulated)[0]}
     grids: dict[str, Grid] = {}
+    shared: list[Skipped] = []
     for name, target in targets.items():
         layer = layers.get(name)
+        if layer is not None and not layer.owns_weight:
+            shared.append(shared_weight("gptq", layer))
         if layer is not None and layer.owns_weight and target.suits(layer):
             grids[layer.name] = target.grid
         else:
             _put(simulated, name, target.nearest)
     if not grids:
-        return {}, [Skipped("gptq", "", "no-layer", "no layer can be fitted to samples")]
+        reason = Skipped("gptq", "", "no-layer", "no layer can be fitted to samples")
+        return {}, [*shared, reason]
     nearest = clone(simulated)
     for name, target in targets.items():
         _put(nearest, name, target.nearest)
@@ -125,10 +129,11 @@ def fit_weights(
         if name in targets and layer.name not in rounded:
             _put(simulated, name, targets[name].nearest)
     if not rounded:
-        return {}, [Skipped("gptq", "", "no-layer", "no layer could be fitted to the samples")]
-    if reason := _why_worse(reference, nearest, simulated, held_out, context.threads):
-        return {}, [Skipped("gptq", "", "no-gain", reason)]
-    return _take_over(model, targets, rounded), []
+        reason = Skipped("gptq", "", "no-layer", "no layer could be fitted to the samples")
+        return {}, [*shared, reason]
+    if worse := _why_worse(reference, nearest, simulated, held_out, context.threads):
+        return {}, [*shared, Skipped("gptq", "", "no-gain", worse)]
+    return _take_over(model, targets, rounded), shared
 
 
 def _why_worse(
