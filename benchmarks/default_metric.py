@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from benchmarks._tables import publish
 from models import packages, tasks, vision, zoo
 from models.fetch import FetchError
-from onnxlite.evaluate.task_metrics import (
+from onnxlite.model import load
+from onnxlite.samples import SamplesLike
+from onnxlite.task_metrics import (
     MetricRun,
     Observation,
     TaskMetric,
     choose_metric,
     observe_model,
 )
-from onnxlite.model import load
-from onnxlite.samples import SamplesLike
 
 Source: TypeAlias = Path | onnx.ModelProto
 Array: TypeAlias = NDArray[Any]

@@ -24,7 +24,6 @@ from onnxlite.errors import VerificationError as VerificationError
 from onnxlite.evaluate import Fidelity as Fidelity
 from onnxlite.evaluate import Latency as Latency
 from onnxlite.evaluate import LayerFidelity as LayerFidelity
-from onnxlite.evaluate.task_metrics import MetricLike
 from onnxlite.model import ModelLike as ModelLike
 from onnxlite.model import load as load
 from onnxlite.packing import Bits
@@ -93,6 +92,7 @@ from onnxlite.simplify.options import SimplifyReport as SimplifyReport
 from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.step import Result as Result
 from onnxlite.step import Step as Step
+from onnxlite.task_metrics import MetricLike
 from onnxlite.tune.options import Labels, LossFunction
 from onnxlite.tune.options import TuneReport as TuneReport
 
@@ -325,7 +325,7 @@ def optimize(
             of them are for calibration, a quarter for the choice, a quarter for the check.
         budget: what may be lost and what is wanted, as a `Budget` or a dictionary; or give
             its limits by name. By default `max_drop=0.01`.
-        metric: what `max_drop` is about: a name in `evaluate.task_metrics.METRICS`
+        metric: what `max_drop` is about: a name in `task_metrics.METRICS`
             (`"accuracy"` with labels, `"agreement"`, `"detection"`, `"segmentation"`, `"ctc"`,
             `"tokens"`, `"embedding"`, `"regression"`, `"cosine"`, `"sqnr"`, `"max-error"`), a
             fitted metric such as `Detection(decoder)`, or a function of a model's outputs (and
@@ -363,8 +363,8 @@ def optimize(
             folder of the user's cache, False keeps nothing.
         seed: Seed of all random choices.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -475,8 +475,8 @@ def prune_channels(
         seed: Seed of all random choices.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -563,8 +563,8 @@ def prune_weights(
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -637,8 +637,8 @@ def quantize_auto(
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -708,8 +708,8 @@ def quantize_dynamic(
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -813,8 +813,8 @@ def quantize_static(
         executor: Workers that calibrate on a shard of the samples each; what they find merges
             exactly, so the result is the same.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -909,8 +909,8 @@ def quantize_weights(
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -986,8 +986,8 @@ def repair(
         seed: Seed of all random choices.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1064,8 +1064,8 @@ def run(
         executor: Workers that calibrate on a shard of the samples each; what they find merges
             exactly, so the result is the same.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1254,8 +1254,8 @@ def to_float16(
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1343,8 +1343,8 @@ def tune(
             `progress` raises. If it exists, training resumes from it; it is removed in the end.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
-            usable. None: 10 dB, a cosine of 0.9 and, where outputs hold class scores, agreement of
-            0.7. 0 accepts every result with finite outputs.
+            usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
+            classes, detections, masks or texts. 0 accepts every result with finite outputs.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 

@@ -100,6 +100,7 @@ def judged_result(
             samples,
             floor_db=context.floor_db,
             advice=step.advice,
+            spread=step.holds_out == "spread samples",
             threads=context.threads,
         )
         report = replace(report, usability=usability)

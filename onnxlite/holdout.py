@@ -23,6 +23,10 @@ from numpy.typing import NDArray
 from onnxlite.records import HoldOut
 from onnxlite.samples import Feed, InputSpec, Samples, feed_size
 
+#: One sample of so many is held out singly, at least and at most so many, none of too few.
+_SAMPLES_PER_HELD_OUT, _MIN_HELD_OUT, _MAX_HELD_OUT = 16, 4, 16
+_MIN_SAMPLES = 32
+
 
 @dataclass(frozen=True)
 class EveryKth:
@@ -218,6 +222,16 @@ class SampleStream:
         """All other samples; feeds that stay whole are left out with any of their samples."""
         dropped = {other for number in numbers for other in self.unit_of(number)}
         return Samples(_OtherSamples(self._samples, frozenset(dropped)), self._samples.inputs)
+
+
+def hold_out_candidates(stream: SampleStream) -> list[int]:
+    """Choose single samples to hold out, by number, evenly spread; none of fewer than 32."""
+    if stream.total < _MIN_SAMPLES:
+        return []
+    wanted = stream.total // _SAMPLES_PER_HELD_OUT
+    found = stream.spread(min(max(wanted, _MIN_HELD_OUT), _MAX_HELD_OUT))
+    # Batches that stay whole may be too large a part of the samples.
+    return found if 2 * len(found) <= stream.total else []
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ class Usability(msgspec.Struct, frozen=True, kw_only=True):
         part: part of an output with the least SQNR, for example `"output0[:, 4:22]"`.
         sqnr_db: its SQNR in dB; None without any error.
         cosine: cosine similarity of the worst part, the mean of all samples.
-        agreement: fraction of samples with the same class, where outputs hold class scores.
+        tasks: values of task metrics that count what stays right, 0 to 1, by name; for example
+            agreement of classes.
     """
 
     usable: bool = True
@@ -129,7 +130,7 @@ class Usability(msgspec.Struct, frozen=True, kw_only=True):
     part: str = ""
     sqnr_db: float | None = None
     cosine: float | None = None
-    agreement: float | None = None
+    tasks: dict[str, float] = {}
 
     def refused(self, reason: str) -> Usability:
         """Return the same figures as those of a useless result."""

@@ -82,8 +82,9 @@ class StepContext(Options, frozen=True, kw_only=True):
             Meta(
                 ge=0,
                 description="Least SQNR in dB of any part of an output on samples; a result "
-                "below it is not usable. None: 10 dB, a cosine of 0.9 and, where outputs hold "
-                "class scores, agreement of 0.7. 0 accepts every result with finite outputs.",
+                "below it is not usable. None: 10 dB, a cosine of 0.9 and, where outputs show "
+                "such a task, 0.7 of the classes, detections, masks or texts. 0 accepts every "
+                "result with finite outputs.",
             ),
         ]
         | None
@@ -107,6 +108,8 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=step_name):
         ties_lengths: lengths that depend on values are tied while the step works
             (`tied_lengths`); False for a step that sees to it itself, or measures nothing.
         advice: what improves a result that is not usable.
+        holds_out: samples that the step is not fitted to, if there are enough of them, and that
+            its result is judged on: every fourth feed, or single samples spread over all.
     """
 
     report: ClassVar[type[StepReport]] = StepReport
@@ -114,6 +117,7 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=step_name):
     runtime: ClassVar[tuple[str, ...]] = ("threads", "floor_db", "progress")
     ties_lengths: ClassVar[bool] = True
     advice: ClassVar[str] = "`tune` the result, or compress less"
+    holds_out: ClassVar[Literal["feeds", "spread samples"]] = "feeds"
 
     @classmethod
     def name(cls) -> str:

@@ -6,7 +6,9 @@ Here its outputs are held against a floor:
 
     SQNR        of every part of an output, see `onnxlite.fidelity`       at least 10 dB
     cosine      of a part, the mean of all samples                        at least 0.9
-    agreement   of the largest class score, where outputs hold scores     at least 0.7
+    task        agreement of classes, detections, masks or texts that
+                stay, where the outputs show such a task, see
+                `onnxlite.task_metrics`                                   at least 0.7
     finite      wherever the reference is
 
 Class scores may be far from the reference's and still name the same classes: where 90% agree, the
@@ -26,16 +28,19 @@ import onnx_ir as ir
 from onnxlite.errors import OnnxliteError
 from onnxlite.fidelity import OutputErrors, Reference
 from onnxlite.graph import rank
-from onnxlite.holdout import EveryKth, split_stream
+from onnxlite.holdout import EveryKth, SampleStream, hold_out_candidates, split_stream
 from onnxlite.model import size_bytes
 from onnxlite.ops import output_source
 from onnxlite.records import Usability
 from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs, trim
+from onnxlite.task_metrics import MetricPair, ProposedRun, tensors
 from onnxlite.tied_lengths import tie_pair
 
-#: The floor: SQNR in dB, cosine, and top-1 agreement.
-MIN_SQNR_DB, MIN_COSINE, MIN_AGREEMENT = 10.0, 0.9, 0.7
+#: The floor: SQNR in dB, cosine, and value of a task metric.
+MIN_SQNR_DB, MIN_COSINE, MIN_TASK = 10.0, 0.9, 0.7
+#: Task metrics that count what stays right; the others are of values, as SQNR and cosine are.
+COUNTING_TASKS = frozenset({"agreement", "ctc", "detection", "segmentation", "tokens"})
 #: Classes that agree this often vouch for an output down to this SQNR in dB.
 _VOUCHING_AGREEMENT, _VOUCHED_SQNR_DB = 0.9, 3.0
 #: Samples that are judged, of those that most steps hold out.
@@ -72,12 +77,14 @@ class Figures:
         samples: number of samples that they are from.
         parts: decided parts of all float outputs.
         agreement: fraction of samples with the reference's class, by the name of the output.
+        tasks: values of counting task metrics, 0 to 1, by name.
         broken: name of an output with new NaN or infinite values; empty if there is none.
     """
 
     samples: int
     parts: tuple[PartFigures, ...] = ()
     agreement: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, float] = field(default_factory=dict)
     broken: str = ""
 
 
@@ -97,12 +104,12 @@ def judge(figures: Figures, *, floor_db: float | None, advice: str) -> Usability
         part="" if worst is None else worst.label,
         sqnr_db=None if worst is None or worst.sqnr_db == math.inf else worst.sqnr_db,
         cosine=min(cosines, default=None),
-        agreement=min(figures.agreement.values(), default=None),
+        tasks=dict(figures.tasks),
     )
     fault = next(_faults(figures, floor_db), "")
     if fault:
         return found.refused(f"{fault} on {figures.samples} samples: {advice}")
-    if worst is None and not figures.agreement:
+    if worst is None and not figures.tasks:
         return found.undecided("the samples say nothing about any float output")
     return found
 
@@ -114,6 +121,7 @@ def judge_models(
     *,
     floor_db: float | None,
     advice: str,
+    spread: bool = False,
     threads: int | None = None,
 ) -> Usability:
     """Run both models on up to 32 samples and judge the candidate.
@@ -126,6 +134,8 @@ def judge_models(
         samples: inputs of the reference; without them nothing is decided.
         floor_db: see `judge`.
         advice: see `judge`.
+        spread: take the single samples that `holdout.hold_out_candidates` names, instead of
+            feeds.
         threads: of ONNX Runtime; None takes all cores.
 
     Raises:
@@ -136,7 +146,8 @@ def judge_models(
     if size_bytes(reference) > _MAX_BYTES:
         return Usability().undecided("the model is too large to run it for this alone")
     stream = Samples(samples, input_specs(reference))
-    feeds = list(_first_samples(split_stream(stream, _HOLD_OUT)[1] or stream))
+    feeds = _single_samples(stream) if spread else []
+    feeds = feeds or list(_first_samples(split_stream(stream, _HOLD_OUT)[1] or stream))
     try:
         tied = tie_pair(reference, candidate, feeds, threads=threads)
         if tied is not None:
@@ -155,6 +166,11 @@ def score_outputs(model: ir.Model) -> frozenset[str]:
         for value in model.graph.outputs
         if rank(value) in (2, None) and output_source(value).kind in ("probabilities", "linear")
     )
+
+
+def counted_tasks(metrics: Iterable[MetricPair]) -> dict[str, float]:
+    """Values of the task metrics that count what stays right, and that samples decide."""
+    return {m.name: 1 - m.drop for m in metrics if m.name in COUNTING_TASKS and m.drop is not None}
 
 
 def _faults(figures: Figures, floor_db: float | None) -> Iterator[str]:
@@ -178,10 +194,16 @@ def _faults(figures: Figures, floor_db: float | None) -> Iterator[str]:
         if part.cosine is not None and part.cosine < MIN_COSINE and part.output not in vouched:
             yield f"cosine of {part.label} is {part.cosine:.3f}, below {MIN_COSINE:g},"
     # With few samples the fraction has to be so low that chance does not explain it.
-    spread = math.sqrt(MIN_AGREEMENT * (1 - MIN_AGREEMENT) / max(figures.samples, 1))
-    for name, agreement in figures.agreement.items():
-        if agreement < MIN_AGREEMENT - _QUANTILE * spread:
-            yield f"the class of {name!r} agrees in {agreement:.0%}, below {MIN_AGREEMENT:.0%},"
+    spread = math.sqrt(MIN_TASK * (1 - MIN_TASK) / max(figures.samples, 1))
+    for name, value in figures.tasks.items():
+        if value < MIN_TASK - _QUANTILE * spread:
+            yield f"{name} is {value:.0%} of the original's, below {MIN_TASK:.0%},"
+
+
+def _single_samples(stream: Samples) -> list[Feed]:
+    """The samples that a step holds out singly; none of few."""
+    samples = SampleStream(stream)
+    return samples.single(hold_out_candidates(samples))
 
 
 def _first_samples(stream: Samples) -> Iterator[Feed]:
@@ -198,15 +220,19 @@ def _first_samples(stream: Samples) -> Iterator[Feed]:
 def _measured(
     reference: ir.Model, candidate: ir.Model, feeds: list[Feed], threads: int | None
 ) -> Figures:
-    wanted, scores = Reference(reference, feeds, threads=threads), score_outputs(reference)
-    made: list[Outputs] = []
-    # Classes are compared output by output; everything else is left to the reference.
-    errors = wanted.errors(_recorder(candidate, threads, made) if scores else candidate)
+    wanted, made = Reference(reference, feeds, threads=threads), list[Outputs]()
+    errors = wanted.errors(_recorder(candidate, threads, made))
     inputs = input_specs(reference)
+    sizes = [feed_size(feed, inputs) for feed in feeds]
+    run = ProposedRun(reference, None)
+    for feed, one, two, size in zip(feeds, wanted.outputs, made, sizes, strict=True):
+        run.add(feed, tensors(one), tensors(two), size)
+    metric = run.result()
     return Figures(
-        samples=sum(feed_size(feed, inputs) for feed in feeds),
+        samples=sum(sizes),
         parts=tuple(_parts(errors)),
-        agreement=_agreement(wanted.outputs, made, scores),
+        agreement=_agreement(wanted.outputs, made, score_outputs(reference)),
+        tasks={} if metric is None else counted_tasks([metric]),
         broken=next((name for name, error in errors.outputs.items() if error.broken), ""),
     )
 

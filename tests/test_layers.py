@@ -21,7 +21,7 @@ LEVELS = (
     {"ops", "opset"},
     {"runtime"},
     {"machine", "fidelity", "holdout"},
-    {"cache", "tied_lengths"},
+    {"cache", "task_metrics", "tied_lengths"},
     {"usability"},
     {"apply"},
     {"timing"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 import onnxlite as ol
+from models.tasks import task_net, task_samples
 from onnxlite.cli import app
+from onnxlite.model import load
 from onnxlite.recipe import PruneWeights
-from onnxlite.usability import Figures, PartFigures, judge
+from onnxlite.usability import Figures, PartFigures, judge, judge_models
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
@@ -23,7 +26,8 @@ X = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
 
 def figures(sqnr_db: float, cosine: float | None = None, agreement: float | None = None) -> Figures:
     classes = {} if agreement is None else {"y": agreement}
-    return Figures(200, (PartFigures("y", "y[:, 1:]", sqnr_db, cosine),), classes)
+    tasks = {} if agreement is None else {"agreement": agreement}
+    return Figures(200, (PartFigures("y", "y[:, 1:]", sqnr_db, cosine),), classes, tasks)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +36,7 @@ def figures(sqnr_db: float, cosine: float | None = None, agreement: float | None
         (figures(10.1, 0.91, 0.8), None, ""),
         (figures(9.9), None, "SQNR of y[:, 1:] is 9.9 dB"),
         (figures(30, 0.8), None, "cosine"),
-        (figures(30, 0.99, 0.5), None, "the class of 'y' agrees in 50%"),
+        (figures(30, 0.99, 0.5), None, "agreement is 50%"),
         (figures(7, 0.85, 0.96), None, ""),
         (figures(2, 0.85, 0.96), None, "below 3 dB"),
         (figures(9.9, 0.8, 0.1), 5, ""),
@@ -50,7 +54,7 @@ def test_floor(found: Figures, floor_db: float | None, fault: str) -> None:
 
 def test_few_samples_do_not_condemn_an_agreement() -> None:
     part = PartFigures("y", "y", 30.0)
-    few, many = (Figures(n, (part,), {"y": 0.6}) for n in (10, 1000))
+    few, many = (Figures(n, (part,), tasks={"detection": 0.6}) for n in (10, 1000))
     assert judge(few, floor_db=None, advice="").usable
     assert not judge(many, floor_db=None, advice="").usable
 
@@ -82,6 +86,18 @@ def test_a_run_writes_a_useless_result_only_by_force(tmp_path: Path) -> None:
     forced = ol.run(parse(NET), recipe, samples=X, output=path, benchmark=False, force=True)
     assert not forced.usable
     assert path.is_file()
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_dead_detector_is_not_usable(spread: bool) -> None:
+    model, samples = task_net("YOLOv8"), task_samples("YOLOv8")
+    judged = partial(judge_models, floor_db=None, advice="do this", spread=spread)
+    same = judged(load(model), load(model), samples)
+    assert (same.usable, same.tasks) == (True, {"detection": 1.0})
+    (bias,) = [t for t in model.graph.initializer if t.name == "bs"]
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(336, -99, np.float32), "bs"))
+    dead = judged(load(task_net("YOLOv8")), load(model), samples)
+    assert (dead.usable, dead.tasks) == (False, {"detection": 0.0})
 
 
 def test_command(tmp_path: Path) -> None:

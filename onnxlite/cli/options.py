@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from onnxlite.errors import OptionError
-from onnxlite.evaluate.task_metrics import MetricName
 from onnxlite.options import Field, Options, arms_of, choices_of, fields_of, from_text
 from onnxlite.step import StepContext
+from onnxlite.task_metrics import MetricName
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 

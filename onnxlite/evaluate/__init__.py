@@ -7,8 +7,8 @@ from onnxlite.evaluate.compare import Fidelity, compare
 from onnxlite.evaluate.layers import LayerFidelity
 from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
-from onnxlite.evaluate.task_metrics import MetricPair
 from onnxlite.machine import Machine, machine
+from onnxlite.task_metrics import MetricPair
 
 __all__ = [
     "Fidelity",

@@ -18,13 +18,6 @@ from onnxlite.errors import OptionError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.per_sample import SampleSpread
-from onnxlite.evaluate.task_metrics import (
-    MetricLike,
-    MetricPair,
-    ProposedRun,
-    needs_real_lengths,
-    tensors,
-)
 from onnxlite.fidelity import common_outputs, match_outputs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.ops import random_outputs, value_lengths
@@ -33,6 +26,13 @@ from onnxlite.records import Report
 from onnxlite.runtime import Session, probe_feeds
 from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
 from onnxlite.step import StepContext, from_options
+from onnxlite.task_metrics import (
+    MetricLike,
+    MetricPair,
+    ProposedRun,
+    needs_real_lengths,
+    tensors,
+)
 from onnxlite.tied_lengths import TiedPair, agreement, tie_pair
 
 #: The worst sample is named where it is so far below the figure of all.

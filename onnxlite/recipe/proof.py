@@ -21,7 +21,6 @@ from onnxlite import evaluate
 from onnxlite.analysis.summary import inspect
 from onnxlite.errors import ExecutionError, SaveError, VerificationError
 from onnxlite.evaluate import Fidelity, Latency
-from onnxlite.evaluate.task_metrics import MetricLike
 from onnxlite.fidelity import common_part
 from onnxlite.model import PlainModel, disk_bytes, mapped_files, size_bytes, to_bytes
 from onnxlite.ops import value_lengths
@@ -34,7 +33,15 @@ from onnxlite.runtime import Outputs, Session
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.save import save
 from onnxlite.step import StepContext
-from onnxlite.usability import Figures, PartFigures, judge, judge_models, score_outputs
+from onnxlite.task_metrics import MetricLike
+from onnxlite.usability import (
+    Figures,
+    PartFigures,
+    counted_tasks,
+    judge,
+    judge_models,
+    score_outputs,
+)
 
 #: Serialising a larger model only to know its size would cost more memory than it is worth.
 _SERIALISE_BELOW_BYTES = 1 << 28
@@ -247,6 +254,7 @@ def judge_fidelity(
             for row in fidelity.outputs
             if row.name in scores and row.agreement is not None
         },
+        tasks=counted_tasks(fidelity.metrics),
         broken=next((row.name for row in fidelity.outputs if row.broken), ""),
     )
     return judge(figures, floor_db=floor_db, advice=advice)

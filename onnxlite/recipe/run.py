@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnxlite.analysis.lineage import record_original
 from onnxlite.apply import apply_step
 from onnxlite.errors import OptionError, SamplesError
-from onnxlite.evaluate.task_metrics import MetricLike
 from onnxlite.model import ModelLike, clone, give_back, load, plain_model
 from onnxlite.options import Options
 from onnxlite.recipe.document import Recipe, RecipeLike, as_recipe
@@ -27,6 +26,7 @@ from onnxlite.records import StepReport
 from onnxlite.runtime import probe_feeds
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.step import Result, StepContext, from_options
+from onnxlite.task_metrics import MetricLike
 
 logger = logging.getLogger(__name__)
 

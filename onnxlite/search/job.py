@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from onnxlite.cache import Cache, digest_of
 from onnxlite.evaluate import Latency
-from onnxlite.evaluate.task_metrics import ChosenMetric
 from onnxlite.model import PlainModel, disk_bytes, to_bytes
 from onnxlite.options import Seed
 from onnxlite.quantize.core.targets import target_named
@@ -27,6 +26,7 @@ from onnxlite.search.records import Prefer, Trial
 from onnxlite.search.split import SampleSplit
 from onnxlite.search.strategy import SearchProblem
 from onnxlite.search.trial_cache import samples_digest
+from onnxlite.task_metrics import ChosenMetric
 
 #: Called with every trial as it ends.
 TrialSink: TypeAlias = Callable[[Trial], None]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnxlite.cache import Cache
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.evaluate import benchmark
-from onnxlite.evaluate.task_metrics import MetricLike, choose_metric, observe_model
 from onnxlite.model import (
     PROTO_LIMIT_BYTES,
     ModelLike,
@@ -38,6 +37,7 @@ from onnxlite.search.search import Search
 from onnxlite.search.split import split_samples
 from onnxlite.search.trial_runner import TrialRunner
 from onnxlite.step import Result, StepContext, from_options
+from onnxlite.task_metrics import MetricLike, choose_metric, observe_model
 
 #: Limits as a record or as a dictionary.
 BudgetLike: TypeAlias = Budget | Mapping[str, Any]
@@ -71,7 +71,7 @@ def optimize(
             of them are for calibration, a quarter for the choice, a quarter for the check.
         budget: what may be lost and what is wanted, as a `Budget` or a dictionary; or give
             its limits by name. By default `max_drop=0.01`.
-        metric: what `max_drop` is about: a name in `evaluate.task_metrics.METRICS`
+        metric: what `max_drop` is about: a name in `task_metrics.METRICS`
             (`"accuracy"` with labels, `"agreement"`, `"detection"`, `"segmentation"`, `"ctc"`,
             `"tokens"`, `"embedding"`, `"regression"`, `"cosine"`, `"sqnr"`, `"max-error"`), a
             fitted metric such as `Detection(decoder)`, or a function of a model's outputs (and

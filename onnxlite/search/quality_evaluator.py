@@ -11,20 +11,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError, VerificationError
-from onnxlite.evaluate.task_metrics import (
-    MAX_OBSERVED,
-    Agreement,
-    Cosine,
-    MetricLike,
-    MetricRun,
-    SampleLosses,
-    Sqnr,
-    TaskMetric,
-    choose_metric,
-    needs_real_lengths,
-    observe,
-    tensors,
-)
 from onnxlite.fidelity import common_outputs
 from onnxlite.ops import value_lengths
 from onnxlite.runtime import Outputs, Session
@@ -38,6 +24,20 @@ from onnxlite.search.estimate import (
     noise_ratio,
     paired_drop,
     proportion,
+)
+from onnxlite.task_metrics import (
+    MAX_OBSERVED,
+    Agreement,
+    Cosine,
+    MetricLike,
+    MetricRun,
+    SampleLosses,
+    Sqnr,
+    TaskMetric,
+    choose_metric,
+    needs_real_lengths,
+    observe,
+    tensors,
 )
 from onnxlite.tied_lengths import tie_lengths, tie_like
 

@@ -13,8 +13,8 @@ import pytest
 from models.tasks import task_net, task_samples
 from onnxlite.errors import ExecutionError, OptionError, SamplesError, VerificationError
 from onnxlite.evaluate import Fidelity, compare
-from onnxlite.evaluate.task_metrics import Segmentation
 from onnxlite.model import load
+from onnxlite.task_metrics import Segmentation
 from tests.odd_models import NOT_RUNNABLE, ODD, feeds, odd, parse
 
 X = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)

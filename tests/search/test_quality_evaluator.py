@@ -10,9 +10,9 @@ import pytest
 
 from models.tasks import task_net, task_samples
 from onnxlite.errors import OptionError, SamplesError, VerificationError
-from onnxlite.evaluate.task_metrics import Segmentation
 from onnxlite.model import load
 from onnxlite.search.quality_evaluator import QualityEvaluator
+from onnxlite.task_metrics import Segmentation
 from tests.odd_models import parse
 
 LINEAR = """<ir_version: 8, opset_import: ["": 17]>

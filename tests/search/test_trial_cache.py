@@ -64,7 +64,7 @@ def fresh_digests():
     ("module", "depends"),
     [
         ("search/estimate.py", True),
-        ("evaluate/task_metrics/classes.py", True),
+        ("task_metrics/classes.py", True),
         ("search/strategy.py", False),
     ],
 )

@@ -203,7 +203,8 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
     report: ClassVar[type[StepReport]] = QuantizeStaticReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
     runtime: ClassVar[tuple[str, ...]] = ("threads", "executor", "floor_db", "progress")
-    advice: ClassVar[str] = "keep the layers that `sensitivity` shows in float, or `tune`"
+    advice: ClassVar[str] = "give `min_sqnr_db`, which keeps sensitive layers float, or `tune`"
+    holds_out: ClassVar[Literal["feeds", "spread samples"]] = "spread samples"
 
     target: TargetOption = "cpu"
     include: Include = ()

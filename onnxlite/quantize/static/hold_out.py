@@ -9,25 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from onnxlite.calibrate import SampleLimits
-from onnxlite.holdout import SampleStream
 from onnxlite.records import HoldOut
 
-#: One sample of so many is held out, at least and at most so many, none of too few.
-_SAMPLES_PER_HELD_OUT, _MIN_HELD_OUT, _MAX_HELD_OUT = 16, 4, 16
-_MIN_SAMPLES = 32
 #: A sample stays that makes a range wider by this fraction of its width.
 _MAX_WIDENING = 0.1
 _RULE = "evenly spread samples that make no range wider by a tenth"
-
-
-def hold_out_candidates(stream: SampleStream) -> list[int]:
-    """Choose samples to hold out, by number; none of fewer than 32."""
-    if stream.total < _MIN_SAMPLES:
-        return []
-    wanted = stream.total // _SAMPLES_PER_HELD_OUT
-    found = stream.spread(min(max(wanted, _MIN_HELD_OUT), _MAX_HELD_OUT))
-    # Batches that stay whole may be too large a part of the samples.
-    return found if 2 * len(found) <= stream.total else []
 
 
 def settle_hold_out(

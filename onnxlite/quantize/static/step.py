@@ -23,7 +23,7 @@ from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array, iter_nodes
-from onnxlite.holdout import SampleStream
+from onnxlite.holdout import SampleStream, hold_out_candidates
 from onnxlite.model import clone, size_bytes
 from onnxlite.patterns import check_patterns
 from onnxlite.quantize.accuracy.equalize import equalize
@@ -53,7 +53,7 @@ from onnxlite.quantize.core.weights import weight_sqnr_db
 from onnxlite.quantize.dynamic.embeddings import write_embeddings
 from onnxlite.quantize.placement.search import fastest_placement
 from onnxlite.quantize.static.emit_qoperator import to_qoperator
-from onnxlite.quantize.static.hold_out import hold_out_candidates, hold_out_record
+from onnxlite.quantize.static.hold_out import hold_out_record
 from onnxlite.quantize.static.packed_weights import pack_weights
 from onnxlite.quantize.static.ranges import RangeChoice, calibrate_ranges
 from onnxlite.records import Skipped

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxlite.calibrate import Range, SampleLimits
-from onnxlite.holdout import SampleStream
-from onnxlite.quantize.static.hold_out import hold_out_candidates, settle_hold_out
+from onnxlite.holdout import SampleStream, hold_out_candidates
+from onnxlite.quantize.static.hold_out import settle_hold_out
 from onnxlite.quantize.static.outlier_samples import (
     dictated_values,
     outlier_samples,

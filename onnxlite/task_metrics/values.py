@@ -9,7 +9,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.evaluate.task_metrics.base import (
+from onnxlite.fidelity import OutputLayout, output_layout
+from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.base import (
     Proposal,
     SampleLosses,
     SampleRatio,
@@ -17,9 +19,7 @@ from onnxlite.evaluate.task_metrics.base import (
     finite,
     per_sample,
 )
-from onnxlite.evaluate.task_metrics.observation import Observation, ObservedOutput
-from onnxlite.fidelity import OutputLayout, output_layout
-from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.observation import Observation, ObservedOutput
 
 Array64 = NDArray[np.float64]
 

@@ -8,20 +8,20 @@ import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.evaluate.task_metrics.base import MetricRun
-from onnxlite.evaluate.task_metrics.observation import (
+from onnxlite.runtime import Outputs
+from onnxlite.samples import Feed
+from onnxlite.task_metrics.base import MetricRun
+from onnxlite.task_metrics.observation import (
     MAX_OBSERVED,
     MAX_OBSERVED_BYTES,
     observe,
 )
-from onnxlite.evaluate.task_metrics.table import (
+from onnxlite.task_metrics.table import (
     ChosenMetric,
     MetricLike,
     choose_metric,
     propose_metric,
 )
-from onnxlite.runtime import Outputs
-from onnxlite.samples import Feed
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
-from onnxlite.evaluate.task_metrics.base import Proposal, SampleLosses, SampleRatio, TaskMetric
-from onnxlite.evaluate.task_metrics.observation import Observation
 from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.base import Proposal, SampleLosses, SampleRatio, TaskMetric
+from onnxlite.task_metrics.observation import Observation
 
 #: A function of a model's outputs by name, samples along the first axis, and of the labels where
 #: there are some; higher is better. It returns one number, or one number per sample, of which the

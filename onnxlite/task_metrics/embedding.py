@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.evaluate.task_metrics.base import (
+from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.base import (
     Proposal,
     SampleLosses,
     SampleRatio,
@@ -17,9 +18,8 @@ from onnxlite.evaluate.task_metrics.base import (
     finite,
     per_sample,
 )
-from onnxlite.evaluate.task_metrics.evidence import embedding_evidence
-from onnxlite.evaluate.task_metrics.observation import Observation, ObservedOutput
-from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.evidence import embedding_evidence
+from onnxlite.task_metrics.observation import Observation, ObservedOutput
 
 Array64 = NDArray[np.float64]
 

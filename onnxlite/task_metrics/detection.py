@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError
-from onnxlite.evaluate.task_metrics.base import (
+from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.base import (
     Proposal,
     SampleLosses,
     SampleRatio,
     TaskMetric,
 )
-from onnxlite.evaluate.task_metrics.boxes import Detections, match, suppressed
-from onnxlite.evaluate.task_metrics.detection_layouts import DetectionLayout, find_layout
-from onnxlite.evaluate.task_metrics.observation import Observation
-from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.boxes import Detections, match, suppressed
+from onnxlite.task_metrics.detection_layouts import DetectionLayout, find_layout
+from onnxlite.task_metrics.observation import Observation
 
 Array64 = NDArray[np.float64]
 

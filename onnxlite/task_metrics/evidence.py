@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.evaluate.task_metrics.observation import ObservedOutput
+from onnxlite.task_metrics.observation import ObservedOutput
 
 Array64 = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxlite.errors import OptionError, VerificationError
-from onnxlite.evaluate.task_metrics import METRICS, MetricRun, Observation, choose_metric, observe
 from onnxlite.model import load
+from onnxlite.task_metrics import METRICS, MetricRun, Observation, choose_metric, observe
 from tests.odd_models import parse
 
 MODEL = load(

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError, SamplesError
-from onnxlite.evaluate.task_metrics.base import (
+from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.base import (
     Proposal,
     SampleLosses,
     SampleRatio,
@@ -18,9 +19,8 @@ from onnxlite.evaluate.task_metrics.base import (
     finite,
     per_sample,
 )
-from onnxlite.evaluate.task_metrics.evidence import class_evidence, embedding_evidence
-from onnxlite.evaluate.task_metrics.observation import Observation, ObservedOutput
-from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.evidence import class_evidence, embedding_evidence
+from onnxlite.task_metrics.observation import Observation, ObservedOutput
 
 #: Class of scores that are all the same.
 _NO_CLASS = -1

@@ -8,15 +8,15 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from onnxlite.errors import OptionError
-from onnxlite.evaluate.task_metrics.base import TaskMetric
-from onnxlite.evaluate.task_metrics.classes import Accuracy, Agreement
-from onnxlite.evaluate.task_metrics.detection import Detection
-from onnxlite.evaluate.task_metrics.embedding import Embedding
-from onnxlite.evaluate.task_metrics.observation import Observation
-from onnxlite.evaluate.task_metrics.segmentation import Segmentation
-from onnxlite.evaluate.task_metrics.sequences import Ctc, Tokens
-from onnxlite.evaluate.task_metrics.user_function import MetricFunction, UserFunction
-from onnxlite.evaluate.task_metrics.values import Cosine, MaxError, Regression, Sqnr
+from onnxlite.task_metrics.base import TaskMetric
+from onnxlite.task_metrics.classes import Accuracy, Agreement
+from onnxlite.task_metrics.detection import Detection
+from onnxlite.task_metrics.embedding import Embedding
+from onnxlite.task_metrics.observation import Observation
+from onnxlite.task_metrics.segmentation import Segmentation
+from onnxlite.task_metrics.sequences import Ctc, Tokens
+from onnxlite.task_metrics.user_function import MetricFunction, UserFunction
+from onnxlite.task_metrics.values import Cosine, MaxError, Regression, Sqnr
 
 MetricName = Literal[
     "accuracy",

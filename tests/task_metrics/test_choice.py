@@ -10,7 +10,9 @@ import pytest
 from models.fastspeech import fastspeech
 from models.tasks import NETS, task_net, task_samples
 from onnxlite.errors import OptionError
-from onnxlite.evaluate.task_metrics import (
+from onnxlite.model import load
+from onnxlite.runtime import Session
+from onnxlite.task_metrics import (
     METRICS,
     Agreement,
     ChosenMetric,
@@ -23,8 +25,6 @@ from onnxlite.evaluate.task_metrics import (
     observe,
     observe_model,
 )
-from onnxlite.model import load
-from onnxlite.runtime import Session
 from tests.odd_models import parse
 
 #: The metric of each net of `models.tasks`, and a part of the reason.

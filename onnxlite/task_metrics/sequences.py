@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.evaluate.task_metrics.base import (
+from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.base import (
     Proposal,
     SampleLosses,
     SampleRatio,
@@ -17,8 +18,7 @@ from onnxlite.evaluate.task_metrics.base import (
     finite,
     per_sample,
 )
-from onnxlite.evaluate.task_metrics.observation import Observation, ObservedOutput
-from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.observation import Observation, ObservedOutput
 
 Symbols = NDArray[np.int64]
 

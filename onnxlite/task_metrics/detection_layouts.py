@@ -24,10 +24,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.evaluate.task_metrics.base import finite, per_sample
-from onnxlite.evaluate.task_metrics.boxes import Detections
-from onnxlite.evaluate.task_metrics.observation import Observation, ObservedOutput
 from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.base import finite, per_sample
+from onnxlite.task_metrics.boxes import Detections
+from onnxlite.task_metrics.observation import Observation, ObservedOutput
 
 Array64 = NDArray[np.float64]
 BoxForm = Literal["corners", "center", "offsets", "grid", "sides"]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.errors import VerificationError
-from onnxlite.evaluate.task_metrics.observation import Observation
 from onnxlite.runtime import Outputs
+from onnxlite.task_metrics.observation import Observation
 
 Array64 = NDArray[np.float64]
 

@@ -10,28 +10,28 @@ A further metric is a `TaskMetric` in a file of its own, and one entry in `table
 
 from __future__ import annotations
 
-from onnxlite.evaluate.task_metrics.base import (
+from onnxlite.task_metrics.base import (
     MetricRun,
     Proposal,
     SampleLosses,
     SampleRatio,
     TaskMetric,
 )
-from onnxlite.evaluate.task_metrics.classes import Accuracy, Agreement, ClassHead
-from onnxlite.evaluate.task_metrics.detection import Decoder, Detection
-from onnxlite.evaluate.task_metrics.detection_layouts import DetectionLayout
-from onnxlite.evaluate.task_metrics.embedding import Embedding
-from onnxlite.evaluate.task_metrics.observation import (
+from onnxlite.task_metrics.classes import Accuracy, Agreement, ClassHead
+from onnxlite.task_metrics.detection import Decoder, Detection
+from onnxlite.task_metrics.detection_layouts import DetectionLayout
+from onnxlite.task_metrics.embedding import Embedding
+from onnxlite.task_metrics.observation import (
     MAX_OBSERVED,
     Observation,
     observe,
     observe_model,
     tensors,
 )
-from onnxlite.evaluate.task_metrics.proposed_run import MetricPair, ProposedRun
-from onnxlite.evaluate.task_metrics.segmentation import Segmentation
-from onnxlite.evaluate.task_metrics.sequences import Ctc, Tokens
-from onnxlite.evaluate.task_metrics.table import (
+from onnxlite.task_metrics.proposed_run import MetricPair, ProposedRun
+from onnxlite.task_metrics.segmentation import Segmentation
+from onnxlite.task_metrics.sequences import Ctc, Tokens
+from onnxlite.task_metrics.table import (
     METRICS,
     ChosenMetric,
     MetricLike,
@@ -39,8 +39,8 @@ from onnxlite.evaluate.task_metrics.table import (
     choose_metric,
     needs_real_lengths,
 )
-from onnxlite.evaluate.task_metrics.user_function import MetricFunction, UserFunction
-from onnxlite.evaluate.task_metrics.values import Cosine, MaxError, Regression, Sqnr
+from onnxlite.task_metrics.user_function import MetricFunction, UserFunction
+from onnxlite.task_metrics.values import Cosine, MaxError, Regression, Sqnr
 
 __all__ = [
     "MAX_OBSERVED",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxlite.errors import OptionError, SamplesError
-from onnxlite.evaluate.task_metrics import (
+from onnxlite.task_metrics import (
     Accuracy,
     Agreement,
     ClassHead,
@@ -27,8 +27,8 @@ from onnxlite.evaluate.task_metrics import (
     Tokens,
     UserFunction,
 )
-from onnxlite.evaluate.task_metrics.boxes import Detections, pairwise_iou, suppressed
-from onnxlite.evaluate.task_metrics.sequences import edit_distance
+from onnxlite.task_metrics.boxes import Detections, pairwise_iou, suppressed
+from onnxlite.task_metrics.sequences import edit_distance
 
 RNG = np.random.default_rng(0)
 TOP = Agreement((ClassHead("y", "top"),))
