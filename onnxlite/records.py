@@ -18,6 +18,8 @@ import msgspec
 
 #: Names of nodes that a printed report shows for one reason.
 _NODES_SHOWN = 3
+#: Reasons that a summary holds.
+_REASONS_SHOWN = 3
 #: A cell of a per-layer row: what JSON and a terminal table can both show.
 Cell: TypeAlias = str | int | float | bool | tuple[int, ...] | None
 
@@ -251,6 +253,18 @@ class StepReport(Report, frozen=True, kw_only=True, tag_field="step", tag=step_n
             shown = ", ".join(nodes[:_NODES_SHOWN]) + (", ..." if nodes[_NODES_SHOWN:] else "")
             lines.append(f"  skipped: {what}: {message}" + (f" ({shown})" if shown else ""))
         return "\n".join(lines)
+
+
+def main_reasons(skipped: Iterable[Skipped]) -> str:
+    """Sum up why nothing was done, by the codes of those who decided, the most frequent first."""
+    messages: dict[str, list[str]] = {}
+    for row in skipped:
+        messages.setdefault(row.code, []).append(row.message)
+    parts = []
+    for found in sorted(messages.values(), key=len, reverse=True)[:_REASONS_SHOWN]:
+        others = f" ({len(found)} times)" if len(set(found)) == 1 else f" ({len(found)} alike)"
+        parts.append(found[0] + (others if len(found) > 1 else ""))
+    return "; ".join(parts)
 
 
 ReportT = TypeVar("ReportT", bound=StepReport)

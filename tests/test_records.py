@@ -20,7 +20,7 @@ from onnxlite.quantize.core.options import (
 from onnxlite.quantize.dynamic.options import DynamicLayer
 from onnxlite.quantize.mixed.options import QuantizeAutoReport
 from onnxlite.recipe import STEPS, AnyStepReport
-from onnxlite.records import Changes, LayerRow, Row, Skipped, StepReport
+from onnxlite.records import Changes, LayerRow, Row, Skipped, StepReport, main_reasons
 from onnxlite.report.files import from_json, to_json
 from onnxlite.report.run_view import rows_table
 from onnxlite.simplify.options import SimplifyChanges, SimplifyReport
@@ -163,3 +163,17 @@ def test_columns_are_the_declared_fields():
         "error",
     )
     assert row.cells() == ("a", "Conv", 8, 2, None, None, None)
+
+
+def test_main_reasons_are_counted_by_code() -> None:
+    rows = [
+        Skipped("quantize", "a", "unsupported", "its weight 'a' is DOUBLE"),
+        Skipped("quantize", "b", "excluded-by-name", "excluded by name"),
+        Skipped("quantize", "c", "unsupported", "its weight 'c' is DOUBLE"),
+        Skipped("quantize", "d", "unsupported", "its weight 'd' is DOUBLE"),
+        Skipped("quantize", "e", "excluded-by-name", "excluded by name"),
+    ]
+    found = main_reasons(rows)
+    assert found == "its weight 'a' is DOUBLE (3 alike); excluded by name (2 times)"
+    assert main_reasons(rows[:1]) == "its weight 'a' is DOUBLE"
+    assert main_reasons([]) == ""

@@ -108,7 +108,7 @@ def cost(
         parameters=sum(tensor.size for tensor in _constants(model) if is_parameter(tensor)),
         macs=macs,
         layers=tuple(
-            _layer(node, shape_of, sparsity) for node in iter_nodes(model) if _is_layer(node)
+            _layer(node, shape_of, sparsity) for node in iter_nodes(model) if is_layer(node)
         ),
         inputs={name: shape for name, shape in inputs.items() if shape is not None},
         notes=tuple(dict.fromkeys(notes)),
@@ -148,7 +148,8 @@ def _parameters(node: ir.Node) -> list[ir.TensorProtocol]:
     return [tensor for tensor in tensors if tensor is not None and is_parameter(tensor)]
 
 
-def _is_layer(node: ir.Node) -> bool:
+def is_layer(node: ir.Node) -> bool:
+    """Return True if a node multiplies, or holds weights: it has a row in tables of layers."""
     spec = spec_of(node)
     ports = [node.inputs[i] for i in spec.weights if i < len(node.inputs)]
     return spec.macs is not None or any(_stored_constant(port) is not None for port in ports)

@@ -32,12 +32,21 @@ class Origin(msgspec.Struct, frozen=True):
     """Origin of a layer.
 
     Attributes:
-        node: name of the node in the original model.
+        node: name of the node in the original model whose output this one computes.
         kept: output channels of that node that are kept, ascending; None for all.
+        layer: name of the original's layer that does the same work under another name: its
+            output was fused with what follows, or it became an integer kernel. Empty if that
+            is `node`.
     """
 
     node: str
     kept: tuple[int, ...] | None = None
+    layer: str = ""
+
+    @property
+    def source(self) -> str:
+        """Name of the original's layer, for tables and patterns of names."""
+        return self.layer or self.node
 
 
 def lineage_of(model: ir.Model) -> Mapping[str, Origin]:
@@ -107,12 +116,29 @@ def _narrowed(origin: Origin, node_name: str, kept: Sequence[int]) -> Origin:
                 "give indices of the present channels, not of the original's"
             )
         channels = tuple(origin.kept[index] for index in channels)
-    return Origin(origin.node, channels)
+    return Origin(origin.node, channels, origin.layer)
 
 
 def record_renamed(model: ir.Model, old_name: str, new_name: str) -> None:
     """Record that a node was renamed, or replaced by the node `new_name`."""
     _put(model, {new_name: origin_of(model, old_name)})
+
+
+def record_layers(model: ir.Model, pairs: Iterable[tuple[str, str]]) -> None:
+    """Record layers whose work nodes of other names do now, with other outputs.
+
+    Args:
+        model: the present model.
+        pairs: former and present name of each, in the order in which they were replaced.
+    """
+    entries: dict[str, Origin] = {}
+    for old, new in pairs:
+        if old == new:
+            continue
+        former = entries.get(old) or origin_of(model, old)
+        entries[new] = msgspec.structs.replace(origin_of(model, new), layer=former.source)
+    if entries:
+        _put(model, entries)
 
 
 def record_removed(

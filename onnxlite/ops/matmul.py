@@ -43,6 +43,12 @@ def _matmul_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
     return prod(output) * left[-1]
 
 
+def _block_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    """As of a product with a weight of K rows, which is stored in blocks."""
+    output = shape_of(node.outputs[0])
+    return None if output is None else prod(output) * attribute(node, "K", 0)
+
+
 def _einsum_macs(node: ir.Node, shape_of: ShapeOf) -> int | None:
     """The product of all index sizes; None for ellipses, whose indices have no letter."""
     terms = attribute(node, "equation", "").replace(" ", "").split("->")[0].split(",")
@@ -300,4 +306,11 @@ ROWS = (
     # Of quantized models: counted, never pruned or quantized again.
     OpSpec(op_type="MatMulInteger", macs=_matmul_macs, weights=(1,), quantized=True),
     OpSpec(op_type="QLinearMatMul", macs=_matmul_macs, weights=(3,), quantized=True),
+    OpSpec(
+        op_type="MatMulNBits",
+        domain=CONTRIB_DOMAIN,
+        macs=_block_macs,
+        weights=(1,),
+        quantized=True,
+    ),
 )

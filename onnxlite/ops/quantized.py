@@ -29,11 +29,9 @@ def quantized(node: ir.Node, t: Tracker) -> None:
 
 
 _CONTRIB = (
-    "DynamicQuantizeLSTM",
     "DynamicQuantizeMatMul",
     "GatherBlockQuantized",
     "MatMulIntegerToFloat",
-    "MatMulNBits",
     "QAttention",
     "QGemm",
     "QLinearAdd",

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.ops.spec import OpSpec, ShapeOf
+from onnxlite.ops.spec import CONTRIB_DOMAIN, OpSpec, ShapeOf
 from onnxlite.ops.tracker import Ids, Tracker, keep_axes, spread, tracked_axes
 
 #: Ports of the initial states and of the peepholes.
@@ -114,5 +114,13 @@ ROWS = (
         weights=(1, 2),
         summed_axes=_recurrent_summed,
         channels=rnn,
+    ),
+    # Its weights are transposed and have as many elements.
+    OpSpec(
+        op_type="DynamicQuantizeLSTM",
+        domain=CONTRIB_DOMAIN,
+        macs=_recurrent_macs,
+        weights=(1, 2),
+        quantized=True,
     ),
 )

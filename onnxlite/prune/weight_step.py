@@ -15,7 +15,7 @@ from onnxlite.prune.magnitude import zero_smallest
 from onnxlite.prune.options import PruneWeights, PruneWeightsChanges, PruneWeightsReport
 from onnxlite.prune.sparsegpt import prune_sparsegpt
 from onnxlite.prune.sparsity_task import SparsityTask, count_zeros, plan_sparsity, weight_row
-from onnxlite.records import Skipped, unchanged
+from onnxlite.records import Skipped, main_reasons, unchanged
 from onnxlite.samples import SamplesLike
 from onnxlite.step import StepContext
 
@@ -53,7 +53,8 @@ def prune_weights_ir(
 def _summary(task: SparsityTask, changed: int, zeros: int) -> str:
     if not task.layers:
         reason = computed_weights(task.model, PRUNE_FIRST)
-        return reason or "no layer has weights that can be pruned"
+        reasons = main_reasons(task.skipped) or "it has none that multiplies by constant weights"
+        return reason or f"no layer has weights that can be pruned: {reasons}"
     layers, total = len(task.layers), sum(parameter.tensor.size for parameter in task.layers)
     if not changed:
         return f"no weight is below the limit: {zeros} of {total} weights were zero already"

@@ -83,7 +83,10 @@ def layer_pairs(
             times = [_times(kernels) for kernels in found]
         except (OnnxliteError, OSError) as error:
             logger.info("layers are not timed: %s", error)
-    news = {origin_of(result, layer.name).node: layer for layer in after.layers}
+    news: dict[str, LayerCost] = {}
+    # Of several nodes that do a layer's work, the heaviest stands for it.
+    for layer in sorted(after.layers, key=lambda layer: layer.macs or 0):
+        news[origin_of(result, layer.name).source] = layer
     known = {layer.name for layer in before.layers}
     pairs = [
         LayerPair(
@@ -92,10 +95,11 @@ def layer_pairs(
         )
         for layer in before.layers
     ]
+    shown = {layer.name for origin, layer in news.items() if origin in known}
     pairs += [
         LayerPair(after=_state(layer, times[1]))
-        for origin, layer in news.items()
-        if origin not in known
+        for layer in after.layers
+        if layer.name not in shown
     ]
     return tuple(pairs)
 

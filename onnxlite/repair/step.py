@@ -9,6 +9,7 @@ et al. 2019 (bias correction).
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -20,7 +21,7 @@ from onnxlite.fidelity import Reference
 from onnxlite.graph import node_name
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.records import HoldOut, Progress, Skipped, no_progress
+from onnxlite.records import HoldOut, Progress, Skipped, main_reasons, no_progress
 from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.fit import Fit
 from onnxlite.repair.options import RepairChanges, RepairedLayer, RepairReport
@@ -82,7 +83,7 @@ def _repair(
         infer_shapes(side)
     pairs, run.skipped = match_layers(run.reference, run.candidate, asked.include, asked.exclude)
     if not pairs:
-        return run.undone(_why_none(run.source))
+        return run.undone(_why_none(run.source, run.skipped))
     engine = Engine(run.reference, run.candidate, pairs, stream, options)
     if not engine.complete:
         reason = f"only the first {len(engine.feeds)} feeds are used, to bound memory and time"
@@ -177,10 +178,11 @@ def _row(pair: FitPair, fit: Fit, count: int) -> RepairedLayer:
     )
 
 
-def _why_none(model: ir.Model) -> str:
+def _why_none(model: ir.Model, skipped: Sequence[Skipped]) -> str:
     """Reason why no layer of a model can be repaired."""
     reason = already_quantized(model, _ADVICE) or computed_weights(model, _ADVICE)
-    return reason or "no layer can be repaired"
+    reasons = main_reasons(skipped) or "it has none that multiplies by constant weights"
+    return reason or f"no layer can be repaired: {reasons}"
 
 
 def _check_inputs(reference: ir.Model, candidate: ir.Model) -> None:

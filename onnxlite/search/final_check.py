@@ -116,7 +116,7 @@ def _check(search: Search, evaluator: QualityEvaluator, trial: Trial) -> Checked
         latency = runner.final_latency(trial)
         ratio: Ratio = latency.ratio
         checks = runner.checks(quality, ratio, latency.candidate.median_ms, size_bytes)
-        refusal = no_improvement(ratio, size_bytes / job.input_bytes)
+        refusal = no_improvement(ratio, size_bytes, job.input_bytes)
     if refusal is None:
         refusal = _why_not_usable(job, model)
     if refusal is None and not (latency is not None and job.budget.accepts(checks)):

@@ -275,7 +275,7 @@ class TrialRunner:
         latency_ms = latency.candidate.median_ms
         checks = self.checks(quality, latency.ratio, latency_ms, size_bytes)
         in_budget = job.budget.accepts(checks)
-        refusal = no_improvement(latency.ratio, size_bytes / job.input_bytes)
+        refusal = no_improvement(latency.ratio, size_bytes, job.input_bytes)
         if running.digest == job.digest:
             refusal = "nothing to change: it is the original"
         return msgspec.structs.replace(
@@ -292,17 +292,19 @@ class TrialRunner:
         )
 
 
-def no_improvement(ratio: Ratio, size: float) -> str | None:
+def no_improvement(ratio: Ratio, size_bytes: int, original_bytes: int) -> str | None:
     """Say why a result is no improvement on the original, whatever the budget allows.
 
     Args:
         ratio: latency relative to the original.
-        size: file size relative to the original.
+        size_bytes: file size of the result.
+        original_bytes: file size of the original.
     """
+    size = size_bytes / original_bytes
     if ratio.low > 1:
         return f"slower than the original: {ratio}"
     if size > 1:
-        return f"larger than the original: {size:.2f}x"
+        return f"larger than the original: {size_bytes:,} bytes against {original_bytes:,}"
     if ratio.high > MAX_FASTER_RATIO and size > MAX_SMALLER_RATIO:
         return f"neither faster nor smaller than the original: {ratio}, size {size:.3f}x"
     return None

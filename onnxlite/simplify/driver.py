@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxlite.analysis.cost import is_layer
+from onnxlite.analysis.lineage import record_layers
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.builder import drop_unused_initializers
 from onnxlite.graph import (
@@ -24,6 +26,7 @@ from onnxlite.graph import (
     subgraphs_of,
     value_names,
 )
+from onnxlite.ops import spec_of
 from onnxlite.records import Skipped
 from onnxlite.simplify.graph_cleanup import remove_dead
 from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 #: A rule set that still fires after this many passes goes in circles.
 _MAX_PASSES = 40
+#: Nodes between the root of a rewrite and a layer that it replaces, at most.
+_LAYERS_BEHIND = 6
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def rewrite_to_fixed_point(
     else:
         logger.warning("rules still fire after %d passes; stopped there", _MAX_PASSES)
     drop_unused_initializers(model)
+    record_layers(model, run.layers)
     return run.outcome
 
 
@@ -105,6 +111,8 @@ class _Run:
         blocked: frozenset[Firing],
     ) -> None:
         self.outcome = Outcome()
+        #: Layers that were replaced: former and present name of each.
+        self.layers: list[tuple[str, str]] = []
         self._model = model
         self._growth: float = growth
         self._limit = limit
@@ -165,9 +173,36 @@ class _Run:
                 self.outcome.skipped.append(Skipped(rule.name, name, result.code, result.reason))
             elif result is not None:
                 self._growth -= _growth(node, result)
+                layers = _layers_behind(node, result)
                 _splice(node, graph, result, self._names)
+                self.layers += _renamed(layers, result)
                 self.outcome.firings.append(firing)
                 return
+
+
+def _layers_behind(root: ir.Node, replacement: Replacement) -> dict[ir.Node, str]:
+    """Layers that a replacement by layers may replace, by name: those shortly before its root."""
+    found: dict[ir.Node, str] = {}
+    if not any(is_layer(node) for node in replacement.nodes):
+        return found
+    level = [root, *(p for old, _ in replacement.outputs if (p := old.producer()) is not None)]
+    for _ in range(_LAYERS_BEHIND):
+        found.update((node, node.name or "") for node in level if is_layer(node))
+        inputs = (value for node in level for value in node.inputs if value is not None)
+        level = list(dict.fromkeys(p for v in inputs if (p := v.producer()) is not None))
+    return found
+
+
+def _renamed(layers: dict[ir.Node, str], replacement: Replacement) -> list[tuple[str, str]]:
+    """Pair the layers that are gone with those that came, what multiplies first."""
+    gone = [node for node in layers if node.graph is None]
+    come = [node for node in replacement.nodes if is_layer(node)]
+    pairs = zip(sorted(gone, key=_multiplies_not), sorted(come, key=_multiplies_not), strict=False)
+    return [(layers[old], new.name or "") for old, new in pairs]
+
+
+def _multiplies_not(node: ir.Node) -> bool:
+    return spec_of(node).macs is None
 
 
 def _owners(graph: ir.Graph, owner: ir.Node | None = None) -> list[tuple[ir.Graph, ir.Node | None]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxlite.analysis.lineage import lineage_of, restore_lineage
 from onnxlite.builder import drop_unused_initializers
 from onnxlite.graph import iter_graphs, iter_nodes
 from onnxlite.model import clone, size_bytes
@@ -176,6 +177,7 @@ def _by_onnxsim(
     elif reference.skipped is not None:
         reason = "its result cannot be verified"
     else:
+        restore_lineage(result, lineage_of(model))
         normalize(result)
         merge_duplicate_initializers(result)
         before, after = count_nodes(model), count_nodes(result)

@@ -25,7 +25,7 @@ from onnxlite.ops import output_bounds, spec_of
 from onnxlite.patterns import check_patterns, matches
 from onnxlite.quantize.core.plan import Placement, reads_integers
 from onnxlite.quantize.core.targets import Target
-from onnxlite.records import EXCLUDED, Reason, Skipped
+from onnxlite.records import EXCLUDED, Reason, Skipped, main_reasons
 
 _WHAT = "quantize"
 
@@ -49,6 +49,13 @@ def place(
     """
     able, skipped = able_nodes(model, target, include, exclude, keep_float)
     return replace(place_among(model, target, able), skipped=tuple(skipped))
+
+
+def nothing_placed(placement: Placement) -> str:
+    """Say why no layer is on integers, in the words of what refused them."""
+    if not placement.skipped:
+        return "no layer can be quantized: it has none with weights"
+    return f"no layer can be quantized: {main_reasons(placement.skipped)}"
 
 
 def able_nodes(
@@ -140,7 +147,7 @@ def layer_patterns(model: ir.Model, patterns: Sequence[str]) -> tuple[str, ...]:
     names: dict[str, tuple[str, ...]] = {}
     for node in iter_nodes(model):
         constants = (value for value in node.inputs if const_tensor(value) is not None)
-        former = origin_of(model, node.name or "").node
+        former = origin_of(model, node.name or "").source
         names[node.name or ""] = (former, *(value.name or "" for value in constants if value))
     check_patterns(
         patterns,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxlite.analysis.lineage import record_layers
 from onnxlite.builder import GraphBuilder, replace_node
 from onnxlite.graph import const_array, const_tensor, iter_nodes
 from onnxlite.ops import row_use
@@ -70,6 +71,9 @@ def write_embedding(builder: GraphBuilder, node: ir.Node) -> QuantizedTable:
     stored = at.constant(f"{value.name}_q", integers)
     scales = at.constant(f"{value.name}_scale", scale)
     rows = at.op("Gather", [stored, indices], name=f"{base}_rows")
+    made = rows.producer()
+    assert made is not None
+    record_layers(builder.model, [(base, made.name or "")])
     real = at.op("Cast", [rows], {"to": int(ir.DataType.FLOAT)}, name=f"{base}_real")
     row_scales = at.op("Gather", [scales, indices], name=f"{base}_scale")
     replace_node(node, [at.op("Mul", [real, row_scales], name=f"{base}_scaled")])

@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.analysis.lineage import record_layers
 from onnxlite.builder import GraphBuilder, Place, replace_node
 from onnxlite.errors import OptionError
 from onnxlite.graph import attribute, const_array, const_tensor, rank
@@ -77,6 +78,12 @@ class LayerWriter:
     def before(self, node: ir.Node) -> Place:
         """Return the place in front of `node`."""
         return self.builder.before(node)
+
+    def replaced(self, node: ir.Node, result: ir.Value) -> None:
+        """Record that the node that makes `result` does a layer's work."""
+        made = result.producer()
+        assert made is not None
+        record_layers(self.builder.model, [(node.name or "", made.name or "")])
 
     def quantized(self, at: Place, data: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Quantize data with a scale that is computed at run time.
@@ -140,6 +147,7 @@ def _write_integer(writer: LayerWriter, node: ir.Node, target: Target) -> Weight
     weight_scale = at.constant(f"{name}_scale", scale)
     operands = [data, stored, data_zero] if right else [stored, data, None, data_zero]
     sums = at.op("MatMulInteger", operands, name=f"{base}_integer")
+    writer.replaced(node, sums)
     sums.type, sums.shape = ir.TensorType(ir.DataType.INT32), node.outputs[0].shape
     real = at.op("Cast", [sums], _FLOAT, name=f"{base}_real")
     if right:
@@ -191,6 +199,7 @@ def _write_blocks(writer: LayerWriter, node: ir.Node, _target: Target) -> Weight
         name=f"{node.name}_blocks",
         domain=CONTRIB_DOMAIN,
     )
+    writer.replaced(node, result)
     replace_node(node, [_biased(at, product, result)])
     back = (integers * scale[..., None]).reshape(n, -1)[:, :k].T
     return [(matrix, back)]
@@ -268,6 +277,7 @@ def _write_lstm(writer: LayerWriter, node: ir.Node, target: Target) -> WeightPai
         outputs=len(node.outputs),
         domain=CONTRIB_DOMAIN,
     )
+    writer.replaced(node, outputs[0])
     for old, new in zip(node.outputs, outputs, strict=True):
         new.name = new.name if old.name else ""
     replace_node(node, outputs)

@@ -40,13 +40,14 @@ from onnxlite.quantize.dynamic.options import (
     QuantizeDynamicChanges,
     QuantizeDynamicReport,
 )
-from onnxlite.records import Reason, Skipped
+from onnxlite.records import Reason, Skipped, main_reasons
 from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
 from onnxlite.step import StepContext, StepState
 
 logger = logging.getLogger(__name__)
 
 _WHAT = "quantize"
+_FASTER_IN_FLOAT = "faster-in-float"
 
 #: Largest time over float of a kernel: a smaller gain is within the measurement error.
 _MAX_TIME_RATIO = 0.97
@@ -152,7 +153,12 @@ def _choose(work: _Quantization) -> str | None:
         return None
     if reason := computed_weights(work.source, QUANTIZE_ONCE):
         return reason
-    return "no layer is faster on integers" if work.skipped else "no layer can be quantized"
+    layers = [row for row in work.skipped if row.what == _WHAT]
+    if not layers:
+        return "it has no layer that dynamic quantization knows"
+    if all(row.code == _FASTER_IN_FLOAT for row in layers):
+        return f"no layer is faster on integers: {main_reasons(layers)}"
+    return f"no layer can be quantized: {main_reasons(layers)}"
 
 
 def _write(work: _Quantization) -> None:
@@ -317,7 +323,7 @@ def _fastest(kernels: Sequence[Kernel], ratios: Mapping[str, float]) -> _Choice 
     if ratios[best.name] > _MAX_TIME_RATIO:
         found = _listed({name: f"{ratio:.2f}" for name, ratio in ratios.items()})
         message = f"integers are not faster here: time over float is {found}"
-        return Reason("faster-in-float", message)
+        return Reason(_FASTER_IN_FLOAT, message)
     return _Choice(best, round(ratios[best.name], 3))
 
 

@@ -16,8 +16,9 @@ from onnxlite.graph import iter_nodes, value_names
 from onnxlite.model import clone
 from onnxlite.quantize.float16.dtype_limits import Rounding, half_tensor
 from onnxlite.quantize.float16.options import IoType
-from onnxlite.quantize.float16.plan import HalfPlan
+from onnxlite.quantize.float16.plan import STEP, HalfPlan
 from onnxlite.quantize.float16.port_types import HalfPorts
+from onnxlite.records import Reason, Skipped
 
 #: Smaller constants stay float32 if only float32 operators read them: a Cast takes more bytes.
 _SMALL_BYTES = 1024
@@ -56,6 +57,7 @@ class HalfGraph:
             if value.dtype == ir.DataType.FLOAT
         }
         self.clamped: list[ir.Value] = []
+        self.kept: list[Skipped] = []
         self.constants = 0
         self.casts = 0
 
@@ -107,21 +109,28 @@ class HalfGraph:
     def _convert_constants(self) -> None:
         """Store constants in 16 bits where no float32 copy is needed."""
         for value, found in self._roundings.items():
-            if self._stored_in_half(value, found):
+            if (reason := self._stays_float(value, found)) is not None:
+                self.kept.append(Skipped(STEP, value.name or "", reason.code, reason.message))
+            else:
                 self._record_clamped(value)
                 value.const_value = self._half(value)
                 value.type = ir.TensorType(self._dtype)
                 self.constants += 1
 
-    def _stored_in_half(self, value: ir.Value, found: Rounding) -> bool:
-        """Return whether a constant is stored in 16 bits only."""
+    def _stays_float(self, value: ir.Value, found: Rounding) -> Reason | None:
+        """Return the reason why a constant is not stored in 16 bits only, or None."""
         uses = value.uses()
-        if not uses or any(use.node in self._exact for use in uses):
-            return False
+        if not uses:
+            return Reason("unused", "nothing reads it")
+        if any(use.node in self._exact for use in uses):
+            return Reason("kept-by-name", "a node that `exclude` names reads it")
         if all(self._reads_half(use.node, use.idx) for use in uses):
-            return not value.is_graph_output()
+            return Reason("output", "it is an output") if value.is_graph_output() else None
         assert value.const_value is not None
-        return value.const_value.nbytes > _SMALL_BYTES and found.faithful
+        if value.const_value.nbytes <= _SMALL_BYTES:
+            message = f"constants of {_SMALL_BYTES} bytes or fewer take less than a Cast would"
+            return Reason("small-constant", message)
+        return None if found.faithful else Reason("inexact-constant", found.fault)
 
     def _reads_half(self, node: ir.Node, index: int) -> bool:
         ports = self._ports.get(node)
@@ -215,6 +224,12 @@ class Prepared:
     roundings: Mapping[ir.Value, Rounding]
     untyped: Sequence[ir.Value]
 
+    @property
+    def has_floats(self) -> bool:
+        """True if a constant, an input or a computed value is float32."""
+        values = (*self.model.graph.inputs, *_values(self.model))
+        return any(value.dtype == ir.DataType.FLOAT for value in values)
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -226,12 +241,14 @@ class Converted:
         casts: number of inserted Cast nodes.
         clamped: by name of a constant that 16 bits cannot represent, the number of clamped
             elements; 0 for a scalar that was raised to the smallest number above zero.
+        kept: float32 constants that are not stored in 16 bits, with the reason.
     """
 
     model: ir.Model
     constants: int
     casts: int
     clamped: Mapping[str, int]
+    kept: Sequence[Skipped]
 
 
 def convert(prepared: Prepared, plan: HalfPlan) -> Converted:
@@ -254,7 +271,7 @@ def convert(prepared: Prepared, plan: HalfPlan) -> Converted:
             value.type = value.shape = None
     found = {values[value].name: r.clamped for value, r in prepared.roundings.items()}
     clamped = {value.name or "": found[value.name] for value in graph.clamped}
-    return Converted(model, graph.constants, graph.casts, clamped)
+    return Converted(model, graph.constants, graph.casts, clamped, graph.kept)
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

@@ -81,7 +81,14 @@ class Rounding:
     @property
     def faithful(self) -> bool:
         """True if 16 bits represent the tensor with little error."""
-        return not self.clamped and self.sqnr_db >= _MIN_SQNR_DB
+        return not self.fault
+
+    @property
+    def fault(self) -> str:
+        """Error of 16 bits that is too large, or nothing."""
+        if self.clamped:
+            return f"{self.clamped} elements are out of range"
+        return "" if self.sqnr_db >= _MIN_SQNR_DB else f"it has {self.sqnr_db:.0f} dB in 16 bits"
 
 
 def rounding(tensor: ir.TensorProtocol, dtype: ir.DataType) -> Rounding:

@@ -25,7 +25,7 @@ from onnxlite.quantize.float16.fallback import fall_back
 from onnxlite.quantize.float16.options import ToFloat16, ToFloat16Changes, ToFloat16Report
 from onnxlite.quantize.float16.plan import STEP, HalfPlan, constant_roundings
 from onnxlite.quantize.float16.verify import Float32Outputs, float32_outputs
-from onnxlite.records import Skipped
+from onnxlite.records import Skipped, main_reasons
 from onnxlite.samples import SamplesLike
 from onnxlite.step import StepContext, StepState
 
@@ -123,7 +123,11 @@ def _convert(work: _Conversion) -> str | None:
     ]
     if work.converted.constants or work.plan.ports:
         return None
-    return "it has no float32 values to convert"
+    work.skipped += work.converted.kept
+    if not work.prepared.has_floats:
+        return "it has no float32 values to convert"
+    reasons = main_reasons(row for row in work.skipped if row.what == STEP)
+    return f"nothing can be converted: {reasons or 'it has no float32 constants'}"
 
 
 def _verify(work: _Conversion) -> None:

@@ -19,7 +19,13 @@ from onnxlite.quantize.core.plan import Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.prepare import pool_means, prepare
 from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import able_nodes, layer_patterns, place, place_among
+from onnxlite.quantize.core.selection import (
+    able_nodes,
+    layer_patterns,
+    nothing_placed,
+    place,
+    place_among,
+)
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.mixed.error_propagation import ErrorModel, Source
 from onnxlite.records import Skipped
@@ -115,7 +121,7 @@ def plan_everything(
     )
     if not placement.layers:
         computed = computed_weights(model, QUANTIZE_ONCE)
-        return Skipped("quantize", "", "no-layer", computed or "no layer can be quantized")
+        return Skipped("quantize", "", "no-layer", computed or nothing_placed(placement))
     return QuantPlan(ready, placement, target), [*skipped, *placement.skipped]
 
 

@@ -46,7 +46,7 @@ from onnxlite.quantize.core.plan import NOTHING_PLACED, Placement, QuantPlan, we
 from onnxlite.quantize.core.prepare import OPSET, pool_means, prepare
 from onnxlite.quantize.core.qtypes import QParams, dequantize
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.quantize.core.selection import layer_patterns, place
+from onnxlite.quantize.core.selection import layer_patterns, nothing_placed, place
 from onnxlite.quantize.core.strip import strip_metadata
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.core.weights import weight_sqnr_db
@@ -161,7 +161,7 @@ def _place(work: _Quantization) -> str | None:
     if not placement.layers:
         work.skipped += placement.skipped
         reason = computed_weights(work.source, QUANTIZE_ONCE)
-        return reason or "no layer can be quantized"
+        return reason or nothing_placed(placement)
     activation_bits, unused = assign_activation_bits(placement, options.int16)
     work.skipped += unused
     work.plan = replace(plan, placement=placement, activation_bits=activation_bits)

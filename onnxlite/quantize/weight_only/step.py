@@ -55,7 +55,7 @@ from onnxlite.quantize.weight_only.verify import (
     check_model,
     reference_outputs,
 )
-from onnxlite.records import Skipped
+from onnxlite.records import Skipped, main_reasons
 from onnxlite.samples import Feed, SamplesLike
 from onnxlite.step import StepContext, StepState
 
@@ -140,7 +140,7 @@ def _select(work: _Quantization) -> str | None:
         return None
     reason = already_quantized(work.source, QUANTIZE_ONCE)
     reason = reason or computed_weights(work.source, QUANTIZE_ONCE)
-    return reason or "no float weight is left to quantize"
+    return reason or _with_reasons("no float weight is left to quantize", work)
 
 
 def _plan(work: _Quantization) -> str | None:
@@ -158,7 +158,12 @@ def _plan(work: _Quantization) -> str | None:
             else:
                 work.skipped.append(Skipped(STEP, node_name(weight.node), plan.code, plan.message))
     progress(STEP, len(work.weights), len(work.weights))
-    return None if work.plans else "no weight would become smaller"
+    return None if work.plans else _with_reasons("no weight would become smaller", work)
+
+
+def _with_reasons(summary: str, work: _Quantization) -> str:
+    reasons = main_reasons(row for row in work.skipped if row.what == STEP)
+    return f"{summary}: {reasons}" if reasons else summary
 
 
 def _file_size(work: _Quantization) -> FileSize:

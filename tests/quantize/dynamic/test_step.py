@@ -241,8 +241,8 @@ def test_patterns_and_target() -> None:
     first, second = (row.name for row in report.layers)
     _, report = quantized(text, kernel="integer", exclude=[first])
     assert [row.name for row in report.layers] == [second]
-    _, report = quantized(text, kernel="integer", include=["none"])
-    assert not report.changed
+    with pytest.raises(OptionError, match="no node matches 'none'"):
+        quantized(text, kernel="integer", include=["none"])
     for name in ("abacus", "tensorrt"):
         with pytest.raises(OptionError, match="choose one of cpu"):
             quantize_dynamic(parse(text), target=name)
