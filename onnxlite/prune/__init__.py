@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxlite.apply import as_result, judged_step, run_step
+from onnxlite.apply import apply_step, as_result, judged_step, run_step
 from onnxlite.model import ModelLike, load
 from onnxlite.prune.options import (
     PruneChannels,
@@ -122,5 +122,4 @@ def sparse_storage(
         of every weight in both forms, and of the file: as it is, zipped and, with the package
         `zstandard`, compressed by it.
     """
-    result, report = options.apply(load(model), None, context)
-    return as_result(model, result, report)
+    return as_result(model, *apply_step(options, load(model), None, context))

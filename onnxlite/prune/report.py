@@ -209,6 +209,8 @@ def _summary(task: PruningTask, selection: Selection, shapes: tuple[Shapes, Shap
     if not eligible:
         reason = computed_weights(task.model, PRUNE_FIRST)
         return reason or "no layer has channels that can be removed: see the skipped groups"
+    if task.target is not None and selection.fraction is None:
+        return f"the model has no {task.target.resource} to save: give remove or widths instead"
     if not any(selection.removed):
         return "nothing to remove with these options"
     old, new = (some.elements for some in shapes)

@@ -50,7 +50,7 @@ class Selection:
     Attributes:
         removed: number of units to remove from every group, in the order of its curve.
         fraction: fraction of the resource that remains, measured if it is latency; None if
-            numbers were given.
+            numbers were given, or the model has none of it.
         complete: True if the target is reached; if not, all removable units are removed.
     """
 
@@ -150,7 +150,8 @@ class TargetSearch:
         whole = cost.total
         counts = [(0,) if i in branches else counts for i, counts in enumerate(self.counts)]
         complete = allocate(self.curves, counts, cost, fraction * whole, self.task.context.progress)
-        return Selection(removed=cost.removed, fraction=cost.total / whole, complete=complete)
+        left = cost.total / whole if whole else None
+        return Selection(removed=cost.removed, fraction=left, complete=complete)
 
     def _measure(self, removed: RemovedCounts) -> float:
         """Measure the latency without some units, relative to that of the model."""

@@ -112,7 +112,7 @@ def make_loss(
         OptionError: the outputs differ in shape, or have nothing that can be compared.
     """
     answers = data.held_out[0].answers
-    outputs = [name for name in data.outputs if answers[name].is_floating_point()]
+    outputs = [name for name in data.outputs if _is_compared(answers[name])]
     if not outputs and not callable(kind):
         raise OptionError("the model has no output of real numbers to compare")
     values, first = _first_values(student, data, list(inner.values()))
@@ -142,6 +142,11 @@ def make_loss(
     )
 
 
+def _is_compared(answer: Tensor) -> bool:
+    """Tell whether an output counts: real numbers, and at least one of them."""
+    return bool(answer.is_floating_point() and answer.numel() > 0)
+
+
 def _first_values(
     student: Student, data: Dataset, taps: Sequence[str]
 ) -> tuple[Tensors, Mapping[str, Tensor]]:
@@ -163,7 +168,8 @@ def _variance(rows: Sequence[Row], name: str) -> float:
     """Variance of a teacher's value over some rows; above 0."""
     chosen = rows[:: max(1, len(rows) // _VARIANCE_ROWS)]
     values = torch.cat([row.answers[name].reshape(-1).float() for row in chosen])
-    return max(float(values.var(correction=0)), float(np.finfo(np.float32).tiny))
+    spread = float(values.var(correction=0)) if len(values) else 0.0
+    return max(spread, float(np.finfo(np.float32).tiny))
 
 
 def _class_outputs(

@@ -51,10 +51,7 @@ class HalfGraph:
         self._names = value_names(model)
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self._float_outputs = {
-            value
-            for graph in model.graphs()
-            for value in graph.outputs
-            if value.dtype == ir.DataType.FLOAT
+            value for graph in model.graphs() for value in graph.outputs if _is_float32(value)
         }
         self.clamped: list[ir.Value] = []
         self.kept: list[Skipped] = []
@@ -87,7 +84,7 @@ class HalfGraph:
         if self._io == "keep":
             return
         for value in self._model.graph.inputs:
-            if value.dtype == ir.DataType.FLOAT:
+            if _is_float32(value):
                 value.type = ir.TensorType(self._dtype)
 
     def _cast_reads(self, reads: Sequence[tuple[ir.Node, list[tuple[int, ir.DataType]]]]) -> None:
@@ -102,7 +99,7 @@ class HalfGraph:
         """Yield the type in which a node reads each of its float32 inputs."""
         ports = self._ports.get(node)
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype == ir.DataType.FLOAT:
+            if value is not None and _is_float32(value):
                 half = ports is not None and index in ports.inputs
                 yield index, self._dtype if half else ir.DataType.FLOAT
 
@@ -204,6 +201,11 @@ class HalfGraph:
                 value.name = self._names.fresh(f"{name}_{self._dtype.name.lower()}")
                 out.name = name
             graph.outputs[index] = renamed[value] = out
+
+
+def _is_float32(value: ir.Value) -> bool:
+    """Tell float32 tensors from all else; sequences of them cannot be cast."""
+    return isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
 
 
 @dataclass(frozen=True)
