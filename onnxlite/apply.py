@@ -1,24 +1,26 @@
 """Application of a step to a model: lengths are tied while it measures, the result is judged.
 
-A recipe applies its steps one after the other and judges the last result alone; a function that
-applies one step judges what it made.
+Every result is checked (`accepted`). A recipe applies its steps one after the other and judges the
+last result alone; a function that applies one step judges what it made.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, TypeVar
 
 import onnx_ir as ir
 from msgspec.structs import replace
 
 from onnxlite.errors import OptionError
-from onnxlite.model import ModelLike, give_back, load
-from onnxlite.records import StepReport
+from onnxlite.model import ModelLike, clone, give_back, load
+from onnxlite.records import StepReport, unchanged
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Result, Step, StepContext
 from onnxlite.tied_lengths import agreement, tie_lengths
 from onnxlite.usability import judge_models
+from onnxlite.validity import invalidity, restore_interface
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,13 @@ def apply_step(
     Returns:
         The model, and the step's own report.
     """
+    source = clone(model)
+    return accepted(step, source, *_applied(step, model, samples, context))
+
+
+def _applied(
+    step: Step, model: ir.Model, samples: SamplesLike | None, context: StepContext
+) -> tuple[ir.Model, Any]:
     if samples is None or not step.ties_lengths:
         return step.apply(model, samples, context)
     tied = tie_lengths(model, samples, limit=getattr(step, "limit", None), threads=context.threads)
@@ -50,6 +59,32 @@ def apply_step(
     equal = agreement(result, feeds, threads=context.threads)
     summary = f"{report.summary}; figures are for tied lengths, {equal:.1%} of which agree"
     return result, replace(report, summary=summary)
+
+
+def accepted(
+    step: Step, source: ir.Model, model: ir.Model, report: StepReportT
+) -> tuple[ir.Model, StepReportT]:
+    """Return a step's result with the declared interface, or the source if it is not valid.
+
+    Args:
+        step: the step that made the result.
+        source: the model that came in.
+        model: the result, whose declared inputs and outputs are rewritten in place.
+        report: of the step.
+
+    Returns:
+        The result and the report; for a result that has another interface, or that
+        `onnx.checker` refuses although it accepts the source, the source and the reason.
+    """
+    restore_interface(source, model, types=not step.changes_io)
+    if not report.changed:
+        return model, report
+    fault = invalidity(source, model, any_width=step.changes_io)
+    if fault is None:
+        return model, report
+    reason = f"the result was not valid, so the model is as it was: {fault}"
+    undone = unchanged(type(report), reason, report.skipped, time.perf_counter() - report.seconds)
+    return source, undone
 
 
 def run_step(

@@ -229,6 +229,35 @@ def add_initializer(
     return value
 
 
+def name_call_outputs(model: ir.Model) -> None:
+    """Rewrite in place: give every output of a call of the model's functions a name.
+
+    A call may leave outputs out. `onnx_ir` drops the last ones when it writes a model, which
+    runtimes refuse, and a node of an inlined body whose only output has no name is not valid.
+    """
+    if not model.functions:
+        return
+    names = Names(all_value_names(model))
+    for graph in iter_graphs(model):
+        for node in graph:
+            function = model.functions.get(node.op_identifier())
+            if function is None:
+                continue
+            if len(node.outputs) < len(function.outputs):
+                node.resize_outputs(len(function.outputs))
+            for output, made in zip(node.outputs, function.outputs, strict=False):
+                if not output.name:
+                    output.name = names.fresh(f"{node.op_type}_{made.name}")
+
+
+def all_value_names(model: ir.Model) -> Iterator[str]:
+    """Every value name in the model, subgraphs and function bodies included."""
+    for graph in iter_graphs(model):
+        yield from (value.name for value in graph.inputs if value.name)
+        yield from graph.initializers
+        yield from (value.name for node in graph for value in node.outputs if value.name)
+
+
 def check_structure(model: ir.Model) -> None:
     """Rewrite in place: sort the graph; check that every value is defined once.
 

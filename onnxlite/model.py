@@ -19,7 +19,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
-from onnxlite.graph import check_structure, iter_graphs, tensor_array
+from onnxlite.graph import check_structure, iter_graphs, name_call_outputs, tensor_array
 from onnxlite.proto import drop_initializer_value_info, store_sparse, validated
 
 P = ParamSpec("P")
@@ -73,6 +73,7 @@ def load(source: ModelLike) -> ir.Model:
     source = plain_model(source)
     if isinstance(source, ir.Model):
         model = clone(source)
+        name_call_outputs(model)
         check_structure(model)
         return model
     if isinstance(source, onnx.ModelProto):
@@ -86,6 +87,7 @@ def load(source: ModelLike) -> ir.Model:
                 f"{os.fspath(external.location)!r}, whose directory a ModelProto does not know: "
                 "pass the model's path instead, or load it with its external data"
             )
+        name_call_outputs(model)
         check_structure(model)
         return model
     return _read(Path(source))
@@ -262,6 +264,7 @@ def _read(path: Path) -> ir.Model:
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         ir.external_data.set_base_dir(graph, path.parent.absolute())
     _check_external(model, path)
+    name_call_outputs(model)
     check_structure(model)
     model.meta[_SOURCE_KEY] = str(path.resolve())
     return model

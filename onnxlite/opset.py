@@ -9,9 +9,7 @@ from onnx import version_converter
 from onnxlite.graph import STANDARD_DOMAINS
 from onnxlite.model import clone
 from onnxlite.records import Skipped
-
-#: The converter reads small constants (scales, axes, bounds); weights it only carries.
-_CARRIED_ABOVE_BYTES = 1024
+from onnxlite.validity import take_weights
 
 
 def opset_version(model: ir.Model) -> int:
@@ -52,16 +50,7 @@ def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Skipped:
 
 def _converted(model: ir.Model, version: int) -> ir.Model:
     skeleton = clone(model)
-    inputs = set(skeleton.graph.inputs)
-    carried: dict[str, ir.TensorProtocol] = {}
-    for name, value in list(skeleton.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes <= _CARRIED_ABOVE_BYTES or value in inputs:
-            continue
-        del skeleton.graph.initializers[name]
-        value.const_value = None
-        skeleton.graph.inputs.append(value)
-        carried[name] = tensor
+    carried = take_weights(skeleton, [skeleton.graph])
     proto: onnx.ModelProto = version_converter.convert_version(ir.to_proto(skeleton), version)
     result = ir.from_proto(proto)
     assert isinstance(result, ir.Model)

@@ -16,7 +16,7 @@ LEVELS = (
     {"graph", "packing", "patterns", "proto", "workers", "options"},
     {"builder"},
     {"model"},
-    {"save", "samples", "normalize"},
+    {"save", "samples", "normalize", "validity"},
     {"step"},
     {"ops", "opset"},
     {"runtime"},

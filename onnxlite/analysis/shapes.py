@@ -23,6 +23,7 @@ from onnxlite.ops import ShapeOf
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session, probe_feeds, symbolic_shapes
 from onnxlite.samples import Feed, InputSpec, generate, input_specs
+from onnxlite.validity import clear_inner_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def infer_shapes(
     skipped: list[Skipped] = []
     _clean_shapes(model)
     if refresh:
-        _clear_computed(model)
+        clear_inner_shapes(model)
     skipped += _infer(model, symbolic=symbolic)
     if feeds and any(value.shape is None for value in _open_values(model)):
         skipped += _ranks_from(model, feeds)
@@ -126,7 +127,7 @@ def concrete_shapes(
     for value in copy.graph.inputs:
         if value.name in feed:
             value.shape = ir.Shape(feed[value.name].shape)
-    _clear_computed(copy)
+    clear_inner_shapes(copy)
     for output in copy.graph.outputs:
         output.shape = output.shape if output.is_graph_input() else None
     _infer(copy, symbolic=True)
@@ -294,14 +295,6 @@ def _clean_shapes(model: ir.Model) -> None:
                 dims = [d if not isinstance(d, int) or d > 0 else None for d in dims]
                 if dims != [d if isinstance(d, int) else d.value for d in value.shape]:
                     value.shape = ir.Shape(dims)
-
-
-def _clear_computed(model: ir.Model) -> None:
-    """Rewrite in place: clear all computed shapes except those of the model's outputs."""
-    for node in iter_nodes(model):
-        for value in node.outputs:
-            if not (value.is_graph_output() and node.graph is model.graph):
-                value.shape = None
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

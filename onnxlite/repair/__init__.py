@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxlite.apply import judged_result
-from onnxlite.model import ModelLike, load
+from onnxlite.apply import accepted, judged_result
+from onnxlite.model import ModelLike, clone, load
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.options import Repair, RepairReport
 from onnxlite.repair.step import repair_ir
@@ -50,6 +50,7 @@ def repair(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     fits = FitOptions(repair=options, threads=context.threads)
-    model = load(reference)
-    result, report = repair_ir(model, load(candidate), samples, fits, progress=context.progress)
+    model, source = load(reference), load(candidate)
+    result, report = repair_ir(model, clone(source), samples, fits, progress=context.progress)
+    result, report = accepted(options, source, result, report)
     return judged_result(options, candidate, (model, result), report, samples, context)

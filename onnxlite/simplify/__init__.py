@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onnxlite.apply import as_result
-from onnxlite.model import ModelLike, load
+from onnxlite.apply import accepted, as_result
+from onnxlite.model import ModelLike, clone, load
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.opset import upgrade_opset
 from onnxlite.simplify.options import Simplify, SimplifyReport
@@ -52,5 +52,6 @@ def simplify(
         LoadError, InvalidModelError: the model cannot be read.
         SamplesError: the samples do not fit the model.
     """
-    result, report = simplify_ir(load(model), samples, options, context, rules=rules)
-    return as_result(model, result, report)
+    source = load(model)
+    result, report = simplify_ir(clone(source), samples, options, context, rules=rules)
+    return as_result(model, *accepted(options, source, result, report))

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxlite.errors import LoadError, ModelError, OnnxliteError
 from onnxlite.model import load, size_bytes
 from onnxlite.save import save
-from onnxlite.simplify.verify import same_interface
+from onnxlite.validity import interface_difference
 
 _WORKER = Path(__file__).with_name("onnxsim_worker.py")
 #: onnxsim keeps several copies of a model in memory.
@@ -87,7 +87,7 @@ def _usable(model: ir.Model, path: Path) -> ir.Model | str:
         result = load(path)
     except (LoadError, ModelError) as error:
         return f"its result is not a valid model: {error}"
-    if (difference := same_interface(model, result)) is not None:
+    if (difference := interface_difference(model, result)) is not None:
         return f"its result has another interface: {difference}"
     for old, new in zip(model.graph.outputs, result.graph.outputs, strict=True):
         new.shape = old.shape

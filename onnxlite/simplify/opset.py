@@ -11,7 +11,8 @@ from onnxlite.opset import opset_version
 from onnxlite.opset import upgrade_opset as converted
 from onnxlite.records import Skipped
 from onnxlite.samples import SamplesLike
-from onnxlite.simplify.verify import same_interface, take_reference
+from onnxlite.simplify.verify import take_reference
+from onnxlite.validity import interface_difference
 
 
 def upgrade_opset(
@@ -38,7 +39,7 @@ def upgrade_opset(
     result = converted(model, version)
     if isinstance(result, Skipped):
         raise UnsupportedError(result.message)
-    if (difference := same_interface(model, result)) is None and verify:
+    if (difference := interface_difference(model, result)) is None and verify:
         difference = take_reference(model, samples=samples).difference(result)
     if difference is not None:
         raise UnsupportedError(f"upgrading to opset {version} changes the model: {difference}")

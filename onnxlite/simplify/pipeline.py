@@ -26,6 +26,7 @@ from onnxlite.simplify.rewrite import Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES
 from onnxlite.simplify.verify import Reference, take_reference
 from onnxlite.step import StepContext
+from onnxlite.validity import restore_interface
 
 #: Folding may enlarge the model by this many bytes, or this fraction if that is more.
 GROWTH_BYTES = 1 << 20
@@ -71,7 +72,7 @@ def simplify_ir(
     progress("simplify", _MAX_ROUNDS, _MAX_ROUNDS)
     if not log.changes.total:
         model = original
-    _restore_interface(original, model)
+    restore_interface(original, model)
     return model, _report(original, model, reference, log, time.perf_counter() - started)
 
 
@@ -198,19 +199,6 @@ def count_nodes(model: ir.Model) -> int:
 
 def _count_constants(model: ir.Model) -> int:
     return sum(node.op_type == "Constant" for graph in iter_graphs(model) for node in graph)
-
-
-def _restore_interface(original: ir.Model, model: ir.Model) -> None:
-    """Inputs and outputs keep the shapes and types they were declared with."""
-    kept = {value.name: value for value in original.graph.inputs}
-    for value in model.graph.inputs:
-        if value.name in kept:
-            value.shape = kept[value.name].shape
-    for old, new in zip(original.graph.outputs, model.graph.outputs, strict=True):
-        if old.shape is not None:
-            new.shape = old.shape
-        if old.type is not None:
-            new.type = old.type
 
 
 def _report(

@@ -8,7 +8,6 @@ places.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,23 +168,3 @@ def relative_difference(expected: Any, found: Any) -> float:
         return 0.0
     scale = max(float(np.abs(a).max()), float(np.finfo(np.float32).tiny))
     return float(np.abs(a - b).max()) / scale
-
-
-def same_interface(original: ir.Model, candidate: ir.Model) -> str | None:
-    """Say how inputs or outputs (names, order, types, dynamic axes) differ; None if equal."""
-    for kind, old, new in (
-        ("input", _fed(original), _fed(candidate)),
-        ("output", list(original.graph.outputs), list(candidate.graph.outputs)),
-    ):
-        if [v.name for v in old] != [v.name for v in new]:
-            return f"the {kind}s are {[v.name for v in new]}"
-        for a, b in itertools.zip_longest(old, new):
-            if a.dtype != b.dtype:
-                return f"{kind} {a.name!r} became {b.dtype}"
-            if kind == "input" and str(a.shape) != str(b.shape):
-                return f"{kind} {a.name!r} has shape {b.shape} instead of {a.shape}"
-    return None
-
-
-def _fed(model: ir.Model) -> list[ir.Value]:
-    return [value for value in model.graph.inputs if not value.is_initializer()]

@@ -7,9 +7,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxlite.apply import judged_result
+from onnxlite.apply import accepted, judged_result
 from onnxlite.errors import MissingPackageError
-from onnxlite.model import ModelLike, load
+from onnxlite.model import ModelLike, clone, load
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Result, StepContext, from_options
 from onnxlite.tune.options import Labels, Tune, TuneReport
@@ -57,8 +57,9 @@ def tune(
         SamplesError: the samples do not fit the model.
         ExecutionError: ONNX Runtime does not run one of the models.
     """
-    model = load(reference)
-    result, report = tune_ir(model, load(candidate), samples, options, context, labels=labels)
+    model, source = load(reference), load(candidate)
+    result, report = tune_ir(model, clone(source), samples, options, context, labels=labels)
+    result, report = accepted(options, source, result, report)
     return judged_result(options, candidate, (model, result), report, samples, context)
 
 
