@@ -1153,6 +1153,7 @@ def simplify(
     verify: bool = True,
     onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
+    max_growth: float = 0.0,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, SimplifyReport]:
     """Fold, fuse and clean up the graph without changing what it computes.
@@ -1166,6 +1167,9 @@ def simplify(
         onnxsim: Run onnxsim too, in a child process: `"auto"` where it can add something, that is
             where the graph has operators that onnxlite has no rules for; True always.
         time_limit_s: Seconds that onnxsim may take, in every round.
+        max_growth: Fraction by which folded constants may enlarge the model. With 0 the result
+            holds no more bytes of constants and nodes: what would store a constant twice is left
+            unfolded.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1188,6 +1192,7 @@ def simplify(
     verify: bool = True,
     onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
+    max_growth: float = 0.0,
     progress: Progress = ...,
 ) -> Result[ir.Model, SimplifyReport]: ...
 @overload

@@ -29,7 +29,14 @@ from onnxlite.graph import (
 from onnxlite.ops import spec_of
 from onnxlite.records import Skipped
 from onnxlite.simplify.graph_cleanup import remove_dead
-from onnxlite.simplify.rewrite import Context, Refused, Replacement, Rewrite
+from onnxlite.simplify.rewrite import (
+    NODE_BYTES,
+    Context,
+    Refused,
+    Replacement,
+    Rewrite,
+    freed_bytes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -219,8 +226,8 @@ def _growth(root: ir.Node, replacement: Replacement) -> float:
     if replacement.nodes:
         return 0
     made = {id(v): v.const_value for v in _new_constants(replacement)}
-    read = (v.const_value for v in root.inputs if v is not None)
-    before = sum(tensor.nbytes for tensor in read if tensor is not None)
+    replaced = [node for old, _ in replacement.outputs if (node := old.producer()) is not None]
+    before = freed_bytes([root, *replaced]) + NODE_BYTES * len({root, *replaced})
     return max(0, sum(tensor.nbytes for tensor in made.values() if tensor is not None) - before)
 
 
@@ -238,7 +245,7 @@ def _splice(root: ir.Node, graph: ir.Graph, replacement: Replacement, names: Nam
     for value in _new_constants(replacement):
         if not value.is_initializer():
             value.name = names.fresh(value.name or "constant")
-            graph.register_initializer(value)
+            (replacement.home or graph).register_initializer(value)
     for node in replacement.nodes:
         node.name = names.fresh(f"{root.name}_{node.op_type}")
         for output in node.outputs:

@@ -73,6 +73,16 @@ class Simplify(Step, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Seconds that onnxsim may take, in every round.")
     ] = 120.0
 
+    max_growth: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Fraction by which folded constants may enlarge the model. With 0 the "
+            "result holds no more bytes of constants and nodes: what would store a constant "
+            "twice is left unfolded.",
+        ),
+    ] = 0.0
+
     @property
     def fits_samples(self) -> bool:
         """False: samples only verify the rewrites."""

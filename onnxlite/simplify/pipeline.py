@@ -22,18 +22,23 @@ from onnxlite.simplify.driver import Outcome as Run
 from onnxlite.simplify.graph_cleanup import merge_duplicate_initializers, remove_all_dead
 from onnxlite.simplify.onnxsim import run_onnxsim
 from onnxlite.simplify.options import OnnxsimChoice, Simplify, SimplifyChanges, SimplifyReport
-from onnxlite.simplify.rewrite import Rewrite
+from onnxlite.simplify.rewrite import NODE_BYTES, Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES
 from onnxlite.simplify.verify import Reference, take_reference
 from onnxlite.step import StepContext
 from onnxlite.validity import restore_interface
 
-#: Folding may enlarge the model by this many bytes, or this fraction if that is more.
+#: A folding may enlarge a model by this many bytes, or this fraction if that is more, as long as
+#: the whole does not grow.
 GROWTH_BYTES = 1 << 20
 GROWTH_FRACTION = 0.02
 #: After so many wrong firings of one rule the rule itself is at fault.
 _MAX_WRONG_FIRINGS = 3
 _MAX_ROUNDS = 3
+#: Attributes that hold as many numbers as a constant.
+_LISTS = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
+#: Largest constant that onnxsim may make where larger ones enlarge the model.
+_SMALL_FOLD_BYTES = 1 << 10
 
 
 @dataclass
@@ -58,22 +63,77 @@ def simplify_ir(
     reference = take_reference(original, samples=samples, verify=options.verify)
     if rules is None:
         rules = DEFAULT_RULES if reference.runs else EXACT_RULES
-    log = _Log()
-    model = _cleaned(model, reference, log)
-    for number in range(_MAX_ROUNDS):
-        progress("simplify", number, _MAX_ROUNDS)
-        model = _rewritten(model, rules, reference, log, progress)
-        if not _wants_onnxsim(model, options.onnxsim):
-            break
-        shrunk = _by_onnxsim(model, reference, log, time_limit=options.time_limit_s)
-        if shrunk is None:
-            break
-        model = shrunk
-    progress("simplify", _MAX_ROUNDS, _MAX_ROUNDS)
+    size = size_bytes(original)
+    allowed = int(options.max_growth * size)
+    growth = max(GROWTH_BYTES, int(max(GROWTH_FRACTION, options.max_growth) * size))
+    work = _Work(reference, rules, options, progress, growth)
+    made = work.simplified(model)
+    if _file_bytes(made) > work.inlined + allowed:
+        # What others read smaller may pay for: only if the whole grows, each folding is held back.
+        work = _Work(reference, rules, options, progress, allowed)
+        made = work.simplified(clone(original))
+    log = work.log
+    if _file_bytes(made) > work.inlined + allowed:
+        before, after = work.inlined, _file_bytes(made)
+        reason = f"the result would hold {after:,} bytes instead of {before:,}: raise max_growth"
+        log = _Log(skipped=[*log.skipped, Skipped("simplify", "", "grows", reason)])
     if not log.changes.total:
-        model = original
-    restore_interface(original, model)
-    return model, _report(original, model, reference, log, time.perf_counter() - started)
+        made = original
+    restore_interface(original, made)
+    return made, _report(original, made, reference, log, time.perf_counter() - started)
+
+
+def _file_bytes(model: ir.Model) -> int:
+    """Bytes of all constants, and the least that the nodes take."""
+    listed = sum(
+        len(attr.value) * 8
+        for graph in iter_graphs(model)
+        for node in graph
+        for attr in node.attributes.values()
+        if attr.type in _LISTS and not attr.is_ref()
+    )
+    return size_bytes(model) + listed + NODE_BYTES * count_nodes(model)
+
+
+@dataclass
+class _Work:
+    """One simplification of a model.
+
+    Attributes:
+        reference: outputs of the original.
+        rules: the rewrites.
+        options: of the step.
+        progress: called as rounds are done.
+        growth: bytes by which folding may enlarge the model.
+        log: what was changed and what was not.
+        inlined: bytes of the model at first, with its functions inlined.
+    """
+
+    reference: Reference
+    rules: Sequence[Rewrite]
+    options: Simplify
+    progress: Progress
+    growth: int
+    log: _Log = field(default_factory=_Log)
+    inlined: int = 0
+
+    def simplified(self, model: ir.Model) -> ir.Model:
+        """Return the simplified model; `model` is changed."""
+        functions, self.inlined = len(model.functions), _file_bytes(model)
+        model = _cleaned(model, self.reference, self.log)
+        if functions:
+            self.inlined = max(self.inlined, _file_bytes(model))
+        for number in range(_MAX_ROUNDS):
+            self.progress("simplify", number, _MAX_ROUNDS)
+            model = _rewritten(model, self)
+            if not _wants_onnxsim(model, self.options.onnxsim):
+                break
+            shrunk = _by_onnxsim(model, self)
+            if shrunk is None:
+                break
+            model = shrunk
+        self.progress("simplify", _MAX_ROUNDS, _MAX_ROUNDS)
+        return model
 
 
 def _cleaned(model: ir.Model, reference: Reference, log: _Log) -> ir.Model:
@@ -96,15 +156,9 @@ def _cleaned(model: ir.Model, reference: Reference, log: _Log) -> ir.Model:
     return model
 
 
-def _rewritten(
-    model: ir.Model,
-    rules: Sequence[Rewrite],
-    reference: Reference,
-    log: _Log,
-    progress: Progress,
-) -> ir.Model:
+def _rewritten(model: ir.Model, work: _Work) -> ir.Model:
     """Rewrite to the fixed point; a firing that changes the outputs is left out alone."""
-    growth = max(GROWTH_BYTES, int(GROWTH_FRACTION * size_bytes(model)))
+    rules, reference, growth = work.rules, work.reference, work.growth
     trust = reference.skipped is None
     blocked: frozenset[Firing] = frozenset()
     rolled_back: list[Skipped] = []
@@ -118,16 +172,16 @@ def _rewritten(
             growth=growth,
             trust_shapes=trust,
             blocked=blocked,
-            on_pass=lambda number: progress("rewrite", number, number + 1),
+            on_pass=lambda number: work.progress("rewrite", number, number + 1),
         )
         merged = merge_duplicate_initializers(candidate)
         difference = reference.difference(candidate) if run.firings else None
         if difference is None:
-            progress("rewrite", 1, 1)
-            log.changes += SimplifyChanges(
+            work.progress("rewrite", 1, 1)
+            work.log.changes += SimplifyChanges(
                 merge_duplicate_initializers=merged, rewrites=run.changes
             )
-            log.skipped = [*log.skipped, *run.skipped, *rolled_back]
+            work.log.skipped = [*work.log.skipped, *run.skipped, *rolled_back]
             return candidate
         if trust:
             trust = False  # the declared shapes may be what is wrong
@@ -168,11 +222,18 @@ def _wants_onnxsim(model: ir.Model, choice: OnnxsimChoice) -> bool:
     return choice is True or any(not spec_of(node).op_type for node in iter_nodes(model))
 
 
-def _by_onnxsim(
-    model: ir.Model, reference: Reference, log: _Log, *, time_limit: float
-) -> ir.Model | None:
-    """Return the model that onnxsim makes, if it is smaller and computes the same."""
-    result = run_onnxsim(model, time_limit=time_limit, fold_bytes=GROWTH_BYTES)
+def _by_onnxsim(model: ir.Model, work: _Work) -> ir.Model | None:
+    """Return the model that onnxsim makes, if it has fewer nodes and computes the same.
+
+    Where its foldings enlarge the model, they are limited to small constants.
+    """
+    reference, log, limit = work.reference, work.log, _file_bytes(model) + work.growth
+    result: ir.Model | str = ""
+    for fold_bytes in (GROWTH_BYTES, _SMALL_FOLD_BYTES):
+        result = run_onnxsim(model, time_limit=work.options.time_limit_s, fold_bytes=fold_bytes)
+        if isinstance(result, str) or _file_bytes(result) <= limit:
+            break
+        result = "its result is larger, since it folds constants that others read"
     if isinstance(result, str):
         reason = result
     elif reference.skipped is not None:

@@ -35,11 +35,14 @@ class Replacement:
     replaced too. Constants made with `constant` are registered
     as initializers by the driver. An old value keeps its name if its new value comes
     from a new node, and a graph output keeps its name in any case.
+
+    New constants go into the graph of the root, or into `home`, where other graphs read them.
     """
 
     nodes: tuple[ir.Node, ...]
     outputs: tuple[tuple[ir.Value, ir.Value], ...]
     before: ir.Node | None = None
+    home: ir.Graph | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,23 @@ def bypass(node: ir.Node, value: ir.Value | None) -> Outcome:
     return Replacement((), ((output, value),))
 
 
+#: Bytes that a node takes in a file at least.
+NODE_BYTES = 64
+
 #: Constants above this many elements are weights; no rule looks for a pattern in them.
 SMALL = 1 << 16
+
+
+def freed_bytes(nodes: Sequence[ir.Node]) -> int:
+    """Bytes of the constants that nothing but these nodes reads."""
+    read = {value for value in nodes[0].inputs if value is not None}
+    return sum(
+        tensor.nbytes
+        for value in read
+        if (tensor := const_tensor(value)) is not None
+        and not value.is_graph_output()
+        and all(user in nodes for user, _ in value.uses())
+    )
 
 
 class ConstOperand(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -24,7 +25,16 @@ from onnxlite.graph import (
 from onnxlite.model import unmapped
 from onnxlite.ops import spec_of
 from onnxlite.runtime import Session
-from onnxlite.simplify.rewrite import Context, Outcome, Refused, Replacement, axes_of, rule
+from onnxlite.simplify.rewrite import (
+    NODE_BYTES,
+    Context,
+    Outcome,
+    Refused,
+    Replacement,
+    axes_of,
+    freed_bytes,
+    rule,
+)
 
 
 @rule("inline-if", "If")
@@ -122,10 +132,11 @@ _MAX_HELD_BYTES = 1 << 20
 
 @rule("fold-constants")
 def fold_constants(node: ir.Node, context: Context) -> Outcome:
-    """f(constants) -> a constant.
+    """f(constants) -> a constant, which all equal nodes share.
 
-    Declines when the result would enlarge the file noticeably (an expanded scalar), for
-    random operators, quantization, subgraphs, and types NumPy does not have.
+    Declines when the result would enlarge the file noticeably (an expanded scalar, a constant
+    that other nodes still read), for random operators, quantization, subgraphs, and types NumPy
+    does not have.
     """
     spec = spec_of(node)
     # Folding Q and DQ would undo a quantized model's purpose.
@@ -139,26 +150,75 @@ def fold_constants(node: ir.Node, context: Context) -> Outcome:
     if any(value.dtype is not None and not _native(value.dtype) for value in node.inputs if value):
         return None
     nbytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    allowed = max(nbytes, min(_MAX_GROWTH_BYTES, context.growth))
+    equal = _equal_nodes(node)
+    freed = freed_bytes(equal) + NODE_BYTES * len(equal)
+    allowed = freed + max(0, min(_MAX_GROWTH_BYTES - freed, context.growth))
     if nbytes > _MAX_BYTES:
         return Refused(f"its inputs hold {nbytes >> 20} MiB, too much to compute with in memory")
     expected = _expected_bytes(node)
     if expected is not None and expected > allowed:
-        return Refused(f"its result of {expected:,} bytes would be larger than its inputs")
+        return _larger(expected, freed, nbytes)
     program = _Program.of(node, context.opset)
     arrays = program.run()
     if arrays is None:
         return None
-    if sum(array.nbytes for array in arrays) > allowed:
-        total = sum(array.nbytes for array in arrays)
-        return Refused(f"its result of {total:,} bytes would be larger than its inputs")
+    total = sum(array.nbytes for array in arrays)
+    if total > allowed:
+        return _larger(total, freed, nbytes)
     olds = [output for output in node.outputs if output.name]
     if len(olds) == 1 and nbytes > _MAX_HELD_BYTES and program.reads_from_disk:
-        return Replacement((), ((olds[0], program.on_demand(arrays[0], olds[0].name or "")),))
-    pairs = zip(olds, arrays, strict=True)
-    return Replacement(
-        (), tuple((old, constant(array, old.name or "folded")) for old, array in pairs)
-    )
+        made = [program.on_demand(arrays[0], olds[0].name or "")]
+    else:
+        made = [constant(a, old.name or "folded") for old, a in zip(olds, arrays, strict=True)]
+    places = [node.outputs.index(old) for old in olds]
+    pairs = [
+        (each.outputs[place], new)
+        for each in equal
+        for place, new in zip(places, made, strict=True)
+    ]
+    return Replacement((), tuple(pairs), home=_home(equal))
+
+
+def _larger(result: int, freed: int, read: int) -> Refused:
+    """Say why a result is not stored."""
+    if freed < read:
+        return Refused(
+            f"its result of {result:,} bytes would be stored besides its inputs, which other "
+            "nodes read as well",
+            "inputs-stay",
+        )
+    return Refused(f"its result of {result:,} bytes would be larger than its inputs", "grows")
+
+
+def _equal_nodes(node: ir.Node) -> list[ir.Node]:
+    """The nodes of any graph that compute the same from the same constants, `node` first.
+
+    Nodes that make an output of a graph are equal to no other.
+    """
+    if not node.inputs or any(output.is_graph_output() for output in node.outputs):
+        return [node]
+    first = next(value for value in node.inputs if value is not None)
+    attributes = {name: attr.value for name, attr in node.attributes.items()}
+    others = [
+        user
+        for user, _ in first.uses()
+        if user is not node
+        and user.op_identifier() == node.op_identifier()
+        and list(user.inputs) == list(node.inputs)
+        and [bool(o.name) for o in user.outputs] == [bool(o.name) for o in node.outputs]
+        and {name: attr.value for name, attr in user.attributes.items()} == attributes
+        and not any(output.is_graph_output() for output in user.outputs)
+    ]
+    return [node, *dict.fromkeys(others)]
+
+
+def _home(nodes: Sequence[ir.Node]) -> ir.Graph | None:
+    """The graph for a result that several nodes share: that of their inputs."""
+    graphs = {node.graph for node in nodes}
+    if len(graphs) == 1:
+        return None
+    owners = [value.graph for value in nodes[0].inputs if value is not None]
+    return next((graph for graph in owners if isinstance(graph, ir.Graph)), None)
 
 
 def _expected_bytes(node: ir.Node) -> int | None:
