@@ -2,7 +2,8 @@
 
 Everything is written under temporary names beside the target, flushed to disk, and
 renamed. A model with external data commits with the rename of its `.onnx`: the data
-file gets a name that no present file has, and the one it replaces goes afterwards.
+file gets a name that no present file has, and the one it replaces goes afterwards. Both
+happen under a lock of the directory, so that two writers cannot mix their files.
 """
 
 from __future__ import annotations
@@ -10,12 +11,21 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from glob import escape
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
+from onnx import external_data_helper
 
 from onnxlite.errors import OptionError, SaveError
-from onnxlite.files import staging_directory, sync_directory, sync_file, write_synced
+from onnxlite.files import (
+    exclusive,
+    staging_directory,
+    sync_directory,
+    sync_file,
+    write_synced,
+)
 from onnxlite.graph import iter_graphs
 from onnxlite.model import (
     PROTO_LIMIT_BYTES,
@@ -67,17 +77,15 @@ def save(
         _check_target(target, source)
         external = _is_external(external_data, source)
         _check_space(target, size_bytes(source))
-        replaced = _data_files_of(target)
         with staging_directory(target) as staging:
+            data = None
             if external:
-                _write_external(source, target, staging, progress)
+                data = _write_external(source, target, staging, progress)
             else:
                 progress("save", 0, 1)
                 write_synced(staging / target.name, to_bytes(source))
-                os.replace(staging / target.name, target)
-        sync_directory(target.parent)
-        for file in replaced - mapped_files(source):
-            file.unlink(missing_ok=True)
+            with exclusive(target.parent):
+                _commit(target, staging, data, kept=mapped_files(source))
         progress("save", 1, 1)
     except OSError as error:
         raise SaveError(f"cannot write {str(target)!r}: {_remedy(error)}") from error
@@ -110,7 +118,58 @@ def _is_external(external_data: ExternalData, model: ir.Model) -> bool:
     return external_data == "always" or (external_data == "auto" and nbytes > EXTERNAL_ABOVE_BYTES)
 
 
-def _write_external(model: ir.Model, target: Path, staging: Path, progress: Progress) -> None:
+def _commit(target: Path, staging: Path, data: str | None, *, kept: frozenset[Path]) -> None:
+    """Rename the staged files to their places; then data that nothing needs any more go.
+
+    Args:
+        target: the `.onnx` file.
+        staging: directory of the staged files.
+        data: name of the staged data file; None without external data.
+        kept: files that the model in memory is read from.
+    """
+    replaced = _data_files_of(target)
+    name = None
+    if data is not None:
+        # Another writer may have taken the name meanwhile.
+        name = _free_name(target)
+        if name != data:
+            _rename_data(staging / target.name, data, name)
+    try:
+        if name is not None and data is not None:
+            os.replace(staging / data, target.parent / name)
+        os.replace(staging / target.name, target)
+    except BaseException:
+        if name is not None:
+            (target.parent / name).unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+    present = (target.parent / name).resolve() if name is not None else None
+    for file in (replaced | _abandoned(target)) - kept - {present}:
+        file.unlink(missing_ok=True)
+
+
+def _rename_data(file: Path, old: str, new: str) -> None:
+    """Let a staged model refer to its data by another name."""
+    proto = onnx.ModelProto.FromString(file.read_bytes())
+    for tensor in external_data_helper._get_all_tensors(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == old:
+                entry.value = new
+    write_synced(file, proto.SerializeToString())
+
+
+def _abandoned(target: Path) -> frozenset[Path]:
+    """Numbered data files of writers that were killed before they renamed their model.
+
+    Called under the lock, when no other writer is between its two renames.
+    """
+    found = target.parent.glob(f"{escape(target.name)}.*.data")
+    numbered = (f for f in found if f.name[len(target.name) + 1 : -len(".data")].isdecimal())
+    return frozenset(f.resolve() for f in numbered if not f.is_symlink())
+
+
+def _write_external(model: ir.Model, target: Path, staging: Path, progress: Progress) -> str | None:
+    """Stage a model and its data file; returns the name of the latter, if there is one."""
     name = _free_name(target)
     values = [
         value
@@ -133,14 +192,10 @@ def _write_external(model: ir.Model, target: Path, staging: Path, progress: Prog
         for value, tensor in zip(values, tensors, strict=True):
             value.const_value = tensor
     write_synced(staging / target.name, content)
-    try:
-        if (staging / name).exists():
-            sync_file(staging / name)
-            os.replace(staging / name, target.parent / name)
-        os.replace(staging / target.name, target)
-    except BaseException:
-        (target.parent / name).unlink(missing_ok=True)
-        raise
+    if not (staging / name).exists():
+        return None
+    sync_file(staging / name)
+    return name
 
 
 def _free_name(target: Path) -> str:

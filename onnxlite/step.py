@@ -27,7 +27,7 @@ import onnx
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.errors import OptionError
+from onnxlite.errors import OnnxliteError, OptionError
 from onnxlite.model import clone
 from onnxlite.options import Field, Options, check_names, fields_of
 from onnxlite.records import (
@@ -41,6 +41,7 @@ from onnxlite.records import (
 )
 from onnxlite.samples import Samples, SamplesLike, input_specs
 from onnxlite.save import save
+from onnxlite.validity import explained
 
 ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
 ReportT = TypeVar("ReportT")
@@ -313,7 +314,13 @@ def from_options(
             context = StepContext(
                 **{f.name: bound.pop(f.name) for f in circumstances if f.name in bound}
             )
-            return function(**extra, options=record(**bound), context=context)
+            options = record(**bound)
+            try:
+                return function(**extra, options=options, context=context)
+            except OnnxliteError:
+                raise
+            except Exception as error:
+                raise explained(error, extra, function.__name__) from error
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.__doc__ = _documented(function.__doc__ or "", [*options, *circumstances])

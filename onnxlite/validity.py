@@ -8,17 +8,20 @@ is treated alike, whoever made it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 
-from onnxlite.errors import UnsupportedError
+from onnxlite.errors import InvalidModelError, OnnxliteError, UnsupportedError
 from onnxlite.graph import Names, all_value_names, iter_graphs, iter_nodes
-from onnxlite.model import SPARSE_KEY, clone, to_proto
+from onnxlite.model import SPARSE_KEY, clone, load, to_proto
 
 #: Scales, axes and bounds decide types and shapes; larger tensors are weights.
 _WEIGHT_BYTES = 1024
+#: Names of arguments that are models.
+_MODELS = ("model", "reference", "candidate")
 _FLOATS = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
 
 
@@ -138,6 +141,29 @@ def checker_fault(model: ir.Model) -> str | None:
         text = [line for line in str(error).splitlines() if line.strip()]
         return text[0] if text else type(error).__name__
     return None
+
+
+def explained(error: Exception, arguments: Mapping[str, Any], name: str) -> Exception:
+    """Return what the checker has against a model that broke a function, or the error itself.
+
+    Models that ONNX Runtime runs need not pass the checker, which takes time as well: so it is
+    asked only about a model that cannot be handled.
+
+    Args:
+        error: anything but errors that are raised on purpose.
+        arguments: of the function by name; the first invalid model is to blame.
+        name: of the function.
+    """
+    if isinstance(error, OSError | MemoryError):
+        return error
+    for key in _MODELS:
+        try:
+            fault = checker_fault(load(arguments[key])) if key in arguments else None
+        except OnnxliteError as refusal:
+            fault = str(refusal)
+        if fault is not None:
+            return InvalidModelError(f"{name} cannot handle the model, which onnx refuses: {fault}")
+    return error
 
 
 def take_weights(model: ir.Model, graphs: Iterable[ir.Graph]) -> dict[str, ir.TensorProtocol]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,22 @@ def test_a_staging_directory_lies_beside_its_target(tmp_path: Path) -> None:
     with staging_directory(tmp_path / ("long" * 60)) as directory:
         assert directory.parent == tmp_path
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    command = "import os, sys, pathlib; from onnxlite.files import staging_directory\n"
+    command += "with staging_directory(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", command, str(path)], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    write_atomically(tmp_path / "other.bin", b"other")
+    assert len(list(tmp_path.iterdir())) == 2
+    write_atomically(path, b"new")
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "other.bin"]
+
+
+def test_a_directory_that_is_in_use_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with staging_directory(path) as first:
+        write_atomically(path, b"new")
+        assert first.is_dir()

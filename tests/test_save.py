@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +323,46 @@ def test_killed(external_model, reference, tmp_path, number, module, function, n
         assert files(target.parent) == left
     save(external_model, target)
     np.testing.assert_array_equal(outputs(target), reference)
+    # What the killed process had to leave is gone.
+    assert files(target.parent) <= {"m.onnx", "m.onnx.data"}
+
+
+def test_two_writers_of_external_data_do_not_mix_their_files(tmp_path, monkeypatch):
+    """Each has weights of its own; the result is one of them, with its own data."""
+    replace, rng = os.replace, np.random.default_rng(0)
+
+    def slowly(*names):
+        """Leave others time between the two renames of a model."""
+        replace(*names)
+        time.sleep(rng.random() * 0.03)
+
+    monkeypatch.setattr(os, "replace", slowly)
+    nets = {
+        value: parse(
+            f"""<ir_version: 8, opset_import: ["": 17]>
+            g (float[1,64] x) => (float[1,{value}] y) <float[64,{value}] w>
+            {{ y = MatMul(x, w) }}""",
+            seed=value,
+        )
+        for value in (8, 16, 32, 64)
+    }
+    weights = [onnx.numpy_helper.to_array(net.graph.initializer[0]) for net in nets.values()]
+    for folder in (tmp_path / str(number) for number in range(6)):
+        folder.mkdir()
+        target, barrier = folder / "m.onnx", threading.Barrier(len(nets))
+
+        def write(net, target=target, barrier=barrier):
+            barrier.wait()
+            save(net, target, external_data="always")
+
+        threads = [threading.Thread(target=write, args=(net,)) for net in nets.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = load(target).graph.initializers["w"].const_value.numpy()
+        assert any(np.array_equal(found, weight) for weight in weights)
+        assert len(files(folder)) == 2
 
 
 def test_two_writers_at_once(external_model, reference, tmp_path):
