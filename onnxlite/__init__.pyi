@@ -807,7 +807,8 @@ def quantize_static(
             `qnn` and `generic`; brings the model to opset 21.
         min_sqnr_db: SQNR in dB that the worst output must keep on held-out samples. As few layers
             as needed stay float, or get 16-bit activations where the target has them; the report
-            says whether the SQNR was reached.
+            says whether the SQNR was reached. None: only a result with 8-bit weights below 15 dB
+            gets such layers, to reach 20 dB. 0: none.
         limit: Use at most this many samples; None uses all.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         executor: Workers that calibrate on a shard of the samples each; what they find merges

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxlite.fidelity import OutputErrors, ReferenceOutputs, output_layout
+from onnxlite.fidelity import OutputErrors, ReferenceOutputs, output_layout, paired_gain_db
 
 RNG = np.random.default_rng(0)
 
@@ -107,6 +107,20 @@ def test_the_worst_part_has_its_own_noise(small: float, split: int, noise: float
     candidate = reference.copy()
     candidate[:, split:] *= 1 + noise
     assert errors(reference, candidate).worst_db == pytest.approx(-20 * np.log10(noise))
+
+
+def test_a_gain_is_that_of_the_worst_part() -> None:
+    """Large values get better and small ones worse: the sum of both would be a gain."""
+    rng = np.random.default_rng(3)
+    reference = rng.standard_normal((32, 8)) * [100, 100, 100, 100, 1, 1, 1, 1]
+    noise = rng.standard_normal((32, 8))
+    before, after = (
+        errors(reference, reference + noise * ([large] * 4 + [small] * 4))
+        for large, small in ((1.0, 0.01), (0.5, 0.1))
+    )
+    gain, deviation = paired_gain_db(before, after)
+    assert gain == pytest.approx(-20)
+    assert deviation == pytest.approx(0, abs=1e-6)
 
 
 def test_feeds_of_several_sizes_are_compared() -> None:

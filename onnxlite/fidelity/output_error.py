@@ -278,7 +278,7 @@ class OutputErrors:
 
 
 def paired_gain_db(before: OutputErrors, after: OutputErrors) -> tuple[float, float]:
-    """Compare two candidates sample by sample: what the second gains at its worst output.
+    """Compare two candidates sample by sample: what the second gains at its worst part.
 
     The SQNR of few samples is that of their worst, and the better of two candidates by it is often
     the luckier. Gains on the same samples vary less.
@@ -287,7 +287,9 @@ def paired_gain_db(before: OutputErrors, after: OutputErrors) -> tuple[float, fl
         Mean over the samples of the gain in dB, and its standard error (infinite for one sample).
     """
     worst = min(after.outputs.values(), key=lambda error: error.sqnr_db)
-    noises = (errors.outputs[worst.name].sums[..., 1].sum(axis=1) for errors in (before, after))
+    decided = [i for i, part in enumerate(worst.parts) if not part.undecided]
+    least = sorted(decided or range(len(worst.parts)), key=lambda i: worst.parts[i].sqnr_db)
+    noises = (errors.outputs[worst.name].sums[:, least[0], 1] for errors in (before, after))
     gains = gains_db(*noises)
     if len(gains) < 2:
         return float(gains.mean()) if len(gains) else 0.0, math.inf

@@ -179,6 +179,7 @@ class QuantizeStaticReport(StepReport, frozen=True, kw_only=True):
         tables: look-up tables in 8 bits.
         smoothed_values: activations that SmoothQuant divided.
         cut_ranges: ranges that calibration samples exceed, the most cut one first.
+        sqnr_db: SQNR in dB of the worst part of an output on `hold_out`; None without any error.
         resolved_options: the placement, if it was measured.
     """
 
@@ -187,6 +188,7 @@ class QuantizeStaticReport(StepReport, frozen=True, kw_only=True):
     tables: tuple[QuantizedTable, ...] = ()
     smoothed_values: tuple[SmoothedValue, ...] = ()
     cut_ranges: tuple[CutRange, ...] = ()
+    sqnr_db: float | None = None
     resolved_options: ResolvedPlacement | None = None
 
     def __str__(self) -> str:
@@ -203,7 +205,9 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
     report: ClassVar[type[StepReport]] = QuantizeStaticReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
     runtime: ClassVar[tuple[str, ...]] = ("threads", "executor", "floor_db", "progress")
-    advice: ClassVar[str] = "give `min_sqnr_db`, which keeps sensitive layers float, or `tune`"
+    advice: ClassVar[str] = (
+        "give a higher `min_sqnr_db`, which keeps sensitive layers float, or `tune`"
+    )
     holds_out: ClassVar[Literal["feeds", "spread samples"]] = "spread samples"
 
     target: TargetOption = "cpu"
@@ -270,7 +274,8 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
             Meta(
                 description="SQNR in dB that the worst output must keep on held-out samples. "
                 "As few layers as needed stay float, or get 16-bit activations where the target "
-                "has them; the report says whether the SQNR was reached."
+                "has them; the report says whether the SQNR was reached. None: only a result "
+                "with 8-bit weights below 15 dB gets such layers, to reach 20 dB. 0: none."
             ),
         ]
         | None

@@ -49,6 +49,9 @@ _PER_LAYER = 8
 _TRIALS = 6
 #: Smallest gain of kept layers that do not reach the SQNR; otherwise no layer is kept.
 _MIN_GAIN_DB = 1.0
+#: A result below the first SQNR is poor, and layers are kept to reach the second, in so many
+#: trials, if that gains so much.
+_POOR_DB, _AIM_DB, _FEW_TRIALS, _MIN_GAIN_IF_POOR_DB = 15.0, 20.0, 2, 3.0
 #: Largest fraction of the layers that are kept.
 _MAX_FRACTION = 0.5
 #: Resolution of the times, as a fraction of their sum.
@@ -64,19 +67,35 @@ class _Trial:
     sqnr_db: float
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Limits of the search for the fewest layers.
+
+    Attributes:
+        sqnr_db: what is to be reached.
+        trials: largest number of models quantized.
+        min_gain_db: smallest gain of kept layers that do not reach it.
+    """
+
+    sqnr_db: float
+    trials: int = _TRIALS
+    min_gain_db: float = _MIN_GAIN_DB
+
+
 def quantize_mixed_ir(
     model: ir.Model,
     samples: SamplesLike,
     options: QuantizeStatic,
     context: StepContext,
 ) -> tuple[ir.Model, QuantizeStaticReport]:
-    """Quantize a copy of a model to reach `options.min_sqnr_db`, if set.
+    """Quantize a copy of a model to reach `options.min_sqnr_db`; see `onnxlite.quantize_static`.
 
-    See `onnxlite.quantize_static`. If no trial reaches the SQNR, the result is the best trial,
-    and the report says so.
+    If no trial reaches the SQNR, the result is the best trial, and the report says so.
     """
     wanted = options.min_sqnr_db
     if wanted is None:
+        return _improved_if_poor(model, samples, options, context)
+    if wanted <= 0:
         return quantize_static_ir(model, samples, options, context)
     start = time.perf_counter()
     feeds = Samples(samples, input_specs(model), limit=options.limit)
@@ -99,8 +118,42 @@ def quantize_mixed_ir(
     noise: dict[str, float] = {}
     if first.sqnr_db < wanted:
         order, noise = _order(model, split.fitted, first, options, context)
-        kept, best = _fewest(order, noise, first, wanted, tried)
+        kept, best = _fewest(order, noise, first, _Limits(wanted), tried)
     report = _report(best, first, kept, noise, split.record, options)
+    return best.model, msgspec.structs.replace(report, seconds=time.perf_counter() - start)
+
+
+def _improved_if_poor(
+    model: ir.Model,
+    samples: SamplesLike,
+    options: QuantizeStatic,
+    context: StepContext,
+) -> tuple[ir.Model, QuantizeStaticReport]:
+    """Quantize everything that pays, and keep sensitive layers float if the result is poor.
+
+    Unlike with an SQNR that was asked for, all samples calibrate, the samples that every
+    quantization holds out judge it, and few trials are made.
+    """
+    start = time.perf_counter()
+    result, report = quantize_static_ir(model, samples, options, context)
+    hold_out, poor = report.hold_out, report.sqnr_db is not None and report.sqnr_db < _POOR_DB
+    # Who asks for fewer bits wants a small file: layers in float would make it large again.
+    if not poor or hold_out is None or len(report.layers) < 2 or options.weight_bits < 8:
+        return result, report
+    feeds = Samples(samples, input_specs(model), limit=options.limit)
+
+    def tried(layers: Sequence[str]) -> _Trial:
+        made, report = quantize_static_ir(model, feeds, _keeping(options, layers), context)
+        sqnr_db = math.inf if report.sqnr_db is None else report.sqnr_db
+        return _Trial(made, report, sqnr_db if report.changed else -math.inf)
+
+    assert report.sqnr_db is not None
+    first = _Trial(result, report, report.sqnr_db)
+    order, noise = _order(model, feeds, first, options, context)
+    limits = _Limits(_AIM_DB, trials=_FEW_TRIALS, min_gain_db=_MIN_GAIN_IF_POOR_DB)
+    kept, best = _fewest(order, noise, first, limits, tried)
+    wanted = msgspec.structs.replace(options, min_sqnr_db=_AIM_DB)
+    report = _report(best, first, kept, noise, hold_out, wanted) if kept else report
     return best.model, msgspec.structs.replace(report, seconds=time.perf_counter() - start)
 
 
@@ -161,15 +214,16 @@ def _fewest(
     order: Sequence[str],
     noise: dict[str, float],
     first: _Trial,
-    wanted: float,
+    limits: _Limits,
     tried: Callable[[Sequence[str]], _Trial],
 ) -> tuple[list[str], _Trial]:
     """Find the fewest top-ranked layers to keep for an SQNR, else the best trial.
 
     The noise fractions give the first number of layers. It is doubled until the SQNR is reached,
-    then bisected. If the SQNR is not reached and the best trial gains less than `_MIN_GAIN_DB`, no
-    layer is kept.
+    then bisected. If the SQNR is not reached and the best trial gains less than the limit, no layer
+    is kept.
     """
+    wanted = limits.sqnr_db
     most = max(1, int(_MAX_FRACTION * len(order)))
     left = 10 ** ((first.sqnr_db - wanted) / 10)
     rest = 1 - np.cumsum([noise[name] for name in order[:most]])
@@ -177,7 +231,7 @@ def _fewest(
     count = int(enough[0]) + 1 if enough.size else most
     too_few, best_count, best = 0, 0, first
     reached: int | None = None
-    for _ in range(_TRIALS):
+    for _ in range(limits.trials):
         trial = tried(order[:count])
         if trial.sqnr_db >= wanted:
             reached, best_count, best = count, count, trial
@@ -193,7 +247,7 @@ def _fewest(
             break
         else:
             count = (too_few + reached) // 2
-    if reached is None and best.sqnr_db < first.sqnr_db + _MIN_GAIN_DB:
+    if reached is None and best.sqnr_db < first.sqnr_db + limits.min_gain_db:
         return [], first
     return list(order[:best_count]), best
 

@@ -315,5 +315,6 @@ def _report(work: _Quantization) -> QuantizeStaticReport:
         resolved_options=work.resolved,
         hold_out=record,
         cut_ranges=work.ranges.cut,
+        sqnr_db=None if math.isinf(errors.worst_db) else errors.worst_db,
         seconds=time.perf_counter() - work.start,
     )

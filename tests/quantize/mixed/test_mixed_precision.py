@@ -16,7 +16,12 @@ from onnxlite.errors import OptionError
 from onnxlite.evaluate import compare
 from onnxlite.quantize import quantize_static
 from onnxlite.quantize.core.options import QuantizeStaticReport
-from onnxlite.quantize.mixed.mixed_precision import _fewest, _Trial, noise_fractions
+from onnxlite.quantize.mixed.mixed_precision import (
+    _fewest,
+    _Limits,
+    _Trial,
+    noise_fractions,
+)
 from onnxlite.quantize.mixed.sensitivity import LayerNoise
 from onnxlite.recipe import QuantizeStatic, Recipe, run
 from tests.odd_models import parse
@@ -71,7 +76,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_only_what_breaks_it_stays_float() -> None:
     proto, _ = uneven()
     fresh = np.random.default_rng(9).standard_normal((32, 4, 8, 8)).astype(np.float32)
-    baseline, _ = quantized(None)
+    baseline, _ = quantized(0)
     before = compare(proto, baseline, samples=fresh).sqnr_db
     result, report = quantized(before + 10)
     after = compare(proto, result, samples=fresh).sqnr_db
@@ -91,6 +96,19 @@ def test_where_it_is_reached_already_nothing_is_kept() -> None:
     assert len(report.layers) == 5
     assert "held out" in report.summary
     assert not [row for row in report.skipped if "SQNR" in row.message]
+
+
+def test_a_poor_result_is_improved_unless_that_is_unwanted() -> None:
+    proto, _ = uneven()
+    fresh = np.random.default_rng(9).standard_normal((32, 4, 8, 8)).astype(np.float32)
+    (poor, everything), (better, report) = quantized(0), quantized(None)
+    assert everything.sqnr_db < 10
+    assert len(everything.layers) == 5
+    assert report.sqnr_db > everything.sqnr_db + 9
+    assert 1 <= report.changes.layers_kept_for_sqnr <= 2
+    assert f"({everything.sqnr_db:.1f} dB without)" in report.summary
+    before, after = (compare(proto, made, samples=fresh).sqnr_db for made in (poor, better))
+    assert after > before + 9
 
 
 def test_what_cannot_be_reached_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -114,14 +132,14 @@ def test_what_is_not_enough_must_be_worth_its_time(gains: list[float], kept: int
 
     names = [f"layer{index}" for index in range(8)]
     noise = dict(zip(names, (0.5, 0.42, 0.03, 0.02, 0.01, 0.01, 0.005, 0.005), strict=True))
-    chosen, best = _fewest(names, noise, first, 40.0, tried)
+    chosen, best = _fewest(names, noise, first, _Limits(40.0), tried)
     assert len(chosen) == kept
     assert best.sqnr_db == pytest.approx(30.0 + gains[1] if kept else 30.0)
 
 
 def test_sixteen_bits_where_the_target_has_them() -> None:
     proto, images = uneven()
-    baseline, _ = quantized(None, target="generic")
+    baseline, _ = quantized(0, target="generic")
     before = compare(proto, baseline, samples=images).sqnr_db
     result, report = quantized(before + 6, target="generic")
     assert compare(proto, result, samples=images).sqnr_db > before + 5
