@@ -30,9 +30,10 @@ from models import data, light, vision, zoo
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate.effective_range import effective_range
 from onnxlite.fidelity import Reference
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone, load
 from onnxlite.quantize import quantize_static
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from onnxlite.simplify import simplify
 
 Images = NDArray[Any]

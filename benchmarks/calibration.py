@@ -26,12 +26,13 @@ from benchmarks._tables import publish
 from onnxlite import quantize_static
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import collect_ranges
+from onnxlite.inputs import InputSpec, input_specs
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.runtime import Session
-from onnxlite.samples import InputSpec, Samples, input_specs
+from onnxlite.samples import Samples
 
 MODELS = ("residual", "mobilenet", "vit", "efficientnet-lite0")
 ROUNDS = 3

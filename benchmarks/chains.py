@@ -66,8 +66,9 @@ def _repair(layers: int) -> Callable[[], object]:
 def _calibrate(layers: int) -> Callable[[], object]:
     from onnxlite.analysis.shapes import infer_shapes
     from onnxlite.calibrate import OBSERVERS, Levels, collect_statistics
+    from onnxlite.inputs import input_specs
     from onnxlite.model import load
-    from onnxlite.samples import Samples, input_specs
+    from onnxlite.samples import Samples
 
     model = load(residual_chain(layers))
     infer_shapes(model)

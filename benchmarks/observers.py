@@ -30,6 +30,7 @@ from benchmarks._tables import kept_rows, publish
 from onnxlite import simplify
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.evaluate.peak_memory import high_water_bytes
+from onnxlite.inputs import InputSpec, input_specs
 from onnxlite.model import load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
@@ -39,7 +40,7 @@ from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.quantize.static.ranges import calibrate_ranges
 from onnxlite.runtime import Session
-from onnxlite.samples import InputSpec, Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
 
 MODELS = ("residual", "mobilenet", "vit", "efficientnet-lite0", "sentence-encoder")

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from benchmarks._tables import RESULTS, publish
 from models import data, light, tiny, zoo
+from onnxlite.inputs import input_specs, trim
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize import quantize_static
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
-from onnxlite.samples import Samples, SamplesLike, input_specs, trim
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.simplify import simplify
 from onnxlite.timing import time_ratios
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from benchmarks._tables import publish
 from onnxlite import quantize_static, simplify
 from onnxlite.evaluate import benchmark, compare
+from onnxlite.inputs import Feed, input_specs
 from onnxlite.model import clone, load
 from onnxlite.quantize.core.options import QuantizeStaticReport
 from onnxlite.quantize.core.targets import target_named
@@ -33,7 +34,7 @@ from onnxlite.quantize.mixed.baseline import Baseline, plan_everything
 from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples, input_specs
+from onnxlite.samples import Samples
 from onnxlite.step import StepContext
 
 Array = NDArray[Any]

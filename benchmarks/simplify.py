@@ -29,9 +29,10 @@ import onnx
 from benchmarks._tables import publish
 from onnxlite import simplify
 from onnxlite.errors import OnnxliteError
+from onnxlite.inputs import Feed, input_specs
 from onnxlite.model import load
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, generate, input_specs
+from onnxlite.samples import generate
 from onnxlite.save import save
 from onnxlite.simplify.pipeline import count_nodes
 from onnxlite.simplify.verify import TOLERANCE, relative_difference

@@ -25,10 +25,10 @@ from onnxruntime import quantization as ortq
 from benchmarks._tables import publish
 from onnxlite import Result, quantize_auto, quantize_dynamic, quantize_static, simplify
 from onnxlite.evaluate import compare
+from onnxlite.inputs import Feed
 from onnxlite.model import disk_bytes, load
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 from onnxlite.save import save
 from onnxlite.timing import time_ratios
 

@@ -26,6 +26,7 @@ from onnxlite.evaluate import Latency as Latency
 from onnxlite.evaluate import LayerFidelity as LayerFidelity
 from onnxlite.model import ModelLike as ModelLike
 from onnxlite.model import load as load
+from onnxlite.options import BatchAxisOption
 from onnxlite.packing import Bits
 from onnxlite.prune import ChannelReport as ChannelReport
 from onnxlite.prune import explain_channels as explain_channels
@@ -192,6 +193,7 @@ def benchmark(
     time_limit_s: float = 10.0,
     memory: bool = True,
     seed: int = 0,
+    batch_axis: BatchAxisOption = None,
     progress: Progress = ...,
 ) -> Latency:
     """Measure the latency of `candidate` relative to `reference`, in interleaved pairs.
@@ -207,6 +209,9 @@ def benchmark(
         time_limit_s: Seconds for rounds and session starts, more if 5 rounds take more.
         memory: Also measure peak memory, in a child process per model.
         seed: Seed of all random choices.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -225,6 +230,7 @@ def compare(
     labels: NDArray[Any] | Sequence[int] | None = None,
     layers: bool = False,
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     progress: Progress = ...,
 ) -> Fidelity:
@@ -247,6 +253,9 @@ def compare(
             by name and by the lineage that steps record; it takes a few more runs of both models,
             in bounded memory.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
@@ -265,6 +274,7 @@ def inspect(
     samples: SamplesLike | None = None,
     batch_size: int = 1,
     sparsity: bool | None = None,
+    batch_axis: BatchAxisOption = None,
 ) -> Summary:
     """Describe a model: inputs, outputs, operators, parameters, MACs, bytes, layers.
 
@@ -274,6 +284,9 @@ def inspect(
             needed if the model accepts no generated input.
         batch_size: Batch size that MACs are counted for.
         sparsity: Count zeros, which reads every weight; None does so in models below 500 MB.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
 
     Raises:
         LoadError: the model cannot be read.
@@ -308,6 +321,7 @@ def optimize(
     output: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
+    batch_axis: BatchAxisOption = None,
     floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, OptimizeReport]:
@@ -362,6 +376,9 @@ def optimize(
         cache: Folder of the results of trials, from which an interrupted search resumes; None is a
             folder of the user's cache, False keeps nothing.
         seed: Seed of all random choices.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
             classes, detections, masks or texts. 0 accepts every result with finite outputs.
@@ -409,6 +426,7 @@ def optimize(
     output: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
+    batch_axis: BatchAxisOption = None,
     floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, OptimizeReport]: ...
@@ -430,6 +448,7 @@ def prune_channels(
     repair: bool | Literal["auto"] = "auto",
     limit: int | None = None,
     seed: int = 0,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -473,6 +492,9 @@ def prune_channels(
         repair: Refit the layers that remain; `"auto"` does so if there are samples.
         limit: Use at most this many samples; None uses all.
         seed: Seed of all random choices.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
@@ -510,6 +532,7 @@ def prune_channels(
     repair: bool | Literal["auto"] = "auto",
     limit: int | None = None,
     seed: int = 0,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -528,6 +551,7 @@ def prune_weights(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -561,6 +585,9 @@ def prune_weights(
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
@@ -594,6 +621,7 @@ def prune_weights(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -609,6 +637,7 @@ def quantize_auto(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -635,6 +664,9 @@ def quantize_auto(
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
@@ -664,6 +696,7 @@ def quantize_auto(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -680,6 +713,7 @@ def quantize_dynamic(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, QuantizeDynamicReport]:
@@ -707,6 +741,9 @@ def quantize_dynamic(
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
             classes, detections, masks or texts. 0 accepts every result with finite outputs.
@@ -737,6 +774,7 @@ def quantize_dynamic(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     floor_db: float | None = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, QuantizeDynamicReport]: ...
@@ -759,6 +797,7 @@ def quantize_static(
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     executor: Executor | None = None,
     floor_db: float | None = None,
@@ -810,6 +849,9 @@ def quantize_static(
             says whether the SQNR was reached. None: only a result with 8-bit weights below 15 dB
             gets such layers, to reach 20 dB. 0: none.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         executor: Workers that calibrate on a shard of the samples each; what they find merges
             exactly, so the result is the same.
@@ -851,6 +893,7 @@ def quantize_static(
     int16: Sequence[str] = (),
     min_sqnr_db: float | None = None,
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     executor: Executor | None = None,
     floor_db: float | None = None,
@@ -870,6 +913,7 @@ def quantize_weights(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -908,6 +952,9 @@ def quantize_weights(
             operator that has some. A named weight of any other operator is taken, too.
         exclude: Patterns (`fnmatch`) of names that stay float.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
@@ -941,6 +988,7 @@ def quantize_weights(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -958,6 +1006,7 @@ def repair(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     seed: int = 0,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -985,6 +1034,9 @@ def repair(
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
         seed: Seed of all random choices.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
@@ -1017,6 +1069,7 @@ def repair(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     seed: int = 0,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -1034,6 +1087,7 @@ def run(
     force: bool = False,
     require_last: bool = False,
     benchmark: bool = True,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     executor: Executor | None = None,
     floor_db: float | None = None,
@@ -1061,6 +1115,9 @@ def run(
         require_last: Return the input and write nothing if the last step changed nothing, even
             where steps before it did: for a recipe that is there for its last step.
         benchmark: Measure the latency of the result against the input.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         executor: Workers that calibrate on a shard of the samples each; what they find merges
             exactly, so the result is the same.
@@ -1097,6 +1154,7 @@ def run(
     force: bool = False,
     require_last: bool = False,
     benchmark: bool = True,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     executor: Executor | None = None,
     floor_db: float | None = None,
@@ -1113,6 +1171,7 @@ def sensitivity(
     confirm: int = 3,
     times: bool = True,
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     progress: Progress = ...,
 ) -> Sensitivity:
@@ -1134,6 +1193,9 @@ def sensitivity(
         times: Measure each layer's kernels in float and on integers, on this machine and one
             thread; the times are kept in the cache.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
@@ -1155,6 +1217,7 @@ def simplify(
     onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
     max_growth: float = 0.0,
+    batch_axis: BatchAxisOption = None,
     progress: Progress = ...,
 ) -> Result[onnx.ModelProto, SimplifyReport]:
     """Fold, fuse and clean up the graph without changing what it computes.
@@ -1171,6 +1234,9 @@ def simplify(
         max_growth: Fraction by which folded constants may enlarge the model. With 0 the result
             holds no more bytes of constants and nodes: what would store a constant twice is left
             unfolded.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1194,11 +1260,15 @@ def simplify(
     onnxsim: OnnxsimChoice = "auto",
     time_limit_s: float = 120.0,
     max_growth: float = 0.0,
+    batch_axis: BatchAxisOption = None,
     progress: Progress = ...,
 ) -> Result[ir.Model, SimplifyReport]: ...
 @overload
 def sparse_storage(
-    model: onnx.ModelProto | Result[onnx.ModelProto, Any], *, progress: Progress = ...
+    model: onnx.ModelProto | Result[onnx.ModelProto, Any],
+    *,
+    batch_axis: BatchAxisOption = None,
+    progress: Progress = ...,
 ) -> Result[onnx.ModelProto, SparseStorageReport]:
     """Store weights that are mostly zeros as sparse initializers, where that is smaller.
 
@@ -1208,6 +1278,9 @@ def sparse_storage(
 
     Args:
         model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         progress: Called as the work goes on, with the stage, units done and units in all; an
             exception that it raises ends the work.
 
@@ -1220,7 +1293,10 @@ def sparse_storage(
 
 @overload
 def sparse_storage(
-    model: str | PathLike[str] | ir.Model | Result[ir.Model, Any], *, progress: Progress = ...
+    model: str | PathLike[str] | ir.Model | Result[ir.Model, Any],
+    *,
+    batch_axis: BatchAxisOption = None,
+    progress: Progress = ...,
 ) -> Result[ir.Model, SparseStorageReport]: ...
 @overload
 def to_float16(
@@ -1232,6 +1308,7 @@ def to_float16(
     dtype: HalfType = "float16",
     mode: HalfMode | None = None,
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -1258,6 +1335,9 @@ def to_float16(
             of them back at each run. `"storage"`: only weights, cast once at load, at the speed of
             float32. None is `"compute"` for float16 and `"storage"` for bfloat16.
         limit: Use at most this many samples; None uses all.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
@@ -1287,6 +1367,7 @@ def to_float16(
     dtype: HalfType = "float16",
     mode: HalfMode | None = None,
     limit: int | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -1309,6 +1390,7 @@ def tune(
     limit: int | None = None,
     seed: int = 0,
     checkpoint: str | PathLike[str] | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,
@@ -1347,6 +1429,9 @@ def tune(
         seed: Seed of all random choices.
         checkpoint: File that the state of training is written to every half minute and when
             `progress` raises. If it exists, training resumes from it; it is removed in the end.
+        batch_axis: Axis of the samples, of all inputs or by name of the input; None for an input
+            without such an axis. By default it is derived from names of axes, and from a run with a
+            doubled batch where they do not tell.
         threads: Threads of ONNX Runtime and torch; None takes all cores.
         floor_db: Least SQNR in dB of any part of an output on samples; a result below it is not
             usable. None: 10 dB, a cosine of 0.9 and, where outputs show such a task, 0.7 of the
@@ -1385,6 +1470,7 @@ def tune(
     limit: int | None = None,
     seed: int = 0,
     checkpoint: str | PathLike[str] | None = None,
+    batch_axis: BatchAxisOption = None,
     threads: int | None = None,
     floor_db: float | None = None,
     progress: Progress = ...,

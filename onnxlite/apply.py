@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import onnx_ir as ir
 from msgspec.structs import replace
 
+from onnxlite.batch_axis import bind
 from onnxlite.errors import OptionError
 from onnxlite.model import ModelLike, clone, give_back, load
 from onnxlite.records import StepReport, unchanged
@@ -107,7 +108,9 @@ def judged_step(
     step: Step, model: ModelLike, samples: SamplesLike | None, context: StepContext
 ) -> Result[Any, Any]:
     """Apply a step, and judge the result; samples are optional."""
-    result, report = apply_step(step, load(model), samples, context)
+    source = load(model)
+    samples = bind(source, samples, context.batch_axis)
+    result, report = apply_step(step, source, samples, context)
     return judged_result(step, model, (load(model), result), report, samples, context)
 
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlite.inputs import Feed, cut, feed_size, is_cuttable
 from onnxlite.records import HoldOut
-from onnxlite.samples import Feed, InputSpec, Samples, feed_size
+from onnxlite.samples import Bound, Samples
 
 #: One sample of so many is held out singly, at least and at most so many, none of too few.
 _SAMPLES_PER_HELD_OUT, _MIN_HELD_OUT, _MAX_HELD_OUT = 16, 4, 16
@@ -171,7 +172,7 @@ class SampleStream:
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
         self._sizes = [
-            (feed_size(feed, samples.inputs), _cuttable(feed, samples.inputs)) for feed in samples
+            (feed_size(feed, samples.inputs), is_cuttable(feed, samples.inputs)) for feed in samples
         ]
         self._starts = list(itertools.accumulate((size for size, _ in self._sizes), initial=0))
 
@@ -250,38 +251,29 @@ class _OtherSamples:
             if len(kept) == size:
                 yield feed
             elif kept:
-                yield {name: a[kept] if a.ndim else a for name, a in feed.items()}
+                yield cut(feed, self.samples.inputs, kept)
 
 
-class _SampleRange:
+class _SampleRange(Bound):
     """The samples from `start` to `stop` of a stream, re-iterable, cut lazily."""
 
     def __init__(self, samples: Samples, start: int, stop: int) -> None:
         self._samples, self._start, self._stop = samples, start, stop
+        self.inputs = samples.inputs
 
     def __iter__(self) -> Iterator[Feed]:
         position = 0
         for feed in self._samples:
-            size = feed_size(feed, self._samples.inputs)
+            size = feed_size(feed, self.inputs)
             first = max(self._start - position, 0)
             last = min(self._stop - position, size)
             position += size
             if (first, last) == (0, size):
                 yield feed
             elif first < last:
-                yield {name: a[first:last] if a.ndim else a for name, a in feed.items()}
+                yield cut(feed, self.inputs, slice(first, last))
             if position >= self._stop:
                 return
-
-
-def _cuttable(feed: Feed, inputs: Sequence[InputSpec]) -> bool:
-    """Tell whether the first axis of every input is dynamic and counts samples."""
-    size = feed_size(feed, inputs)
-    return all(
-        feed[spec.name].ndim == 0
-        or (len(feed[spec.name]) == size and not isinstance((spec.shape or (None,))[0], int))
-        for spec in inputs
-    )
 
 
 def _ordinal(number: int) -> str:

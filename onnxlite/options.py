@@ -40,6 +40,17 @@ Exclude: TypeAlias = Annotated[
 Limit: TypeAlias = (
     Annotated[int, Meta(ge=1, description="Use at most this many samples; None uses all.")] | None
 )
+BatchAxisOption: TypeAlias = (
+    Annotated[
+        int | dict[str, int | None],
+        Meta(
+            description="Axis of the samples, of all inputs or by name of the input; None for an "
+            "input without such an axis. By default it is derived from names of axes, and from a "
+            "run with a doubled batch where they do not tell."
+        ),
+    ]
+    | None
+)
 Seed: TypeAlias = Annotated[int, Meta(ge=0, description="Seed of all random choices.")]
 
 
@@ -246,6 +257,8 @@ def _readings(text: str, kind: Any) -> Iterator[Any]:
         try:
             if arm is int:
                 yield int(text)
+            elif arm is types.NoneType and text.lower() == "none" and str not in arms_of(kind):
+                yield None
             elif arm is float:
                 yield float(text[:-1]) / 100 if text.endswith("%") else float(text)
         except ValueError:

@@ -19,13 +19,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import iter_nodes
+from onnxlite.inputs import Feed, InputSpec, input_specs
 from onnxlite.model import PROTO_LIMIT_BYTES, clone, load, size_bytes, to_bytes
 from onnxlite.ops import may_draw, tie_noise
-from onnxlite.samples import Feed, InputSpec, generate, input_specs
+from onnxlite.samples import generate
 from onnxlite.save import save
 
 Outputs = dict[str, NDArray[Any]]
@@ -236,8 +238,20 @@ def checking_session(model: ir.Model) -> Session:
     return Session(model, threads=1, optimization="none" if many else "all")
 
 
-def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]:
+def probe_feeds(
+    model: ir.Model,
+    inputs: Sequence[InputSpec] | None = None,
+    *,
+    count: int = 2,
+    seed: int = 0,
+) -> list[Feed]:
     """Find generated feeds that the model accepts, trying sizes for its dynamic axes.
+
+    Args:
+        model: to be run.
+        inputs: with the sizes that are known; None takes the declared ones.
+        count: number of feeds.
+        seed: of their values.
 
     Returns:
         `count` feeds on which ONNX Runtime ran the model.
@@ -246,7 +260,7 @@ def probe_feeds(model: ir.Model, *, count: int = 2, seed: int = 0) -> list[Feed]
         ExecutionError: the model does not load, or no generated input is accepted; the
             message asks for real samples.
     """
-    specs = [_named(spec) for spec in input_specs(model)]
+    specs = [_named(spec) for spec in inputs or input_specs(model)]
     session = checking_session(model)
     last: ExecutionError | None = None
     for dims in _dim_guesses(specs):
@@ -272,12 +286,12 @@ def _named(spec: InputSpec) -> InputSpec:
     if spec.shape is None:
         return spec
     shape = tuple(f"?{axis}" if dim is None else dim for axis, dim in enumerate(spec.shape))
-    return InputSpec(spec.name, spec.dtype, shape)
+    return replace(spec, shape=shape)
 
 
 def _dim_guesses(specs: Sequence[InputSpec]) -> Iterator[Mapping[str, int]]:
     """Sizes for dynamic axes: the first is a batch, later ones need room for windows."""
-    batch = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
+    batch = {spec.batch for spec in specs if isinstance(spec.batch, str)}
     names = {d for s in specs for d in s.shape or () if isinstance(d, str)}
     if not names:
         yield {}

@@ -7,68 +7,58 @@ memory-mapped, and the batches of a loader pass through one at a time.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxlite.errors import OptionError, SamplesError
+from onnxlite.inputs import Array, Feed, InputSpec, feed_size, trim, with_axes
+from onnxlite.sample_reader import check_names, kept, reader
 
-logger = logging.getLogger(__name__)
-
-Array: TypeAlias = NDArray[Any]
-Feed: TypeAlias = dict[str, Array]
-
-#: An ndarray (one input; first axis = samples), a dict of them, a `.npy`/`.npz` path, a
+#: An ndarray (one input; samples along its batch axis), a dict of them, a `.npy`/`.npz` path, a
 #: folder of those, or an iterable of batches (array, tuple, or dict per batch).
 SamplesLike: TypeAlias = (
     "Array | Mapping[str, Any] | str | os.PathLike[str] | Iterable[Any] | Samples"
 )
 
 
-class InputSpec(msgspec.Struct, frozen=True):
-    """One model input: its name, NumPy dtype name and shape (str or None = dynamic)."""
+class Bound:
+    """Samples of known inputs: their batch axes hold for every `Samples` made of them.
 
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
+    Attributes:
+        inputs: of the model that they are for.
+    """
 
-    def __str__(self) -> str:
-        dims = "?" if self.shape is None else ", ".join(str(d or "?") for d in self.shape)
-        return f"{self.name}: {self.dtype}[{dims}]"
+    inputs: tuple[InputSpec, ...]
 
 
-def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
-    """The inputs that a caller of `model` must feed (initializers are not among them)."""
-    specs = []
-    for value in model.graph.inputs:
-        if value.is_initializer():
-            continue
-        name = value.name or "?"
-        dtype = "object" if value.dtype in (None, ir.DataType.STRING) else value.dtype.numpy().name
-        dims = None
-        if value.shape is not None:
-            dims = tuple(d if isinstance(d, int) and d > 0 else _symbol(d) for d in value.shape)
-        specs.append(InputSpec(name, dtype, dims))
-    return tuple(specs)
+class BoundSamples(Bound):
+    """Samples in any form, bound to inputs.
+
+    Args:
+        source: the data; what can be iterated only once is kept as a list.
+        inputs: with their batch axes.
+    """
+
+    def __init__(self, source: SamplesLike, inputs: Sequence[InputSpec]) -> None:
+        self.source = kept(source)
+        self.inputs = tuple(inputs)
+        #: Warnings that were given, each once.
+        self.warned: set[str] = set()
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(Samples(self, self.inputs))
 
 
-def _symbol(dim: int | ir.SymbolicDim) -> str | None:
-    return None if isinstance(dim, int) else dim.value
-
-
-class Samples:
+class Samples(Bound):
     """A validated, re-iterable stream of feeds for one model.
 
     Args:
         source: the data, in any of the forms of `SamplesLike`.
-        inputs: the model's inputs (`input_specs(model)`).
+        inputs: the model's inputs (`input_specs(model)`); batch axes that `source` is bound to
+            hold instead of theirs.
         batch_size: samples per feed where the model's batch axis is dynamic. A fixed batch
             axis decides by itself; a loader's batches stay as they are.
         limit: use at most this many samples, but the first feed whole if its batch axis is
@@ -91,15 +81,21 @@ class Samples:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise OptionError(f"batch_size={batch_size}, limit={limit}: give counts from 1 on")
         self.inputs = tuple(inputs)
+        if isinstance(source, Bound):
+            axes = {spec.name: spec.batch_axis for spec in source.inputs}
+            self.inputs = with_axes(self.inputs, axes)
+        warned: set[str] = set()
+        if isinstance(source, BoundSamples):
+            warned = source.warned
+            source = source.source
         self._limit = limit
         if isinstance(source, Samples):
             self._limit = source._limit if limit is None else limit
             self._open: Callable[[], Iterator[Feed]] = source._open
             self._held: int = source._held
             return
-        self._open = _reader(source, self.inputs, batch_size)
-        arrays: Iterable[Any] = source.values() if isinstance(source, Mapping) else [source]
-        self._held = max((len(a) for a in arrays if getattr(a, "ndim", 0)), default=0)
+        self._open = reader(source, self.inputs, batch_size, warned)
+        self._held = _held(source, self.inputs)
         next(iter(self))
 
     def __iter__(self) -> Iterator[Feed]:
@@ -129,15 +125,6 @@ class Samples:
     def count(self) -> int:
         """Number of samples, found by one pass over the data."""
         return sum(feed_size(feed, self.inputs) for feed in self)
-
-
-def feed_size(feed: Feed, inputs: Sequence[InputSpec]) -> int:
-    """Samples in one feed: the size of the first input's batch axis, 1 without one."""
-    for spec in inputs:
-        if spec.shape is None or len(spec.shape) > 0:
-            array = feed[spec.name]
-            return int(array.shape[0]) if array.ndim else 1
-    return 1
 
 
 def generate(
@@ -174,172 +161,28 @@ def _random(
     return rng.standard_normal(shape).astype(dtype)
 
 
-def _reader(source: Any, inputs: tuple[InputSpec, ...], batch: int) -> Callable[[], Iterator[Feed]]:
-    """Choose how to read `source`; what comes out is re-iterable."""
-    if isinstance(source, str | os.PathLike):
-        return _path_reader(Path(source), inputs, batch)
-    if isinstance(source, Mapping):
-        arrays = {str(name): _to_array(array) for name, array in source.items()}
-        return lambda: _split(arrays, inputs, batch)
-    if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
-        array = _to_array(source)
-        return lambda: _split({_only(inputs).name: array}, inputs, batch)
-    if isinstance(source, Iterator):
-        logger.warning(
-            "the samples are a one-shot iterator: all of it is kept in memory, because "
-            "several passes are needed; pass a list, an array or a loader to avoid that"
-        )
-        source = list(source)
-    if isinstance(source, Iterable):
-        return lambda: (_as_feed(item, inputs, index) for index, item in enumerate(source))
-    raise SamplesError(
-        f"samples of type {type(source).__name__} are not understood: give an array, a dict of "
-        "arrays, a .npy/.npz path, a folder of those, or an iterable of batches"
-    )
-
-
-def _path_reader(
-    path: Path, inputs: tuple[InputSpec, ...], batch: int
-) -> Callable[[], Iterator[Feed]]:
-    try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        files = [file for file in files if file.suffix in (".npy", ".npz")]
-        if not path.exists():
-            raise SamplesError(f"no samples at {str(path)!r}: check the path")
-    except OSError as error:
-        raise SamplesError(f"cannot read samples from {str(path)!r}: {error}") from error
-    if path.is_dir() and not files:
-        raise SamplesError(f"the folder {str(path)!r} holds no .npy or .npz file")
-    if not files:
-        raise SamplesError(f"{str(path)!r}: samples are read from .npy and .npz files")
-    if len(files) == 1:
-        arrays = _read_arrays(files[0], inputs)
-        return lambda: _split(arrays, inputs, batch)
-    # One file at a time: a folder may hold more than memory does.
-    return lambda: (
-        feed for file in files for feed in _split(_read_arrays(file, inputs), inputs, batch)
-    )
-
-
-def _read_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> dict[str, Array]:
-    """The arrays of one file by input name; a `.npy` is memory-mapped."""
-    try:
-        if path.suffix == ".npy":
-            arrays = {"arr_0": np.load(path, mmap_mode="r", allow_pickle=False)}
-        else:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-                arrays = dict(data)
-    # NumPy hands through whatever its header parser, zipfile and zlib raise.
-    except Exception as error:
-        raise SamplesError(f"cannot read samples from {str(path)!r}: {error}") from error
-    return {_only(inputs).name: arrays["arr_0"]} if list(arrays) == ["arr_0"] else arrays
-
-
-def _only(inputs: tuple[InputSpec, ...]) -> InputSpec:
-    if len(inputs) != 1:
-        names = ", ".join(str(spec) for spec in inputs)
-        raise SamplesError(
-            f"one array for a model with {len(inputs)} inputs ({names}): give a dict of arrays"
-        )
-    return inputs[0]
-
-
-def _to_array(value: Any) -> Array:
-    """Convert to an ndarray: NumPy, nested lists, and tensors of any framework."""
-    try:
-        if hasattr(value, "detach"):  # a torch tensor: NumPy refuses one that requires a gradient
-            value = value.detach().cpu()
-        return np.asarray(value)
-    # Ragged lists, and tensors that NumPy has no type or no memory layout for.
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SamplesError(
-            f"a sample of type {type(value).__name__} cannot be made an array: {error}"
-        ) from error
-
-
-def _as_feed(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Feed:
-    if isinstance(item, Mapping):
-        return {str(name): _to_array(array) for name, array in item.items()}
-    if isinstance(item, tuple | list) and not np.isscalar(item[0] if item else 0):
-        # A loader yields (inputs..., label): what goes beyond the inputs is not for us.
-        if len(item) < len(inputs):
-            raise SamplesError(
-                f"batch {index} has {len(item)} arrays for {len(inputs)} inputs: "
-                f"give them in the order {', '.join(spec.name for spec in inputs)}"
-            )
-        return {s.name: _to_array(a) for s, a in zip(inputs, item, strict=False)}
-    return {_only(inputs).name: _to_array(item)}
-
-
-def _split(
-    arrays: Mapping[str, Array], inputs: tuple[InputSpec, ...], batch: int
-) -> Iterator[Feed]:
-    """Cut arrays whose first axis counts samples into feeds.
-
-    An array with one axis more than its input holds whole inputs; then each feed is
-    one sample. A scalar goes into every feed.
-    """
-    _check_names(arrays, inputs, "the samples")
-    stacked = any(_is_stacked(arrays[spec.name], spec) for spec in inputs)
-    counted = {spec.name: len(arrays[spec.name]) for spec in inputs if arrays[spec.name].ndim > 0}
-    if len(set(counted.values())) > 1:
-        raise SamplesError(
-            f"the inputs have different numbers of samples: {counted}; the first axis counts them"
-        )
-    total = next(iter(counted.values()), 1)
-    fixed = [
-        spec.shape[0] for spec in inputs if spec.shape and not _is_stacked(arrays[spec.name], spec)
+def _held(source: Any, inputs: Sequence[InputSpec]) -> int:
+    """Number of samples in arrays, 0 where that takes reading."""
+    arrays = source if isinstance(source, Mapping) else {s.name: source for s in inputs[:1]}
+    sizes = [
+        arrays[spec.name].shape[spec.batch_axis]
+        for spec in inputs
+        if spec.batch_axis is not None
+        and getattr(arrays.get(spec.name), "ndim", 0) > spec.batch_axis
     ]
-    sizes = [size for size in fixed if isinstance(size, int)]
-    step = 1 if stacked else min(sizes, default=batch)
-    if sizes and total % step:
-        logger.warning("%d of %d samples do not fill a batch: unused", total % step, total)
-        if total < step:
-            raise SamplesError(
-                f"{total} samples cannot fill the model's fixed batch of {step}: "
-                f"give at least {step}"
-            )
-        total -= total % step
-    for start in range(0, total, step):
-        feed = {}
-        for spec in inputs:
-            array = arrays[spec.name]
-            if array.ndim == 0:
-                feed[spec.name] = array
-            elif _is_stacked(array, spec):
-                feed[spec.name] = array[start]
-            else:
-                feed[spec.name] = array[start : start + step]
-        yield feed
-
-
-def _is_stacked(array: Array, spec: InputSpec) -> bool:
-    return spec.shape is not None and array.ndim == len(spec.shape) + 1
-
-
-def _check_names(names: Iterable[str], inputs: tuple[InputSpec, ...], where: str) -> None:
-    expected, given = {spec.name for spec in inputs}, set(names)
-    if missing := sorted(expected - given):
-        raise SamplesError(
-            f"{where}: no data for input {', '.join(map(repr, missing))}; "
-            f"the model takes {', '.join(map(str, inputs))}, given were {sorted(given)}"
-        )
-    if extra := sorted(given - expected):
-        raise SamplesError(
-            f"{where}: {', '.join(map(repr, extra))} is not an input; "
-            f"the model takes {', '.join(map(str, inputs))}"
-        )
+    return max(sizes, default=0)
 
 
 def _validated(feed: Feed, inputs: tuple[InputSpec, ...], index: int) -> Feed:
     where = f"feed {index}"
-    _check_names(feed, inputs, where)
+    check_names(feed, inputs, where)
     result: Feed = {}
     for spec in inputs:
         array = _cast(feed[spec.name], spec, where)
         _check_shape(array, spec, where)
         # Another axis may have length 0: the past of a decoder at its first token.
-        if array.ndim and array.shape[0] == 0:
+        axis = spec.batch_axis
+        if axis is not None and array.ndim > axis and array.shape[axis] == 0:
             raise SamplesError(f"{where}: input {spec.name!r} is empty (shape {array.shape})")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int(array.size - np.isfinite(array).sum())
@@ -388,10 +231,3 @@ def _check_shape(array: Array, spec: InputSpec, where: str) -> None:
             f"{where}: input {spec} was given shape {tuple(array.shape)}: "
             "reshape the samples, or fix the axis order"
         )
-
-
-def trim(feed: Feed, inputs: Sequence[InputSpec], count: int) -> Feed | None:
-    """The first `count` samples of a feed; None where an input's batch axis is fixed."""
-    if count <= 0 or any(s.shape and isinstance(s.shape[0], int) for s in inputs):
-        return None
-    return {s.name: feed[s.name][:count] if feed[s.name].ndim else feed[s.name] for s in inputs}

@@ -28,8 +28,9 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.errors import OnnxliteError, OptionError
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone
-from onnxlite.options import Field, Options, check_names, fields_of
+from onnxlite.options import BatchAxisOption, Field, Options, check_names, fields_of
 from onnxlite.records import (
     Progress,
     ResolvedOptions,
@@ -39,7 +40,7 @@ from onnxlite.records import (
     step_name,
     unchanged,
 )
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.save import save
 from onnxlite.validity import explained
 
@@ -58,8 +59,9 @@ _FORMER = {
 
 
 class StepContext(Options, frozen=True, kw_only=True):
-    """Runtime arguments of a step: no part of a recipe, and no result depends on them."""
+    """Runtime arguments of a step: about the machine and the samples, no part of a recipe."""
 
+    batch_axis: BatchAxisOption = None
     threads: (
         Annotated[
             int,
@@ -115,7 +117,7 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=step_name):
 
     report: ClassVar[type[StepReport]] = StepReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "optional"
-    runtime: ClassVar[tuple[str, ...]] = ("threads", "floor_db", "progress")
+    runtime: ClassVar[tuple[str, ...]] = ("batch_axis", "threads", "floor_db", "progress")
     ties_lengths: ClassVar[bool] = True
     advice: ClassVar[str] = "`tune` the result, or compress less"
     holds_out: ClassVar[Literal["feeds", "spread samples"]] = "feeds"

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 
 from onnxlite.builder import GraphBuilder, drop_unused
 from onnxlite.graph import const_tensor, constant
+from onnxlite.inputs import Feed, InputSpec, feed_size, input_specs
 from onnxlite.model import clone
 from onnxlite.ops import value_lengths
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
+from onnxlite.samples import Bound, Samples, SamplesLike
 
 #: What the name of an input ends with that holds the rounded values of the reference.
 _SUFFIX = ".tied"
@@ -128,7 +129,7 @@ def _put_back(
     return out
 
 
-class TiedSamples:
+class TiedSamples(Bound):
     """Feeds of a model with the rounded values of the reference; re-iterable.
 
     Args:
@@ -138,6 +139,7 @@ class TiedSamples:
 
     def __init__(self, samples: Samples, values: Sequence[Feed]) -> None:
         self.samples, self.values = samples, values
+        self.inputs = samples.inputs
 
     def __iter__(self) -> Iterator[Feed]:
         for feed, values in zip(self.samples, self.values, strict=False):
@@ -181,8 +183,8 @@ def tie_lengths(
     nodes = [node for node in value_lengths(model).rounding if len(node.outputs) == 1]
     if not nodes:
         return None
-    specs = input_specs(model)
-    stream = Samples(samples, specs, limit=limit)
+    stream = Samples(samples, input_specs(model), limit=limit)
+    specs = stream.inputs
     names = [node.outputs[0].name or "" for node in nodes]
     measured = [value.name or "" for node in nodes for value in _measured(node)]
     rounded = rounded_values(model, [*names, *measured], stream, threads=threads)
@@ -310,7 +312,7 @@ def _input(name: str, array: NDArray[Any], feed: Feed, specs: Sequence[InputSpec
         for dim, size in zip(spec.shape or (), feed[spec.name].shape, strict=False):
             if isinstance(dim, str):
                 symbols.setdefault(size, dim)
-    batch = next((spec.shape[0] for spec in specs if spec.shape), None)
+    batch = next((s.batch for s in specs if s.shape and s.batch_axis is not None), None)
     dims: list[int | str | None] = [
         batch if axis == 0 else 1 if size == 1 else symbols.get(size)
         for axis, size in enumerate(array.shape)

@@ -29,11 +29,12 @@ from onnxlite.errors import OnnxliteError
 from onnxlite.fidelity import OutputErrors, Reference
 from onnxlite.graph import rank
 from onnxlite.holdout import EveryKth, SampleStream, hold_out_candidates, split_stream
+from onnxlite.inputs import Feed, feed_size, input_specs, trim
 from onnxlite.model import size_bytes
 from onnxlite.ops import output_source
 from onnxlite.records import Usability
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs, trim
+from onnxlite.samples import BoundSamples, Samples, SamplesLike
 from onnxlite.task_metrics import MetricPair, ProposedRun, tensors
 from onnxlite.tied_lengths import tie_pair
 
@@ -148,12 +149,14 @@ def judge_models(
     stream = Samples(samples, input_specs(reference))
     feeds = _single_samples(stream) if spread else []
     feeds = feeds or list(_first_samples(split_stream(stream, _HOLD_OUT)[1] or stream))
+    sizes = [feed_size(feed, stream.inputs) for feed in feeds]
     try:
-        tied = tie_pair(reference, candidate, feeds, threads=threads)
+        bound = BoundSamples(feeds, stream.inputs)
+        tied = tie_pair(reference, candidate, bound, threads=threads)
         if tied is not None:
             reference, candidate = tied.reference.model, tied.candidate.model
             feeds = list(tied.feeds)
-        figures = _measured(reference, candidate, feeds, threads)
+        figures = _measured(reference, candidate, feeds, sizes, threads)
     except OnnxliteError as error:
         return Usability().undecided(f"the models could not be compared: {error}")
     return judge(figures, floor_db=floor_db, advice=advice)
@@ -218,12 +221,14 @@ def _first_samples(stream: Samples) -> Iterator[Feed]:
 
 
 def _measured(
-    reference: ir.Model, candidate: ir.Model, feeds: list[Feed], threads: int | None
+    reference: ir.Model,
+    candidate: ir.Model,
+    feeds: list[Feed],
+    sizes: list[int],
+    threads: int | None,
 ) -> Figures:
     wanted, made = Reference(reference, feeds, threads=threads), list[Outputs]()
     errors = wanted.errors(_recorder(candidate, threads, made))
-    inputs = input_specs(reference)
-    sizes = [feed_size(feed, inputs) for feed in feeds]
     run = ProposedRun(reference, None)
     for feed, one, two, size in zip(feeds, wanted.outputs, made, sizes, strict=True):
         run.add(feed, tensors(one), tensors(two), size)

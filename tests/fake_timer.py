@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.evaluate import Latency, Ratio, Timing, machine
+from onnxlite.inputs import Feed
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 
 
 class FakeTimer:

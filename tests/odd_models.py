@@ -12,8 +12,9 @@ import onnx
 import onnx.parser
 
 from onnxlite.errors import InvalidModelError, OnnxliteError
+from onnxlite.inputs import InputSpec, input_specs
 from onnxlite.model import load
-from onnxlite.samples import InputSpec, generate, input_specs
+from onnxlite.samples import generate
 
 #: Valid models by their oddity. Those named in `NOT_RUNNABLE` do not run in ONNX Runtime.
 ODD: dict[str, str] = {

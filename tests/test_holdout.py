@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnxlite.holdout import EveryKth, LastFraction, Rule, SampleStream, split_feeds
-from onnxlite.samples import InputSpec, Samples
+from onnxlite.inputs import InputSpec
+from onnxlite.samples import Samples
 
 
 def stream(count: int, size: int = 1) -> Samples:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from onnxlite.errors import OptionError, SamplesError
+from onnxlite.inputs import InputSpec, feed_size, input_specs
 from onnxlite.model import load
 from onnxlite.runtime import Session
-from onnxlite.samples import InputSpec, Samples, feed_size, generate, input_specs
+from onnxlite.samples import Samples, generate
 from tests.odd_models import odd
 
 X = InputSpec("x", "float32", ("n", 3))

@@ -13,10 +13,11 @@ import pytest
 import onnxlite as ol
 from onnxlite.calibrate.moments import Moments
 from onnxlite.fidelity import worst_sqnr_db
+from onnxlite.inputs import input_specs
 from onnxlite.model import load, size_bytes
 from onnxlite.quantize.core import emit_qdq
 from onnxlite.repair.regression import rows_wanted
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.shared_nets import NETS, READERS, WIDTH, Net, tied_layers
 
 Step = Callable[[ir.Model, Any], ol.Result]

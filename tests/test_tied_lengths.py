@@ -11,10 +11,11 @@ import pytest
 
 import onnxlite as ol
 from onnxlite.fidelity import Reference
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone, load, to_proto
 from onnxlite.ops import value_lengths
 from onnxlite.runtime import Session, run_all
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from onnxlite.search.quality_evaluator import QualityEvaluator
 from onnxlite.tied_lengths import agreement, tie_lengths, tie_like, tie_pair
 from tests.length_nets import SELECTION, durations, noise

@@ -10,9 +10,10 @@ import pytest
 import onnxlite as ol
 from onnxlite.apply import accepted
 from onnxlite.errors import UnsupportedError
+from onnxlite.inputs import Feed, input_specs
 from onnxlite.model import load, to_proto
 from onnxlite.runtime import run_all
-from onnxlite.samples import Feed, generate, input_specs
+from onnxlite.samples import generate
 from onnxlite.simplify.options import SimplifyReport
 from onnxlite.validity import checker_fault, interface_difference, invalidity, restore_interface
 from tests.odd_models import parse

@@ -17,8 +17,8 @@ from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.analysis.tracking import Tracking
 from onnxlite.analysis.units import Binding, Pin, Recount, Reindex
 from onnxlite.graph import iter_nodes
+from onnxlite.inputs import Feed
 from onnxlite.ops import Ids, ShapeOf, carry_sizes, spec_of, tracked_axes
-from onnxlite.samples import Feed
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from onnxlite.graph import (
     iter_nodes,
     subgraphs_of,
 )
+from onnxlite.inputs import Feed, InputSpec
 from onnxlite.model import unmapped
 from onnxlite.ops import ShapeOf, spec_of
-from onnxlite.samples import Feed
 
 #: Data types of shapes, indices and text, which are never parameters.
 _NOT_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING})
@@ -87,6 +87,7 @@ def cost(
     model: ir.Model,
     *,
     feeds: Sequence[Feed] | None = None,
+    inputs: Sequence[InputSpec] | None = None,
     batch: int = 1,
     sparsity: bool = False,
 ) -> ModelCost:
@@ -97,20 +98,21 @@ def cost(
     Args:
         model: the model; it is not changed.
         feeds: the first one sets the sizes of dynamic axes.
+        inputs: with the batch axis of each, used if there are no feeds.
         batch: batch size, used if there are no feeds.
         sparsity: also count zeros, which reads every weight.
     """
-    shape_of = concrete_shapes(model, feeds, batch=batch)
+    shape_of = concrete_shapes(model, feeds, inputs=inputs, batch=batch)
     notes: list[str] = []
     macs = _graph_macs(model.graph, shape_of, notes)
-    inputs = {value.name or "?": shape_of(value) for value in model.graph.inputs}
+    sizes = {value.name or "?": shape_of(value) for value in model.graph.inputs}
     return ModelCost(
         parameters=sum(tensor.size for tensor in _constants(model) if is_parameter(tensor)),
         macs=macs,
         layers=tuple(
             _layer(node, shape_of, sparsity) for node in iter_nodes(model) if is_layer(node)
         ),
-        inputs={name: shape for name, shape in inputs.items() if shape is not None},
+        inputs={name: shape for name, shape in sizes.items() if shape is not None},
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -8,8 +8,8 @@ from hashlib import sha256
 import onnx_ir as ir
 
 from onnxlite.graph import const_array, const_tensor
+from onnxlite.inputs import Feed
 from onnxlite.machine import machine
-from onnxlite.samples import Feed
 
 #: Raised whenever decisions are made in another way.
 _VERSION = 6

@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import onnx
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import iter_graphs, iter_nodes, static_shape
+from onnxlite.inputs import Feed, InputSpec, input_specs, join, settled, trim
 from onnxlite.model import clone
 from onnxlite.ops import ShapeOf
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session, probe_feeds, symbolic_shapes
-from onnxlite.samples import Feed, InputSpec, generate, input_specs
+from onnxlite.samples import generate
 from onnxlite.validity import clear_inner_shapes
 
 logger = logging.getLogger(__name__)
 
 #: Larger tensors are weights; shapes never depend on their values.
 _WEIGHT_BYTES = 4096
+#: Channels of images: grey, RGB, and RGB with alpha.
+_IMAGE_CHANNELS = (1, 3, 4)
 
 
 def infer_shapes(
@@ -102,15 +107,21 @@ def probe_shapes(model: ir.Model, feed: Feed) -> dict[ir.Value, tuple[int, ...]]
 
 
 def concrete_shapes(
-    model: ir.Model, feeds: Sequence[Feed] | None = None, *, batch: int = 1
+    model: ir.Model,
+    feeds: Sequence[Feed] | None = None,
+    *,
+    inputs: Sequence[InputSpec] | None = None,
+    batch: int = 1,
 ) -> ShapeOf:
     """Compute the shapes of all values in numbers, for one feed.
 
     Args:
         model: the model; it is not changed.
         feeds: the first one sets the sizes of dynamic axes.
-        batch: size of the inputs' dynamic first axes, used if there are no feeds. Other
-            dynamic axes then get a size that the model accepts (`runtime.probe_feeds`).
+        inputs: with the batch axis of each, used if there are no feeds; None takes those that
+            names tell.
+        batch: size of the inputs' dynamic batch axes, used if there are no feeds. Other
+            dynamic axes then get a size that the model accepts (`generated_feed`).
 
     Returns:
         A function from a value of `model`, subgraphs included, to its shape; None if no
@@ -121,7 +132,7 @@ def concrete_shapes(
     _clean_shapes(copy)
     feed: Feed = {}
     try:
-        feed = feeds[0] if feeds else generated_feed(copy, batch=batch)
+        feed = feeds[0] if feeds else generated_feed(copy, inputs, batch=batch)
     except ExecutionError as error:
         logger.info("dynamic axes stay unknown: %s", error)
     for value in copy.graph.inputs:
@@ -140,26 +151,64 @@ def concrete_shapes(
     return lambda value: None if value is None else shapes.get(value)
 
 
-def generated_feed(model: ir.Model, *, batch: int = 1, seed: int = 0) -> Feed:
-    """Generate a feed whose dynamic first axes have the size `batch`.
+def generated_feed(
+    model: ir.Model,
+    inputs: Sequence[InputSpec] | None = None,
+    *,
+    batch: int = 1,
+    seed: int = 0,
+) -> Feed:
+    """Generate a feed whose dynamic batch axes have the size `batch`.
 
-    Other dynamic axes have a size that the model accepts. If dynamic axes have no names, the
-    first axis may not be the batch, and it gets an accepted size as well.
+    Images have the size in the metadata; other dynamic axes one that the model accepts. Where
+    neither names nor the caller tell the batch axes, they get an accepted size as well.
+
+    Args:
+        model: to be run.
+        inputs: with the batch axis of each; None takes those that names tell.
+        batch: number of samples.
+        seed: of the values.
 
     Raises:
         ExecutionError: the model accepts none of the tried sizes; the message asks for samples.
     """
-    specs = input_specs(model)
-    dims = {s.shape[0]: batch for s in specs if s.shape and isinstance(s.shape[0], str)}
+    specs = with_image_size(model, input_specs(model) if inputs is None else inputs)
+    dims = {spec.batch: batch for spec in specs if isinstance(spec.batch, str)}
     if any(name not in dims for spec in specs for name in _dynamic(spec)):
-        accepted = probe_feeds(model, count=1, seed=seed)[0]
+        accepted = probe_feeds(model, specs, count=1, seed=seed)[0]
         if any(name is None for spec in specs for name in _dynamic(spec)):
-            return accepted
+            if inputs is None and not settled(specs):
+                return accepted
+            return trim(join([accepted] * batch, specs), specs, batch) or accepted
         for spec in specs:
             for dim, size in zip(spec.shape or (), accepted[spec.name].shape, strict=False):
                 if isinstance(dim, str):
                     dims.setdefault(dim, size)
     return generate(specs, count=1, seed=seed, dims=dims, default_dim=batch)[0]
+
+
+def with_image_size(model: ir.Model, specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """Set the dynamic sides of image inputs to the size that the model's metadata declares.
+
+    Ultralytics writes `imgsz` as `[height, width]` or as one number.
+    """
+    text = model.metadata_props.get("imgsz", "")
+    sides = [int(number) for number in re.findall(r"\d+", text)]
+    sides = sides * 2 if len(sides) == 1 else sides
+    if len(sides) != 2 or not all(sides):
+        return tuple(specs)
+    return tuple(_with_sides(spec, sides) for spec in specs)
+
+
+def _with_sides(spec: InputSpec, sides: Sequence[int]) -> InputSpec:
+    """Set the dynamic sides of an image in either layout; other inputs stay."""
+    if spec.shape is None or len(spec.shape) != 4:
+        return spec
+    first = 1 if spec.shape[3] in _IMAGE_CHANNELS and spec.shape[1] not in _IMAGE_CHANNELS else 2
+    shape = list(spec.shape)
+    for axis, side in zip((first, first + 1), sides, strict=True):
+        shape[axis] = shape[axis] if isinstance(shape[axis], int) else side
+    return msgspec.structs.replace(spec, shape=tuple(shape))
 
 
 def _dynamic(spec: InputSpec) -> Iterator[str | None]:

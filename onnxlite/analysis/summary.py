@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -11,12 +12,15 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.analysis.cost import LayerCost, cost, type_name
+from onnxlite.analysis.shapes import with_image_size
+from onnxlite.batch_axis import batch_specs
 from onnxlite.graph import STANDARD_DOMAINS, iter_graphs, iter_nodes
+from onnxlite.inputs import InputSpec, trim
 from onnxlite.model import ModelLike, disk_bytes, load, plain_model, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.options import Options
 from onnxlite.records import Report
-from onnxlite.samples import Samples, SamplesLike, input_specs, trim
+from onnxlite.samples import BoundSamples, Samples, SamplesLike
 from onnxlite.step import StepContext, from_options
 
 #: Above this many bytes of tensors, zeros are counted only on request.
@@ -44,6 +48,7 @@ class Summary(Report, frozen=True, kw_only=True):
         ir_version: version of the file format.
         opsets: version by operator domain; the standard domain is `"ai.onnx"`.
         inputs: inputs that a caller feeds.
+        batch_axes: axis that counts samples, by name of the input; None if it has none.
         outputs: outputs of the model.
         operators: number of nodes by operator, subgraphs included, most frequent first;
             operators of other domains are written `domain.name`.
@@ -62,6 +67,7 @@ class Summary(Report, frozen=True, kw_only=True):
     ir_version: int
     opsets: dict[str, int]
     inputs: tuple[ValueSpec, ...]
+    batch_axes: dict[str, int | None]
     outputs: tuple[ValueSpec, ...]
     operators: dict[str, int]
     parameters: int
@@ -94,13 +100,13 @@ class InspectOptions(Options, frozen=True, kw_only=True):
     ] = None
 
 
-@from_options(InspectOptions)
+@from_options(InspectOptions, runtime=("batch_axis",))
 def inspect(
     model: ModelLike,
     *,
     samples: SamplesLike | None = None,
     options: InspectOptions,
-    context: StepContext,  # noqa: ARG001 the form of all functions made from a record
+    context: StepContext,
 ) -> Summary:
     """Describe a model: inputs, outputs, operators, parameters, MACs, bytes, layers.
 
@@ -118,17 +124,21 @@ def inspect(
     model = plain_model(model)
     source = load(model)
     feeds = None
-    if samples is not None:
-        specs = input_specs(source)
-        feed = next(iter(Samples(samples, specs, batch_size=batch)))
-        feeds = [trim(feed, specs, batch) or feed]
+    specs = batch_specs(source, context.batch_axis)
+    notes: tuple[str, ...] = ()
+    if samples is None:
+        notes = tuple(_assumed_sizes(source, specs))
+    else:
+        stream = Samples(BoundSamples(samples, specs), specs, batch_size=batch)
+        feed = next(iter(stream))
+        feeds = [trim(feed, stream.inputs, batch) or feed]
     nbytes = size_bytes(source)
     operators = Counter(_operator(node) for node in iter_nodes(source))
     plain = load(source)
     skipped = normalize(plain)
     if sparsity is None:
         sparsity = nbytes < _COUNT_ZEROS_BELOW_BYTES
-    counted = cost(plain, feeds=feeds, batch=batch, sparsity=sparsity)
+    counted = cost(plain, feeds=feeds, inputs=specs, batch=batch, sparsity=sparsity)
     on_disk = None
     if not isinstance(model, onnx.ModelProto | ir.Model):
         on_disk = disk_bytes(model)
@@ -138,6 +148,7 @@ def inspect(
         ir_version=source.ir_version,
         opsets={domain or "ai.onnx": v for domain, v in source.opset_imports.items()},
         inputs=tuple(_spec(v) for v in source.graph.inputs if not v.is_initializer()),
+        batch_axes={spec.name: spec.batch_axis for spec in specs},
         outputs=tuple(_spec(value) for value in source.graph.outputs),
         operators=dict(operators.most_common()),
         parameters=counted.parameters,
@@ -147,8 +158,25 @@ def inspect(
         bytes_by_type=_bytes_by_type(plain),
         file_bytes=on_disk,
         layers=counted.layers,
-        notes=(*(f"{d.what}: {d.message}" for d in skipped), *counted.notes),
+        notes=(*notes, *(f"{d.what}: {d.message}" for d in skipped), *counted.notes),
     )
+
+
+def _assumed_sizes(model: ir.Model, specs: Sequence[InputSpec]) -> Iterator[str]:
+    """Note sizes of dynamic axes that MACs are counted at, and where they are from."""
+    sized = with_image_size(model, specs)
+    if sized != tuple(specs):
+        size = model.metadata_props["imgsz"]
+        yield f"MACs are counted at the image size that the metadata declares, imgsz {size}"
+    free = [
+        f"{dim or '?'} of {spec.name!r}"
+        for spec in sized
+        for axis, dim in enumerate(spec.shape or ())
+        if not isinstance(dim, int) and axis != spec.batch_axis
+    ]
+    if free:
+        names = ", ".join(free[:4]) + (", ..." if free[4:] else "")
+        yield f"MACs are counted at made-up sizes of {names}: give samples of the real sizes"
 
 
 def _operator(node: ir.Node) -> str:

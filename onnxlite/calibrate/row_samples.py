@@ -11,9 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError
+from onnxlite.inputs import Feed
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session, tapped
-from onnxlite.samples import Feed
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ import onnx_ir as ir
 from onnxlite.calibrate.collect import collect_part, sampled_fraction, with_elements
 from onnxlite.calibrate.statistics import ValueStatistics, merge_statistics
 from onnxlite.errors import OnnxliteError
+from onnxlite.inputs import Feed, InputSpec, feed_size, input_specs
 from onnxlite.model import load, to_bytes
 from onnxlite.records import Progress, no_progress
-from onnxlite.samples import Feed, Samples, feed_size, input_specs
+from onnxlite.samples import BoundSamples, Samples
 from onnxlite.workers import Workers
 
 
@@ -29,6 +30,7 @@ class _Shard:
     model: bytes
     names: tuple[str, ...]
     feeds: list[Feed]
+    inputs: tuple[InputSpec, ...]
     first: tuple[int, int]
     fraction: float
     threads: int | None
@@ -67,10 +69,12 @@ def collect_sharded(
     sizes = [feed_size(feed, samples.inputs) for feed in feeds]
     firsts = [(start, sum(sizes[:start])) for start in cuts[:-1]]
 
+    parts = [feeds[first[0] : stop] for first, stop in zip(firsts, cuts[1:], strict=True)]
+
     def collect(fraction: float) -> dict[str, ValueStatistics]:
         pieces = [
-            _Shard(content, wanted, feeds[first[0] : stop], first, fraction, threads)
-            for first, stop in zip(firsts, cuts[1:], strict=True)
+            _Shard(content, wanted, part, samples.inputs, first, fraction, threads)
+            for first, part in zip(firsts, parts, strict=True)
         ]
         found: dict[int, dict[str, ValueStatistics]] = {}
         for index, result in workers.each(_collect, pieces, stage="calibrate", progress=progress):
@@ -88,7 +92,7 @@ def _collect(shard: _Shard) -> dict[str, ValueStatistics] | OnnxliteError:
     proto.ParseFromString(shard.model)
     model = load(proto)
     try:
-        samples = Samples(shard.feeds, input_specs(model))
+        samples = Samples(BoundSamples(shard.feeds, shard.inputs), input_specs(model))
         return collect_part(
             model,
             shard.names,

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.errors import SamplesError
 from onnxlite.graph import describe
+from onnxlite.inputs import Feed, InputSpec, feed_size
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples, feed_size
+from onnxlite.samples import Samples
 
 Array64 = NDArray[np.float64]
 
@@ -67,7 +68,7 @@ def stream(
     for index, feed in enumerate(samples):
         detailed = sampled(index)
         if detailed not in probes:
-            probes[detailed] = _Probe(model, wanted, sample=detailed, threads=threads)
+            probes[detailed] = _Probe(model, wanted, samples.inputs, detailed, threads)
         yield probes[detailed].run(feed, feed_size(feed, samples.inputs))
         progress("calibrate", index + 1, total)
 
@@ -76,9 +77,14 @@ class _Probe:
     """A session that measures, with elements of values or without."""
 
     def __init__(
-        self, model: ir.Model, names: list[str], *, sample: bool, threads: int | None
+        self,
+        model: ir.Model,
+        names: list[str],
+        inputs: Sequence[InputSpec],
+        sample: bool,
+        threads: int | None,
     ) -> None:
-        probe, taps = tap_summaries(model, names, sample=sample)
+        probe, taps = tap_summaries(model, names, inputs, sample=sample)
         self._model, self._names = model, list(taps)
         self._session = Session(probe, threads=threads)
         self._known = np.array([tap.known_low for tap in taps.values()])

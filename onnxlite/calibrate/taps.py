@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxlite.builder import GraphBuilder
 from onnxlite.calibrate.effective_range import effective_range, lower_bound
+from onnxlite.inputs import InputSpec, input_specs
 from onnxlite.model import clone
 from onnxlite.runtime import Session
 
@@ -69,12 +70,6 @@ class TapModel:
         for name, value in self.values.items():
             part = self._effective[name]
             yield name, value if part is None else part.write(self._place)
-
-    @property
-    def batches(self) -> set[str]:
-        """Sizes of the first axes of inputs, which count samples."""
-        shapes = (value.shape for value in self._model.graph.inputs)
-        return {str(shape[0]) for shape in shapes if shape is not None and len(shape) > 0}
 
     def op(
         self,
@@ -144,18 +139,20 @@ class Tap:
 
 
 def tap_summaries(
-    model: ir.Model, names: Iterable[str], *, sample: bool
+    model: ir.Model, names: Iterable[str], inputs: Sequence[InputSpec] = (), *, sample: bool
 ) -> tuple[ir.Model, dict[str, Tap]]:
     """Make a copy of `model` whose outputs are summaries of the named float32 values.
 
     Args:
         model: of opset 10 or newer where a `sample` is asked for, with shapes.
         names: of the values.
+        inputs: with the batch axis of each; those of the model by default.
         sample: whether some elements are taken.
     """
     wanted = list(dict.fromkeys(names))
     taps = TapModel(model, wanted, effective=True)
-    batches = taps.batches
+    specs = inputs or input_specs(model)
+    batches = {str(s.batch) for s in specs if s.shape and s.batch_axis is not None}
     found: dict[str, Tap] = {}
     for name, value in taps:
         bound = lower_bound(taps.values[name])

@@ -42,6 +42,7 @@ def inspect(
     model: args.ModelPath,
     options: InspectOptions,
     data: args.Data = None,
+    batch_axis: args.BatchAxis = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also show one row per layer.")] = False,
     json: args.Json = False,
     quiet: args.Quiet = False,
@@ -51,7 +52,9 @@ def inspect(
     [bold]Example[/bold]: onnxlite inspect model.onnx --layers
     """
     with Terminal(json=json, quiet=quiet) as terminal:
-        summary = ol.inspect(model, samples=data, **asdict(options))
+        summary = ol.inspect(
+            model, samples=data, batch_axis=args.batch_axis(batch_axis), **asdict(options)
+        )
     terminal.show("summary", summary, summary_view(summary, layers=layers))
 
 
@@ -72,6 +75,7 @@ def compare(
     candidate: args.CandidatePath,
     options: CompareOptions,
     data: args.Data = None,
+    batch_axis: args.BatchAxis = None,
     labels: args.Labels = None,
     metric: args.TaskMetric = None,
     max_drop: args.MaxDrop = None,
@@ -106,6 +110,7 @@ def compare(
             reference,
             candidate,
             samples=data,
+            batch_axis=args.batch_axis(batch_axis),
             labels=labels,
             metric=metric,
             progress=terminal,
@@ -148,6 +153,7 @@ def benchmark(
     candidate: args.CandidatePath,
     options: BenchmarkOptions,
     data: args.Data = None,
+    batch_axis: args.BatchAxis = None,
     max_ratio: Annotated[
         float | None,
         typer.Option(
@@ -166,7 +172,12 @@ def benchmark(
     """
     with Terminal(json=json, quiet=quiet) as terminal:
         latency = ol.benchmark(
-            reference, candidate, samples=data, progress=terminal, **asdict(options)
+            reference,
+            candidate,
+            samples=data,
+            batch_axis=args.batch_axis(batch_axis),
+            progress=terminal,
+            **asdict(options),
         )
     terminal.show("latency", latency, latency_view(latency))
     if max_ratio is not None and latency.ratio.median > max_ratio:
@@ -179,6 +190,7 @@ def sensitivity(
     model: args.ModelPath,
     options: SensitivityOptions,
     data: args.Data = None,
+    batch_axis: args.BatchAxis = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw it as an SVG file.", show_default=False),
@@ -197,7 +209,13 @@ def sensitivity(
         source = ol.load(model)
         if simplify:
             source = ol.simplify(source).model
-        result = ol.sensitivity(source, data, progress=terminal, **asdict(options))
+        result = ol.sensitivity(
+            source,
+            data,
+            batch_axis=args.batch_axis(batch_axis),
+            progress=terminal,
+            **asdict(options),
+        )
         if plot is not None:
             write_text(plot, sensitivity_plot(result))
     terminal.show("sensitivity", result, sensitivity_view(result))

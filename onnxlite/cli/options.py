@@ -58,7 +58,7 @@ Data: TypeAlias = Annotated[
         "-d",
         metavar="FILE|FOLDER",
         help="Real inputs, without labels: .npy (a model with one input), .npz (one array per "
-        "input name), or a folder of them. The first axis counts samples.",
+        "input name), or a folder of them. The batch axis of each input counts samples.",
         show_default=False,
     ),
 ]
@@ -99,14 +99,23 @@ Reports: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-(_FLOOR,) = (field for field in fields_of(StepContext) if field.name == "floor_db")
+_CONTEXT = {field.name: field for field in fields_of(StepContext)}
+BatchAxis: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--batch-axis",
+        metavar="AXIS|INPUT=AXIS",
+        help=escape(_CONTEXT["batch_axis"].description),
+        show_default=False,
+    ),
+]
 FloorDb: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--floor-db",
         min=0,
         metavar="DB",
-        help=_FLOOR.description,
+        help=_CONTEXT["floor_db"].description,
         show_default=False,
     ),
 ]
@@ -124,6 +133,11 @@ Quiet: TypeAlias = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Show errors only (and JSON, if asked for)."),
 ]
+
+
+def batch_axis(items: list[str] | None) -> int | dict[str, int | None] | None:
+    """Read `--batch-axis`: `1`, or `state=1` and `edges=none`, once for each input."""
+    return _table(_CONTEXT["batch_axis"], items) if items else None
 
 
 def _read_labels(path: str) -> NDArray[Any]:
@@ -211,7 +225,10 @@ def with_options(
 
 
 #: What commands show before the options of their record.
-_LEADING = ("model", "reference", "candidate", "recipe", "output", "data", "evaluation", "labels")
+_LEADING = (
+    *("model", "reference", "candidate", "recipe", "output"),
+    *("data", "batch_axis", "evaluation", "labels"),
+)
 
 
 def record_from(record: type[OptionsT], texts: Mapping[str, Any]) -> OptionsT:

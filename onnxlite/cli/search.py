@@ -28,6 +28,7 @@ def optimize(
     options: OptimizeOptions,
     output: args.Output = None,
     data: args.Data = None,
+    batch_axis: args.BatchAxis = None,
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
     metric: args.TaskMetric = None,
@@ -79,6 +80,7 @@ def optimize(
         found = ol.optimize(
             model,
             data,
+            batch_axis=args.batch_axis(batch_axis),
             metric=metric,
             labels=labels,
             evaluation=evaluation,

@@ -137,6 +137,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
         options: Step,
         output: args.Output = None,
         data: args.Data = None,
+        batch_axis: args.BatchAxis = None,
         evaluation: args.Evaluation = None,
         labels: args.Labels = None,
         metric: args.TaskMetric = None,
@@ -157,6 +158,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
             benchmark=benchmark,
             show=_Shown(report, json, quiet),
             samples=data,
+            batch_axis=args.batch_axis(batch_axis),
             evaluation=evaluation,
             labels=labels,
             metric=metric,
@@ -171,6 +173,7 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
         options: Step,
         output: args.Output = None,
         data: args.Data = None,
+        batch_axis: args.BatchAxis = None,
         evaluation: args.Evaluation = None,
         labels: args.Labels = None,
         metric: args.TaskMetric = None,
@@ -184,8 +187,8 @@ def _command(entry: _Command, name: str) -> Callable[..., None]:
     ) -> None:
         step = msgspec.structs.replace(options, candidate=candidate)
         of_one(
-            reference, step, output, data, evaluation, labels, metric, False, threads, benchmark,
-            floor_db, force, report, json, quiet,
+            reference, step, output, data, batch_axis, evaluation, labels, metric, False, threads,
+            benchmark, floor_db, force, report, json, quiet,
         )  # fmt: skip
 
     pair = "candidate" in entry.step.__struct_fields__
@@ -200,6 +203,7 @@ def run(
     recipe: args.RecipePath,
     output: args.Output = None,
     data: args.Data = None,
+    batch_axis: args.BatchAxis = None,
     evaluation: args.Evaluation = None,
     labels: args.Labels = None,
     metric: args.TaskMetric = None,
@@ -232,6 +236,7 @@ def run(
         benchmark=benchmark,
         show=_Shown(report, json, quiet),
         samples=data,
+        batch_axis=args.batch_axis(batch_axis),
         evaluation=evaluation,
         labels=labels,
         metric=metric,

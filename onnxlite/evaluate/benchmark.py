@@ -23,14 +23,16 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import generated_feed
+from onnxlite.batch_axis import batch_specs, bind
 from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.evaluate.peak_memory import PeakMemory, peak_memory
+from onnxlite.inputs import BatchAxis, Feed, input_specs, trim
 from onnxlite.machine import Machine, machine
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.options import Options, Seed
 from onnxlite.records import Report
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.save import save
 from onnxlite.step import StepContext, from_options
 from onnxlite.timing import InterleavedTimer, current_timer
@@ -143,7 +145,13 @@ class BenchmarkOptions(Options, frozen=True, kw_only=True):
     seed: Seed = 0
 
 
-@from_options(BenchmarkOptions, runtime=("progress",))
+@from_options(
+    BenchmarkOptions,
+    runtime=(
+        "batch_axis",
+        "progress",
+    ),
+)
 def benchmark(
     reference: ModelLike,
     candidate: ModelLike,
@@ -169,7 +177,7 @@ def benchmark(
     reference, candidate = plain_model(reference), plain_model(candidate)
     began = time.perf_counter()
     first, second = load(reference), load(candidate)
-    feeds = _feeds(first, samples, options.batch_size, seed)
+    feeds = _feeds(first, samples, context.batch_axis, options)
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="onnxlite-") as directory:
         paths = (
@@ -212,12 +220,17 @@ def benchmark(
     )
 
 
-def _feeds(model: ir.Model, samples: SamplesLike | None, batch: int, seed: int) -> list[Feed]:
+def _feeds(
+    model: ir.Model, samples: SamplesLike | None, given: BatchAxis | None, options: BenchmarkOptions
+) -> list[Feed]:
+    """The first batches of the samples, or a generated one."""
+    batch, samples = options.batch_size, bind(model, samples, given)
     if samples is None:
-        return [generated_feed(model, batch=batch, seed=seed)]
-    specs = input_specs(model)
-    stream = itertools.islice(Samples(samples, specs, batch_size=batch), _MAX_FEEDS)
-    return [trim(feed, specs, batch) or feed for feed in stream]
+        inputs = batch_specs(model, given)
+        return [generated_feed(model, inputs, batch=batch, seed=options.seed)]
+    stream = Samples(samples, input_specs(model), batch_size=batch)
+    feeds = itertools.islice(stream, _MAX_FEEDS)
+    return [trim(feed, stream.inputs, batch) or feed for feed in feeds]
 
 
 def _on_disk(source: PlainModel, model: ir.Model, path: Path) -> Path:

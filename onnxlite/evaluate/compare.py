@@ -14,17 +14,19 @@ import onnx_ir as ir
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from onnxlite.batch_axis import bind
 from onnxlite.errors import OptionError
 from onnxlite.evaluate.layers import LayerFidelity, compare_layers
 from onnxlite.evaluate.metrics import Meter, OutputFidelity
 from onnxlite.evaluate.per_sample import SampleSpread
 from onnxlite.fidelity import common_outputs, match_outputs
+from onnxlite.inputs import Feed, InputSpec, feed_size, input_specs
 from onnxlite.model import ModelLike, PlainModel, load, plain_model
 from onnxlite.ops import random_outputs, value_lengths
 from onnxlite.options import Limit, Options
 from onnxlite.records import Report
 from onnxlite.runtime import Session, probe_feeds
-from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, feed_size, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext, from_options
 from onnxlite.task_metrics import (
     MetricLike,
@@ -135,7 +137,7 @@ class CompareOptions(Options, frozen=True, kw_only=True):
     limit: Limit = None
 
 
-@from_options(CompareOptions, runtime=("threads", "progress"))
+@from_options(CompareOptions, runtime=("batch_axis", "threads", "progress"))
 def compare(
     reference: ModelLike,
     candidate: ModelLike,
@@ -172,13 +174,15 @@ def compare(
     threads, progress = context.threads, context.progress
     reference, candidate = plain_model(reference), plain_model(candidate)
     first, second = load(reference), load(candidate)
+    samples = bind(first, samples, context.batch_axis)
     specs, renamed, notes = _joint_inputs(input_specs(first), input_specs(second))
     feeds: Iterable[Feed]
     if samples is None:
         feeds = probe_feeds(first)
         notes.append("compared on generated inputs")
     else:
-        feeds = Samples(samples, specs, limit=options.limit)
+        feeds = stream = Samples(samples, specs, limit=options.limit)
+        specs = stream.inputs
     varying = bool(value_lengths(first))
     real = needs_real_lengths(metric, labelled=labels is not None)
     ties = varying and not real
@@ -283,7 +287,7 @@ def _joint_inputs(
                 )
             dims = zip(one.shape, two.shape, strict=True)
             shape = tuple(b if isinstance(b, int) else a for a, b in dims)
-        joint.append(InputSpec(one.name, one.dtype, shape))
+        joint.append(msgspec.structs.replace(one, shape=shape))
     renamed = {one.name: two.name for one, two in zip(first, partners, strict=True)}
     return tuple(joint), renamed, notes
 

@@ -25,10 +25,10 @@ from onnxlite.evaluate.channel_scales import ChannelScales
 from onnxlite.evaluate.metrics import Meter
 from onnxlite.fidelity import noise_ratio
 from onnxlite.graph import const_tensor
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session, tapped
-from onnxlite.samples import Feed
 
 #: Values of the original that are held at a time, of one feed.
 _CHUNK_BYTES = 1 << 27

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from onnxlite.errors import ExecutionError
+from onnxlite.inputs import Feed
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 
 _TIMEOUT_S = 600.0
 

@@ -14,9 +14,9 @@ from onnxlite.errors import VerificationError
 from onnxlite.fidelity.layout import OutputLayout, output_layout
 from onnxlite.fidelity.lengths import common_part
 from onnxlite.fidelity.output_error import OutputError, OutputErrors
+from onnxlite.inputs import Feed
 from onnxlite.ops import value_lengths
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed
 
 #: A model, or a function from a feed to the outputs by name.
 Runnable: TypeAlias = ir.Model | Callable[[Feed], Outputs]

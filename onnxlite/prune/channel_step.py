@@ -159,7 +159,7 @@ def verify(task: PruningTask, units: Ids) -> list[Skipped]:
     check_loads(task.model)
     masked = clone(task.reference)
     try:
-        feed = generated_feed(masked) if task.samples is None else one_sample(masked, task.samples)
+        feed = generated_feed(masked) if task.samples is None else one_sample(task.samples)
     except ExecutionError as error:
         return [Skipped("verify", "", "not-runnable", f"no valid input is known: {error}")]
     (original,) = run_all(masked, [feed])

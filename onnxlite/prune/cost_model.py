@@ -15,11 +15,11 @@ from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.cost import cost, is_parameter
 from onnxlite.analysis.pruned_shapes import PrunedShapes
 from onnxlite.errors import OptionError
+from onnxlite.inputs import Feed
 from onnxlite.machine import machine
 from onnxlite.ops import Ids, spec_of
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 from onnxlite.timing import run_seconds, time_ratios
 from onnxlite.timing.layer_times import LayerTimes
 

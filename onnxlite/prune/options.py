@@ -369,7 +369,10 @@ class SparseStorage(Step, frozen=True, kw_only=True):
 
     report: ClassVar[type[StepReport]] = SparseStorageReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "unused"
-    runtime: ClassVar[tuple[str, ...]] = ("progress",)
+    runtime: ClassVar[tuple[str, ...]] = (
+        "batch_axis",
+        "progress",
+    )
 
     def apply(
         self,

@@ -15,6 +15,7 @@ from onnxlite.analysis.channels import UnitGroup
 from onnxlite.analysis.cost import cost
 from onnxlite.calibrate.moments import Moments
 from onnxlite.fidelity import ReferenceOutputs
+from onnxlite.inputs import feed_size
 from onnxlite.model import clone
 from onnxlite.ops import Ids, value_lengths
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
@@ -33,7 +34,7 @@ from onnxlite.records import Skipped
 from onnxlite.repair import Repair, repair_ir
 from onnxlite.repair.engine import FitOptions, input_moments
 from onnxlite.runtime import Outputs, run_all
-from onnxlite.samples import Samples, feed_size
+from onnxlite.samples import Samples
 
 #: Local damage below which a probe would measure only rounding errors.
 _MIN_DAMAGE = 1e-4

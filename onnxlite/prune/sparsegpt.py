@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import Reference, ReferenceOutputs
 from onnxlite.graph import const_tensor, iter_nodes, node_name, value_names
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.ops import Parameter, value_lengths
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
@@ -42,7 +43,7 @@ from onnxlite.repair.mask import Mask, Masker
 from onnxlite.repair.regression import MAX_FEATURES, RegressionRows
 from onnxlite.repair.targets import match_layers
 from onnxlite.runtime import run_all
-from onnxlite.samples import Feed, Samples
+from onnxlite.samples import Samples
 
 Array = NDArray[Any]
 

@@ -18,6 +18,7 @@ from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.analysis.shapes import generated_feed, infer_shapes
 from onnxlite.errors import OptionError
 from onnxlite.holdout import EveryKth, split_stream
+from onnxlite.inputs import Feed, input_specs, trim
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import Ids
@@ -32,7 +33,7 @@ from onnxlite.prune.importance import FROM_SAMPLES, DamageCurve
 from onnxlite.prune.options import Importance, ImportanceFunction, PruneChannels
 from onnxlite.prune.removal import remove_units
 from onnxlite.records import HoldOut
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
 
 #: Feeds that damage is checked on are held out of scoring.
@@ -113,7 +114,7 @@ class PruningTask:
         """
         if self.samples is None:
             return generated_feed(self.model)
-        return one_sample(self.model, self.samples)
+        return one_sample(self.samples)
 
     @cached_property
     def branches(self) -> Mapping[int, Branch]:
@@ -154,7 +155,7 @@ def analyse(
     infer_shapes(model)
     inputs = input_specs(model)
     stream = None if samples is None else Samples(samples, inputs, limit=options.limit)
-    feeds = None if stream is None else [one_sample(model, stream)]
+    feeds = None if stream is None else [one_sample(stream)]
     channels = channel_map(model, feeds=feeds)
     check_options(channels, options, samples=stream is not None)
     fitted, held_out = (None, None) if stream is None else split_stream(stream, _HOLD_OUT)
@@ -171,10 +172,10 @@ def analyse(
     )
 
 
-def one_sample(model: ir.Model, samples: Samples) -> Feed:
+def one_sample(samples: Samples) -> Feed:
     """Return the first sample; the first batch if its size is fixed."""
     feed = next(iter(samples))
-    return trim(feed, input_specs(model), 1) or feed
+    return trim(feed, samples.inputs, 1) or feed
 
 
 def chosen_units(curves: Sequence[DamageCurve], removed: RemovedCounts) -> Ids:

@@ -13,9 +13,9 @@ from onnxlite.analysis.cost import LayerCost
 from onnxlite.analysis.lineage import origin_of
 from onnxlite.analysis.summary import Summary
 from onnxlite.errors import OnnxliteError
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.samples import Feed
 from onnxlite.timing import current_timer
 from onnxlite.timing.profiler import Kernels, profile
 

@@ -22,6 +22,7 @@ from onnxlite.analysis.summary import inspect
 from onnxlite.errors import ExecutionError, SaveError, VerificationError
 from onnxlite.evaluate import Fidelity, Latency
 from onnxlite.fidelity import common_part
+from onnxlite.inputs import Feed, input_specs, trim
 from onnxlite.model import PlainModel, disk_bytes, mapped_files, size_bytes, to_bytes
 from onnxlite.ops import value_lengths
 from onnxlite.recipe.document import Recipe
@@ -30,7 +31,7 @@ from onnxlite.recipe.report import RunReport, Sizes, environment
 from onnxlite.recipe.split import SampleUse
 from onnxlite.records import StepReport, Usability
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.save import save
 from onnxlite.step import StepContext
 from onnxlite.task_metrics import MetricLike
@@ -292,9 +293,9 @@ def _check_finite(fidelity: Fidelity) -> None:
 
 def _one(model: ir.Model, samples: SamplesLike) -> Feed:
     """One sample, or a whole feed where its size is fixed."""
-    specs = input_specs(model)
-    first = next(iter(Samples(samples, specs)))
-    return trim(first, specs, 1) or first
+    stream = Samples(samples, input_specs(model))
+    first = next(iter(stream))
+    return trim(first, stream.inputs, 1) or first
 
 
 def _sizes(run: Run, result: ir.Model, saved: Path | None) -> Sizes:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.lineage import record_original
 from onnxlite.apply import apply_step
+from onnxlite.batch_axis import bind
 from onnxlite.errors import OptionError, SamplesError
+from onnxlite.inputs import input_specs
 from onnxlite.model import ModelLike, clone, give_back, load, plain_model
 from onnxlite.options import Options
 from onnxlite.recipe.document import Recipe, RecipeLike, as_recipe
@@ -24,7 +26,7 @@ from onnxlite.recipe.report import RunReport
 from onnxlite.recipe.split import SampleUse, split
 from onnxlite.records import StepReport
 from onnxlite.runtime import probe_feeds
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import Result, StepContext, from_options
 from onnxlite.task_metrics import MetricLike
 
@@ -60,7 +62,7 @@ class RunOptions(Options, frozen=True, kw_only=True):
     ] = True
 
 
-@from_options(RunOptions, runtime=("threads", "executor", "floor_db", "progress"))
+@from_options(RunOptions, runtime=("batch_axis", "threads", "executor", "floor_db", "progress"))
 def run(
     model: ModelLike,
     recipe: RecipeLike,
@@ -108,6 +110,8 @@ def run(
     original = load(model)
     if options.output is not None:
         check_target(options.output, original)
+    samples = bind(original, samples, context.batch_axis)
+    evaluation = bind(original, evaluation, context.batch_axis)
     calibration, held_out, use = _samples(original, samples, evaluation, recipe)
     asked = Run(
         model=model,

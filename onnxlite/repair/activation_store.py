@@ -18,8 +18,9 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.graph import const_tensor, inputs_and_captures, values_read
+from onnxlite.inputs import Feed, feed_size
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples, feed_size
+from onnxlite.samples import Samples
 
 #: More samples than this do not improve the fits of layers, however small they are.
 _MAX_SAMPLES = 2048

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.inputs import Feed
 from onnxlite.ops import LinearLayer
 from onnxlite.records import HoldOut, Progress, no_progress
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
@@ -33,7 +34,7 @@ from onnxlite.repair.regression import (
     rows_wanted,
 )
 from onnxlite.repair.targets import FitPair
-from onnxlite.samples import Feed, Samples
+from onnxlite.samples import Samples
 
 Array = NDArray[Any]
 

@@ -15,13 +15,14 @@ import msgspec
 import onnx_ir as ir
 
 from onnxlite.graph import node_name
+from onnxlite.inputs import Feed
 from onnxlite.ops.linear_layer import LinearLayer
 from onnxlite.records import Progress, Skipped, no_progress
 from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.mask import Mask
 from onnxlite.repair.targets import match_layers
-from onnxlite.samples import Feed, Samples
+from onnxlite.samples import Samples
 
 
 class RoundedLayer(msgspec.Struct, frozen=True):

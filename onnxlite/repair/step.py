@@ -19,6 +19,7 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import node_name
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.records import HoldOut, Progress, Skipped, main_reasons, no_progress
@@ -26,7 +27,7 @@ from onnxlite.repair.engine import Engine, FitOptions
 from onnxlite.repair.fit import Fit
 from onnxlite.repair.options import RepairChanges, RepairedLayer, RepairReport
 from onnxlite.repair.targets import STEP, FitPair, match_layers
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.tied_lengths import tie_pair
 
 _DEFAULTS = FitOptions()

@@ -40,6 +40,7 @@ def _facts(summary: Summary) -> RenderableType:
     types = ", ".join(f"{name} {size_text(n)}" for name, n in summary.bytes_by_type.items())
     rows = [
         *(("input", str(spec)) for spec in summary.inputs),
+        ("batch axis", _batch_axes(summary)),
         *(("output", str(spec)) for spec in summary.outputs),
         ("made by", summary.producer or "-"),
         ("opset", f"{opsets} (IR {summary.ir_version})"),
@@ -49,6 +50,14 @@ def _facts(summary: Summary) -> RenderableType:
         ("MACs", _macs(summary)),
     ]
     return table(summary.name, ("", ""), rows)
+
+
+def _batch_axes(summary: Summary) -> str:
+    """The axis of all inputs, or that of each."""
+    axes = summary.batch_axes
+    if len(set(axes.values())) == 1 and None not in axes.values():
+        return str(next(iter(axes.values())))
+    return ", ".join(f"{name} {'none' if axis is None else axis}" for name, axis in axes.items())
 
 
 def _macs(summary: Summary) -> str:

@@ -20,11 +20,12 @@ import onnx_ir as ir
 from onnxlite.analysis.lineage import Origin, lineage_of, record_original, restore_lineage
 from onnxlite.apply import apply_step
 from onnxlite.errors import OnnxliteError, OptionError
+from onnxlite.inputs import input_specs
 from onnxlite.model import load, to_bytes
 from onnxlite.recipe import PruneChannels, QuantizeAuto, QuantizeDynamic, QuantizeStatic
 from onnxlite.recipe.proof import Reference
 from onnxlite.records import Progress, StepReport, no_progress
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import BoundSamples, Samples, SamplesLike
 from onnxlite.step import Step, StepContext
 from onnxlite.workers import Lost, Workers, local_workers
 
@@ -221,4 +222,4 @@ def task_executor(executor: Executor | int | None) -> Iterator[TaskExecutor]:
 def _portable(task: StepTask) -> StepTask:
     """The task with its samples as plain arrays: parts of streams cannot be pickled."""
     feeds = Samples(task.samples, input_specs(parse_model(task.model)))
-    return replace(task, samples=list(feeds))
+    return replace(task, samples=BoundSamples(list(feeds), feeds.inputs))

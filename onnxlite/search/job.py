@@ -15,10 +15,11 @@ from msgspec import Meta
 
 from onnxlite.cache import Cache, digest_of
 from onnxlite.evaluate import Latency
+from onnxlite.inputs import input_specs
 from onnxlite.model import PlainModel, disk_bytes, to_bytes
 from onnxlite.options import Seed
 from onnxlite.quantize.core.targets import target_named
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.search.budget import Budget
 from onnxlite.search.candidates import SearchSpace
 from onnxlite.search.deadline import Deadline

@@ -12,9 +12,11 @@ import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.batch_axis import bind
 from onnxlite.cache import Cache
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.evaluate import benchmark
+from onnxlite.inputs import input_specs
 from onnxlite.model import (
     PROTO_LIMIT_BYTES,
     ModelLike,
@@ -25,7 +27,7 @@ from onnxlite.model import (
     size_bytes,
 )
 from onnxlite.recipe.proof import check_target
-from onnxlite.samples import SamplesLike, input_specs
+from onnxlite.samples import SamplesLike
 from onnxlite.save import save
 from onnxlite.search.budget import Budget
 from onnxlite.search.deadline import Deadline
@@ -43,7 +45,7 @@ from onnxlite.task_metrics import MetricLike, choose_metric, observe_model
 BudgetLike: TypeAlias = Budget | Mapping[str, Any]
 
 
-@from_options(OptimizeOptions, runtime=("floor_db", "progress"))
+@from_options(OptimizeOptions, runtime=("batch_axis", "floor_db", "progress"))
 def optimize(
     model: ModelLike,
     samples: SamplesLike,
@@ -102,6 +104,8 @@ def optimize(
     start = time.perf_counter()
     source = plain_model(model)
     original = _loaded(source, options)
+    samples = bind(original, samples, context.batch_axis)
+    evaluation = bind(original, evaluation, context.batch_axis)
     split = split_samples(samples, input_specs(original), evaluation=evaluation, labels=labels)
     job = SearchJob(
         model=source,

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError, VerificationError
 from onnxlite.fidelity import common_outputs
+from onnxlite.inputs import Feed, feed_size, input_specs
 from onnxlite.ops import value_lengths
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.search.estimate import (
     Estimate,
     complement,
@@ -199,14 +200,13 @@ class QualityEvaluator:
         self._lengths = None if tied is None else tied[0]
         if tied is not None:
             model, samples = tied[0].model, tied[1]
-        self._specs = input_specs(model)
-        self._feeds = Samples(samples, self._specs)
+        self._feeds = Samples(samples, input_specs(model))
         self._session = Session(model, threads=threads)
         self._kept: list[Outputs] | None = []
         self.samples = kept_bytes = 0
         first: list[tuple[Feed, Outputs, int]] = []
         for feed in self._feeds:
-            outputs, count = tensors(self._session.run(feed)), feed_size(feed, self._specs)
+            outputs, count = tensors(self._session.run(feed)), feed_size(feed, self._feeds.inputs)
             if self.samples < MAX_OBSERVED:
                 first.append((feed, outputs, count))
             self.samples += count
@@ -249,7 +249,7 @@ class QualityEvaluator:
                 tensors(self._session.run(feed)) if self._kept is None else self._kept[index]
             )
             candidate = tensors(session.run(feed))
-            comparison.add(reference, candidate, feed_size(feed, self._specs))
+            comparison.add(reference, candidate, feed_size(feed, self._feeds.inputs))
         comparison.check_finite()
         losses = {name: run.result() for name, run in comparison.runs.items()}
         drop = losses["drop"]

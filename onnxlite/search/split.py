@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from onnxlite.errors import SamplesError
 from onnxlite.holdout import LastFraction, SampleStream
+from onnxlite.inputs import InputSpec
 from onnxlite.recipe.split import MIN_HELD_OUT, SampleUse
-from onnxlite.samples import InputSpec, Samples, SamplesLike
+from onnxlite.samples import Samples, SamplesLike
 
 Labels = NDArray[Any]
 

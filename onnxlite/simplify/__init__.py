@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxlite.apply import accepted, as_result
+from onnxlite.batch_axis import bind
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.opset import upgrade_opset
@@ -53,5 +54,6 @@ def simplify(
         SamplesError: the samples do not fit the model.
     """
     source = load(model)
+    samples = bind(source, samples, context.batch_axis)
     result, report = simplify_ir(clone(source), samples, options, context, rules=rules)
     return as_result(model, *accepted(options, source, result, report))

@@ -51,7 +51,10 @@ class Simplify(Step, frozen=True, kw_only=True):
     """Fold, fuse and clean up the graph; see `onnxlite.simplify`."""
 
     report: ClassVar[type[StepReport]] = SimplifyReport
-    runtime: ClassVar[tuple[str, ...]] = ("progress",)
+    runtime: ClassVar[tuple[str, ...]] = (
+        "batch_axis",
+        "progress",
+    )
     ties_lengths: ClassVar[bool] = False
     renamed: ClassVar[dict[str, str]] = {"time_limit": "time_limit_s"}
 

@@ -16,10 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, UnsupportedError
+from onnxlite.inputs import Feed, InputSpec, input_specs
 from onnxlite.model import size_bytes
 from onnxlite.ops import random_outputs, tie_noise
 from onnxlite.runtime import Outputs, Session, checking_session, probe_feeds
-from onnxlite.samples import Feed, InputSpec, Samples, SamplesLike, generate, input_specs
+from onnxlite.samples import Samples, SamplesLike, generate
 
 #: Largest allowed relative difference of a float32 or float64 output.
 TOLERANCE = 1e-4

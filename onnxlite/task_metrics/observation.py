@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.inputs import Feed, feed_size, input_specs
 from onnxlite.ops import OutputSource, output_source
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, Samples, SamplesLike, feed_size, input_specs
+from onnxlite.samples import Samples, SamplesLike
 
 Array64 = NDArray[np.float64]
 
@@ -217,9 +218,10 @@ def observe_model(
         SamplesError: the samples do not fit the model.
         ExecutionError: ONNX Runtime does not run it.
     """
-    specs, session = input_specs(model), Session(model, threads=threads)
-    feeds = Samples(samples, specs, limit=MAX_OBSERVED)
-    return observe(model, ((f, tensors(session.run(f)), feed_size(f, specs)) for f in feeds))
+    session = Session(model, threads=threads)
+    feeds = Samples(samples, input_specs(model), limit=MAX_OBSERVED)
+    runs = ((feed, tensors(session.run(feed)), feed_size(feed, feeds.inputs)) for feed in feeds)
+    return observe(model, runs)
 
 
 def tensors(outputs: Mapping[str, object]) -> Outputs:

@@ -8,8 +8,8 @@ import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxlite.inputs import Feed
 from onnxlite.runtime import Outputs
-from onnxlite.samples import Feed
 from onnxlite.task_metrics.base import MetricRun
 from onnxlite.task_metrics.observation import (
     MAX_OBSERVED,

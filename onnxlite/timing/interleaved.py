@@ -23,9 +23,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlite.inputs import Feed
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 
 #: A slot runs a fast model several times, until it is long against the clock and against what it
 #: takes to get going. Slots of 2 ms overrate INT8.

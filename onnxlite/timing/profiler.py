@@ -26,8 +26,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.graph import iter_nodes
+from onnxlite.inputs import Feed
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 
 _SUFFIX = "_kernel_time"
 _TOKEN = re.compile(r"_token_\d+$")

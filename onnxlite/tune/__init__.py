@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxlite.apply import accepted, judged_result
+from onnxlite.batch_axis import bind
 from onnxlite.errors import MissingPackageError
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.samples import SamplesLike
@@ -58,6 +59,7 @@ def tune(
         ExecutionError: ONNX Runtime does not run one of the models.
     """
     model, source = load(reference), load(candidate)
+    samples = bind(model, samples, context.batch_axis)
     result, report = tune_ir(model, clone(source), samples, options, context, labels=labels)
     result, report = accepted(options, source, result, report)
     return judged_result(options, candidate, (model, result), report, samples, context)

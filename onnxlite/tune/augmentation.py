@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.samples import Feed
+from onnxlite.inputs import Feed
 
 Array = NDArray[Any]
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from onnxlite.errors import SamplesError
 from onnxlite.holdout import EveryKth
+from onnxlite.inputs import Feed, InputSpec, separated
 from onnxlite.records import HoldOut
 from onnxlite.runtime import Session, tapped
-from onnxlite.samples import Feed, InputSpec, Samples, feed_size, input_specs
+from onnxlite.samples import Samples
 from onnxlite.tune.augmentation import augment, can_augment
 from onnxlite.tune.parameters import Tensors
 from onnxlite.tune.torch_graph import torch_feed
@@ -120,7 +121,7 @@ def make_dataset(
     Raises:
         SamplesError: there are fewer than two samples.
     """
-    source = _Teacher(teacher, list(samples), threads)
+    source = _Teacher(teacher, samples, threads)
     rows = source.rows
     if len(rows) < 2:
         raise SamplesError("tuning needs two samples at least: one of them is held out")
@@ -147,9 +148,9 @@ def make_dataset(
 class _Teacher:
     """The teacher and the rows that it answers."""
 
-    def __init__(self, model: ir.Model, feeds: Sequence[Feed], threads: int | None) -> None:
+    def __init__(self, model: ir.Model, samples: Samples, threads: int | None) -> None:
+        feeds, specs = list(samples), samples.inputs
         self._model, self._threads = model, threads
-        specs = input_specs(model)
         self.batchable = _separated(feeds[0], specs) is not None and self._gives_rows(feeds, specs)
         separated = [row for feed in feeds for row in _separated(feed, specs) or [feed]]
         self.rows: Sequence[Feed] = separated if self.batchable else feeds
@@ -269,13 +270,8 @@ def _concatenated(rows: Sequence[Row]) -> Batch:
 
 def _separated(feed: Feed, specs: Sequence[InputSpec]) -> list[Feed] | None:
     """Return the samples of a feed, None where an input has no free batch axis in front."""
-    for spec in specs:
-        if not spec.shape or isinstance(spec.shape[0], int):
-            return None
-    count = feed_size(feed, specs)
-    if any(len(array) != count for array in feed.values()):
-        return None
-    return [{name: array[i : i + 1] for name, array in feed.items()} for i in range(count)]
+    in_front = all(spec.shape and spec.batch_axis == 0 for spec in specs)
+    return separated(feed, specs) if in_front else None
 
 
 def _augmented_count(real: Sequence[Feed]) -> int:

@@ -15,9 +15,10 @@ from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.analysis.value_matching import match_values
 from onnxlite.errors import OptionError
 from onnxlite.graph import is_op
+from onnxlite.inputs import feed_size, input_specs
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.samples import Samples, SamplesLike, feed_size, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
 from onnxlite.tune.dataset import Dataset, Row, make_dataset
 from onnxlite.tune.losses import make_loss

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from onnxlite.errors import UnsupportedError
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.tune.dataset import make_dataset
 from onnxlite.tune.losses import Loss
 from onnxlite.tune.optimizer import Distillation

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from onnxlite.errors import UnsupportedError
 from onnxlite.graph import describe, iter_nodes
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.normalize import normalize
 from onnxlite.ops import spec_of
 from onnxlite.opset import opset_version
-from onnxlite.samples import Feed
 from onnxlite.tune.operators import Call, function_of, fuse_pairs
 from onnxlite.tune.operators.call import DTYPES, from_array, to_torch
 

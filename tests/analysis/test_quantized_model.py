@@ -15,8 +15,9 @@ from models.data import calibration_images
 from onnxlite.analysis.quantized_model import already_quantized, computed_weights
 from onnxlite.errors import UnsupportedError
 from onnxlite.fidelity import worst_sqnr_db
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.conftest import FASHION
 from tests.odd_models import ODD, odd, parse
 

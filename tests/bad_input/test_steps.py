@@ -14,11 +14,11 @@ import pytest
 
 from onnxlite import quantize_weights
 from onnxlite.errors import OnnxliteError
+from onnxlite.inputs import Feed
 from onnxlite.model import load
 from onnxlite.prune import prune_weights
 from onnxlite.quantize import quantize_static
 from onnxlite.runtime import Outputs, run_all
-from onnxlite.samples import Feed
 from onnxlite.simplify import simplify
 from tests.odd_models import BROKEN, NOT_RUNNABLE, ODD, feeds, odd, parse
 

@@ -8,9 +8,10 @@ import pytest
 
 from onnxlite.calibrate import Range, collect_ranges
 from onnxlite.errors import SamplesError
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.runtime import Session, tapped
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 
 MODEL = """<ir_version: 8, opset_import: ["": 17]>
     g (float[n,4] x) => (float[n,4] y)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.calibrate import Range, collect_ranges, collect_statistics
 from onnxlite.calibrate.reductions import collect_channel_statistics
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.runtime import Session
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 
 #: Two values, a side each of one sum; `a` and `b` are made so that nothing else reads them.
 MODEL = """<ir_version: 8, opset_import: ["": 17]>

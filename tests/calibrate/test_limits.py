@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from onnxlite.calibrate import Range, SampleLimits, ValueStatistics, collect_statistics
 from onnxlite.calibrate.limits import limits_kept
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.runtime import Session, tapped
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>

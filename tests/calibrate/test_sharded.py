@@ -11,8 +11,9 @@ from onnxlite import quantize_static
 from onnxlite.calibrate import collect_ranges, collect_sharded, collect_statistics
 from onnxlite.calibrate.moments import Moments
 from onnxlite.errors import SamplesError
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from onnxlite.workers import Workers
 from tests.search.nets import images, net
 

@@ -20,9 +20,10 @@ from onnxlite.calibrate import (
 from onnxlite.calibrate.collect import collect_part
 from onnxlite.calibrate.taps import tap_summaries
 from onnxlite.errors import SamplesError
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.runtime import Session, tapped
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>

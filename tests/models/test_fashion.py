@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from models import data
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.runtime import Session
-from onnxlite.samples import input_specs
 from tests.conftest import FASHION
 
 

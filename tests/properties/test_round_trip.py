@@ -11,10 +11,11 @@ import onnx
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from onnxlite.inputs import InputSpec, feed_size
 from onnxlite.model import load, to_bytes
 from onnxlite.normalize import normalize
 from onnxlite.runtime import run_all
-from onnxlite.samples import InputSpec, Samples, feed_size
+from onnxlite.samples import Samples
 from onnxlite.save import save
 
 # The machine that runs this may be busy: no deadline. Examples are the same on every run.

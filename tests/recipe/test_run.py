@@ -12,6 +12,7 @@ import pytest
 from onnxlite import evaluate
 from onnxlite.errors import OptionError, SamplesError, SaveError, VerificationError
 from onnxlite.graph import add_initializer
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.prune import weight_step
 from onnxlite.prune.options import PruneWeightsReport
@@ -26,7 +27,7 @@ from onnxlite.recipe import (
     run,
 )
 from onnxlite.recipe.proof import Reference
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.fake_timer import made_up_latency
 from tests.odd_models import parse
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxlite.inputs import InputSpec
 from onnxlite.recipe.split import split
-from onnxlite.samples import InputSpec, Samples
+from onnxlite.samples import Samples
 
 DYNAMIC = (InputSpec("x", "float32", ("n", 2)),)
 FIXED = (InputSpec("x", "float32", (4, 2)),)

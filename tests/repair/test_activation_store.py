@@ -7,11 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.repair import activation_store
 from onnxlite.repair.activation_store import ActivationStore, ExecutionPlan, plan_memory
 from onnxlite.runtime import Session, tapped
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 
 NET = """<ir_version: 8, opset_import: ["": 17]>

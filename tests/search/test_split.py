@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxlite.errors import SamplesError
-from onnxlite.samples import InputSpec
+from onnxlite.inputs import InputSpec
 from onnxlite.search.split import split_samples
 
 DYNAMIC = (InputSpec("x", "float32", ("n", 2)),)

@@ -9,8 +9,9 @@ import pytest
 
 import onnxlite
 from onnxlite.cache import code_digest
+from onnxlite.inputs import InputSpec
 from onnxlite.recipe import Simplify, ToFloat16
-from onnxlite.samples import InputSpec, Samples
+from onnxlite.samples import Samples
 from onnxlite.search import trial_cache
 from onnxlite.search.trial_cache import latency_key, quality_key, samples_digest, step_key
 

@@ -12,9 +12,10 @@ import pytest
 
 from onnxlite import SimplifyReport
 from onnxlite.graph import iter_nodes
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone, load
 from onnxlite.runtime import Session
-from onnxlite.samples import generate, input_specs
+from onnxlite.samples import generate
 from onnxlite.simplify import simplify
 from onnxlite.simplify.verify import relative_difference
 

@@ -18,9 +18,9 @@ import pytest
 from onnx.backend.test.loader import load_model_tests
 
 from onnxlite.errors import ExecutionError, ModelError
+from onnxlite.inputs import Feed
 from onnxlite.model import clone, load
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed
 from onnxlite.simplify import simplify
 from onnxlite.simplify.verify import mismatch
 

@@ -13,8 +13,9 @@ from onnxlite.analysis.shapes import generated_feed
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.graph import iter_nodes
+from onnxlite.inputs import input_specs
 from onnxlite.model import load, size_bytes
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 from tests.shared_nets import NETS
 

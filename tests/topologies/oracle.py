@@ -9,11 +9,11 @@ import onnx_ir as ir
 from onnxlite.analysis.branches import branches_of
 from onnxlite.analysis.channels import ChannelMap, channel_map
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.inputs import Feed
 from onnxlite.model import ModelLike, load, to_proto
 from onnxlite.normalize import normalize
 from onnxlite.prune.removal import remove_units, zero_mask_units
 from onnxlite.runtime import run_all
-from onnxlite.samples import Feed
 
 
 def mapped(source: ModelLike) -> tuple[ir.Model, ChannelMap]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from onnxlite.tune.augmentation import augment, can_augment
 from tests.odd_models import parse
 

@@ -15,10 +15,10 @@ from models.fetch import PackageMissing
 from models.light import NAMES, light_models
 from onnxlite import quantize_weights
 from onnxlite.errors import UnsupportedError
+from onnxlite.inputs import Feed
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
 from onnxlite.runtime import Session, probe_feeds
-from onnxlite.samples import Feed
 from tests.conftest import FASHION
 from tests.odd_models import parse
 

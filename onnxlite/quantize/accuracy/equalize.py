@@ -45,7 +45,7 @@ from onnxlite.quantize.core.targets import Target
 from onnxlite.records import Skipped
 from onnxlite.repair.regression import HOLD_OUT
 from onnxlite.runtime import Session
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 
 Array64 = NDArray[np.float64]
 
@@ -77,7 +77,7 @@ def equalize(plan: QuantPlan, samples: Samples, *, threads: int | None = None) -
         The number of channels that were scaled, or the reason against it.
     """
     model = plan.model
-    split = split_feeds(Samples(list(islice(samples, _MAX_FEEDS)), input_specs(model)), HOLD_OUT)
+    split = split_feeds(Samples(list(islice(samples, _MAX_FEEDS)), samples.inputs), HOLD_OUT)
     channels = channel_map(model, feeds=[next(iter(split.fitted))])
     scalable = find_scalable_channels(model, channels)
     axes = _channel_axes(plan, channels, scalable)

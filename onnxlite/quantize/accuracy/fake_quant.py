@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from onnxlite.calibrate import Range
 from onnxlite.graph import value_names
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.qtypes import QParams, params_for_range
 from onnxlite.quantize.core.scales import activation_params
-from onnxlite.samples import Feed
 
 
 def fake_quantized(

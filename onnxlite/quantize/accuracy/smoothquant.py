@@ -27,6 +27,7 @@ from onnxlite.calibrate import Range
 from onnxlite.calibrate.row_samples import RowSample, collect_row_samples
 from onnxlite.fidelity import sqnr_db
 from onnxlite.graph import const_array, const_tensor, describe, node_name
+from onnxlite.inputs import feed_size
 from onnxlite.ops import Product, find_product, last_axis_affine, spec_of
 from onnxlite.quantize.core.options import Smooth, SmoothedValue
 from onnxlite.quantize.core.qtypes import (
@@ -39,7 +40,7 @@ from onnxlite.quantize.core.qtypes import (
 )
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.records import Progress, Skipped
-from onnxlite.samples import Samples, feed_size
+from onnxlite.samples import Samples
 
 #: Feeds that are run, and the samples that must be in them.
 _FEEDS, _MIN_SAMPLES = 8, 8

@@ -204,7 +204,13 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
 
     report: ClassVar[type[StepReport]] = QuantizeStaticReport
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
-    runtime: ClassVar[tuple[str, ...]] = ("threads", "executor", "floor_db", "progress")
+    runtime: ClassVar[tuple[str, ...]] = (
+        "batch_axis",
+        "threads",
+        "executor",
+        "floor_db",
+        "progress",
+    )
     advice: ClassVar[str] = (
         "give a higher `min_sqnr_db`, which keeps sensitive layers float, or `tune`"
     )

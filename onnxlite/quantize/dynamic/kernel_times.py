@@ -16,13 +16,13 @@ import onnx_ir as ir
 from onnxlite.cache import Cache, CacheKey, NumberTable
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import const_tensor
+from onnxlite.inputs import Feed
 from onnxlite.machine import machine
 from onnxlite.model import clone
 from onnxlite.ops import ShapeOf
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.kernels import Kernel, LayerWriter
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 from onnxlite.timing import time_ratios
 from onnxlite.timing.layer_times import one_layer
 

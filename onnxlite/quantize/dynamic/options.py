@@ -72,7 +72,7 @@ class QuantizeDynamic(Step, frozen=True, kw_only=True):
     """Quantize weights now and activations at run time; see `onnxlite.quantize_dynamic`."""
 
     report: ClassVar[type[StepReport]] = QuantizeDynamicReport
-    runtime: ClassVar[tuple[str, ...]] = ("floor_db", "progress")
+    runtime: ClassVar[tuple[str, ...]] = ("batch_axis", "floor_db", "progress")
 
     target: TargetOption = "cpu"
     kernel: Annotated[

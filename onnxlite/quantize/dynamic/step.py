@@ -23,6 +23,7 @@ from onnxlite.analysis.shapes import concrete_shapes, generated_feed
 from onnxlite.errors import ExecutionError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
+from onnxlite.inputs import Feed, input_specs, trim
 from onnxlite.model import size_bytes
 from onnxlite.ops import ShapeOf, spec_of
 from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
@@ -41,7 +42,7 @@ from onnxlite.quantize.dynamic.options import (
     QuantizeDynamicReport,
 )
 from onnxlite.records import Reason, Skipped, main_reasons
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs, trim
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext, StepState
 
 logger = logging.getLogger(__name__)
@@ -102,10 +103,10 @@ def quantize_dynamic_ir(
 
 def _first_feed(model: ir.Model, samples: SamplesLike | None) -> Feed | None:
     """Return the first sample, or a generated one; None if generation fails."""
-    specs = input_specs(model)
     if samples is not None:
-        feed = next(iter(Samples(samples, specs, batch_size=1)))
-        return trim(feed, specs, 1) or feed
+        stream = Samples(samples, input_specs(model), batch_size=1)
+        feed = next(iter(stream))
+        return trim(feed, stream.inputs, 1) or feed
     try:
         return generated_feed(model)
     except ExecutionError as error:

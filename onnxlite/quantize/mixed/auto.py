@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.holdout import FeedSplit, LastFraction, split_feeds
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone
 from onnxlite.quantize.core.options import QuantizeStatic, QuantizeStaticReport, Rounding
 from onnxlite.quantize.dynamic.options import QuantizeDynamic, QuantizeDynamicReport
@@ -21,7 +22,7 @@ from onnxlite.quantize.mixed.candidate_metrics import CandidateMetrics, measure_
 from onnxlite.quantize.mixed.options import AutoCandidate, QuantizeAuto, QuantizeAutoReport, Way
 from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.records import Skipped
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
 
 _STEP = "quantize-auto"

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.fidelity import Reference
+from onnxlite.inputs import Feed, input_specs, trim
 from onnxlite.model import size_bytes
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, input_specs, trim
 from onnxlite.timing import time_ratios
 
 #: Number of inputs to time.

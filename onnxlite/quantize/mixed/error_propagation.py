@@ -27,6 +27,7 @@ from onnxlite.builder import GraphBuilder
 from onnxlite.errors import SamplesError
 from onnxlite.fidelity import OutputError, ReferenceOutputs, is_float
 from onnxlite.graph import const_array, rank
+from onnxlite.inputs import Feed, separated
 from onnxlite.model import clone
 from onnxlite.ops import spec_of
 from onnxlite.quantize.core.plan import QuantPlan, reads_integers, weight_port
@@ -34,7 +35,7 @@ from onnxlite.quantize.core.qtypes import QParams, dequantize
 from onnxlite.quantize.core.weights import layer_weight
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Outputs, Session
-from onnxlite.samples import Feed, Samples
+from onnxlite.samples import Samples
 
 #: Name of the input that switches errors on, `bool[sources]`.
 _SWITCHES = "onnxlite_errors"
@@ -208,17 +209,8 @@ def _meetings(sample: int, samples: int, sets: int, per_set: int) -> Iterator[in
 
 def _single(samples: Samples) -> Iterator[Feed]:
     """Yield feeds of one sample each, if the batch axes are dynamic."""
-    free = all(s.shape and not isinstance(s.shape[0], int) for s in samples.inputs)
     for feed in samples:
-        sizes = {array.shape[0] for array in feed.values() if array.ndim}
-        if not free or len(sizes) != 1:
-            yield feed
-            continue
-        for index in range(sizes.pop()):
-            yield {
-                name: array[index : index + 1] if array.ndim else array
-                for name, array in feed.items()
-            }
+        yield from separated(feed, samples.inputs) or [feed]
 
 
 class _ErrorWriter:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from onnxlite.fidelity import Reference
 from onnxlite.holdout import split_feeds
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone
 from onnxlite.quantize.core.options import (
     QuantizeStatic,
@@ -37,7 +38,7 @@ from onnxlite.quantize.mixed.sensitivity import (
 )
 from onnxlite.quantize.static.step import quantize_static_ir
 from onnxlite.records import HoldOut, Skipped
-from onnxlite.samples import Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
 
 logger = logging.getLogger(__name__)

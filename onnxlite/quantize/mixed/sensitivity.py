@@ -19,9 +19,11 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.batch_axis import bind
 from onnxlite.errors import UnsupportedError
 from onnxlite.fidelity import Reference, sqnr_db
 from onnxlite.holdout import EveryKth, split_feeds
+from onnxlite.inputs import Feed, input_specs, trim
 from onnxlite.model import ModelLike, load
 from onnxlite.options import Exclude, Include, Limit, Options
 from onnxlite.quantize.core.options import TargetOption
@@ -30,7 +32,7 @@ from onnxlite.quantize.mixed.baseline import Baseline, mask, plan_everything
 from onnxlite.quantize.mixed.error_propagation import Noise, propagate
 from onnxlite.quantize.mixed.layer_times import layer_times
 from onnxlite.records import Progress, Report, Skipped, no_progress
-from onnxlite.samples import Feed, Samples, SamplesLike, input_specs
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext, from_options
 from onnxlite.tied_lengths import tie_lengths
 from onnxlite.timing import current_timer
@@ -142,7 +144,7 @@ class SensitivityOptions(Options, frozen=True, kw_only=True):
     limit: Limit = None
 
 
-@from_options(SensitivityOptions, runtime=("threads", "progress"))
+@from_options(SensitivityOptions, runtime=("batch_axis", "threads", "progress"))
 def sensitivity(
     model: ModelLike,
     samples: SamplesLike,
@@ -170,6 +172,7 @@ def sensitivity(
     start = time.perf_counter()
     row = target_named(options.target)
     source = load(model)
+    samples = bind(source, samples, context.batch_axis)
     tied = tie_lengths(source, samples, limit=options.limit, threads=context.threads)
     if tied is not None:
         source, samples = tied[0].model, tied[1]
@@ -273,9 +276,7 @@ def measured_times(
     if current_timer() is None:
         return {node.name or "": (None, None) for node in baseline.layers}
     feed = next(iter(samples))
-    specs = samples.inputs
-    if all(s.shape and not isinstance(s.shape[0], int) for s in specs):
-        feed = {name: array[:1] if array.ndim else array for name, array in feed.items()}
+    feed = trim(feed, samples.inputs, 1) or feed
     plan = baseline.plan
     shape_of = concrete_shapes(plan.model, [feed])
     times = LayerTimes(threads=1)

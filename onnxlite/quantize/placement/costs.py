@@ -18,11 +18,11 @@ import onnx_ir as ir
 
 from onnxlite.builder import GraphBuilder
 from onnxlite.graph import is_op
+from onnxlite.inputs import Feed
 from onnxlite.ops import ShapeOf
 from onnxlite.quantize.core.plan import Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.qtypes import QType
 from onnxlite.quantize.placement.partition import Conversion, Costs
-from onnxlite.samples import Feed
 from onnxlite.timing.layer_times import LayerTimes
 from onnxlite.timing.profiler import Kernels, profile
 

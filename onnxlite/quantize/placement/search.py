@@ -24,6 +24,7 @@ from onnxlite.analysis.fingerprint import fingerprint
 from onnxlite.analysis.shapes import concrete_shapes
 from onnxlite.cache import Cache, CacheKey
 from onnxlite.fidelity import Reference
+from onnxlite.inputs import Feed, feed_size, trim
 from onnxlite.machine import is_busy
 from onnxlite.model import size_bytes
 from onnxlite.quantize.core.options import QuantizeStatic
@@ -35,7 +36,7 @@ from onnxlite.quantize.placement.costs import measured_costs
 from onnxlite.quantize.placement.partition import Costs, min_cost_partition
 from onnxlite.records import Progress, Reason
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed, Samples, feed_size, trim
+from onnxlite.samples import Samples
 from onnxlite.timing import current_timer, time_ratios
 
 _THREADS = 1

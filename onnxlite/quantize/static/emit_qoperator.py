@@ -15,11 +15,11 @@ from onnxlite.builder import take_over
 from onnxlite.errors import VerificationError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array, is_op, sole_consumer
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.ops import CONTRIB_DOMAIN, Quantized, spec_of
 from onnxlite.opset import opset_version
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 
 #: Outputs of the two forms differ by less than this: kernels may be fused differently, and a
 #: value that lies between two integers then falls to the other side.

@@ -9,10 +9,10 @@ import numpy as np
 
 from onnxlite.calibrate import Range
 from onnxlite.fidelity import Reference, sqnr_db
+from onnxlite.inputs import Feed
 from onnxlite.quantize.accuracy.fake_quant import fake_quantized
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.runtime import Session
-from onnxlite.samples import Feed
 
 #: Smaller gains of ordinary samples may be chance.
 _MIN_GAIN_DB = 0.25

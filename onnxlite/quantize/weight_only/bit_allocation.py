@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxlite.errors import ExecutionError, OptionError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import tensor_array
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.packing import Bits
 from onnxlite.quantize.weight_only.kernels import why_not_packed
@@ -26,7 +27,6 @@ from onnxlite.quantize.weight_only.options import QuantizeWeights
 from onnxlite.quantize.weight_only.plan import WeightPlan, plan_weight
 from onnxlite.quantize.weight_only.selection import Weight
 from onnxlite.runtime import Outputs, Session, probe_feeds
-from onnxlite.samples import Feed
 
 #: Candidate widths, fewest bits first.
 WIDTHS: tuple[Bits, ...] = ("ternary", 2, 3, 4, 5, 6, 8)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import Reference
+from onnxlite.inputs import Feed
 from onnxlite.model import clone
 from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.packing import WeightType
@@ -24,7 +25,7 @@ from onnxlite.records import Skipped
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers, shared_weight
-from onnxlite.samples import Feed, Samples
+from onnxlite.samples import Samples
 from onnxlite.step import StepContext
 
 #: Memory budget in bytes for the activations of both models.

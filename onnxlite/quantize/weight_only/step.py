@@ -24,6 +24,7 @@ from onnxlite.analysis.quantized_model import (
 from onnxlite.builder import GraphBuilder
 from onnxlite.errors import OptionError
 from onnxlite.graph import node_name
+from onnxlite.inputs import Feed
 from onnxlite.model import clone, size_bytes, to_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
@@ -56,7 +57,7 @@ from onnxlite.quantize.weight_only.verify import (
     reference_outputs,
 )
 from onnxlite.records import Skipped, main_reasons
-from onnxlite.samples import Feed, SamplesLike
+from onnxlite.samples import SamplesLike
 from onnxlite.step import StepContext, StepState
 
 #: Number of feeds on which the result is compared with the float model.

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.fidelity import Reference
 from onnxlite.graph import iter_nodes
+from onnxlite.inputs import Feed
 from onnxlite.model import size_bytes
 from onnxlite.quantize.weight_only.decode_graph import (
     DECODING_OPERATORS,
@@ -22,7 +23,6 @@ from onnxlite.quantize.weight_only.decode_graph import (
 from onnxlite.quantize.weight_only.kernels import KernelWeight, product_model
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session, checking_session, optimized_operators, probe_feeds
-from onnxlite.samples import Feed
 
 #: Larger models are not loaded as a whole, to bound memory.
 LOADED_BELOW_BYTES = 1 << 30

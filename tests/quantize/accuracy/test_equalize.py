@@ -9,6 +9,7 @@ import pytest
 from onnxlite.analysis.shapes import infer_shapes
 from onnxlite.fidelity import OutputErrors
 from onnxlite.graph import const_array
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import quantize_static
@@ -19,7 +20,7 @@ from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 
 CPU = TARGETS["cpu"]

@@ -12,6 +12,7 @@ from onnxlite import QuantizeStaticReport, quantize_dynamic
 from onnxlite.calibrate.row_samples import collect_row_samples
 from onnxlite.errors import SamplesError
 from onnxlite.fidelity import worst_sqnr_db
+from onnxlite.inputs import input_specs
 from onnxlite.model import clone, load
 from onnxlite.normalize import normalize
 from onnxlite.quantize import QuantizeStatic, quantize_static
@@ -19,7 +20,7 @@ from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.options import SmoothedValue
 from onnxlite.records import no_progress
 from onnxlite.runtime import Session
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from onnxlite.errors import SamplesError
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.quantize.mixed.baseline import Baseline, mask, plan_everything
 from onnxlite.quantize.mixed.error_propagation import Source, propagate
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from onnxlite.step import StepContext
 from tests.odd_models import parse
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from onnxlite.calibrate import Range, SampleLimits
 from onnxlite.holdout import SampleStream, hold_out_candidates
+from onnxlite.inputs import InputSpec
 from onnxlite.quantize.static.hold_out import settle_hold_out
 from onnxlite.quantize.static.outlier_samples import (
     dictated_values,
@@ -18,7 +19,7 @@ from onnxlite.quantize.static.outlier_samples import (
     range_without,
 )
 from onnxlite.quantize.static.range_trial import TrialFigures, leaving_out_pays, narrower_holds
-from onnxlite.samples import InputSpec, Samples
+from onnxlite.samples import Samples
 
 
 def stream(count: int) -> SampleStream:

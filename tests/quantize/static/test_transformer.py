@@ -11,9 +11,10 @@ import pytest
 
 from onnxlite import QuantizeStaticReport, quantize_auto, quantize_dynamic
 from onnxlite.fidelity import worst_sqnr_db
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.quantize import quantize_static
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 
 #: One head of attention with an additive mask of the lowest float32, as exporters write it.
