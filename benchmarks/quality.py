@@ -66,7 +66,7 @@ def detector() -> Iterator[Row]:
         "dead": _without_scores,
         "prune_channels(macs=0.8)": lambda m: prune_channels(m, samples=seen, macs=0.8),
         "quantize_static": lambda m: quantize_static(m, seen),
-        "quantize_static(min_sqnr_db=20)": lambda m: quantize_static(m, seen, min_sqnr_db=20),
+        "quantize_static(min_sqnr_db=0)": lambda m: quantize_static(m, seen, min_sqnr_db=0),
         "quantize_weights(bits=8)": lambda m: quantize_weights(m, bits=8),
         "to_float16": lambda m: to_float16(m, samples=seen),
         "ort per-channel uint8": partial(_peer, images=seen),
