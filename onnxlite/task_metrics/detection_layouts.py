@@ -94,7 +94,9 @@ class DetectionLayout:
     ) -> Detections:
         if self.transposed:
             table, ranks = table.T, ranks.T
-        ranks = ranks.reshape(len(ranks), -1)
+        # Of outputs without a batch axis a single box has lost its row.
+        table = table.reshape(-1, table.shape[-1])
+        ranks = ranks.reshape(len(table), -1)
         if isinstance(self.labelled, int):
             labels = ranks[:, self.labelled]
         ranks = _activated(ranks[:, self.first : self.first + self.classes], self.activation)
@@ -205,6 +207,8 @@ def _paired(observed: Observation) -> DetectionLayout | None:
         shape = boxes.shape
         if not boxes.is_float or boxes.rank not in (2, 3) or shape[-1] != 4:
             continue
+        if boxes.rank == 2 and max(boxes.samples) > 1:
+            continue  # values of each sample, not the boxes of one
         lead = shape[:-1]
         tables = [o for o in outputs if o.is_float and o.rank == boxes.rank and o is not boxes]
         if scores := next((o for o in tables if o.shape[:-1] == lead and o.shape[-1] != 4), None):
@@ -268,7 +272,9 @@ RULES: tuple[Rule, ...] = (_ranked, _paired, _levels, _yolo)
 
 def _joined(outputs: Outputs, names: tuple[str, ...], samples: int) -> list[Array64]:
     """The rows of some outputs one after the other, by sample."""
-    parts = [[finite(one) for one in per_sample(outputs[name], samples)] for name in names]
+    parts = [
+        [np.atleast_1d(finite(one)) for one in per_sample(outputs[name], samples)] for name in names
+    ]
     return [np.concatenate(entry) for entry in zip(*parts, strict=True)]
 
 

@@ -133,6 +133,24 @@ def test_what_is_made_of_a_text_is_no_recognized_text(tmp_path: Path) -> None:
     assert "'spectrogram'" in choice.reason
 
 
+def test_boxes_without_a_batch_axis_may_be_one_or_many() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[k,5] x) => (float[k,4] boxes, float[k] scores)
+        { boxes, s = Split<axis=1>(x, sizes) scores = Squeeze(s, one)
+          sizes = Constant<value = int64[2] {4, 1}>() one = Constant<value = int64[1] {1}>() }"""
+    proto = parse(text)
+    proto.graph.node.sort(key=lambda node: node.op_type != "Constant")
+    model, session = load(proto), Session(load(proto), threads=1)
+    rng = np.random.default_rng(0)
+    feeds = [{"x": np.sort(rng.random((k, 5)).astype(np.float32), axis=1)} for k in (5, 1, 3)]
+    single = observe(model, [(feed, session.run(feed), 1) for feed in feeds])
+    choice = choose_metric(None, lambda: single, labelled=False)
+    assert choice.name == "detection"
+    assert loss(choice, single, lambda a: a) == 0
+    several = observe(model, [(feed, session.run(feed), len(feed["x"])) for feed in feeds])
+    assert choose_metric(None, lambda: several, labelled=False).name != "detection"
+
+
 def test_labels_call_for_accuracy() -> None:
     observed = vectors("y = MatMul(x, w)", "float[8,10] w")
     assert choose_metric(None, lambda: observed, labelled=True).name == "accuracy"
