@@ -59,7 +59,7 @@ def weight_bytes(model: ir.Model) -> int:
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("net", ["tied layers", "tied gemm", "tied conv", "unrolled cell"])
+@pytest.mark.parametrize("net", NETS)
 def test_no_step_stores_a_shared_weight_twice(net: str, step: str) -> None:
     model, feeds = feeds_of(NETS[net]())
     run, least = STEPS[step]

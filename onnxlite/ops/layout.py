@@ -275,6 +275,15 @@ def _gather_rows(node: ir.Node, port: int) -> RowUse | None:
     return RowUse("lookup", 0) if port == 0 and attribute(node, "axis", 0) == 0 else None
 
 
+def _gather_axes(node: ir.Node) -> tuple[int, ...]:
+    return (int(attribute(node, "axis", 0)),)
+
+
+def _slice_axes(node: ir.Node) -> tuple[int, ...] | None:
+    axes = const_array(node.inputs[3]) if len(node.inputs) > 3 else None
+    return None if axes is None else tuple(int(axis) for axis in axes.reshape(-1))
+
+
 def _transpose_rows(node: ir.Node, _port: int) -> RowUse | None:
     """A matrix that is turned for products, and for nothing else."""
     output = node.outputs[0]
@@ -320,13 +329,26 @@ ROWS = (
         rows=_transpose_rows,
         channels=transpose,
     ),
-    OpSpec(op_type="Slice", quant=MOVES, linear=True, channels=slice_, shape_ports=(1, 2)),
+    OpSpec(
+        op_type="Slice",
+        quant=MOVES,
+        linear=True,
+        table_axes=_slice_axes,
+        channels=slice_,
+        shape_ports=(1, 2),
+    ),
     OpSpec(op_type="Split", quant=MOVES, linear=True, channels=split, shape_ports=(1,)),
     OpSpec(op_type="Expand", quant=MOVES, linear=True, channels=expand, shape_ports=(1,)),
     OpSpec(op_type="Tile", quant=MOVES, linear=True, channels=tile, shape_ports=(1,)),
     # It also moves weights: an embedding table.
     OpSpec(
-        op_type="Gather", quant=MOVES, weights=(0,), linear=True, rows=_gather_rows, channels=gather
+        op_type="Gather",
+        quant=MOVES,
+        weights=(0,),
+        linear=True,
+        rows=_gather_rows,
+        table_axes=_gather_axes,
+        channels=gather,
     ),
     OpSpec(
         op_type="Concat",

@@ -181,6 +181,8 @@ class OpSpec:
         outputs_per_group: the weight's output axis counts the channels of one group.
         rows: how a node uses the rows of the matrix at a port; None if it does not, or only a
             part of it.
+        table_axes: axes along which a node takes entries of its first input, which may be a
+            table; None if they are computed.
         dynamic_kernels: kernels with scales found at run time (`quantize/dynamic`), best first.
         affine: ports of scale and shift, where they lie along the last axis.
         moves_only: the output holds the numbers of the first input, in another form or order.
@@ -211,6 +213,7 @@ class OpSpec:
     channel_axis: int = 1
     outputs_per_group: bool = False
     rows: Callable[[ir.Node, int], RowUse | None] | None = None
+    table_axes: Callable[[ir.Node], tuple[int, ...] | None] | None = None
     dynamic_kernels: tuple[str, ...] = ()
     affine: tuple[int, ...] = ()
     moves_only: bool = False

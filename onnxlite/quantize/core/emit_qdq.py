@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnxlite.builder import GraphBuilder, Place, drop_unused
 from onnxlite.graph import const_array
 from onnxlite.ops import spec_of
+from onnxlite.quantize.core.integer_copies import IntegerCopies, IntegerCopy
 from onnxlite.quantize.core.plan import QuantPlan, reads_integers, weight_port
 from onnxlite.quantize.core.qtypes import QParams, QType, params_for_range, positive_scale, quantize
 from onnxlite.quantize.core.weights import layer_weight
@@ -55,6 +56,8 @@ class QDQEmitter:
         self._chosen = set(plan.placement.nodes)
         self._builder = GraphBuilder(plan.model)
         self._weights: dict[_WeightForm, tuple[NDArray[Any], QParams]] = {}
+        #: The integers of weights, for what still reads them as float.
+        self.copies = IntegerCopies()
         self._parameters = self._constants if parameters is None else parameters
 
     def activations(self, params: Mapping[ir.Value, QParams]) -> None:
@@ -131,7 +134,10 @@ class QDQEmitter:
         bias = self._bias(node)
         if rule.bias is not None and bias is not None:
             self._dequantized(node, rule.bias, *_quantized_bias(bias, params, _input_scale(node)))
-        self._dequantized(node, rule.weight, integers, params)
+        stored = self._dequantized(node, rule.weight, integers, params)
+        shape = [-1 if axis == params.axis else 1 for axis in range(integers.ndim)]
+        scale = params.scale if params.axis is None else params.scale.reshape(shape)
+        self.copies.add(form[0], IntegerCopy(stored, scale))
         return integers, params
 
     def _form(self, node: ir.Node) -> _WeightForm:
@@ -187,8 +193,8 @@ class QDQEmitter:
 
     def _dequantized(
         self, node: ir.Node, port: int, integers: NDArray[Any], params: QParams
-    ) -> None:
-        """Replace a constant input of `node` by its integer form and a DQ node."""
+    ) -> ir.Value:
+        """Replace a constant input of `node` by a DQ node; return the integers before it."""
         old = node.inputs[port]
         assert old is not None
         place, name = self._builder.before(node), old.name or "constant"
@@ -198,6 +204,7 @@ class QDQEmitter:
         real = place.op("DequantizeLinear", inputs, attributes, name=f"{name}_dq")
         node.replace_input_with(port, real)
         drop_unused([old])
+        return stored
 
     def _pair(self, place: Place, source: ir.Value, base: str, params: QParams) -> ir.Value:
         """Insert Q and DQ nodes for `source`; returns the output of DQ.

@@ -27,6 +27,7 @@ from onnxlite.builder import GraphBuilder, Place, replace_node
 from onnxlite.errors import OptionError
 from onnxlite.graph import attribute, const_array, const_tensor, rank
 from onnxlite.ops import CONTRIB_DOMAIN, Product, find_product, spec_of
+from onnxlite.quantize.core.integer_copies import IntegerCopies, IntegerCopy
 from onnxlite.quantize.core.qtypes import INT8, dequantize
 from onnxlite.quantize.core.targets import TARGETS, Target, target_named
 from onnxlite.quantize.core.weights import quantize_weight
@@ -73,6 +74,8 @@ class LayerWriter:
 
     def __init__(self, model: ir.Model) -> None:
         self.builder = GraphBuilder(model)
+        #: The integers of weights, for what still reads them as float.
+        self.copies = IntegerCopies()
         self._converted: dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ...]] = {}
 
     def before(self, node: ir.Node) -> Place:
@@ -84,6 +87,11 @@ class LayerWriter:
         made = result.producer()
         assert made is not None
         record_layers(self.builder.model, [(node.name or "", made.name or "")])
+
+    def stored(self, weight: ir.Value, name: str, array: NDArray[Any], at: Place) -> ir.Value:
+        """Store integers or scales of a weight in its graph, once for all bodies that read it."""
+        graph = weight.graph if isinstance(weight.graph, ir.Graph) else at.graph
+        return self.builder.constant(graph, name, array)
 
     def quantized(self, at: Place, data: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Quantize data with a scale that is computed at run time.
@@ -141,10 +149,12 @@ def _write_integer(writer: LayerWriter, node: ir.Node, target: Target) -> Weight
         avoid_saturation=target.avoid_saturation,
     )
     data, data_scale, data_zero = writer.quantized(at, product.data)
-    stored = at.constant(f"{name}_q", integers)
+    stored = writer.stored(product.weight, f"{name}_q", integers, at)
     base = node.name or node.op_type
     scale = params.scale if right else params.scale[:, None]
-    weight_scale = at.constant(f"{name}_scale", scale)
+    weight_scale = writer.stored(product.weight, f"{name}_scale", scale, at)
+    decoded = IntegerCopy(stored, scale / np.float32(product.alpha), product.transposed)
+    writer.copies.add(product.weight, decoded)
     operands = [data, stored, data_zero] if right else [stored, data, None, data_zero]
     sums = at.op("MatMulInteger", operands, name=f"{base}_integer")
     writer.replaced(node, sums)
@@ -188,13 +198,16 @@ def _write_blocks(writer: LayerWriter, node: ir.Node, _target: Target) -> Weight
     bound = np.abs(rows).max(axis=2) / INT8.qmax
     scale = np.where(bound > np.finfo(np.float32).tiny, bound, 1).astype(np.float32)
     integers = np.clip(np.rint(rows / scale[..., None]), INT8.qmin, INT8.qmax)
+    codes = (integers + _MIDDLE).astype(np.uint8)
+    stored = writer.stored(product.weight, f"{name}_q", codes, at)
+    scales = writer.stored(product.weight, f"{name}_scale", scale, at)
+    if not k % block:
+        spread = scale[..., None] / np.float32(product.alpha)
+        decoded = IntegerCopy(stored, spread, not product.transposed, _MIDDLE, (n, k))
+        writer.copies.add(product.weight, decoded)
     result = at.op(
         "MatMulNBits",
-        [
-            product.data,
-            at.constant(f"{name}_q", (integers + _MIDDLE).astype(np.uint8)),
-            at.constant(f"{name}_scale", scale),
-        ],
+        [product.data, stored, scales],
         {"K": k, "N": n, "bits": 8, "block_size": block, "accuracy_level": _INT8_ACTIVATIONS},
         name=f"{node.name}_blocks",
         domain=CONTRIB_DOMAIN,

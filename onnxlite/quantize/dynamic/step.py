@@ -168,9 +168,10 @@ def _write(work: _Quantization) -> None:
     tables = set(work.tables)
     for node in [node for node in iter_nodes(work.model) if node in work.kernels or node in tables]:
         if (choice := work.kernels.get(node)) is None:
-            work.table_rows.append(write_embedding(writer.builder, node))
+            work.table_rows.append(write_embedding(writer.builder, node, writer.copies))
         else:
             work.layers.append(_write_layer(writer, node, choice, work.target))
+    writer.copies.decode(writer.builder)
 
 
 def _write_layer(
@@ -256,6 +257,7 @@ def _choose_kernels(work: _Quantization) -> None:
         work.context.progress("choose kernels", number, len(layers))
     times.keep()
     _copy_choices(work, unmeasured)
+    _share_kernels(work)
 
 
 def _copy_choices(work: _Quantization, unmeasured: Sequence[tuple[ir.Node, str]]) -> None:
@@ -269,6 +271,28 @@ def _copy_choices(work: _Quantization, unmeasured: Sequence[tuple[ir.Node, str]]
             work.skipped.append(Skipped(_WHAT, node_name(node), "not-measured", message))
         else:
             work.kernels[node] = work.kernels[equal]
+
+
+def _share_kernels(work: _Quantization) -> None:
+    """Choose the same kernel for layers that share a weight, so that it is stored once."""
+    readers: dict[ir.Value, list[ir.Node]] = {}
+    for node in work.kernels:
+        for value in node.inputs:
+            if value is not None and const_tensor(value) is not None:
+                readers.setdefault(value, []).append(node)
+    for nodes in readers.values():
+        kernels = Counter(work.kernels[node].kernel.name for node in nodes)
+        if len(kernels) < 2:
+            continue
+        for name, _ in kernels.most_common():
+            found = [next((k for k in kernels_of(n) if k.name == name), None) for n in nodes]
+            if all(
+                k and k.refuses(n, work.target) is None for k, n in zip(found, nodes, strict=True)
+            ):
+                for node, kernel in zip(nodes, found, strict=True):
+                    if kernel is not None and work.kernels[node].kernel is not kernel:
+                        work.kernels[node] = _Choice(kernel, None)
+                break
 
 
 def _form(node: ir.Node) -> tuple[object, ...]:

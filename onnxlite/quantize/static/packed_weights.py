@@ -41,7 +41,7 @@ def pack_weights(model: ir.Model, bits: Bits) -> int:
         if stored is None or integers is None or integers.dtype != np.int8 or integers.ndim < 2:
             continue
         codes = integers.astype(np.int16) + int(kind.middle)
-        if codes.min() < 0 or codes.max() >= kind.levels or len(stored.uses()) > 1:
+        if codes.min() < 0 or codes.max() >= kind.levels or stored.is_graph_output():
             continue
         blocks = Blocks(integers.shape, integers.shape, ())
         one = coding(kind, np.ones((1,) * integers.ndim, np.float32))
@@ -49,7 +49,7 @@ def pack_weights(model: ir.Model, bits: Bits) -> int:
             continue
         packed = PackedTensor(ir.DataType.INT8, blocks, one, partial(codes.astype, np.uint8))
         name = stored.name or ""
-        node.replace_input_with(0, decoder.write_integers(packed, f"p{count}"))
+        stored.replace_all_uses_with(decoder.write_integers(packed, f"p{count}"))
         model.graph.initializers.pop(name, None)
         count += 1
     return count

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.quantized_model import QUANTIZE_ONCE, already_quantized, computed_weights
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.builder import GraphBuilder
 from onnxlite.fidelity import Reference
 from onnxlite.graph import const_array, iter_nodes
 from onnxlite.holdout import SampleStream, hold_out_candidates
@@ -32,6 +33,7 @@ from onnxlite.quantize.accuracy.smoothquant import apply_smoothquant
 from onnxlite.quantize.core.activation_bits import OPSET as OPSET_16
 from onnxlite.quantize.core.activation_bits import assign_activation_bits
 from onnxlite.quantize.core.emit_qdq import QDQEmitter
+from onnxlite.quantize.core.integer_copies import IntegerCopies
 from onnxlite.quantize.core.options import (
     QuantizedLayer,
     QuantizedTable,
@@ -79,6 +81,7 @@ class _Quantization(StepState[QuantizeStatic]):
         resolved: options that name the placement, if it was measured.
         stream: the calibration samples, by number.
         candidates: numbers of samples that may be held out; nothing is fitted to them.
+        copies: the integers of weights, for what reads them as float.
         ranges: ranges of all activations, and what they leave out.
     """
 
@@ -94,6 +97,7 @@ class _Quantization(StepState[QuantizeStatic]):
     resolved: ResolvedPlacement | None = None
     stream: SampleStream = field(init=False)
     candidates: list[int] = field(default_factory=list)
+    copies: IntegerCopies = field(default_factory=IntegerCopies)
     ranges: RangeChoice = field(init=False)
 
     @property
@@ -235,6 +239,7 @@ def _emit(work: _Quantization) -> None:
     plan, options = work.plan, work.options
     work.float_model = clone(plan.model)
     emitter = QDQEmitter(plan)
+    work.copies = emitter.copies
     emitter.activations(work.params)
     # The rounding writes fitted weights; the report compares with those that came in.
     weights = {node: const_array(node.inputs[weight_port(node) or 0]) for node in plan.layers}
@@ -279,6 +284,7 @@ def _finish(work: _Quantization) -> None:
     """Rewrite the QDQ model for its runtime, form and size."""
     model, target, options = work.model, work.plan.target, work.options
     guard_float_layers(model)
+    work.copies.decode(GraphBuilder(model))
     if options.form == "qoperator":
         to_qoperator(model, next(iter(work.feeds)))
     work.tables = write_embeddings(model, target, options)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
-from onnxlite.graph import const_tensor, node_name
+from onnxlite.graph import const_tensor, iter_nodes, node_name
 from onnxlite.ops import iter_parameters, spec_of
 from onnxlite.packing import Bits, weight_type
 from onnxlite.patterns import check_patterns, matches
@@ -58,8 +58,8 @@ class Weight:
 def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], list[Skipped]]:
     """Select weights of a normalized model, in the order of their first readers.
 
-    Weights of operators in the operator table are selected. Other tensors are selected only if
-    `include` names them.
+    Weights of operators in the operator table are selected, and tables of which nodes take
+    entries. Other tensors are selected only if `include` names them.
 
     Raises:
         OptionError: a pattern matches no weight.
@@ -69,6 +69,7 @@ def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], lis
         uses = found.get(parameter.value, ())
         found[parameter.value] = (*uses, (parameter.node, parameter.port))
     ends = _ends(list(found))
+    found |= {table: () for table in _tables(model) if table not in found}
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value not in found and options.include and value.uses():
@@ -105,6 +106,19 @@ def select(model: ir.Model, options: QuantizeWeights) -> tuple[list[Weight], lis
         compared="the names of weight tensors and of the nodes that read them",
     )
     return chosen, skipped
+
+
+def _tables(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield the float constants of two axes or more of which nodes take computed entries."""
+    for node in iter_nodes(model):
+        if spec_of(node).table_axes is None:
+            continue
+        value, *places = node.inputs
+        tensor = const_tensor(value)
+        if value is None or tensor is None or all(p is None or const_tensor(p) for p in places):
+            continue
+        if tensor.dtype in _FLOATS and len(tensor.shape) > 1:
+            yield value
 
 
 def _refusal(value: ir.Value) -> str | None:
