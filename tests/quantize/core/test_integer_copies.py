@@ -12,11 +12,12 @@ import pytest
 import onnxlite as ol
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.graph import iter_nodes
+from onnxlite.inputs import input_specs
 from onnxlite.model import load, size_bytes, to_bytes
 from onnxlite.normalize import normalize
 from onnxlite.quantize.dynamic import step as dynamic_step
 from onnxlite.quantize.dynamic.kernels import BLOCKS, INTEGER
-from onnxlite.samples import Samples, input_specs
+from onnxlite.samples import Samples
 from tests.odd_models import parse
 from tests.shared_nets import NETS, tied_layers
 
