@@ -117,6 +117,7 @@ class Usability(msgspec.Struct, frozen=True, kw_only=True):
         decided: False if there was nothing to judge on; then `usable` means nothing is known
             against the result.
         reason: the figure, its floor and what to do; or why nothing is decided; else empty.
+        caution: of a usable result, the figure that needs a look, and what to do; else empty.
         samples: number of samples that the figures are from.
         part: part of an output with the least SQNR, for example `"output0[:, 4:22]"`.
         sqnr_db: its SQNR in dB; None without any error.
@@ -128,11 +129,17 @@ class Usability(msgspec.Struct, frozen=True, kw_only=True):
     usable: bool = True
     decided: bool = True
     reason: str = ""
+    caution: str = ""
     samples: int = 0
     part: str = ""
     sqnr_db: float | None = None
     cosine: float | None = None
     tasks: dict[str, float] = {}
+
+    @property
+    def good(self) -> bool:
+        """True if there is nothing to say about the result."""
+        return self.usable and not self.caution
 
     def refused(self, reason: str) -> Usability:
         """Return the same figures as those of a useless result."""
@@ -142,9 +149,15 @@ class Usability(msgspec.Struct, frozen=True, kw_only=True):
         """Return the same figures, which decide nothing."""
         return msgspec.structs.replace(self, decided=False, reason=reason)
 
+    def with_caution(self, caution: str) -> Usability:
+        """Return the same figures as those of a result that needs a look."""
+        return msgspec.structs.replace(self, caution=caution)
+
     def __str__(self) -> str:
         if not self.usable:
             return f"not usable: {self.reason}"
+        if self.caution:
+            return f"usable with caution: {self.caution}"
         return "usable" if self.decided else f"usability undecided: {self.reason}"
 
 
@@ -246,7 +259,7 @@ class StepReport(Report, frozen=True, kw_only=True, tag_field="step", tag=step_n
         lines = [f"{self.step}: {done} ({self.seconds:.1f} s)"]
         if changes := ", ".join(f"{kind} {count:,}" for kind, count in self.counts()):
             lines.append(f"  changes: {changes}")
-        if not self.usable:
+        if self.usability is not None and not self.usability.good:
             lines.append(f"  {self.usability}")
         for what, message in dict.fromkeys((s.what, s.message) for s in self.skipped):
             nodes = [s.node for s in self.skipped if (s.what, s.message) == (what, message)]

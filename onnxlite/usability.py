@@ -14,6 +14,8 @@ Here its outputs are held against a floor:
 Class scores may be far from the reference's and still name the same classes: where 90% agree, the
 output's SQNR has to be above 3 dB only. A caller's own floor, in dB, replaces the first three.
 Good results are far above these figures: the floor tells failures, it does not rank results.
+What is above the floor, but below 15 dB, a cosine of 0.95 or 0.9 of the task, is usable with a
+caution.
 """
 
 from __future__ import annotations
@@ -38,12 +40,10 @@ from onnxlite.samples import BoundSamples, Samples, SamplesLike
 from onnxlite.task_metrics import MetricPair, ProposedRun, tensors
 from onnxlite.tied_lengths import tie_pair
 
-#: The floor: SQNR in dB, cosine, and value of a task metric.
-MIN_SQNR_DB, MIN_COSINE, MIN_TASK = 10.0, 0.9, 0.7
 #: Task metrics that count what stays right; the others are of values, as SQNR and cosine are.
 COUNTING_TASKS = frozenset({"agreement", "ctc", "detection", "segmentation", "tokens"})
-#: Classes that agree this often vouch for an output down to this SQNR in dB.
-_VOUCHING_AGREEMENT, _VOUCHED_SQNR_DB = 0.9, 3.0
+#: Classes that agree this often vouch for an output.
+_VOUCHING_AGREEMENT = 0.9
 #: Samples that are judged, of those that most steps hold out.
 _SAMPLES = 32
 _HOLD_OUT = EveryKth(4)
@@ -51,6 +51,27 @@ _HOLD_OUT = EveryKth(4)
 _MAX_BYTES = 1 << 31
 #: Normal quantile of a one-sided 95% limit.
 _QUANTILE = 1.645
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Least figures of a result.
+
+    Attributes:
+        sqnr_db: SQNR in dB of a part of an output.
+        vouched_db: the same where most classes agree.
+        cosine: of a part.
+        task: value of a task metric that counts what stays right.
+    """
+
+    sqnr_db: float
+    vouched_db: float
+    cosine: float = -1.0
+    task: float = 0.0
+
+
+#: Results below the first floor are not usable, results below the second need a look.
+FLOOR, CAUTION = Floor(10.0, 3.0, 0.9, 0.7), Floor(15.0, 6.0, 0.95, 0.9)
 
 
 @dataclass(frozen=True)
@@ -107,11 +128,15 @@ def judge(figures: Figures, *, floor_db: float | None, advice: str) -> Usability
         cosine=min(cosines, default=None),
         tasks=dict(figures.tasks),
     )
-    fault = next(_faults(figures, floor_db), "")
-    if fault:
-        return found.refused(f"{fault} on {figures.samples} samples: {advice}")
+    least = floor_db or -math.inf
+    floor = FLOOR if floor_db is None else Floor(least, least)
+    where = f"on {figures.samples} samples: {advice}"
+    if fault := _not_finite(figures) or next(_below(figures, floor), ""):
+        return found.refused(f"{fault} {where}")
     if worst is None and not figures.tasks:
         return found.undecided("the samples say nothing about any float output")
+    if floor_db is None and (weakness := next(_below(figures, CAUTION), "")):
+        return found.with_caution(f"{weakness} {where}")
     return found
 
 
@@ -176,31 +201,27 @@ def counted_tasks(metrics: Iterable[MetricPair]) -> dict[str, float]:
     return {m.name: 1 - m.drop for m in metrics if m.name in COUNTING_TASKS and m.drop is not None}
 
 
-def _faults(figures: Figures, floor_db: float | None) -> Iterator[str]:
-    if figures.broken:
-        yield f"output {figures.broken!r} has NaN or infinite values that the original has not"
-    if floor_db == 0:
-        return
-    vouched = {
-        name
-        for name, agreement in figures.agreement.items()
-        if floor_db is None and agreement >= _VOUCHING_AGREEMENT
-    }
-    usual = MIN_SQNR_DB if floor_db is None else floor_db
+def _not_finite(figures: Figures) -> str:
+    if not figures.broken:
+        return ""
+    return f"output {figures.broken!r} has NaN or infinite values that the original has not"
+
+
+def _below(figures: Figures, floor: Floor) -> Iterator[str]:
+    """Figures below a floor, the worst SQNR first."""
+    vouched = {name for name, value in figures.agreement.items() if value >= _VOUCHING_AGREEMENT}
     for part in sorted(figures.parts, key=lambda part: part.sqnr_db):
-        least = _VOUCHED_SQNR_DB if part.output in vouched else usual
+        least = floor.vouched_db if part.output in vouched else floor.sqnr_db
         if part.sqnr_db < least:
             yield f"SQNR of {part.label} is {part.sqnr_db:.1f} dB, below {least:g} dB,"
-    if floor_db is not None:
-        return
     for part in figures.parts:
-        if part.cosine is not None and part.cosine < MIN_COSINE and part.output not in vouched:
-            yield f"cosine of {part.label} is {part.cosine:.3f}, below {MIN_COSINE:g},"
+        if part.cosine is not None and part.cosine < floor.cosine and part.output not in vouched:
+            yield f"cosine of {part.label} is {part.cosine:.3f}, below {floor.cosine:g},"
     # With few samples the fraction has to be so low that chance does not explain it.
-    spread = math.sqrt(MIN_TASK * (1 - MIN_TASK) / max(figures.samples, 1))
+    spread = math.sqrt(floor.task * (1 - floor.task) / max(figures.samples, 1))
     for name, value in figures.tasks.items():
-        if value < MIN_TASK - _QUANTILE * spread:
-            yield f"{name} is {value:.0%} of the original's, below {MIN_TASK:.0%},"
+        if value < floor.task - _QUANTILE * spread:
+            yield f"{name} is {value:.0%} of the original's, below {floor.task:.0%},"
 
 
 def _single_samples(stream: Samples) -> list[Feed]:

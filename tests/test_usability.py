@@ -52,6 +52,24 @@ def test_floor(found: Figures, floor_db: float | None, fault: str) -> None:
     assert not fault or usability.reason.endswith("do this")
 
 
+@pytest.mark.parametrize(
+    ("found", "floor_db", "weakness"),
+    [
+        (figures(14), None, "SQNR of y[:, 1:] is 14.0 dB, below 15 dB, on 200 samples: do this"),
+        (figures(30, 0.93), None, "cosine"),
+        (figures(30, 0.99, 0.8), None, "agreement is 80%"),
+        (figures(14, 0.93, 0.97), None, ""),
+        (figures(14), 12, ""),
+        (figures(9), None, ""),
+    ],
+)
+def test_caution(found: Figures, floor_db: float | None, weakness: str) -> None:
+    usability = judge(found, floor_db=floor_db, advice="do this")
+    assert weakness in usability.caution
+    assert bool(usability.caution) == bool(weakness)
+    assert ("usable with caution" in str(usability)) == bool(weakness)
+
+
 def test_few_samples_do_not_condemn_an_agreement() -> None:
     part = PartFigures("y", "y", 30.0)
     few, many = (Figures(n, (part,), tasks={"detection": 0.6}) for n in (10, 1000))

@@ -116,7 +116,7 @@ class RunReport(Report, frozen=True, kw_only=True):
             *(f"{step.step}: {step.summary}" for step in self.steps),
             f"size {sizes.input_bytes:,} -> {sizes.output_bytes:,} bytes ({sizes.ratio:.2f}x)",
             *(str(part) for part in (self.latency, self.fidelity) if part is not None),
-            *([] if self.usable else [str(self.usability)]),
+            *([] if self.usability is None or self.usability.good else [str(self.usability)]),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)

@@ -65,8 +65,9 @@ def _head(report: RunReport, search: SearchRecord | None) -> Iterator[Markup]:
         yield element("p", search.verdict, {"class": style})
     elif not report.changed:
         yield element("p", "The model is unchanged.", {"class": "verdict no"})
-    if not report.usable:
-        yield element("p", f"The result is {report.usability}.", {"class": "verdict no"})
+    if report.usability is not None and not report.usability.good:
+        style = "warning" if report.usable else "verdict no"
+        yield element("p", f"The result is {report.usability}.", {"class": style})
     for warning in report.warnings:
         yield element("p", f"Warning: {warning}", {"class": "warning"})
 

@@ -38,8 +38,9 @@ def run_view(report: RunReport, *, layers: bool = False) -> RenderableType:
 
 def _verdicts(report: RunReport) -> Iterator[RenderableType]:
     """Usability, warnings, and the path of the written file."""
-    if not report.usable:
-        yield from (Text(), Text(str(report.usability), style="bold red"))
+    if report.usability is not None and not report.usability.good:
+        style = "yellow" if report.usable else "bold red"
+        yield from (Text(), Text(str(report.usability), style=style))
     if report.warnings:
         yield from (Text(), *(Text(f"warning: {w}", style="yellow") for w in report.warnings))
     if report.output_path:
