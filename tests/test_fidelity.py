@@ -25,6 +25,15 @@ from tests.odd_models import parse
 FEEDS = [{"x": np.array([[3.0, 4.0]], np.float32)}, {"x": np.array([[0.0, 5.0]], np.float32)}]
 
 
+def test_models_without_float_outputs_gain_nothing() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,8] x) => (int64[n,1] y) <float[8,8] w>
+        { t = MatMul(x, w) y = ArgMax<axis=1>(t) }"""
+    x = np.random.default_rng(0).standard_normal((32, 8)).astype(np.float32)
+    _, report = onnxlite.quantize_static(parse(text), x, placement="everything")
+    assert report.changed
+
+
 def test_sqnr_is_ten_times_the_logarithm_of_the_ratio() -> None:
     assert sqnr_db(100.0, 1.0) == pytest.approx(20.0)
     assert sqnr_db(1.0, 0.0) == math.inf

@@ -284,8 +284,11 @@ def paired_gain_db(before: OutputErrors, after: OutputErrors) -> tuple[float, fl
     the luckier. Gains on the same samples vary less.
 
     Returns:
-        Mean over the samples of the gain in dB, and its standard error (infinite for one sample).
+        Mean over the samples of the gain in dB, and its standard error (infinite for one sample);
+        no gain without float outputs.
     """
+    if not after.outputs:
+        return 0.0, math.inf
     worst = min(after.outputs.values(), key=lambda error: error.sqnr_db)
     decided = [i for i, part in enumerate(worst.parts) if not part.undecided]
     least = sorted(decided or range(len(worst.parts)), key=lambda i: worst.parts[i].sqnr_db)
