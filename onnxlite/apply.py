@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 from msgspec.structs import replace
 
 from onnxlite.batch_axis import bind
-from onnxlite.errors import OptionError
+from onnxlite.errors import OVERFLOW_ADVICE, OptionError, SamplesError
+from onnxlite.fidelity import is_float
+from onnxlite.inputs import input_specs
 from onnxlite.model import ModelLike, clone, give_back, load
 from onnxlite.records import StepReport, unchanged
-from onnxlite.samples import SamplesLike
+from onnxlite.runtime import Session
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import Result, Step, StepContext
 from onnxlite.tied_lengths import agreement, tie_lengths
 from onnxlite.usability import judge_models
 from onnxlite.validity import invalidity, restore_interface
+
+#: Feeds that are searched for infinite numbers.
+_FEEDS = 8
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +52,8 @@ def apply_step(
         The model, and the step's own report.
     """
     source = clone(model)
+    if samples is not None and step.samples != "unused":
+        check_infinite_inputs(model, samples, threads=context.threads)
     return accepted(step, source, *_applied(step, model, samples, context))
 
 
@@ -60,6 +71,32 @@ def _applied(
     equal = agreement(result, feeds, threads=context.threads)
     summary = f"{report.summary}; figures are for tied lengths, {equal:.1%} of which agree"
     return result, replace(report, summary=summary)
+
+
+def check_infinite_inputs(
+    model: ir.Model, samples: SamplesLike, *, threads: int | None = None
+) -> None:
+    """Accept infinite numbers in samples, such as -inf in a mask, if the outputs stay finite.
+
+    The first feeds are looked at; without infinite numbers in them the model is not run.
+
+    Raises:
+        SamplesError: an output is NaN or infinite on such a feed.
+    """
+    if isinstance(samples, Iterator):
+        return  # it can be read only once, and the step needs it
+    session: Session | None = None
+    for index, feed in enumerate(islice(Samples(samples, input_specs(model)), _FEEDS)):
+        infinite = [name for name, a in feed.items() if is_float(a) and np.isinf(a).any()]
+        if not infinite:
+            continue
+        session = session or Session(model, threads=threads)
+        for name, array in session.run(feed).items():
+            if is_float(array) and not np.isfinite(array).all():
+                raise SamplesError(
+                    f"feed {index}: input {infinite[0]!r} has infinite values, and output {name!r} "
+                    f"is not finite: {OVERFLOW_ADVICE}"
+                )
 
 
 def accepted(

@@ -17,6 +17,12 @@ A message says what is wrong, where (node, operator, shape) and what to do.
 
 from __future__ import annotations
 
+#: What to do where a mask or a number is too large.
+OVERFLOW_ADVICE = (
+    "check the preprocessing, and mask with a number like -1e4 instead of -inf or the smallest "
+    "float; integers hold neither, and sums with those overflow"
+)
+
 
 class OnnxliteError(Exception):
     """Base of every error that onnxlite raises on purpose."""

@@ -112,7 +112,7 @@ class Session:
     def suited(self, feed: Feed) -> Feed:
         """A feed of another model with its floats in the widths that this one takes."""
         return {
-            name: array.astype(self._widths[name], copy=False)
+            name: _in_width(array, self._widths[name])
             if name in self._widths and getattr(array, "dtype", np.dtype("V")).kind == "f"
             else array
             for name, array in feed.items()
@@ -132,6 +132,14 @@ class Session:
     def end_profiling(self) -> Path:
         """Stop profiling and return the path of the JSON profile."""
         return Path(self._session.end_profiling())
+
+
+def _in_width(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Convert floats; what a narrower type does not hold becomes its largest number."""
+    if np.dtype(dtype).itemsize < array.dtype.itemsize:
+        largest = np.finfo(dtype).max
+        array = np.where(np.isinf(array), array, np.clip(array, -largest, largest))
+    return array.astype(dtype, copy=False)
 
 
 def _fed_as(name: str, value: Any) -> str:

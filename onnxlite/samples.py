@@ -66,8 +66,8 @@ class Samples(Bound):
 
     Raises:
         OptionError: `batch_size` or `limit` is below 1.
-        SamplesError: a name, dtype or shape does not fit, a value is NaN or infinite, or
-            there is no sample. Raised while iterating for what only then is known.
+        SamplesError: a name, dtype or shape does not fit, a value is NaN or too large for its
+            type, or there is no sample. Raised while iterating for what only then is known.
     """
 
     def __init__(
@@ -184,8 +184,9 @@ def _validated(feed: Feed, inputs: tuple[InputSpec, ...], index: int) -> Feed:
         axis = spec.batch_axis
         if axis is not None and array.ndim > axis and array.shape[axis] == 0:
             raise SamplesError(f"{where}: input {spec.name!r} is empty (shape {array.shape})")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = int(array.size - np.isfinite(array).sum())
+        # Masks of attention are -inf on purpose; what overflows in the cast is not.
+        wrong = array.dtype.kind == "f" and ~np.isfinite(array)
+        if np.any(wrong) and (bad := int((wrong & ~np.isinf(feed[spec.name])).sum())):
             raise SamplesError(
                 f"{where}: input {spec.name!r} has {bad} NaN or infinite of {array.size} values: "
                 "check the preprocessing"

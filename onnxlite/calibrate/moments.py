@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: Sums of a million squares of larger numbers overflow float32.
+_MAX_SQUARED = 1e16
+
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
 
@@ -41,6 +44,7 @@ class Moments:
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
         """Compute the moments of rows: `x: [n, g, K]`, `y: [n, g, M]`, n >= 1."""
+        x, y = precise(x), precise(y)
         mean_x: Array64 = x.mean(axis=0, dtype=np.float64)
         mean_y: Array64 = y.mean(axis=0, dtype=np.float64)
         # The products run in the data's own precision: that is the whole cost of a fit.
@@ -93,6 +97,14 @@ class Moments:
         linear = np.einsum("gkm,gkm->gm", weight, self.cross)
         square = np.einsum("gkm,gkm->gm", weight, self.gram @ weight)
         return np.asarray(np.maximum(self.power - 2 * linear + square, 0.0), np.float64)
+
+
+def precise(values: Array) -> Array:
+    """Return numbers whose squares overflow float32 as float64, all others as they are."""
+    if values.dtype != np.float32 or not values.size:
+        return values
+    largest = max(float(values.max()), -float(values.min()))
+    return values.astype(np.float64) if largest > _MAX_SQUARED else values
 
 
 def _centred(rows: Array, mean: Array64) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxlite.errors import SamplesError
+from onnxlite.errors import OVERFLOW_ADVICE, SamplesError
 from onnxlite.inputs import Feed
 from onnxlite.records import Progress, no_progress
 from onnxlite.runtime import Session, tapped
@@ -72,8 +72,7 @@ def collect_row_samples(
             low, high = matrix.min(axis=0), matrix.max(axis=0)
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
                 raise SamplesError(
-                    f"value {name!r} is NaN or infinite on a calibration sample: check the "
-                    "preprocessing, or the model overflows"
+                    f"value {name!r} is NaN or infinite on a calibration sample: {OVERFLOW_ADVICE}"
                 )
             step = max(1, len(matrix) // per_feed)
             seen = RowSample(low, high, matrix[::step][:per_feed].copy())

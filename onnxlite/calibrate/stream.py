@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.taps import tap_summaries
-from onnxlite.errors import SamplesError
+from onnxlite.errors import OVERFLOW_ADVICE, SamplesError
 from onnxlite.graph import describe
 from onnxlite.inputs import Feed, InputSpec, feed_size
 from onnxlite.records import Progress, no_progress
@@ -110,7 +110,7 @@ class _Probe:
             name, number = self._names[wrong], highs[wrong, sample]
             raise SamplesError(
                 f"value {name!r} ({_origin(self._model, name)}) is {number} on a "
-                "calibration sample: check the preprocessing, or the model overflows"
+                f"calibration sample: {OVERFLOW_ADVICE}"
             )
         elements = None
         if self._samples is not None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap
 from onnxlite.analysis.units import in_groups
-from onnxlite.calibrate.moments import Moments
+from onnxlite.calibrate.moments import Moments, precise
 from onnxlite.graph import const_array
 from onnxlite.ops import Ids
 from onnxlite.ops.linear_layer import LinearLayer
@@ -130,7 +130,7 @@ def consumer_of(
         gram *= 1 - shrinkage
         ridge = (_RIDGE + shrinkage) * energy + least[:, None]
         gram += ridge[:, :, None] * np.eye(features)
-        inverse = np.linalg.inv(gram).astype(np.float32)
+        inverse = _inverse(gram)
     return Consumer(
         layer=layer,
         units=units,
@@ -201,6 +201,14 @@ def overconfidence(units: Ids, consumers: Sequence[Consumer]) -> Array64:
     return np.interp(np.arange(len(units) + 1), checked, factors)
 
 
+def _inverse(gram: Array64) -> NDArray[np.float32] | None:
+    """Invert the second moments; None if float32 does not hold the result."""
+    inverse = np.linalg.inv(gram).astype(np.float32)
+    diagonal = np.diagonal(inverse, axis1=1, axis2=2)
+    held = bool(np.isfinite(inverse).all() and (diagonal > np.finfo(np.float32).tiny).all())
+    return inverse if held else None
+
+
 def _greedy(
     units: Ids, consumers: Sequence[Consumer]
 ) -> Iterator[tuple[NDArray[np.intp], Array64, list[_Loss]]]:
@@ -262,7 +270,7 @@ class _Loss:
         cost = 0.0
         for weight, start, gram in zip(self._weight, self._start, self._held_out, strict=True):
             change = (weight - start).astype(np.float32)
-            cost += float(np.einsum("km,km->", change, gram @ change, dtype=np.float64))
+            cost += float(np.einsum("km,km->", change, precise(gram) @ change, dtype=np.float64))
         return cost / self._power
 
     def remove(self, units: NDArray[np.intp]) -> float:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 LEVELS = (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.87, 0.93, 0.97)
 #: Sparsities that can be allocated.
 _SPARSITIES = np.linspace(0.0, LEVELS[-1], 195)
-_MIN_DAMAGE = 1e-12
+_MIN_DAMAGE, _MAX_DAMAGE = 1e-12, 1e300
 
 Array64 = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class LayerCurve:
 
     def at(self, sparsities: Array64) -> Array64:
         """Interpolate the damage; log-linearly, because it grows about exponentially."""
-        rising = np.maximum.accumulate(np.maximum(self.damage[1:], _MIN_DAMAGE))
+        rising = np.maximum.accumulate(np.clip(self.damage[1:], _MIN_DAMAGE, _MAX_DAMAGE))
         logs = np.interp(sparsities, LEVELS[1:], np.log(rising))
         # Below the first level damage is assumed to grow with the square of the sparsity.
         first = rising[0] * (sparsities / LEVELS[1]) ** 2

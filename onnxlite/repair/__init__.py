@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxlite.apply import accepted, judged_result
+from onnxlite.apply import accepted, check_infinite_inputs, judged_result
 from onnxlite.batch_axis import bind
 from onnxlite.model import ModelLike, clone, load
 from onnxlite.repair.engine import FitOptions
@@ -53,6 +53,7 @@ def repair(
     fits = FitOptions(repair=options, threads=context.threads)
     model, source = load(reference), load(candidate)
     samples = bind(model, samples, context.batch_axis)
+    check_infinite_inputs(model, samples, threads=context.threads)
     result, report = repair_ir(model, clone(source), samples, fits, progress=context.progress)
     result, report = accepted(options, source, result, report)
     return judged_result(options, candidate, (model, result), report, samples, context)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.calibrate.moments import Moments
+from onnxlite.calibrate.moments import Moments, precise
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.least_squares import (
     Solver,
@@ -101,7 +101,7 @@ class _LayerFit:
     def best(self) -> Fit:
         """Return the candidate with the least error on the rows held out."""
         state, held = self._state, self._held_out
-        wanted = np.clip(held.y + held.addend, *state.clip)
+        wanted = precise(np.clip(held.y + held.addend, *state.clip))
         variance = float(((wanted - wanted.mean(axis=0)) ** 2).sum()) or 1.0
         present = self._start if state.per_channel else state.rounded
         best = _Solution("none", present, self._old_bias, state.grid_scale)
@@ -205,7 +205,7 @@ class _LayerFit:
         held, clip = self._held_out, self._state.clip
         made = np.clip(_product(held.x, weight, bias) + held.addend, *clip)
         wanted = np.clip(held.y + held.addend, *clip)
-        return float(((wanted - made) ** 2).sum(dtype=np.float64))
+        return float(((precise(wanted) - precise(made)) ** 2).sum(dtype=np.float64))
 
 
 def _solver(method: FitMethod, weight: Array64) -> Solver:

@@ -100,7 +100,7 @@ def _one_stands_out(values: Array64) -> bool:
         return False
     ordered = np.sort(values, axis=1)
     gap, rest = ordered[:, -1] - ordered[:, -2], ordered[:, -2] - ordered[:, 0]
-    return bool(np.median(gap / np.maximum(rest, 1e-300)) > _CLEAR_GAP)
+    return bool(np.median(gap / np.maximum(rest, 1e-300 + 1e-30 * gap)) > _CLEAR_GAP)
 
 
 def _sum_ratio(values: Array64) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxlite.apply import accepted, judged_result
+from onnxlite.apply import accepted, check_infinite_inputs, judged_result
 from onnxlite.batch_axis import bind
 from onnxlite.errors import MissingPackageError
 from onnxlite.model import ModelLike, clone, load
@@ -60,6 +60,7 @@ def tune(
     """
     model, source = load(reference), load(candidate)
     samples = bind(model, samples, context.batch_axis)
+    check_infinite_inputs(model, samples, threads=context.threads)
     result, report = tune_ir(model, clone(source), samples, options, context, labels=labels)
     result, report = accepted(options, source, result, report)
     return judged_result(options, candidate, (model, result), report, samples, context)

@@ -44,6 +44,8 @@ from onnxlite.samples import Samples
 
 #: Feeds that are run, and the samples that must be in them.
 _FEEDS, _MIN_SAMPLES = 8, 8
+#: Squares of products of larger numbers overflow float32.
+_MAX_MAGNITUDE = 1e15
 #: Exponents tried: at 1 the activations are all alike, at 0 the weights.
 _EXPONENTS = (0.5, 0.65, 0.8)
 #: Noise must fall by this much: a changed constant costs no time, a Mul of its own does.
@@ -153,6 +155,9 @@ def apply_smoothquant(
     builder = GraphBuilder(model)
     rows: list[SmoothedValue] = []
     for group in groups:
+        if (obstacle := _too_large(group, seen)) is not None:
+            skipped.append(obstacle)
+            continue
         found = _best(group, seen, options.smooth)
         if found is not None:
             own, scale = found
@@ -243,6 +248,20 @@ def _best(
         )
         for value, products in group.products.items()
     ], scale
+
+
+def _too_large(group: _Group, seen: Mapping[str, RowSample]) -> Skipped | None:
+    """Find a value whose products overflow float32, like an additive mask that reaches a layer."""
+    for value, products in group.products.items():
+        rows = seen[value.name or ""]
+        largest = max(float(rows.high.max()), -float(rows.low.min()))
+        if largest > _MAX_MAGNITUDE:
+            message = (
+                f"its input {value.name!r} reaches {largest:.3g}: mask with a number like -1e4 "
+                "instead, or exclude it"
+            )
+            return Skipped("smooth", node_name(products[0].node), "too-large", message)
+    return None
 
 
 def _bound(samples: Sequence[RowSample]) -> NDArray[Any]:

@@ -30,6 +30,8 @@ def settle_hold_out(
             if whole.width - rest.width <= _MAX_WIDENING * whole.width:
                 break
             excess = {s: by for s, by in seen.beyond(rest).items() if s in kept}
+            if not excess:
+                break  # the others reach as far, or the numbers are too large to tell
             kept.remove(max(excess, key=lambda sample: (excess[sample], sample)))
     return tuple(sorted(kept))
 
