@@ -87,7 +87,7 @@ SUITE_STEPS: Mapping[str, SuiteStep] = {
     ),
     "quantize_auto": SuiteStep(lambda m, x: ol.quantize_auto(m, x, threads=1), 10.0),
     "quantize_weights 8": SuiteStep(
-        lambda m, _: ol.quantize_weights(m, bits=8, threads=1), 20.0
+        lambda m, _: ol.quantize_weights(m, bits=8, threads=1), 10.0
     ),
     "quantize_weights 4": SuiteStep(
         lambda m, x: ol.quantize_weights(m, bits=4, samples=x, threads=1), None
