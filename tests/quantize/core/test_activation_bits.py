@@ -126,9 +126,9 @@ def test_compensated_weights_fit_16_bit_activations() -> None:
     assert sqnr_db(model) > 28
 
 
-def test_a_pattern_without_a_layer_is_reported() -> None:
-    _, report = quantized("nowhere")
-    assert ("int16", "nowhere") in [(d.what, d.node) for d in report.skipped]
+def test_a_pattern_without_a_layer_is_an_error() -> None:
+    with pytest.raises(OptionError, match="no node matches 'nowhere'"):
+        quantized("nowhere")
 
 
 def test_targets_without_16_bits_say_so() -> None:
