@@ -112,7 +112,7 @@ class Step(Options, frozen=True, kw_only=True, tag_field="step", tag=step_name):
             (`tied_lengths`); False for a step that sees to it itself, or measures nothing.
         advice: what improves a result that is not usable.
         holds_out: samples that the step is not fitted to, if there are enough of them, and that
-            its result is judged on: every fourth feed, or single samples spread over all.
+            its result is judged on: every eighth feed, or single samples spread over all.
     """
 
     report: ClassVar[type[StepReport]] = StepReport

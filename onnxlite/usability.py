@@ -46,7 +46,7 @@ COUNTING_TASKS = frozenset({"agreement", "ctc", "detection", "segmentation", "to
 _VOUCHING_AGREEMENT = 0.9
 #: Samples that are judged, of those that most steps hold out.
 _SAMPLES = 32
-_HOLD_OUT = EveryKth(4)
+_HOLD_OUT = EveryKth(8, minimum=4)
 #: Larger models are not run only for this.
 _MAX_BYTES = 1 << 31
 #: Normal quantile of a one-sided 95% limit.
@@ -100,6 +100,7 @@ class Figures:
         parts: decided parts of all float outputs.
         agreement: fraction of samples with the reference's class, by the name of the output.
         tasks: values of counting task metrics, 0 to 1, by name.
+        unseen: labels of the parts with scores of which the samples have none.
         broken: name of an output with new NaN or infinite values; empty if there is none.
     """
 
@@ -107,6 +108,7 @@ class Figures:
     parts: tuple[PartFigures, ...] = ()
     agreement: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, float] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
     broken: str = ""
 
 
@@ -137,6 +139,11 @@ def judge(figures: Figures, *, floor_db: float | None, advice: str) -> Usability
         return found.undecided("the samples say nothing about any float output")
     if floor_db is None and (weakness := next(_below(figures, CAUTION), "")):
         return found.with_caution(f"{weakness} {where}")
+    if floor_db is None and figures.unseen:
+        return found.with_caution(
+            f"the {figures.samples} samples that it is judged on say nothing about "
+            f"{figures.unseen[0]}, whose scores are near zero: give more samples"
+        )
     return found
 
 
@@ -152,7 +159,7 @@ def judge_models(
 ) -> Usability:
     """Run both models on up to 32 samples and judge the candidate.
 
-    Every fourth feed is taken, which most steps hold out; all of them where there are too few.
+    Every eighth feed is taken, which steps and repair hold out; all where there are too few.
 
     Args:
         reference: the model to be reproduced.
@@ -259,6 +266,12 @@ def _measured(
         parts=tuple(_parts(errors)),
         agreement=_agreement(wanted.outputs, made, score_outputs(reference)),
         tasks={} if metric is None else counted_tasks([metric]),
+        unseen=tuple(
+            part.label
+            for output in errors.outputs.values()
+            for part in output.parts
+            if part.kind == "scores" and part.undecided
+        ),
         broken=next((name for name, error in errors.outputs.items() if error.broken), ""),
     )
 

@@ -70,6 +70,14 @@ def test_caution(found: Figures, floor_db: float | None, weakness: str) -> None:
     assert ("usable with caution" in str(usability)) == bool(weakness)
 
 
+def test_scores_that_the_samples_lack_are_named() -> None:
+    seen = Figures(12, (PartFigures("y", "y[:, :4]", 30.0),), unseen=("y[:, 4:]",))
+    usability = judge(seen, floor_db=None, advice="do this")
+    assert usability.usable
+    assert "12 samples that it is judged on say nothing about y[:, 4:]" in usability.caution
+    assert not judge(seen, floor_db=10, advice="do this").caution
+
+
 def test_few_samples_do_not_condemn_an_agreement() -> None:
     part = PartFigures("y", "y", 30.0)
     few, many = (Figures(n, (part,), tasks={"detection": 0.6}) for n in (10, 1000))

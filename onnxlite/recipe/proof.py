@@ -256,6 +256,12 @@ def judge_fidelity(
             if row.name in scores and row.agreement is not None
         },
         tasks=counted_tasks(fidelity.metrics),
+        unseen=tuple(
+            part.label
+            for row in fidelity.outputs
+            for part in row.parts
+            if part.kind == "scores" and part.undecided
+        ),
         broken=next((row.name for row in fidelity.outputs if row.broken), ""),
     )
     return judge(figures, floor_db=floor_db, advice=advice)
