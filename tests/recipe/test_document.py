@@ -63,7 +63,7 @@ def test_toml_text():
     recipe = Recipe((Simplify(), PruneWeights(sparsity=0.25, include=("conv*",))))
     assert recipe.to_toml() == (
         'version = 1\n\n[[steps]]\nstep = "simplify"\nverify = true\nonnxsim = "auto"\n'
-        "time_limit_s = 120.0\n\n"
+        "time_limit_s = 120.0\nmax_growth = 0.0\n\n"
         '[[steps]]\nstep = "prune-weights"\nsparsity = 0.25\nmethod = "auto"\nscope = "auto"\n'
         "rounds = 1\n"
         'include = [\n    "conv*",\n]\nexclude = []\n'
