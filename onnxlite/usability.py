@@ -62,16 +62,18 @@ class Floor:
         vouched_db: the same where most classes agree.
         cosine: of a part.
         task: value of a task metric that counts what stays right.
+        certain: a task metric of few samples is below it only if chance does not explain it.
     """
 
     sqnr_db: float
     vouched_db: float
     cosine: float = -1.0
     task: float = 0.0
+    certain: bool = True
 
 
 #: Results below the first floor are not usable, results below the second need a look.
-FLOOR, CAUTION = Floor(10.0, 3.0, 0.9, 0.7), Floor(15.0, 6.0, 0.95, 0.9)
+FLOOR, CAUTION = Floor(10.0, 3.0, 0.9, 0.7), Floor(15.0, 6.0, 0.95, 0.9, certain=False)
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,8 @@ def _below(figures: Figures, floor: Floor) -> Iterator[str]:
     for part in figures.parts:
         if part.cosine is not None and part.cosine < floor.cosine and part.output not in vouched:
             yield f"cosine of {part.label} is {part.cosine:.3f}, below {floor.cosine:g},"
-    # With few samples the fraction has to be so low that chance does not explain it.
     spread = math.sqrt(floor.task * (1 - floor.task) / max(figures.samples, 1))
+    spread = spread if floor.certain else 0.0
     for name, value in figures.tasks.items():
         if value < floor.task - _QUANTILE * spread:
             yield f"{name} is {value:.0%} of the original's, below {floor.task:.0%},"

@@ -82,6 +82,7 @@ def test_few_samples_do_not_condemn_an_agreement() -> None:
     part = PartFigures("y", "y", 30.0)
     few, many = (Figures(n, (part,), tasks={"detection": 0.6}) for n in (10, 1000))
     assert judge(few, floor_db=None, advice="").usable
+    assert "detection is 60%" in judge(few, floor_db=None, advice="").caution
     assert not judge(many, floor_db=None, advice="").usable
 
 
