@@ -40,6 +40,7 @@ from onnxlite.quantize.core.options import (
     PlacementBy,
     RoundingOption,
     SmoothOption,
+    StorageOption,
     WeightBits,
 )
 from onnxlite.quantize.core.options import QuantizeStaticReport as QuantizeStaticReport
@@ -634,6 +635,7 @@ def quantize_auto(
     target: str = "cpu",
     min_sqnr_db: float = 20.0,
     rounding: RoundingOption = "compensated",
+    storage: StorageOption = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
@@ -661,6 +663,8 @@ def quantize_auto(
             activations that the layer gets, rounds them so that their errors cancel (GPTQ, Frantar
             et al. 2023), and adds a scale and bias per output channel. Nearest integers are kept
             where they are no worse on held-out samples. `"nearest"` only rounds.
+        storage: Store the weights of layers that stay float, such as recurrent cells without an
+            integer kernel, in 8 bits that ONNX Runtime decodes when it loads the model.
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         limit: Use at most this many samples; None uses all.
@@ -693,6 +697,7 @@ def quantize_auto(
     target: str = "cpu",
     min_sqnr_db: float = 20.0,
     rounding: RoundingOption = "compensated",
+    storage: StorageOption = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
@@ -709,6 +714,7 @@ def quantize_dynamic(
     target: str = "cpu",
     kernel: KernelChoice = "auto",
     embeddings: bool = True,
+    storage: StorageOption = True,
     smooth: SmoothOption = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -735,6 +741,8 @@ def quantize_dynamic(
             on one thread; `"integer"`: one scale for all activations of a layer, by standard
             operators; `"blocks"`: a scale per block of each row, by ONNX Runtime's MatMulNBits.
         embeddings: Also store look-up tables in 8 bits, one scale per row (CPU targets).
+        storage: Store the weights of layers that stay float, such as recurrent cells without an
+            integer kernel, in 8 bits that ONNX Runtime decodes when it loads the model.
         smooth: Move outliers of the channels that MatMul and Gemm read into the weights
             (SmoothQuant, Xiao et al. 2023): `"auto"` where the error on samples falls clearly, True
             wherever possible, False never.
@@ -770,6 +778,7 @@ def quantize_dynamic(
     target: str = "cpu",
     kernel: KernelChoice = "auto",
     embeddings: bool = True,
+    storage: StorageOption = True,
     smooth: SmoothOption = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),

@@ -17,8 +17,6 @@ from onnxlite.quantize.core.options import (
     QuantizeStaticChanges,
     ResolvedPlacement,
 )
-from onnxlite.quantize.dynamic.options import DynamicLayer
-from onnxlite.quantize.mixed.options import QuantizeAutoReport
 from onnxlite.recipe import STEPS, AnyStepReport
 from onnxlite.records import Changes, LayerRow, Row, Skipped, StepReport, main_reasons
 from onnxlite.report.files import from_json, to_json
@@ -102,8 +100,7 @@ def test_all_rows_are_shown(report):
     made = filled(report)
     shown = {type(row) for _, rows in made.row_tables() for row in rows}
     declared = {cls for cls in parts(kinds.type_info(report)) if issubclass(cls, Row)}
-    other = {DynamicLayer} if report is QuantizeAutoReport else set()  # of another winner
-    assert shown == declared - other
+    assert shown == declared
     for title, rows in made.row_tables():
         table = rows_table(title, rows)
         assert len(table.columns) == len(rows[0].columns())

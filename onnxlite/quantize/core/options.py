@@ -44,6 +44,13 @@ EmbeddingsOption: TypeAlias = Annotated[
     bool,
     Meta(description="Also store look-up tables in 8 bits, one scale per row (CPU targets)."),
 ]
+StorageOption: TypeAlias = Annotated[
+    bool,
+    Meta(
+        description="Store the weights of layers that stay float, such as recurrent cells without "
+        "an integer kernel, in 8 bits that ONNX Runtime decodes when it loads the model."
+    ),
+]
 RoundingOption: TypeAlias = Annotated[
     Rounding,
     Meta(

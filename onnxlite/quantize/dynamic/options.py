@@ -13,8 +13,10 @@ from onnxlite.quantize.core.options import (
     QuantizedTable,
     SmoothedValue,
     SmoothOption,
+    StorageOption,
     TargetOption,
 )
+from onnxlite.quantize.weight_only.options import PackedWeight
 from onnxlite.records import Changes, LayerRow, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
@@ -46,11 +48,13 @@ class QuantizeDynamicChanges(Changes, frozen=True, kw_only=True):
         layers_quantized: layers on integers.
         tables_quantized: look-up tables in 8 bits.
         values_smoothed: activations that SmoothQuant divided.
+        weights_stored: weights of float layers that are stored in 8 bits.
     """
 
     layers_quantized: int = 0
     tables_quantized: int = 0
     values_smoothed: int = 0
+    weights_stored: int = 0
 
 
 class QuantizeDynamicReport(StepReport, frozen=True, kw_only=True):
@@ -60,12 +64,14 @@ class QuantizeDynamicReport(StepReport, frozen=True, kw_only=True):
         layers: layers on integers.
         tables: look-up tables in 8 bits.
         smoothed_values: activations that SmoothQuant divided.
+        stored_weights: weights of layers that stay float, in 8 bits that are decoded at load.
     """
 
     changes: QuantizeDynamicChanges = QuantizeDynamicChanges()
     layers: tuple[DynamicLayer, ...] = ()
     tables: tuple[QuantizedTable, ...] = ()
     smoothed_values: tuple[SmoothedValue, ...] = ()
+    stored_weights: tuple[PackedWeight, ...] = ()
 
 
 class QuantizeDynamic(Step, frozen=True, kw_only=True):
@@ -85,6 +91,7 @@ class QuantizeDynamic(Step, frozen=True, kw_only=True):
         ),
     ] = "auto"
     embeddings: EmbeddingsOption = True
+    storage: StorageOption = True
     smooth: SmoothOption = "auto"
     include: Include = ()
     exclude: Exclude = ()

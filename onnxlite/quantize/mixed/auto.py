@@ -1,26 +1,35 @@
 """Automatic choice of static, dynamic or no quantization, by measurement on this machine.
 
+A third candidate quantizes each layer the way that suits it: static first, then the layers that
+this left in float, or that run faster so, with scales computed at run time.
+
 The candidates are calibrated on the first feeds and measured on the last, held-out feeds.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 
 import onnx_ir as ir
 
 from onnxlite.errors import ExecutionError, VerificationError
+from onnxlite.fidelity import Reference
 from onnxlite.holdout import FeedSplit, LastFraction, split_feeds
 from onnxlite.inputs import input_specs
 from onnxlite.model import clone
 from onnxlite.quantize.core.options import QuantizeStatic, QuantizeStaticReport, Rounding
+from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.dynamic.options import QuantizeDynamic, QuantizeDynamicReport
-from onnxlite.quantize.dynamic.step import quantize_dynamic_ir
+from onnxlite.quantize.dynamic.step import quantize_dynamic_ir, quantize_rest_ir
 from onnxlite.quantize.mixed.candidate_metrics import CandidateMetrics, measure_candidate
+from onnxlite.quantize.mixed.dynamic_layers import faster_dynamic
 from onnxlite.quantize.mixed.options import AutoCandidate, QuantizeAuto, QuantizeAutoReport, Way
 from onnxlite.quantize.static.step import quantize_static_ir
+from onnxlite.quantize.weight_only.options import PackedWeight
+from onnxlite.quantize.weight_only.storage import store_in_8_bits
 from onnxlite.records import Skipped
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
@@ -33,17 +42,33 @@ _MAX_LATENCY_RATIO = 0.97
 _TIE = 1.05
 #: Feeds held out from calibration to measure the candidates on.
 _HOLD_OUT = LastFraction(1 / 4, maximum=16)
+#: Largest loss of SQNR by 8-bit storage of other weights, and the SQNR that is enough anyhow.
+_MAX_STORAGE_LOSS_DB, _ENOUGH_DB = 3.0, 30.0
 #: Seconds to time one candidate.
 _BUDGET_S = 3.0
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Quantized model with its report and metrics."""
+    """Quantized model with its report and metrics.
+
+    Attributes:
+        model: the quantized model.
+        report: of static quantization, or of dynamic if that is the only one.
+        metrics: what was measured on the held-out samples.
+        rest: of dynamic quantization after static.
+    """
 
     model: ir.Model
     report: QuantizeStaticReport | QuantizeDynamicReport
     metrics: CandidateMetrics
+    rest: QuantizeDynamicReport | None = None
+
+    @property
+    def summary(self) -> str:
+        """What each step says of the candidate."""
+        rest = "" if self.rest is None else f"; then {self.rest.summary}"
+        return f"{self.report.summary}{rest}"
 
 
 def quantize_auto_ir(
@@ -58,10 +83,11 @@ def quantize_auto_ir(
     split = split_feeds(feeds, _HOLD_OUT)
     trial = _Trial(model, split, options, context)
     # Rounding does not change the latency: use slow rounding only if static is the fastest.
-    for way in ("dynamic", "static"):
+    for way in _WAYS:
         trial.make(way, "nearest")
-    if options.rounding != "nearest" and trial.fastest() == "static":
-        trial.make("static", options.rounding)
+    fastest = trial.fastest()
+    if options.rounding != "nearest" and fastest in ("static", "mixed"):
+        trial.make(fastest, options.rounding)
     best = trial.best()
     skipped = [*trial.skipped, *trial.losers(best)]
     if split.record.shared:
@@ -81,18 +107,42 @@ def quantize_auto_ir(
             seconds=time.perf_counter() - start,
         )
     winner = trial.candidates[best]
-    return winner.model, QuantizeAutoReport(
+    result, stored = trial.stored(winner)
+    if isinstance(stored, Skipped):
+        skipped.append(stored)
+        stored = ()
+    note = f"; {len(stored)} weights stored in 8 bits" if stored else ""
+    return result, QuantizeAutoReport(
         changed=True,
-        summary=f"{best}, {winner.metrics}: {winner.report.summary}",
-        skipped=(*skipped, *winner.report.skipped),
+        summary=f"{best}, {winner.metrics}: {winner.summary}{note}",
+        skipped=(*skipped, *_left_in_float(winner)),
         candidates=candidates,
         winner=winner.report,
+        rest=winner.rest,
+        stored_weights=stored,
         hold_out=split.record,
         seconds=time.perf_counter() - start,
     )
 
 
-_STEPS: Mapping[Way, str] = {"static": "quantize-static", "dynamic": "quantize-dynamic"}
+#: The order in which candidates are made: the last one needs the others.
+_WAYS: tuple[Way, ...] = ("dynamic", "static", "mixed")
+_STEPS: Mapping[Way, str] = {
+    "static": "quantize-static",
+    "dynamic": "quantize-dynamic",
+    "mixed": "quantize-static-and-dynamic",
+}
+
+
+def _left_in_float(winner: _Candidate) -> Iterator[Skipped]:
+    """Yield what the steps of the winner skipped, without layers that the other step took."""
+    if winner.rest is None:
+        yield from winner.report.skipped
+        return
+    static, dynamic = ({row.name for row in r.layers} for r in (winner.report, winner.rest))
+    yield from (row for row in winner.report.skipped if row.node not in dynamic)
+    names = {row.node for row in winner.report.skipped}
+    yield from (row for row in winner.rest.skipped if row.node not in static | names)
 
 
 class _Trial:
@@ -115,16 +165,19 @@ class _Trial:
     def make(self, way: Way, rounding: Rounding) -> None:
         """Quantize one way and measure the candidate."""
         try:
-            made, report = self._quantized(way, rounding)
+            made = self._mixed(rounding) if way == "mixed" else self._quantized(way, rounding)
+            if made is None:
+                return
+            quantized, report, rest = made
             if not report.changed:
                 self._skip(way, report.summary)
                 return
-            metrics = measure_candidate(self._model, made, self._split.held_out, budget_s=_BUDGET_S)
+            metrics = self._metrics(quantized)
         # The other way may still work.
         except (ExecutionError, VerificationError) as error:
             self._skip(way, str(error))
             return
-        self.candidates[way] = _Candidate(made, report, metrics)
+        self.candidates[way] = _Candidate(quantized, report, metrics, rest)
 
     def fastest(self) -> Way | None:
         """Return the best candidate without a limit on SQNR."""
@@ -141,6 +194,28 @@ class _Trial:
             for way, candidate in self.candidates.items()
             if way != best
         ]
+
+    def stored(self, winner: _Candidate) -> tuple[ir.Model, tuple[PackedWeight, ...] | Skipped]:
+        """Store in 8 bits what the winner reads as float, if that costs little.
+
+        Returns:
+            The model, and a row per stored weight or the reason against it.
+        """
+        if not self._options.storage:
+            return winner.model, ()
+
+        def kept(node: ir.Node) -> bool:
+            return by_name(node, self._options.include, self._options.exclude) is not None
+
+        smaller, rows = store_in_8_bits(winner.model, kept, self._context)
+        if not rows:
+            return winner.model, ()
+        before = winner.metrics.sqnr_db
+        after = Reference(self._model, self._split.held_out).errors(smaller).worst_db
+        if after >= max(self._options.min_sqnr_db, min(before - _MAX_STORAGE_LOSS_DB, _ENOUGH_DB)):
+            return smaller, rows
+        message = f"in 8 bits the other weights would leave {after:.1f} of {before:.1f} dB"
+        return winner.model, Skipped("store-weights", "", "too-coarse", message)
 
     def _choice(self, floor: float) -> Way | None:
         able = {
@@ -167,31 +242,69 @@ class _Trial:
         self.candidates.pop(way, None)
         self.skipped.append(Skipped(_STEPS[way], "", "not-possible", reason))
 
+    def _metrics(self, candidate: ir.Model) -> CandidateMetrics:
+        held_out = self._split.held_out
+        return measure_candidate(self._model, candidate, held_out, budget_s=_BUDGET_S)
+
     def _quantized(
         self, way: Way, rounding: Rounding
-    ) -> tuple[ir.Model, QuantizeStaticReport | QuantizeDynamicReport]:
+    ) -> tuple[ir.Model, QuantizeStaticReport | QuantizeDynamicReport, None]:
+        if way == "static":
+            return *self._static(rounding), None
         options = self._options
-        if way == "dynamic":
-            return quantize_dynamic_ir(
-                self._model,
-                self._split.fitted,
-                QuantizeDynamic(
-                    target=options.target,
-                    include=options.include,
-                    exclude=options.exclude,
-                ),
-                self._context,
-            )
-        return quantize_static_ir(
-            self._model,
-            self._split.fitted,
-            QuantizeStatic(
-                target=options.target,
-                rounding=rounding,
-                include=options.include,
-                exclude=options.exclude,
-            ),
-            self._context,
+        dynamic = QuantizeDynamic(
+            target=options.target, include=options.include, exclude=options.exclude, storage=False
+        )
+        samples = self._split.fitted
+        return *quantize_dynamic_ir(self._model, samples, dynamic, self._context), None
+
+    def _static(
+        self, rounding: Rounding, without: Iterable[str] = ()
+    ) -> tuple[ir.Model, QuantizeStaticReport]:
+        options = self._options
+        static = QuantizeStatic(
+            target=options.target,
+            rounding=rounding,
+            include=options.include,
+            exclude=(*options.exclude, *map(escape, without)),
+        )
+        return quantize_static_ir(self._model, self._split.fitted, static, self._context)
+
+    def _mixed(
+        self, rounding: Rounding
+    ) -> tuple[ir.Model, QuantizeStaticReport, QuantizeDynamicReport] | None:
+        """Quantize each layer the way that suits it; None if one way suits all."""
+        static, dynamic = self.candidates.get("static"), self.candidates.get("dynamic")
+        if static is None or dynamic is None:
+            return None
+        assert isinstance(static.report, QuantizeStaticReport)
+        assert isinstance(dynamic.report, QuantizeDynamicReport)
+        on_integers = {row.name for row in static.report.layers}
+        paying = {row.name for row in dynamic.report.layers}
+        moved = self._moved(static, dynamic)
+        names = moved | (paying - on_integers)
+        if not names or not on_integers - moved:
+            return None
+        quantized, report = static.model, static.report
+        if moved or rounding != "nearest":
+            quantized, report = self._static(rounding, moved)
+        options = QuantizeDynamic(
+            target=self._options.target, include=tuple(map(escape, names)), storage=False
+        )
+        made, rest = quantize_rest_ir(quantized, self._split.fitted, options, self._context)
+        return (made, report, rest) if report.changed and rest.changed else None
+
+    def _moved(self, static: _Candidate, dynamic: _Candidate) -> set[str]:
+        """Return the layers on integers both ways that are better with scales at run time."""
+        assert isinstance(dynamic.report, QuantizeDynamicReport)
+        least = self._options.min_sqnr_db
+        if static.metrics.sqnr_db < least <= dynamic.metrics.sqnr_db:
+            return {row.name for row in static.report.layers} & {
+                row.name for row in dynamic.report.layers
+            }
+        feed = next(iter(self._split.held_out))
+        return faster_dynamic(
+            self._model, feed, static.report.layers, dynamic.report.layers, self._options.target
         )
 
 

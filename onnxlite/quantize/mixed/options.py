@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -9,8 +10,14 @@ import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.options import Exclude, Include, Limit
-from onnxlite.quantize.core.options import QuantizeStaticReport, RoundingOption, TargetOption
+from onnxlite.quantize.core.options import (
+    QuantizeStaticReport,
+    RoundingOption,
+    StorageOption,
+    TargetOption,
+)
 from onnxlite.quantize.dynamic.options import QuantizeDynamicReport
+from onnxlite.quantize.weight_only.options import PackedWeight
 from onnxlite.records import Row, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
@@ -20,7 +27,7 @@ MIN_SQNR_DB = 20.0
 
 
 #: A way to quantize a model.
-Way: TypeAlias = Literal["static", "dynamic"]
+Way: TypeAlias = Literal["static", "dynamic", "mixed"]
 
 
 class AutoCandidate(Row, frozen=True, kw_only=True):
@@ -46,21 +53,35 @@ class QuantizeAutoReport(StepReport, frozen=True, kw_only=True):
         candidates: the models that were measured.
         winner: report of the quantization that was chosen, with its layers and changes; None
             if the model stays float.
+        rest: report of dynamic quantization of what `winner`, then a static quantization, left
+            in float; None if nothing was.
+        stored_weights: other weights, stored in 8 bits that are decoded at load.
     """
 
     candidates: tuple[AutoCandidate, ...] = ()
     winner: QuantizeStaticReport | QuantizeDynamicReport | None = None
+    rest: QuantizeDynamicReport | None = None
+    stored_weights: tuple[PackedWeight, ...] = ()
+
+    @property
+    def steps(self) -> tuple[QuantizeStaticReport | QuantizeDynamicReport, ...]:
+        """Reports of the steps whose result was chosen, in their order."""
+        return tuple(report for report in (self.winner, self.rest) if report is not None)
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """Yield each kind of change of the winner with its count."""
-        if self.winner is not None:
-            yield from self.winner.counts()
+        """Yield each kind of change of the chosen steps with its count."""
+        total: Counter[str] = Counter()
+        for report in self.steps:
+            total.update(dict(report.counts()))
+        if self.stored_weights:
+            total["weights-stored"] += len(self.stored_weights)
+        yield from total.items()
 
     def row_tables(self) -> Iterator[tuple[str, Sequence[Row]]]:
-        """Yield the candidates and the rows of the winner, with headings."""
+        """Yield the candidates and the rows of the chosen steps, with headings."""
         yield from super().row_tables()
-        if self.winner is not None:
-            yield from self.winner.row_tables()
+        for report in self.steps:
+            yield from report.row_tables()
 
 
 class QuantizeAuto(Step, frozen=True, kw_only=True):
@@ -74,6 +95,7 @@ class QuantizeAuto(Step, frozen=True, kw_only=True):
         float, Meta(description="SQNR in dB that the worst output must keep on held-out samples.")
     ] = MIN_SQNR_DB
     rounding: RoundingOption = "compensated"
+    storage: StorageOption = True
     include: Include = ()
     exclude: Exclude = ()
     limit: Limit = None

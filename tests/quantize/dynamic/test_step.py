@@ -158,6 +158,37 @@ BRANCHES = f"""{HEAD} g (bool flag, float[n,32] x) => (float[n,32] y) <float[32,
         else_branch = no () => (float[n,32] b) {{ t = MatMul(x, w) b = Tanh(t) }}> }}"""
 
 
+GRU_AND_PRODUCT = """g (float[t,n,64] x) => (float[t,n,8] y)
+    <float[1,96,64] w, float[1,96,32] r, float[32,8] v>
+    { h = GRU<hidden_size=32>(x, w, r) s = Squeeze<axes=[1]>(h) y = MatMul(s, v) }"""
+
+
+def test_weights_without_a_kernel_are_stored_in_8_bits() -> None:
+    text = f'<ir_version: 8, opset_import: ["": 11]> {GRU_AND_PRODUCT}'
+    data = rows(5, 3, 64)
+    model, report = quantized(text, {"x": data}, kernel="integer")
+    assert [row.weight for row in report.stored_weights] == ["w", "r"]
+    assert report.changes.weights_stored == 2
+    assert "2 weights stored in 8 bits" in report.summary
+    assert sqnr_db(text, model, {"x": data}) > 30
+    floats = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
+    assert all(v.const_value.size <= 96 for v in floats)
+
+
+@pytest.mark.parametrize("options", [{"storage": False}, {"include": ["y*"]}, {"exclude": ["h*"]}])
+def test_weights_are_left_alone_if_asked(options: dict[str, object]) -> None:
+    text = f'<ir_version: 8, opset_import: ["": 11]> {GRU_AND_PRODUCT}'
+    names = {"h": "h_node", "y": "y_node"}
+    model = parse(text)
+    for node in model.graph.node:
+        node.name = names.get(node.output[0], node.op_type)
+    report = quantize_dynamic(
+        model, samples={"x": rows(5, 3, 64)}, kernel="integer", **options
+    ).report
+    assert report.changed
+    assert not report.stored_weights
+
+
 def test_bodies_of_if_are_quantized() -> None:
     model, report = quantized(BRANCHES, kernel="integer")
     assert report.changes.layers_quantized == 2

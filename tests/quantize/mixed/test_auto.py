@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from msgspec.structs import replace
 
 from onnxlite import quantize_auto
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import worst_sqnr_db
 from onnxlite.model import load
-from onnxlite.quantize.core.options import QuantizeStaticReport
+from onnxlite.quantize.core.options import QuantizedLayer, QuantizeStaticReport
+from onnxlite.quantize.dynamic.kernel_times import KernelTimes
+from onnxlite.quantize.dynamic.options import DynamicLayer, QuantizeDynamicReport
 from onnxlite.quantize.mixed import auto as choice
+from onnxlite.quantize.mixed import dynamic_layers
 from onnxlite.quantize.mixed.candidate_metrics import (
     CandidateMetrics,
     measure_candidate,
 )
+from onnxlite.quantize.mixed.dynamic_layers import faster_dynamic
 from onnxlite.quantize.mixed.options import QuantizeAutoReport
+from onnxlite.records import LayerRow
 from tests.odd_models import parse
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
@@ -125,16 +132,19 @@ def test_one_way_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) ->
 def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, set[bytes]] = {"calibrated": set(), "judged": set()}
 
-    def static(model, samples, _options, _context):  # type: ignore[no-untyped-def]
-        seen["calibrated"] |= {row.tobytes() for feed in samples for row in feed["x"]}
-        return model, QuantizeStaticReport(changed=True, summary="")
+    def made(report):  # type: ignore[no-untyped-def]
+        def run(model, samples, _options, _context):  # type: ignore[no-untyped-def]
+            seen["calibrated"] |= {row.tobytes() for feed in samples for row in feed["x"]}
+            return model, report(changed=True, summary="")
+
+        return run
 
     def judged(_a: object, _b: object, feeds, **_: object) -> CandidateMetrics:  # type: ignore[no-untyped-def]
         seen["judged"] |= {row.tobytes() for feed in feeds for row in feed["x"]}
         return verdict(30, 0.5)
 
-    monkeypatch.setattr(choice, "quantize_static_ir", static)
-    monkeypatch.setattr(choice, "quantize_dynamic_ir", static)
+    monkeypatch.setattr(choice, "quantize_static_ir", made(QuantizeStaticReport))
+    monkeypatch.setattr(choice, "quantize_dynamic_ir", made(QuantizeDynamicReport))
     monkeypatch.setattr(choice, "measure_candidate", judged)
     report = quantize_auto(parse(TEXT), rows(40), rounding="nearest").report
     assert report.hold_out is not None
@@ -162,3 +172,97 @@ def test_options_are_checked() -> None:
         quantize_auto(parse(TEXT), rows(8), min_sqnr_db=float("nan"))
     with pytest.raises(OptionError, match="choose one of cpu"):
         quantize_auto(parse(TEXT), rows(8), target="qnn")
+
+
+CONVOLUTION_AND_LSTM = """<ir_version: 8, opset_import: ["": 13]>
+    g (float[1,8,20] x) => (float[20,1,32] y)
+    <float[16,8,3] c, float[1,128,16] w, float[1,128,32] r, int64[1] one>
+    { t = Conv<pads=[1,1]>(x, c) u = Relu(t) v = Transpose<perm=[2,0,1]>(u)
+      h = LSTM<hidden_size=32>(v, w, r) y = Squeeze(h, one) }"""
+
+
+def mixed_net() -> onnx.ModelProto:
+    model = parse(CONVOLUTION_AND_LSTM)
+    one = next(tensor for tensor in model.graph.initializer if tensor.name == "one")
+    one.CopyFrom(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    return model
+
+
+def judged_by_operators(
+    monkeypatch: pytest.MonkeyPatch, metrics: dict[str, CandidateMetrics]
+) -> None:
+    """Let every way pay in each layer, and candidates measure like their way."""
+
+    def judged(_reference: object, candidate, _feeds, **_: object) -> CandidateMetrics:  # type: ignore[no-untyped-def]
+        operators = {node.op_type for node in candidate.graph}
+        static, dynamic = "QuantizeLinear" in operators, "DynamicQuantizeLSTM" in operators
+        return metrics["mixed" if static and dynamic else "static" if static else "dynamic"]
+
+    real = choice.quantize_static_ir
+
+    def everything(model, samples, options, context):  # type: ignore[no-untyped-def]
+        return real(model, samples, replace(options, placement="everything"), context)
+
+    monkeypatch.setattr(choice, "quantize_static_ir", everything)
+    monkeypatch.setattr(KernelTimes, "ratios", lambda *_: {"lstm": 0.5})
+    monkeypatch.setattr(choice, "measure_candidate", judged)
+
+
+def test_each_layer_is_quantized_the_way_that_suits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pays = {"static": verdict(40, 0.8), "dynamic": verdict(40, 0.7), "mixed": verdict(38, 0.4)}
+    judged_by_operators(monkeypatch, pays)
+    data = np.random.default_rng(0).standard_normal((40, 8, 20)).astype(np.float32)
+    model, report = quantize_auto(mixed_net(), data, rounding="nearest")
+    assert [row.way for row in report.candidates] == ["dynamic", "static", "mixed"]
+    assert report.summary.startswith("mixed")
+    assert report.rest is not None
+    assert report.winner is not None
+    assert [row.op_type for row in report.winner.layers] == ["Conv"]
+    assert [row.op_type for row in report.rest.layers] == ["LSTM"]
+    assert not [row for row in report.skipped if "LSTM" in row.node or "no integer" in row.message]
+    assert dict(report.counts())["layers-quantized"] == 2
+    assert worst_sqnr_db(load(mixed_net()), load(model), [{"x": data[:1]}]) > 20
+
+
+def test_one_way_is_taken_where_both_together_gain_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    same = {"static": verdict(40, 0.4), "dynamic": verdict(40, 0.7), "mixed": verdict(38, 0.4)}
+    judged_by_operators(monkeypatch, same)
+    data = np.random.default_rng(0).standard_normal((40, 8, 20)).astype(np.float32)
+    report = quantize_auto(mixed_net(), data, rounding="nearest").report
+    assert report.rest is None
+    assert [row.weight for row in report.stored_weights] == ["w", "r"]
+    assert not quantize_auto(
+        mixed_net(), data, rounding="nearest", storage=False
+    ).report.stored_weights
+
+
+def test_layers_that_are_faster_dynamic_leave_static(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,16,8] x) => (float[n,16,8] y) <float[16,16,3] c, float[8,8] w, float[16,16,3] d>
+        { t = Conv<pads=[1,1]>(x, c) u = MatMul(t, w) y = Conv<pads=[1,1]>(u, d) }"""
+    static, dynamic = [layer_row("a"), layer_row("b")], [dynamic_row("b", 0.5)]
+    model = parse(text)
+    for node, name in zip(model.graph.node, "abc", strict=True):
+        node.name = name
+    feed = {"x": np.zeros((2, 16, 8), np.float32)}
+    for on_integers, found in ((0.6, {"b"}), (0.4, set())):
+        monkeypatch.setattr(dynamic_layers, "layer_times", lambda *_, to=on_integers: (1.0, to))
+        assert faster_dynamic(load(model), feed, static, dynamic, "cpu") == found
+    assert not faster_dynamic(load(model), feed, static, [], "cpu")
+
+
+def layer_row(name: str) -> LayerRow:
+    return QuantizedLayer(name=name, op_type="MatMul", weights=64, channels=8, weight_sqnr_db=40.0)
+
+
+def dynamic_row(name: str, ratio: float) -> DynamicLayer:
+    return DynamicLayer(
+        name=name,
+        op_type="MatMul",
+        kernel="integer",
+        time_over_float=ratio,
+        weights=64,
+        weight_sqnr_db=40.0,
+    )
