@@ -132,12 +132,21 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
             f"the model holds {size_bytes(model) / 2**30:.1f} GiB of tensors and a ModelProto at "
             "most 2: pass a path or an ir.Model to get an ir.Model, and save that"
         )
+    with embedded(model):
+        proto = serialized(model)
+    drop_initializer_value_info(proto)
+    store_sparse(proto, model.meta.get(SPARSE_KEY, ()))
+    return proto
+
+
+def serialized(model: ir.Model) -> onnx.ModelProto:
+    """Serialise a model as it is: external tensors stay references.
+
+    Raises:
+        UnsupportedError: something in the model has no form in ONNX.
+    """
     try:
-        with embedded(model):
-            proto = ir.to_proto(model)
-        drop_initializer_value_info(proto)
-        store_sparse(proto, model.meta.get(SPARSE_KEY, ()))
-        return proto
+        return ir.to_proto(model)
     except ir.serde.SerdeError as error:
         raise UnsupportedError(f"the model cannot be serialised: {_root(error)}") from error
 

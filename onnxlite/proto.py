@@ -26,7 +26,8 @@ def validated(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
     Raises:
         LoadError: there is no graph, a tensor holds fewer data than it declares, or a name
             is not text: the file is truncated or damaged.
-        InvalidModelError: no opset is declared, or a sparse tensor's indices are wrong.
+        InvalidModelError: no opset is declared, an attribute has no type, or a sparse tensor's
+            indices are wrong.
         UnsupportedError: the model carries training information.
     """
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
@@ -43,6 +44,8 @@ def validated(proto: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
         if isinstance(message, onnx.TensorProto):
             _check_tensor(message, where)
         else:
+            if isinstance(message, onnx.NodeProto):
+                _check_attributes(message, where)
             _check_text(message, where)
     return _densified(proto, where) if sparse else proto
 
@@ -87,6 +90,16 @@ def _messages(message: Message) -> Iterator[Message]:
         if field.type == field.TYPE_MESSAGE:
             for inner in [value] if isinstance(value, Message) else value:
                 yield from _messages(inner)
+
+
+def _check_attributes(node: onnx.NodeProto, where: str) -> None:
+    for attribute in node.attribute:
+        # A type that this version of ONNX does not know reads as undefined too.
+        if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+            raise InvalidModelError(
+                f"{where}: attribute {attribute.name!r} of node {node.name!r} ({node.op_type}) has "
+                "no type that ONNX knows: the file is damaged, export the model again"
+            )
 
 
 def _check_text(message: Message, where: str) -> None:

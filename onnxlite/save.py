@@ -35,6 +35,7 @@ from onnxlite.model import (
     load,
     mapped_files,
     plain_model,
+    serialized,
     size_bytes,
     to_bytes,
 )
@@ -187,7 +188,7 @@ def _write_external(model: ir.Model, target: Path, staging: Path, progress: Prog
             callback=lambda _tensor, info: progress("save", info.index, info.total),
         )
         with embedded(model, initializers=False):
-            content = ir.to_proto(model).SerializeToString()
+            content = serialized(model).SerializeToString()
     finally:
         for value, tensor in zip(values, tensors, strict=True):
             value.const_value = tensor

@@ -27,7 +27,7 @@ import onnx
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.errors import OnnxliteError, OptionError
+from onnxlite.errors import OptionError
 from onnxlite.inputs import input_specs
 from onnxlite.model import clone
 from onnxlite.options import BatchAxisOption, Field, Options, check_names, fields_of
@@ -319,10 +319,11 @@ def from_options(
             options = record(**bound)
             try:
                 return function(**extra, options=options, context=context)
-            except OnnxliteError:
-                raise
             except Exception as error:
-                raise explained(error, extra, function.__name__) from error
+                # An error must not become its own cause.
+                if (found := explained(error, extra, function.__name__)) is not error:
+                    raise found from error
+                raise
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.__doc__ = _documented(function.__doc__ or "", [*options, *circumstances])

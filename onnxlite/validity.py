@@ -154,7 +154,7 @@ def explained(error: Exception, arguments: Mapping[str, Any], name: str) -> Exce
         arguments: of the function by name; the first invalid model is to blame.
         name: of the function.
     """
-    if isinstance(error, OSError | MemoryError):
+    if isinstance(error, OnnxliteError | OSError | MemoryError):
         return error
     for key in _MODELS:
         try:

@@ -66,3 +66,31 @@ def test_steps_on_broken_models(step, fault):
         proto.graph.node[0].attribute[0].type = onnx.AttributeProto.FLOATS
     with contextlib.suppress(ol.OnnxliteError):
         step(proto)
+
+
+def test_an_error_is_not_its_own_cause(monkeypatch):
+    monkeypatch.setattr("onnxlite.apply.judged_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        ol.quantize_dynamic(parse(NET))
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("kind", ["undefined", "unknown", "in a branch"])
+def test_an_attribute_without_a_known_type_is_named(kind):
+    proto = parse(NET.replace("MatMul(x, w)", "Gemm<alpha = 2.0>(x, w)"))
+    node = proto.graph.node[0]
+    node.name = "product"
+    attribute = node.attribute[0]
+    if kind == "unknown":
+        raw = attribute.SerializeToString().replace(b"\xa0\x01\x01", b"\xa0\x01\x63")
+        attribute.ParseFromString(raw)
+    else:
+        attribute.type = onnx.AttributeProto.UNDEFINED
+    if kind == "in a branch":
+        branch = onnx.GraphProto(name="g", node=[node], output=proto.graph.output)
+        made = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+        proto.graph.input.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+        del proto.graph.node[:]
+        proto.graph.node.append(made)
+    with pytest.raises(InvalidModelError, match=r"attribute 'alpha' of node 'product' \(Gemm\)"):
+        ol.simplify(proto)

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import iter_graphs, iter_nodes, static_shape
 from onnxlite.inputs import Feed, InputSpec, input_specs, join, settled, trim
-from onnxlite.model import clone
+from onnxlite.model import clone, serialized
 from onnxlite.ops import ShapeOf
 from onnxlite.records import Skipped
 from onnxlite.runtime import Session, probe_feeds, symbolic_shapes
@@ -274,7 +274,7 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
                 if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
                     bare_tensor = _placeholder(attribute.as_tensor())
                     node.attributes[name] = ir.AttrTensor(name, bare_tensor)
-    return ir.to_proto(bare)
+    return serialized(bare)
 
 
 def _placeholder(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
