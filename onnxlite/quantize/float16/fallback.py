@@ -17,13 +17,15 @@ from onnxlite.errors import VerificationError
 from onnxlite.fidelity import noise_ratio
 from onnxlite.quantize.float16.convert import Prepared, convert
 from onnxlite.quantize.float16.plan import HalfPlan
-from onnxlite.quantize.float16.verify import Float32Outputs
-from onnxlite.records import Progress, Reason
+from onnxlite.quantize.float16.verify import Float32Outputs, RefusedError, measured_db
+from onnxlite.records import Progress, Reason, Skipped
 
 #: SQNR to reach on the samples in dB; it leaves a margin above 50 dB for other inputs.
 TARGET_DB = 53.0
 #: Number of consecutive parts of the network that are tried; fewer for large models.
 _PARTS, _PARTS_OF_LARGE, _LARGE_BYTES = 24, 12, 1 << 28
+#: Number of nodes that are kept in float32 because ONNX Runtime refuses them in 16 bits.
+_MAX_REFUSED = 8
 #: Bytes that float32 weights may add, as a fraction of all: the file stays below 0.52.
 _MAX_FRACTION = 0.0195
 
@@ -38,14 +40,54 @@ def fall_back(
     """Keep parts of the network in float32 until the outputs reach 53 dB.
 
     Returns:
-        The plan itself if it reaches 53 dB, else the best plan found with more float32 nodes.
+        The plan itself if it reaches 53 dB, else the best plan found with more float32 nodes;
+        nodes that ONNX Runtime refuses in 16 bits are among them.
     """
     fallback = _Fallback(prepared, plan, check)
+    if fallback.noise == math.inf and _is_refused(prepared, plan, check):
+        fallback = _Fallback(prepared, keep_refused(prepared, plan, check), check)
     if not fallback.reached:
         parts = fallback.measure_parts(progress)
         too_large = fallback.keep_with_weights(parts)
         fallback.keep_activations(too_large)
     return fallback.best
+
+
+def keep_refused(prepared: Prepared, plan: HalfPlan, check: Float32Outputs | Skipped) -> HalfPlan:
+    """Keep the nodes in float32 that ONNX Runtime cannot compute in 16 bits.
+
+    Type rules of ONNX allow more than its kernels do. A node is to blame if the model runs with
+    all nodes before it in 16 bits and not with itself; it is found by bisection.
+
+    Returns:
+        A plan that ONNX Runtime takes, or the plan itself if there are more than eight such nodes.
+    """
+    candidate = plan
+    for _ in range(_MAX_REFUSED):
+        nodes = list(candidate.ports)
+        good, bad = 0, len(nodes)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if _is_refused(prepared, _with_float32(candidate, nodes[middle:], ()), check):
+                bad = middle
+            else:
+                good = middle
+        candidate = candidate.copy()
+        message = "ONNX Runtime cannot compute it in 16 bits"
+        candidate.keep(nodes[bad - 1], Reason("no-16-bit-kernel", message))
+        if not candidate.ports or not _is_refused(prepared, candidate, check):
+            return candidate
+    return plan
+
+
+def _is_refused(prepared: Prepared, plan: HalfPlan, check: Float32Outputs | Skipped) -> bool:
+    try:
+        measured_db(convert(prepared, plan).model, check)
+    except RefusedError:
+        return True
+    except VerificationError:
+        pass  # it runs; what its outputs are worth is measured at the end
+    return False
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,15 @@ from onnxlite.model import size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.opset import upgrade_opset
 from onnxlite.quantize.float16.convert import Converted, Prepared, computed, convert
-from onnxlite.quantize.float16.fallback import fall_back
+from onnxlite.quantize.float16.fallback import fall_back, keep_refused
 from onnxlite.quantize.float16.options import ToFloat16, ToFloat16Changes, ToFloat16Report
 from onnxlite.quantize.float16.plan import STEP, HalfPlan, constant_roundings
-from onnxlite.quantize.float16.verify import Float32Outputs, float32_outputs
+from onnxlite.quantize.float16.verify import (
+    Float32Outputs,
+    RefusedError,
+    float32_outputs,
+    measured_db,
+)
 from onnxlite.records import Skipped, main_reasons
 from onnxlite.samples import SamplesLike
 from onnxlite.step import StepContext, StepState
@@ -44,13 +49,15 @@ class _Conversion(StepState[ToFloat16]):
         reference: the float32 outputs, or the reason why there are none; set by `_run_float32`.
         plan: the nodes that compute in 16 bits; set by `_plan`.
         converted: the result; set by `_convert`.
-        fidelity: SQNR of the result, for the summary.
+        sqnr_db: SQNR of the result in dB, if `_convert` measured it.
+        fidelity: the SQNR as text, for the summary.
     """
 
     prepared: Prepared = field(init=False)
     reference: Float32Outputs | Skipped = field(init=False)
     plan: HalfPlan = field(init=False)
     converted: Converted = field(init=False)
+    sqnr_db: float | None = None
     fidelity: str = "not run"
 
 
@@ -113,8 +120,14 @@ def _plan(work: _Conversion) -> None:
 
 
 def _convert(work: _Conversion) -> str | None:
-    """Convert the model by the plan."""
+    """Convert the model by the plan, without what ONNX Runtime refuses in 16 bits."""
     work.converted = convert(work.prepared, work.plan)
+    if work.plan.ports:
+        try:
+            work.sqnr_db = measured_db(work.converted.model, work.reference)
+        except RefusedError:
+            work.plan = keep_refused(work.prepared, work.plan, work.reference)
+            work.converted = convert(work.prepared, work.plan)
     work.model = work.converted.model
     work.skipped += work.plan.skipped
     work.skipped += [
@@ -139,7 +152,8 @@ def _verify(work: _Conversion) -> None:
     if isinstance(work.reference, Skipped):
         work.skipped.append(work.reference)
         return
-    sqnr_db = work.reference.sqnr_db(work.model)
+    known = work.sqnr_db
+    sqnr_db = work.reference.sqnr_db(work.model) if known is None else known
     noise = "exact" if sqnr_db == math.inf else f"{sqnr_db:.1f} dB"
     work.fidelity = f"{noise} on {'samples' if work.reference.real else 'generated inputs'}"
 

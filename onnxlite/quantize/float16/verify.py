@@ -11,13 +11,17 @@ from onnxlite.errors import ExecutionError, UnsupportedError, VerificationError
 from onnxlite.fidelity import Reference
 from onnxlite.model import size_bytes
 from onnxlite.records import Skipped
-from onnxlite.runtime import probe_feeds
+from onnxlite.runtime import Session, probe_feeds
 from onnxlite.samples import Samples
 
 #: Larger models are run only if samples are given: loading takes twice the memory of the weights.
 _MAX_BYTES_WITHOUT_SAMPLES = 1 << 30
 #: Number of feeds that both models are run on.
 _FEEDS = 4
+
+
+class RefusedError(VerificationError):
+    """ONNX Runtime does not load or run a 16-bit model."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,37 @@ class Float32Outputs:
         It is infinite if all outputs are equal.
 
         Raises:
-            VerificationError: ONNX Runtime refuses the model, or an output is NaN or infinite
-                although the float32 model's is finite.
+            RefusedError: ONNX Runtime refuses the model.
+            VerificationError: an output is NaN or infinite although the float32 model's is finite.
         """
         try:
             errors = self.reference.errors(model)
         except ExecutionError as error:
-            raise VerificationError(f"ONNX Runtime refuses the 16-bit model: {error}") from error
+            raise RefusedError(f"ONNX Runtime refuses the 16-bit model: {error}") from error
         errors.check_finite(
             "the 16-bit model",
             "give samples to find values out of range, or exclude the nodes before it",
         )
         return errors.worst_db
+
+
+def measured_db(model: ir.Model, reference: Float32Outputs | Skipped) -> float | None:
+    """Return the SQNR of a 16-bit model in dB; only load it where no input is known.
+
+    Returns:
+        None where there is nothing to compare with.
+
+    Raises:
+        VerificationError: see `Float32Outputs.sqnr_db`.
+    """
+    if isinstance(reference, Float32Outputs):
+        return reference.sqnr_db(model)
+    if reference.code == "not-runnable":
+        try:
+            Session(model, threads=1, random="drawn")
+        except ExecutionError as error:
+            raise RefusedError(f"ONNX Runtime refuses the 16-bit model: {error}") from error
+    return None
 
 
 def float32_outputs(

@@ -284,3 +284,32 @@ def test_residual_net(residual_path: Path) -> None:
     feed = {"image": test_set()[0][:100]}
     want, got = (Session(m).run(feed)["logits"] for m in (load(residual_path), model))
     assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 60
+
+
+#: ONNX allows 16 bits where ONNX Runtime has no kernel for them.
+SCATTER = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[n,8] x) => (float[n,8] y, float[n,8] s)
+    <float[8,8] w, int64[1,1] i = {0}, float[1,8] u>
+    { y = MatMul(x, w) s = ScatterND<reduction="REDUCTION">(x, i, u) }"""
+MEL = """<ir_version: 8, opset_import: ["": 17]>
+    g (int64 sizes, float low, float high, float[n,8] x, float[8,8] z)
+    => (float[k,l] m, float[n,8] y)
+    { m = MelWeightMatrix(sizes, sizes, sizes, low, high) y = MatMul(x, z) }"""
+
+
+@pytest.mark.parametrize("reduction", ["min", "max"])
+@pytest.mark.parametrize("samples", [None, normal(8, 8)])
+def test_nodes_without_a_16_bit_kernel_stay_float32(reduction: str, samples: object) -> None:
+    net = SCATTER.replace("REDUCTION", reduction)
+    model, report = converted(net, samples)
+    assert {v.dtype for v in model.graph.initializers.values() if v.name == "w"} == {F16}
+    assert sqnr_db(net, model, {"x": normal(3, 8)}) > 50
+    assert [s.node for s in report.skipped if s.code == "no-16-bit-kernel"] == ["ScatterND"]
+
+
+def test_a_model_that_is_not_run_loads_at_least() -> None:
+    model, report = converted(MEL)
+    Session(model)
+    assert any(s.code == "not-runnable" for s in report.skipped)
+    assert any(s.code == "no-16-bit-kernel" for s in report.skipped)
+    assert report.changes.nodes_converted == 1
