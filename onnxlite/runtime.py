@@ -26,7 +26,7 @@ from onnxlite.errors import ExecutionError
 from onnxlite.graph import iter_nodes
 from onnxlite.inputs import Feed, InputSpec, input_specs
 from onnxlite.model import PROTO_LIMIT_BYTES, clone, load, size_bytes, to_bytes
-from onnxlite.ops import may_draw, tie_noise
+from onnxlite.ops import may_draw, tie_noise, writes_inputs
 from onnxlite.samples import generate
 from onnxlite.save import save
 
@@ -103,6 +103,7 @@ class Session:
         self.output_names = tuple(value.name for value in self._session.get_outputs())
         self._output_names = list(self.output_names)
         self.threads = threads
+        self._copies = isinstance(model, ir.Model) and writes_inputs(model)
         self._widths = {
             value.name: _FLOAT_TYPES[value.type]
             for value in self._session.get_inputs()
@@ -120,6 +121,10 @@ class Session:
 
     def run(self, feed: Feed) -> Outputs:
         """Run one feed; returns every output by name. Raises `ExecutionError`."""
+        if self._copies:
+            feed = {
+                name: np.copy(a) if isinstance(a, np.ndarray) else a for name, a in feed.items()
+            }
         try:
             values = self._session.run(self._output_names, feed)
         # pybind11 exceptions of ONNX Runtime share no base class below Exception.
@@ -330,9 +335,29 @@ def symbolic_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     engine = module.SymbolicShapeInference(2**31 - 1, False, False, 0)
+    _leave_computed_splits_open(engine)
     engine._preprocess(proto)
     while engine.run_:
         engine._infer_impl()
     engine._update_output_from_vi()
     result: onnx.ModelProto = engine.out_mp_
     return result
+
+
+def _leave_computed_splits_open(engine: Any) -> None:
+    """Rewrite in place: a split by computed sizes has new symbols; the engine takes equal parts."""
+    infer = engine._infer_Split_Common
+
+    def common(node: onnx.NodeProto, make_value_info: Any) -> None:
+        infer(node, make_value_info)
+        sizes = node.input[1] if len(node.input) > 1 else ""
+        if not sizes or engine._try_get_value(node, 1) is not None:
+            return
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        for index, name in enumerate(node.output):
+            kind = engine.known_vi_[name].type
+            if kind.HasField("tensor_type"):
+                symbol = engine._new_symbolic_dim_from_output(node, index, axis)
+                kind.tensor_type.shape.dim[axis].dim_param = str(symbol)
+
+    engine._infer_Split_Common = common

@@ -36,6 +36,22 @@ class TestSession:
             Session(model).run(feed)["y"], Session(external_model).run(feed)["y"]
         )
 
+    @pytest.mark.parametrize(
+        "outputs", ["float[n,4] y, float[4] m, float[4] v", "float[4] m", "float[n,4] y"]
+    )
+    def test_a_run_leaves_its_inputs_alone(self, outputs):
+        net = f"""<ir_version: 8, opset_import: ["": 15]>
+            g (float[n,4] x, float[4] s, float[4] b, float[4] mean, float[4] var)
+            => ({outputs})
+            {{ y, m, v = BatchNormalization<training_mode=1>(x, s, b, mean, var) }}"""
+        session = Session(load(parse(net)), threads=1)
+        feed = {name: np.ones(4, np.float32) for name in ("s", "b", "mean", "var")}
+        feed["x"] = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+        before = {name: array.copy() for name, array in feed.items()}
+        for _ in range(2):
+            session.run(feed)
+        assert all(np.array_equal(feed[name], before[name]) for name in feed)
+
     def test_a_large_model_goes_through_a_file(self, external_model, monkeypatch, tmp_path):
         monkeypatch.setattr(runtime_module, "PROTO_LIMIT_BYTES", 1000)
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))

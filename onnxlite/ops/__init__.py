@@ -22,6 +22,7 @@ from onnxlite.ops.table import (
     row_use,
     spec_of,
     trained_ports,
+    writes_inputs,
 )
 from onnxlite.ops.tied_noise import is_random, may_draw, random_outputs, tie_noise
 from onnxlite.ops.tracker import ChannelRule, Ids, Sizes, Tracker, blank, tracked_axes
@@ -67,4 +68,5 @@ __all__ = [
     "tracked_axes",
     "trained_ports",
     "value_lengths",
+    "writes_inputs",
 ]

@@ -170,7 +170,13 @@ def arg_reduce(node: ir.Node, t: Tracker) -> None:
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Min", "Prod", "Sum", "SumSquare")
 
 ROWS = (
-    OpSpec(op_type="BatchNormalization", gain=1, channels=batch_normalization),
+    OpSpec(
+        op_type="BatchNormalization",
+        gain=1,
+        channels=batch_normalization,
+        # The running mean and variance.
+        writes_inputs=lambda node: bool(attribute(node, "training_mode", 0)),
+    ),
     OpSpec(op_type="GroupNormalization", gain=1, channels=group_normalization),
     OpSpec(op_type="InstanceNormalization", gain=1, channels=instance_normalization),
     OpSpec(op_type="LayerNormalization", gain=1, affine=(1, 2), channels=layer_normalization),

@@ -192,6 +192,7 @@ class OpSpec:
         shape_ports: ports whose values, not only their shapes, decide the output's shape.
         reads_shape: the output holds sizes of the input, whatever its values are.
         rounds: tells nodes that make integers or truth values of real numbers.
+        writes_inputs: tells nodes whose kernel writes results into the memory of inputs.
         random: how it draws random values; None if its output is the same on every run.
     """
 
@@ -222,4 +223,5 @@ class OpSpec:
     shape_ports: tuple[int, ...] = ()
     reads_shape: bool = False
     rounds: Callable[[ir.Node], bool] | None = None
+    writes_inputs: Callable[[ir.Node], bool] | None = None
     random: RandomRule | None = None

@@ -164,3 +164,9 @@ def last_axis_affine(node: ir.Node) -> tuple[int, ...] | None:
     tensors = [const_tensor(node.inputs[port]) for port in ports]
     along_last = all(tensor is not None and len(tensor.shape) == 1 for tensor in tensors)
     return ports if ports and along_last else None
+
+
+def writes_inputs(model: ir.Model) -> bool:
+    """Return True if a run may write into the arrays that the model is fed."""
+    rules = ((node, spec_of(node).writes_inputs) for node in iter_nodes(model))
+    return any(rule is not None and rule(node) for node, rule in rules)

@@ -35,6 +35,19 @@ CONV = """<ir_version: 8, opset_import: ["": 17]>
       y = Reshape(c, t) }"""
 
 
+@pytest.mark.parametrize(("axis", "dims"), [(-1, "2,8"), (1, "2,8"), (0, "8,2")])
+def test_parts_of_computed_sizes_stay_open(axis: int, dims: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["": 21]>
+        g (float[{dims}] x, int64[2] sizes) => (float[m,k] y)
+        {{ same = Identity(sizes)  a, b = Split<axis={axis}>(x, same)
+          c = Relu(a)  d = Exp(b)  y = Concat<axis={axis}>(c, d) }}"""
+    model = load(parse(text))
+    infer_shapes(model)
+    parts = [shape(model, name) for name in "abcd"]
+    assert all(part is not None and not isinstance(part[axis], int) for part in parts)
+    assert all(part is not None and part[1 - axis % 2] == 2 for part in parts)
+
+
 def test_dynamic_batch_stays_dynamic() -> None:
     model = load(parse(CONV))
     assert infer_shapes(model) == ()

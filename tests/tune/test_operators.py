@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxlite.errors import ExecutionError, ModelError, UnsupportedError
@@ -81,3 +82,25 @@ def test_pair_of_q_and_dq_has_the_gradients_of_both(zero: int):
     assert (found[0][1] != 0).any()
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("data", ["2,8", "2,8,3", "2,8,3,3"])
+@pytest.mark.parametrize("computed", ["mean", "var", "mean var"])
+def test_computed_statistics_have_gradients(data: str, computed: str) -> None:
+    nodes = " ".join(f"{name} = Mul({name}_given, w)" for name in computed.split())
+    given = [f"{n}_given" if n in computed else n for n in ("mean", "var")]
+    shape = [int(size) for size in data.split(",")]
+    proto = parse(f"""<ir_version: 8, opset_import: ["": 15]>
+        g (float[{data}] x, float[8] {given[0]}, float[8] {given[1]}) => (float[{data}] y)
+        <float[8] w, float[8] s, float[8] b>
+        {{ {nodes} y = BatchNormalization(x, s, b, mean, var) }}""")
+    w = onnx.numpy_helper.from_array(np.full(8, 0.5, np.float32), "w")
+    next(t for t in proto.graph.initializer if t.name == "w").CopyFrom(w)
+    rng = np.random.default_rng(0)
+    inputs = [rng.uniform(1, 2, size).astype(np.float32) for size in (shape, [8], [8])]
+    assert fault(proto, inputs) is None
+    feed = dict(zip(("x", *given), inputs, strict=True))
+    torch_inputs = {name: value.requires_grad_() for name, value in torch_feed(feed).items()}
+    TorchGraph(load(proto))(torch_inputs)["y"].sum().backward()
+    gradients = [torch_inputs[name].grad for name in ("x", *given)]
+    assert all(g is not None and g.abs().max() > 0 for g in gradients[1:])

@@ -16,7 +16,12 @@ def _batch(call: Call) -> Tensor:
     if call.attr("training_mode", 0):
         call.refuse("training_mode")
     x, scale, bias, mean, variance = call.inputs
-    return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, call.attr("epsilon", 1e-5))
+    epsilon = call.attr("epsilon", 1e-5)
+    if mean.requires_grad or variance.requires_grad:  # computed statistics: torch gives no gradient
+        inverse = torch.rsqrt(variance + epsilon)
+        gain, shift = (part.reshape(-1, *[1] * (x.dim() - 2)) for part in (scale * inverse, bias))
+        return (x - mean.reshape(gain.shape)) * gain + shift
+    return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, epsilon)
 
 
 def _instance(call: Call) -> Tensor:
