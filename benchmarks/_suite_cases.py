@@ -18,6 +18,7 @@ from onnxlite.errors import OnnxliteError
 from onnxlite.inputs import Feed
 from onnxlite.model import load
 from onnxlite.runtime import probe_feeds
+from tests.golden.nets import NETS as GOLDEN
 from tests.odd_models import NOT_RUNNABLE, ODD, feeds, odd, parse
 from tests.properties.test_random_channels import BLOCKS, Builder
 from tests.properties.test_round_trip import models
@@ -86,9 +87,16 @@ def _array(value: Any) -> Any:
 
 
 def net_cases() -> Iterator[Case]:
-    """Yield the nets of the channel rules, and the oddities of exporters."""
+    """Yield the nets of the channel rules, real and made-up nets, and oddities of exporters."""
     for name, net in _TOPOLOGIES.items():
         yield from _generated(f"topology {name}", partial(parse, net.text))
+    for name, make in GOLDEN.items():
+        net = make()
+        halves = [
+            {key: value[part] if np.ndim(value) else value for key, value in net.samples.items()}
+            for part in (slice(0, 2), slice(2, 4))
+        ]
+        yield Case(f"net {name}", net.model.SerializeToString(), tuple(halves))
     for name in ODD:
         if name not in NOT_RUNNABLE:
             yield Case(f"odd {name}", odd(name).SerializeToString(), tuple(feeds(name)))

@@ -87,10 +87,10 @@ SUITE_STEPS: Mapping[str, SuiteStep] = {
     ),
     "quantize_auto": SuiteStep(lambda m, x: ol.quantize_auto(m, x, threads=1), 10.0),
     "quantize_weights 8": SuiteStep(
-        lambda m, _: ol.quantize_weights(m, bits=8, threads=1), 10.0
+        lambda m, x: ol.quantize_weights(m, bits=8, samples=x, threads=1), 10.0
     ),
     "quantize_weights 4": SuiteStep(
-        lambda m, x: ol.quantize_weights(m, bits=4, samples=x, threads=1), None
+        lambda m, _: ol.quantize_weights(m, bits=4, threads=1), None
     ),
     "quantize_weights compute": SuiteStep(
         lambda m, x: ol.quantize_weights(m, bits=4, mode="compute", samples=x, threads=1), None

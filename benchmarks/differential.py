@@ -186,30 +186,36 @@ def _numbers_fault(
         floor_db: see `SuiteStep`.
         usable: False where the step itself says that its numbers are of no use.
     """
-    for one, other in zip(expected, found, strict=True):
-        for name, value in one.items():
-            if floor_db == EXACT:
-                fault = mismatch(value, other[name])
-            else:
-                fault = _noise_fault(value, other[name], floor_db if usable else None)
-            if fault is not None:
-                return f"output {name!r}: {fault}"
+    for name in expected[0]:
+        pairs = [(one[name], other[name]) for one, other in zip(expected, found, strict=True)]
+        if floor_db == EXACT:
+            fault = next(filter(None, (mismatch(*pair) for pair in pairs)), None)
+        else:
+            fault = _noise_fault(pairs, floor_db if usable else None)
+        if fault is not None:
+            return f"output {name!r}: {fault}"
     return None
 
 
-def _noise_fault(expected: Any, found: Any, floor_db: float | None) -> str | None:
-    """Why an output is not close to the original's; integers and lengths may differ."""
-    if not isinstance(expected, np.ndarray):
-        return None if type(expected) is type(found) else "another type"
-    if expected.dtype != found.dtype or expected.ndim != found.ndim:
-        return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
-    if expected.dtype.kind != "f" or expected.shape != found.shape or not expected.size:
-        return None
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    finite = np.isfinite(a)
-    if not np.isfinite(b[finite]).all():
-        return "new NaN or infinite values"
-    signal, noise = float((a[finite] ** 2).sum()), float(((a - b)[finite] ** 2).sum())
+def _noise_fault(pairs: Sequence[tuple[Any, Any]], floor_db: float | None) -> str | None:
+    """Why an output is not close to the original's over all feeds; integers may differ."""
+    signal = noise = 0.0
+    for expected, found in pairs:
+        if not isinstance(expected, np.ndarray):
+            if type(expected) is not type(found):
+                return "another type"
+            continue
+        if expected.dtype != found.dtype or expected.ndim != found.ndim:
+            is_now = f"{found.dtype}{list(found.shape)}"
+            return f"{is_now} instead of {expected.dtype}{list(expected.shape)}"
+        if expected.dtype.kind != "f" or expected.shape != found.shape or not expected.size:
+            continue
+        a, b = expected.astype(np.float64), found.astype(np.float64)
+        finite = np.isfinite(a)
+        if not np.isfinite(b[finite]).all():
+            return "new NaN or infinite values"
+        signal += float((a[finite] ** 2).sum())
+        noise += float(((a - b)[finite] ** 2).sum())
     if floor_db is None or signal == 0 or not np.isfinite(signal):
         return None
     reached = sqnr_db(signal, noise)

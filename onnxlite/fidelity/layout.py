@@ -199,7 +199,9 @@ def _is_constant(arrays: Sequence[NDArray[Any]]) -> bool:
         return False
     row = first[:1]
     allowed = np.sqrt(_CONSTANT) * np.abs(row).max()
-    return all(bool((np.abs(array - row) <= allowed).all()) for array in arrays)
+    # In float64, because numbers near the limit of float32 have no difference there.
+    differences = (np.abs(np.subtract(array, row, dtype=np.float64)) for array in arrays)
+    return all(bool((difference <= allowed).all()) for difference in differences)
 
 
 def _kind(low: float, high: float) -> PartKind:

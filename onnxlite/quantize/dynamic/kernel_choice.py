@@ -7,18 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxlite.analysis.shapes import concrete_shapes
+from onnxlite.calibrate.reductions import collect_magnitudes
 from onnxlite.graph import STANDARD_DOMAINS, const_tensor, iter_nodes, node_name
-from onnxlite.inputs import Feed
-from onnxlite.ops import ShapeOf, spec_of
+from onnxlite.inputs import Feed, input_specs
+from onnxlite.ops import Product, ShapeOf, find_product, spec_of
 from onnxlite.quantize.core.selection import by_name
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
-from onnxlite.quantize.dynamic.kernels import LSTM, Kernel, kernels_of
+from onnxlite.quantize.dynamic.kernels import BLOCKS, LSTM, Kernel, kernels_of
 from onnxlite.quantize.dynamic.options import QuantizeDynamic
 from onnxlite.records import Progress, Reason, Skipped
+from onnxlite.samples import Samples
 
 #: `Skipped.what` of layers that stay float.
 QUANTIZE = "quantize"
@@ -29,6 +32,8 @@ FASTER_IN_FLOAT = "faster-in-float"
 _MAX_TIME_RATIO = 0.97
 #: Largest time of a kernel over that of the preferred one to replace it.
 _MAX_KERNEL_RATIO = 0.95
+#: Inputs below this overflow nothing, with weights below 1e18.
+_LARGE = 1e18
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class KernelChoice:
         times.keep()
         _copy_choices(self, unmeasured)
         _share_kernels(self)
+        _keep_overflowing(self)
 
 
 def _copy_choices(work: KernelChoice, unmeasured: Sequence[tuple[ir.Node, str]]) -> None:
@@ -122,6 +128,39 @@ def _share_kernels(work: KernelChoice) -> None:
                     if kernel is not None and work.kernels[node].kernel is not kernel:
                         work.kernels[node] = KernelChosen(kernel, None)
                 break
+
+
+def _keep_overflowing(work: KernelChoice) -> None:
+    """Keep layers in float in whose kernel of blocks a sum may exceed float32 on the feed.
+
+    The kernel adds the sum of its inputs times the offset of the weights' codes, which is as large
+    as a product in which nothing cancels.
+    """
+    products = [
+        product
+        for node, chosen in work.kernels.items()
+        if chosen.kernel is BLOCKS and node.graph is work.model.graph
+        if isinstance(product := find_product(node), Product)
+    ]
+    if work.feed is None or not products:
+        return
+    values = {product.data.name or "": product.data for product in products}
+    floats = [name for name, value in values.items() if value.dtype == ir.DataType.FLOAT]
+    samples = Samples([work.feed], input_specs(work.model))
+    largest = collect_magnitudes(work.model, floats, samples, threads=1)
+    for product in products:
+        reached = largest.get(product.data.name or "", 0.0)
+        if not reached > _LARGE:
+            continue
+        matrix = np.abs(product.matrix()).astype(np.float64)
+        if not 2 * reached * matrix.sum(axis=-2).max() < np.finfo(np.float32).max:
+            del work.kernels[product.node]
+            message = (
+                f"its input {product.data.name!r} reaches {reached:.3g}, and sums in the kernel "
+                "of blocks exceed float32"
+            )
+            row = Skipped(QUANTIZE, node_name(product.node), "too-large", message)
+            work.skipped.append(row)
 
 
 def _form(node: ir.Node) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -351,3 +352,19 @@ def test_error_is_bounded_for_every_size(m: int, k: int, n: int, seed: int, kern
     x_step = (max(feed["x"].max(), 0) - min(feed["x"].min(), 0)) / 255
     worst = k * (0.5 * x_step * w_max + 0.5 * w_max / 127 * x_max)
     assert np.abs(want - got).max() <= 1.1 * worst + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("inputs", "weights", "stays"),
+    [(5e36, 1, True), (3e36, 1, True), (5e18, 1e18, True), (1e19, 1, False), (1, 1, False)],
+)
+def test_layers_whose_sums_exceed_float32_stay_float(inputs, weights, stays):
+    proto = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,64] x) => (float[n,64] y) <float[64,64] w> { y = MatMul(x, w) }""")
+    rng = np.random.default_rng(0)
+    w = (weights * rng.standard_normal((64, 64))).astype(np.float32)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(w, "w"))
+    x = (inputs * rng.standard_normal((16, 64))).astype(np.float32)
+    report = quantize_dynamic(proto, samples=x, kernel="blocks").report
+    assert [s.code for s in report.skipped if s.what == "quantize"] == ["too-large"] * stays
+    assert report.changed != stays
