@@ -18,8 +18,9 @@ class SuiteStep(NamedTuple):
 
     Attributes:
         call: takes a model and samples, returns a `Result`.
-        floor_db: least SQNR in dB of each output; None for a result that may be far from the
-            original (zeros, removed channels, few bits), infinite for one that computes the same.
+        floor_db: least SQNR in dB of each output, less where it names the same classes; None for
+            a result that may be far from the original (zeros, removed channels, few bits),
+            infinite for one that computes the same.
         original: an unchanged result computes what the original does; False for a step that is
             given a model with zeros.
         strict: the checker may infer shapes, which it cannot for sparse weights.

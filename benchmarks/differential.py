@@ -33,6 +33,7 @@ from onnxlite.model import load
 from onnxlite.runtime import Outputs, Session
 from onnxlite.simplify.verify import mismatch
 from onnxlite.timing import use_timer
+from onnxlite.usability import FLOOR
 
 #: Copies of a feed that are given as samples where a case has a single one.
 _COPIES = 4
@@ -219,7 +220,16 @@ def _noise_fault(pairs: Sequence[tuple[Any, Any]], floor_db: float | None) -> st
     if floor_db is None or signal == 0 or not np.isfinite(signal):
         return None
     reached = sqnr_db(signal, noise)
-    return None if reached >= floor_db else f"{reached:.1f} dB, promised are {floor_db:g} dB"
+    if reached >= (min(floor_db, FLOOR.vouched_db) if _same_classes(pairs) else floor_db):
+        return None
+    return f"{reached:.1f} dB, promised are {floor_db:g} dB"
+
+
+def _same_classes(pairs: Sequence[tuple[Any, Any]]) -> bool:
+    """Whether an output of one row of numbers per sample names the same classes."""
+    if any(expected.ndim != 2 for expected, _ in pairs):
+        return False
+    return all((expected.argmax(axis=1) == found.argmax(axis=1)).all() for expected, found in pairs)
 
 
 def findings(
