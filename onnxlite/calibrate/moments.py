@@ -8,6 +8,7 @@ without one on the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,26 @@ class Moments:
         linear = np.einsum("gkm,gkm->gm", weight, self.cross)
         square = np.einsum("gkm,gkm->gm", weight, self.gram @ weight)
         return np.asarray(np.maximum(self.power - 2 * linear + square, 0.0), np.float64)
+
+
+def cross_moments(rows: Sequence[tuple[Array, Array]]) -> tuple[Array64, Array64, Array64]:
+    """Means of features and targets and their second moments, for a Gram matrix known already.
+
+    Args:
+        rows: blocks of `x: [n, g, K]`, `y: [n, g, M]`.
+
+    Returns:
+        `mean_x: float64[g, K]`, `mean_y: float64[g, M]` and `cross: float64[g, K, M]`, as in
+        `Moments`.
+    """
+    count = sum(len(x) for x, _ in rows)
+    mean_x = sum(x.sum(axis=0, dtype=np.float64) for x, _ in rows) / count
+    mean_y = sum(y.sum(axis=0, dtype=np.float64) for _, y in rows) / count
+    cross = np.zeros((*mean_x.shape, mean_y.shape[1]))
+    for x, y in rows:
+        dx, dy = _centred(precise(x), mean_x), _centred(precise(y), mean_y)
+        cross += dx.transpose(0, 2, 1) @ dy
+    return mean_x, mean_y, cross
 
 
 def precise(values: Array) -> Array:

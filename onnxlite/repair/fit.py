@@ -10,18 +10,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlite.calibrate.moments import Moments, precise
+from onnxlite.calibrate.moments import Moments, cross_moments, precise
+from onnxlite.repair.factor import Factor
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.least_squares import (
-    Solver,
-    solve_affine,
-    solve_bias,
-    solve_full,
-    solve_masked,
-)
+from onnxlite.repair.least_squares import solve_affine, solve_weights
 from onnxlite.repair.mask import Mask, rounder_of
 from onnxlite.repair.options import FitMethod
 from onnxlite.repair.regression import Block, RegressionRows
+from onnxlite.repair.rounding import DAMPING
 
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
@@ -29,6 +25,8 @@ Array64 = NDArray[np.float64]
 #: With fewer rows per feature than this, stronger ridges are tried as well.
 _AMPLE_ROWS = 32
 _RIDGE_FACTORS = (1.0, 10.0, 100.0)
+#: With fewer rows per feature than this no new weight does better on a fine grid.
+_FEW_ROWS = 8
 #: An error must fall by this fraction; less is chance.
 _MIN_GAIN = 0.01
 #: Relative squared error of float32 rounding: nothing to repair.
@@ -97,6 +95,7 @@ class _LayerFit:
         self._start = np.ones((groups * outputs, 1, 1)) if state.per_channel else state.weight
         self._old_bias = state.bias.reshape(self._start.shape[0], self._start.shape[2])
         self._dead = state.dead.reshape(self._old_bias.shape)
+        self._factors: dict[float, Factor] = {}
 
     def best(self) -> Fit:
         """Return the candidate with the least error on the rows held out."""
@@ -146,14 +145,21 @@ class _LayerFit:
             yield from self._on_grid(self._state.grid, solved)
 
     def _on_grid(self, grid: Grid | Mask, solved: list[_Solution]) -> Iterator[_Solution]:
-        """Put weights on the grid: the present one and the best of the others.
+        """Put weights on the grid: the present one, and the best of the others if it is better.
 
         Rounding is the expensive part.
         """
-        rounder = rounder_of(self._moments, grid)
-        best = min(solved, key=lambda found: self._error(found.weight, found.bias))
+        factor = None if isinstance(grid, Mask) else self._factor(DAMPING)
+        rounder = rounder_of(self._moments, grid, factor)
         starts: list[tuple[FitMethod, Array64]] = [("rounded", self._start)]
-        for method, weight in [*starts, (best.method, best.weight)]:
+        refitted = [found for found in solved if found.method == "full"]
+        if refitted:
+            errors = [self._error(found.weight, found.bias) for found in refitted]
+            least = int(np.argmin(errors))
+            present = self._error(self._start, self._bias_of(self._start))
+            if errors[least] < present * (1 - _MIN_GAIN):
+                starts.append(("full", refitted[least].weight))
+        for method, weight in starts:
             for rounded, scale in rounder.ways(weight):
                 yield _Solution(method, rounded, self._bias_of(rounded), scale)
 
@@ -164,41 +170,73 @@ class _LayerFit:
 
     def _unrounded(self) -> Iterator[tuple[FitMethod, Array64, Array64]]:
         """Solutions of every method; where rows are scarce, with a stronger ridge as well."""
-        scarce = self._moments.rows < _AMPLE_ROWS * self._state.weight.shape[1]
+        features = self._state.weight.shape[1]
+        scarce = self._moments.rows < _AMPLE_ROWS * features
         for method in self._state.methods:
-            factors = _RIDGE_FACTORS if scarce and method == "full" else _RIDGE_FACTORS[:1]
-            for factor in factors:
-                for solution in self._solutions(method, self._ridge * factor):
+            if method != "full":
+                weight = self._start if method == "bias" else self._affine()
+                yield method, weight, self._intercept(self._moments, weight)
+            elif not self._fine:
+                for factor in _RIDGE_FACTORS if scarce else _RIDGE_FACTORS[:1]:
+                    for solution in self._solutions(self._ridge * factor):
+                        yield method, *solution
+            elif self._moments.rows >= _FEW_ROWS * features:
+                # The factor of the rounding serves here as well.
+                for solution in self._solutions(DAMPING):
                     yield method, *solution
 
-    def _solutions(self, method: FitMethod, ridge: float) -> Iterator[tuple[Array64, Array64]]:
-        """Yield the fit, then fits with regard to the activation.
+    @property
+    def _fine(self) -> bool:
+        grid = self._state.grid
+        return isinstance(grid, Grid) and grid.fine
+
+    def _affine(self) -> Array64:
+        return solve_affine(self._moments.gram, self._moments.cross, self._start, self._ridge)
+
+    def _intercept(self, moments: Moments, weight: Array64) -> Array64:
+        return moments.intercept(weight) if self._state.has_bias else self._old_bias
+
+    def _factor(self, ridge: float) -> Factor:
+        """Return the factor of the moments with a ridge, made once."""
+        if ridge not in self._factors:
+            self._factors[ridge] = Factor(self._moments.gram, ridge)
+        return self._factors[ridge]
+
+    def _solutions(self, ridge: float) -> Iterator[tuple[Array64, Array64]]:
+        """Yield the fit of all weights, then fits with regard to the activation.
 
         Where the activation clips, all outputs beyond the bound are alike: there the target
         is the bound or what the last fit gives, whichever is further out. (Alternating
         minimisation of the error behind the activation; Zhang et al. 2016, sec. 3.2, for
         Relu.)
         """
-        solve, moments, start = _solver(method, self._start), self._moments, self._start
-        weight = solve(moments.gram, moments.cross, start, ridge)
-        bias = moments.intercept(weight) if self._state.has_bias else self._old_bias
+        moments, start, rows = self._moments, self._start, self._rows
+        weight = solve_weights(self._factor(ridge), moments.gram, moments.cross, start)
+        bias = self._intercept(moments, weight)
         yield weight, bias
-        if not self._rows.kept or method != "full":
+        if not rows.kept:
             return
+        whole = sum(len(block.x) for block in rows.kept) == moments.rows
         for _ in range(self._state.passes_behind_clip):
-            parts = (self._behind_clip(block, weight, bias) for block in self._rows.kept)
-            again = reduce(Moments.merge, parts)
-            weight = solve(again.gram, again.cross, start, ridge)
-            bias = again.intercept(weight)
+            targets = [self._behind_clip(block, weight, bias) for block in rows.kept]
+            blocks = [(block.x, y) for block, y in zip(rows.kept, targets, strict=True)]
+            if whole:
+                # Only the targets are new: the factor holds.
+                mean_x, mean_y, cross = cross_moments(blocks)
+                weight = solve_weights(self._factor(ridge), moments.gram, cross, start)
+                bias = mean_y - np.einsum("gk,gkm->gm", mean_x, weight)
+            else:
+                again = reduce(Moments.merge, (Moments.of(x, y) for x, y in blocks))
+                weight = solve_weights(Factor(again.gram, ridge), again.gram, again.cross, start)
+                bias = again.intercept(weight)
             yield weight, bias
 
-    def _behind_clip(self, rows: Block, weight: Array64, bias: Array64) -> Moments:
-        """Moments of rows whose targets beyond a bound are replaced, see `_solutions`."""
+    def _behind_clip(self, rows: Block, weight: Array64, bias: Array64) -> Array:
+        """Targets of rows, of which those beyond a bound are replaced, see `_solutions`."""
         low, high = (bound - rows.addend for bound in self._state.clip)
         made = _product(rows.x, weight, bias)
         target = np.where(rows.y <= low, np.minimum(made, low), rows.y)
-        target = np.where(rows.y >= high, np.maximum(made, high), target)
-        return Moments.of(rows.x, target)
+        return np.asarray(np.where(rows.y >= high, np.maximum(made, high), target))
 
     def _error(self, weight: Array64, bias: Array64) -> float:
         """Squared error behind the activation on the rows held out."""
@@ -206,12 +244,6 @@ class _LayerFit:
         made = np.clip(_product(held.x, weight, bias) + held.addend, *clip)
         wanted = np.clip(held.y + held.addend, *clip)
         return float(((precise(wanted) - precise(made)) ** 2).sum(dtype=np.float64))
-
-
-def _solver(method: FitMethod, weight: Array64) -> Solver:
-    if method == "full":
-        return solve_full if weight.all() else solve_masked
-    return {"affine": solve_affine, "bias": solve_bias}[method]
 
 
 def _product(x: Array, weight: Array64, bias: Array64) -> Array:

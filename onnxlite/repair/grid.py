@@ -24,6 +24,8 @@ _WIDENED = np.geomspace(0.8, 2.0, 33)
 #: The same for few levels, whose best scale is far below the largest weight.
 _COARSE = np.geomspace(0.06, 1.0, 57)
 _FEW_LEVELS = 8
+#: Largest integer from which a smaller scale gains nothing.
+_FINE = 127
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,11 @@ class Grid:
     def coarse(self) -> bool:
         """True if the levels are so few that choosing them well takes time and pays."""
         return self.high < 2 and self.partner is None and not self.shared
+
+    @property
+    def fine(self) -> bool:
+        """True if the levels are so many that the scale of the largest weight is the best."""
+        return self.high >= _FINE and self.partner is None
 
     @property
     def low(self) -> int:

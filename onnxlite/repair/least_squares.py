@@ -1,23 +1,24 @@
 """Least squares from second moments: the weights that best give the outputs wanted.
 
-All functions take `gram = X'X` (float64[g, K, K]), `cross = X'Y` (float64[g, K, M]) and the
-present weight (float64[g, K, M]), for g independent groups, and return a new weight. Every
-one minimises
+The functions take `gram = X'X` (float64[g, K, K]), `cross = X'Y` (float64[g, K, M]) and the
+present weight (float64[g, K, M]), for g independent groups, and return a new weight. Both
+minimise
 
     |Y - X W|^2 + lambda |W - W_old|^2,   lambda = ridge * mean(diag(gram)),
 
-over its own set of weights: all, those of a support, multiples of the old columns, or the
-old weight alone. The pull towards the old weight decides where the samples say nothing.
-The bias follows from the means (`Moments.intercept`).
+over a set of weights: those of a support, or multiples of the old columns. The pull towards the
+old weight decides where the samples say nothing. The bias follows from the means
+(`Moments.intercept`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnxlite.repair.factor import Factor
 
 Array64: TypeAlias = NDArray[np.float64]
 
@@ -27,35 +28,40 @@ _ITERATIONS, _MIN_GAIN = 60, 1e-4
 #: Numbers in all systems of one layer up to which they are solved directly (128 MB).
 _DIRECT_SIZE = 1 << 24
 
-#: `(gram, cross, weight, ridge) -> weight`: how a layer's weight is found.
-Solver: TypeAlias = Callable[[Array64, Array64, Array64, float], Array64]
+#: Zeros of an output, as a fraction of its features, that count as few.
+_FEW_ZEROS = 0.25
 
 
-def solve_full(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> Array64:
-    """Solve for all weights: `W = (G + lambda I)^-1 (C + lambda W_old)`."""
-    penalty = _penalty(gram, ridge)
-    size = gram.shape[-1]
-    left = gram + penalty[:, None, None] * np.eye(size)
-    return _solve(left, cross + penalty[:, None, None] * weight)
+def solve_weights(factor: Factor, gram: Array64, cross: Array64, weight: Array64) -> Array64:
+    """Solve for all weights that are not zero: `W = (G + lambda I)^-1 (C + lambda W_old)`.
 
+    An output with zeros has a support, and so a system, of its own. Few zeros are conditions on the
+    solution for all weights; small systems are solved directly, large ones with many zeros all at
+    once by conjugate gradients.
 
-def solve_masked(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> Array64:
-    """Solve for the weights that are not zero, output by output.
-
-    Every output has a support of its own, and so a system of its own. Small ones are solved
-    directly, large ones all at once by conjugate gradients.
+    Args:
+        factor: of `gram`, with the ridge.
+        gram: `X'X`.
+        cross: `X'Y`.
+        weight: the present weight.
     """
-    penalty = _penalty(gram, ridge)[:, None, None]
-    left = gram + penalty * np.eye(gram.shape[-1])
+    penalty = factor.penalty[:, None, None]
     right = cross + penalty * weight
-    if weight.size * len(left[0]) > _DIRECT_SIZE:
+    support = weight != 0
+    if support.all():
+        return factor.solve(right)
+    size = gram.shape[-1]
+    if (~support).sum(axis=1).max() <= size * _FEW_ZEROS:
+        return factor.solve_on(right, support)
+    left = gram + penalty * np.eye(size)
+    if weight.size * size > _DIRECT_SIZE:
         parts = zip(left, right, weight, strict=True)
         return np.stack([_conjugate_gradients(*part) for part in parts])
     # Outside of the support the system is the identity and the right-hand side zero.
-    support = (weight != 0).transpose(0, 2, 1)
-    systems = np.where(support[..., None] & support[..., None, :], left[:, None], 0.0)
-    systems += np.eye(gram.shape[-1]) * ~support[..., None, :]
-    wanted = np.where(support, right.transpose(0, 2, 1), 0.0)[..., None]
+    chosen = support.transpose(0, 2, 1)
+    systems = np.where(chosen[..., None] & chosen[..., None, :], left[:, None], 0.0)
+    systems += np.eye(size) * ~chosen[..., None, :]
+    wanted = np.where(chosen, right.transpose(0, 2, 1), 0.0)[..., None]
     return np.ascontiguousarray(_solve(systems, wanted)[..., 0].transpose(0, 2, 1))
 
 
@@ -102,19 +108,6 @@ def solve_affine(gram: Array64, cross: Array64, weight: Array64, ridge: float) -
     scale = np.divide(mixed + pull, square + pull, out=np.ones_like(square), where=square > 0)
     scaled: Array64 = weight * scale[:, None, :]
     return scaled
-
-
-def solve_bias(gram: Array64, cross: Array64, weight: Array64, ridge: float) -> Array64:
-    """Keep the weight; only the intercept that belongs to it is new."""
-    del gram, cross, ridge
-    return weight
-
-
-def _penalty(gram: Array64, ridge: float) -> Array64:
-    """Lambda of each group; above zero, so that dead features keep the old weight."""
-    mean = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)
-    penalty: Array64 = np.maximum(ridge * mean, np.finfo(np.float32).tiny)
-    return penalty
 
 
 def _solve(left: Array64, right: Array64) -> Array64:

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.factor import Factor
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.least_squares import solve_masked
-from onnxlite.repair.rounding import Rounder, upper_factor
+from onnxlite.repair.least_squares import solve_weights
+from onnxlite.repair.rounding import Rounder
 
 Array = NDArray[Any]
 Array64 = NDArray[np.float64]
@@ -149,13 +151,18 @@ class Masker:
         return float(np.einsum("gkm,gkm->", lost, self._gram @ lost))
 
     def _solved(self, masked: Array64) -> Array64:
-        return solve_masked(self._gram, self._moments.cross, masked, _RIDGE)
+        return solve_weights(self._fitting, self._gram, self._moments.cross, masked)
+
+    @cached_property
+    def _fitting(self) -> Factor:
+        return Factor(self._gram, _RIDGE)
 
     def _one_by_one(self, weight: Array64) -> Array64:
         """Run SparseGPT: features in their order, the next ones make up for each zero."""
         mask, size = self._mask, weight.shape[1]
         order = np.arange(size) if mask.order is None else mask.order
-        upper = upper_factor(self._gram[:, order[:, None], order[None, :]])
+        given = np.broadcast_to(order, (len(weight), size))
+        upper = Factor(self._gram, _DAMPING, given).upper
         work = weight[:, order].copy()
         block = _BLOCK if not mask.block else max(mask.block, _BLOCK // mask.block * mask.block)
         gone = 0
@@ -204,6 +211,14 @@ class Masker:
         return result
 
 
-def rounder_of(moments: Moments, grid: Grid | Mask) -> Rounder | Masker:
-    """Return what puts weights on a grid, or zeros into them."""
-    return Masker(moments, grid) if isinstance(grid, Mask) else Rounder(moments, grid)
+def rounder_of(
+    moments: Moments, grid: Grid | Mask, factor: Factor | None = None
+) -> Rounder | Masker:
+    """Return what puts weights on a grid, or zeros into them.
+
+    Args:
+        moments: of the layer.
+        grid: of its weights.
+        factor: of the moments with `DAMPING`, if there is one; a mask has no use for it.
+    """
+    return Masker(moments, grid) if isinstance(grid, Mask) else Rounder(moments, grid, factor)

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.factor import Factor
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.least_squares import solve_affine
 
 Array64 = NDArray[np.float64]
 
 #: Added to the diagonal of H, as a fraction of its mean.
-_DAMPING = 0.01
+DAMPING = 0.01
 #: How strongly the factor of an output is pulled to 1.
 _AFFINE_RIDGE = 1e-3
 #: Features whose corrections are applied to the rest in one matrix product.
@@ -39,22 +40,26 @@ class Rounder:
     Args:
         moments: of the layer's features and wanted outputs.
         grid: what numbers there are.
+        factor: of the moments, if there is one already.
     """
 
-    def __init__(self, moments: Moments, grid: Grid) -> None:
+    def __init__(self, moments: Moments, grid: Grid, factor: Factor | None = None) -> None:
         self._moments, self._grid = moments, grid
-        self._compensation = Compensation(moments.gram)
+        self._compensation = Compensation(factor or Factor(moments.gram, DAMPING))
         self._power = np.diagonal(moments.gram, axis1=1, axis2=2) / moments.rows
 
     def ways(self, weight: Array64) -> Iterator[tuple[Array64, Array64]]:
         """Yield roundings of a weight: `(weight, scale)`, the first float64[g, K, M].
 
-        With the scale that reaches the largest weight and with the one of least error; each is
-        then multiplied by the factor per output that comes closest to the wanted output, which
-        costs nothing because it goes into the scale.
+        With the scale that reaches the largest weight and, of few levels, with the one of least
+        error; each is then multiplied by the factor per output that comes closest to the wanted
+        output, which costs nothing because it goes into the scale.
         """
         grid, moments = self._grid, self._moments
-        for scale in (grid.start_scale(weight), grid.best_scale(weight, self._power)):
+        scales = [grid.start_scale(weight)]
+        if not grid.fine:
+            scales.append(grid.best_scale(weight, self._power))
+        for scale in scales:
             for integers in (
                 grid.nearest(weight, scale),
                 self._compensation.rounded(weight, scale, grid),
@@ -104,20 +109,17 @@ class Rounder:
 
 
 class Compensation:
-    """Order in which features are rounded, and the effect of each on those after it.
+    """Effect that the rounding of each feature has on those after it.
 
     Args:
-        gram: float64[g, K, K], the second moments of the features.
+        factor: of the second moments of the features.
     """
 
-    def __init__(self, gram: Array64) -> None:
-        self._order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2), axis=1, kind="stable")
+    def __init__(self, factor: Factor) -> None:
+        self._factor = factor
+        self._each = np.arange(len(factor.order))[:, None]
+        self._order, self._upper = factor.order, factor.upper
         self._back = np.argsort(self._order, axis=1)
-        self._each = np.arange(len(gram))[:, None]
-        order = self._order
-        self._upper = upper_factor(
-            gram[self._each[..., None], order[:, :, None], order[:, None, :]]
-        )
 
     def rounded(self, weight: Array64, scale: Array64, grid: Grid) -> Array64:
         """Round `weight` to integers of a grid with the least error of the output.
@@ -159,17 +161,6 @@ def _ratio(scaled: Array64, weight: Array64) -> Array64:
     factor = np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
     aligned = (scaled * weight).sum(axis=1) > 0
     return np.where(aligned & (factor > 0), factor, 1.0)
-
-
-def upper_factor(gram: Array64) -> Array64:
-    """Return U with `U'U = (H + damping)^-1`."""
-    mean = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)
-    damping = np.maximum(_DAMPING * mean, np.finfo(np.float32).tiny)
-    damped = gram + damping[:, None, None] * np.eye(gram.shape[-1])
-    inverse = np.linalg.inv(damped)
-    symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
-    lower = np.asarray(np.linalg.cholesky(symmetric), np.float64)
-    return lower.transpose(0, 2, 1)
 
 
 def _moved(partner: NDArray[np.intp], order: NDArray[Any], back: NDArray[Any]) -> NDArray[Any]:

@@ -7,7 +7,8 @@ import pytest
 
 from onnxlite.calibrate.moments import Moments
 from onnxlite.repair import least_squares as solve
-from onnxlite.repair.least_squares import solve_affine, solve_bias, solve_full, solve_masked
+from onnxlite.repair.factor import Factor, inverse_of_upper
+from onnxlite.repair.least_squares import solve_affine, solve_weights
 
 RNG = np.random.default_rng(0)
 
@@ -25,13 +26,17 @@ def truth():
     return weight
 
 
+def solved(gram, cross, weight, ridge):
+    return solve_weights(Factor(gram, ridge), gram, cross, weight)
+
+
 def moments(x: np.ndarray, weight: np.ndarray) -> Moments:
     return Moments.of(x, np.einsum("ngk,gkm->ngm", x, weight) + 3.0)
 
 
 def test_full_finds_the_weight_and_the_bias(rows, truth):
     seen = moments(rows, truth)
-    found = solve_full(seen.gram, seen.cross, np.zeros_like(truth), 1e-12)
+    found = solved(seen.gram, seen.cross, np.full_like(truth, 1e-3), 1e-12)
     np.testing.assert_allclose(found, truth, atol=1e-6)
     np.testing.assert_allclose(seen.intercept(found), 3.0, atol=1e-6)
 
@@ -39,7 +44,7 @@ def test_full_finds_the_weight_and_the_bias(rows, truth):
 def test_masked_finds_the_weight_on_its_support(rows, truth):
     seen = moments(rows, truth)
     start = np.where(truth != 0, 0.5, 0.0)
-    found = solve_masked(seen.gram, seen.cross, start, 1e-12)
+    found = solved(seen.gram, seen.cross, start, 1e-12)
     np.testing.assert_allclose(found, truth, atol=1e-6)
     assert np.array_equal(found != 0, truth != 0)
 
@@ -47,22 +52,55 @@ def test_masked_finds_the_weight_on_its_support(rows, truth):
 def test_conjugate_gradients_agree_with_the_direct_solution(rows, monkeypatch):
     start = np.where(RNG.random((2, 12, 5)) < 0.5, RNG.standard_normal((2, 12, 5)), 0)
     seen = moments(rows, RNG.standard_normal((2, 12, 5)))
-    direct = solve_masked(seen.gram, seen.cross, start, 1e-3)
+    direct = solved(seen.gram, seen.cross, start, 1e-3)
     monkeypatch.setattr(solve, "_DIRECT_SIZE", 0)
     monkeypatch.setattr(solve, "_MIN_GAIN", 1e-9)
-    iterated = solve_masked(seen.gram, seen.cross, start, 1e-3)
+    iterated = solved(seen.gram, seen.cross, start, 1e-3)
     np.testing.assert_allclose(iterated, direct, atol=1e-3)
     assert np.array_equal(iterated != 0, start != 0)
 
 
-def test_a_full_support_is_the_full_solution(rows, truth):
-    seen = moments(rows, truth)
-    start = np.ones_like(truth)
+@pytest.mark.parametrize("zeros", [0.05, 0.2, 0.5])
+def test_zeros_stay_however_many_there_are(rows, zeros):
+    """Each way to solve on a support is at the optimum: no weight on it has a slope."""
+    start = np.where(RNG.random((2, 12, 5)) < zeros, 0, RNG.standard_normal((2, 12, 5)))
+    seen = moments(rows, RNG.standard_normal((2, 12, 5)))
+    factor = Factor(seen.gram, 1e-3)
+    found = solve_weights(factor, seen.gram, seen.cross, start)
+    assert np.array_equal(found != 0, start != 0)
+    slope = seen.gram @ found - seen.cross + factor.penalty[:, None, None] * (found - start)
+    assert np.abs(np.where(start != 0, slope, 0)).max() < 1e-6 * np.abs(seen.cross).max()
+
+
+def test_factor_is_of_the_inverse():
+    x = RNG.standard_normal((500, 2, 150)) @ np.diag(RNG.random(150) + 0.1)
+    gram = np.einsum("ngk,ngj->gkj", x, x)
+    factor = Factor(gram, 1e-2)
+    damped = gram + factor.penalty[:, None, None] * np.eye(150)
+    each = np.arange(2)[:, None, None]
+    ordered = damped[each, factor.order[:, :, None], factor.order[:, None, :]]
+    upper = factor.upper
+    assert np.array_equal(upper, np.triu(upper))
     np.testing.assert_allclose(
-        solve_masked(seen.gram, seen.cross, start, 1e-3),
-        solve_full(seen.gram, seen.cross, start, 1e-3),
-        rtol=1e-8,
+        upper.transpose(0, 2, 1) @ upper @ ordered, [np.eye(150)] * 2, atol=1e-8
     )
+    right = RNG.standard_normal((2, 150, 3))
+    np.testing.assert_allclose(damped @ factor.solve(right), right, atol=1e-7)
+    power = np.diagonal(gram, axis1=1, axis2=2)
+    assert (np.diff(np.take_along_axis(power, factor.order, axis=1)) <= 0).all()
+
+
+def test_a_singular_matrix_is_damped_until_it_has_a_factor():
+    gram = np.ones((1, 20, 20))
+    factor = Factor(gram, 0.0)
+    assert np.isfinite(factor.upper).all()
+    assert 0 < factor.penalty[0] < 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 200])
+def test_triangles_are_inverted(size):
+    matrix = np.triu(RNG.standard_normal((2, size, size)) * 0.1) + 2 * np.eye(size)
+    np.testing.assert_allclose(inverse_of_upper(matrix) @ matrix, [np.eye(size)] * 2, atol=1e-9)
 
 
 def test_affine_finds_a_factor_per_output(rows, truth):
@@ -72,12 +110,7 @@ def test_affine_finds_a_factor_per_output(rows, truth):
     np.testing.assert_allclose(found, truth, atol=1e-9)
 
 
-def test_bias_leaves_the_weight(rows, truth):
-    seen = moments(rows, truth)
-    assert solve_bias(seen.gram, seen.cross, truth, 1.0) is truth
-
-
-@pytest.mark.parametrize("solver", [solve_full, solve_masked, solve_affine])
+@pytest.mark.parametrize("solver", [solved, solve_affine])
 def test_dead_inputs_keep_the_old_weight(solver, truth):
     seen = moments(np.zeros((50, 2, 12)), truth)
     np.testing.assert_allclose(solver(seen.gram, seen.cross, truth, 1e-3), truth)
@@ -87,8 +120,7 @@ def test_the_ridge_pulls_to_the_old_weight(rows, truth):
     seen = moments(rows, truth)
     old = truth + 1
     far = [
-        np.abs(solve_full(seen.gram, seen.cross, old, ridge) - old).max()
-        for ridge in (1e-6, 1.0, 1e6)
+        np.abs(solved(seen.gram, seen.cross, old, ridge) - old).max() for ridge in (1e-6, 1.0, 1e6)
     ]
     assert far[0] > far[1] > far[2]
     assert far[2] < 1e-3

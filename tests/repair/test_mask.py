@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxlite.calibrate.moments import Moments
-from onnxlite.repair.least_squares import solve_full
+from onnxlite.repair.factor import Factor
 from onnxlite.repair.mask import Mask, Masker
 
 
@@ -88,4 +88,4 @@ def test_scarce_rows_and_dead_features() -> None:
     found.gram[:, 3] = found.gram[:, :, 3] = found.cross[:, 3] = 0
     for way, _ in Masker(found, Mask(sparsity=0.5)).ways(weight):
         assert np.isfinite(way).all()
-    assert np.isfinite(solve_full(found.gram, found.cross, weight, 1e-3)).all()
+    assert np.isfinite(Factor(found.gram, 1e-3).solve(found.cross)).all()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from onnxlite.calibrate.moments import Moments
+from onnxlite.repair.factor import Factor
 from onnxlite.repair.grid import Grid
-from onnxlite.repair.rounding import Compensation, Rounder
+from onnxlite.repair.rounding import DAMPING, Compensation, Rounder
 
 RNG = np.random.default_rng(0)
 
@@ -15,6 +16,10 @@ RNG = np.random.default_rng(0)
 def correlated(rows: int, groups: int, features: int) -> np.ndarray:
     mixing = RNG.standard_normal((groups, features, features)) / np.sqrt(features)
     return np.einsum("ngk,gkj->ngj", RNG.standard_normal((rows, groups, features)), mixing)
+
+
+def compensation(gram: np.ndarray) -> Compensation:
+    return Compensation(Factor(gram, DAMPING))
 
 
 def output_error(x: np.ndarray, weight: np.ndarray, other: np.ndarray) -> float:
@@ -28,7 +33,7 @@ def test_compensation_has_less_error_than_nearest(high, features):
     grid = Grid(high=high)
     scale = grid.best_scale(weight, (x**2).mean(axis=0))
     gram = np.einsum("ngk,ngj->gkj", x, x)
-    integers = Compensation(gram).rounded(weight, scale, grid)
+    integers = compensation(gram).rounded(weight, scale, grid)
     assert np.array_equal(integers, np.rint(integers))
     assert np.abs(integers).max() <= high
     nearest = grid.nearest(weight, scale) * scale[:, None]
@@ -40,7 +45,8 @@ def test_features_that_have_nothing_in_common_are_rounded_to_nearest():
     scale = grid.full_scale(weight)
     gram = np.diag(RNG.random(30) + 0.1)[None]
     assert np.array_equal(
-        Compensation(gram).rounded(weight, scale, grid), grid.nearest(weight, scale)
+        compensation(gram).rounded(weight, scale, grid),
+        grid.nearest(weight, scale),
     )
 
 
@@ -49,7 +55,7 @@ def test_two_copies_of_a_feature_share_the_work():
     x = np.repeat(RNG.standard_normal((100, 1, 1)), 2, axis=2)
     weight = np.full((1, 2, 1), 0.45)
     gram = np.einsum("ngk,ngj->gkj", x, x)
-    integers = Compensation(gram).rounded(weight, np.ones((1, 1)), Grid(high=1))
+    integers = compensation(gram).rounded(weight, np.ones((1, 1)), Grid(high=1))
     assert integers.sum() == 1
 
 
@@ -58,7 +64,7 @@ def test_what_was_pruned_stays_zero():
     weight[RNG.random(weight.shape) < 0.5] = 0
     gram = np.einsum("ngk,ngj->gkj", x, x)
     grid = Grid(high=7)
-    integers = Compensation(gram).rounded(weight, grid.full_scale(weight), grid)
+    integers = compensation(gram).rounded(weight, grid.full_scale(weight), grid)
     assert not integers[weight == 0].any()
 
 
@@ -70,11 +76,11 @@ def test_no_pair_exceeds_its_limit_after_compensation():
     partner[order[0:30:2]], partner[order[1:30:2]] = order[1:30:2], order[0:30:2]
     grid = Grid(high=127, partner=partner, pair_limit=128)
     gram = np.einsum("ngk,ngj->gkj", x, x)
-    integers = Compensation(gram).rounded(weight, grid.full_scale(weight), grid)
+    integers = compensation(gram).rounded(weight, grid.full_scale(weight), grid)
     a, b = integers[:, order[0:30:2]], integers[:, order[1:30:2]]
     assert np.abs(a + b)[a * b > 0].max() <= 128
     assert (
-        np.abs(Compensation(gram).rounded(weight, grid.full_scale(weight), Grid(high=127))).max()
+        np.abs(compensation(gram).rounded(weight, grid.full_scale(weight), Grid(high=127))).max()
         == 127
     )
 
