@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,19 @@ _SLOT_S = 0.02
 RESOLUTION_S = 1e-5
 #: Rounds of two models, and of more, at least.
 _MIN_ROUNDS, _MIN_ROUNDS_OF_MANY, _MAX_ROUNDS = 5, 3, 500
+#: Quantiles of Student's t distribution for 95%, by the number of rounds.
+_T_95 = (math.inf, math.inf, 12.7, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.0)
+#: Runs of a longer slot than this need no first one that is not timed: loading its weights into the
+#: caches is a small part of each.
+_LONG_S = 0.1
+#: Number of runs in a slot that stands for a single one, without one before it.
+_LONG = 0
 #: Runs to take the median of in `run_seconds`.
 _RUNS = 9
+
+
+#: Decides by the seconds so far, float64[rounds, models], whether they suffice.
+Enough: TypeAlias = Callable[[NDArray[np.float64]], bool]
 
 
 class Timer(Protocol):
@@ -48,6 +59,7 @@ class Timer(Protocol):
         *,
         rounds: int | None = None,
         budget_s: float,
+        enough: Enough | None = None,
         progress: Progress = no_progress,
     ) -> NDArray[np.float64]:
         """Seconds of one run, float64[rounds, models].
@@ -57,6 +69,8 @@ class Timer(Protocol):
             feeds: taken in turn, round by round; each holds one feed per model.
             rounds: their number; None does as many as the budget allows.
             budget_s: seconds, exceeded if the fewest rounds take longer.
+            enough: asked after every round from the second on; True ends before the fewest
+                rounds.
             progress: called after every round.
         """
         ...
@@ -83,6 +97,7 @@ class InterleavedTimer:
         *,
         rounds: int | None = None,
         budget_s: float,
+        enough: Enough | None = None,
         progress: Progress = no_progress,
     ) -> NDArray[np.float64]:
         """See `Timer.times`."""
@@ -101,6 +116,8 @@ class InterleavedTimer:
             for i in (*order, *reversed(order)):
                 total[i] += _slot(sessions[i], given[i], repeats[i], clock)
             times.append(total / 2)
+            if enough is not None and len(times) > 1 and enough(np.array(times)):
+                break
             elapsed = time.perf_counter() - began
             if rounds is None and len(times) >= fewest:
                 affordable = int(len(times) * budget_s / elapsed)
@@ -145,7 +162,9 @@ def time_ratios(
     sessions: Sequence[Session],
     feed: Feed,
     *,
+    rounds: int | None = None,
     budget_s: float,
+    precision: float | None = None,
     progress: Progress = no_progress,
 ) -> list[float]:
     """Median time of every session but the first, over the first one's.
@@ -153,13 +172,33 @@ def time_ratios(
     Args:
         sessions: at least two, with the same inputs.
         feed: of all of them.
+        rounds: their number; None does as many as the budget allows.
         budget_s: seconds, exceeded if the fewest rounds take longer.
+        precision: relative error of a ratio, at a confidence of 95%, at which rounds end.
         progress: called after every round.
     """
     timer = current_timer() or InterleavedTimer()
-    times = timer.times(sessions, [[feed] * len(sessions)], budget_s=budget_s, progress=progress)
+    times = timer.times(
+        sessions,
+        [[feed] * len(sessions)],
+        rounds=rounds,
+        budget_s=budget_s,
+        enough=None if precision is None else _precise_to(precision),
+        progress=progress,
+    )
     ratios: list[float] = np.median(times[:, 1:] / times[:, :1], axis=0).tolist()
     return ratios
+
+
+def _precise_to(precision: float) -> Enough:
+    """Return whether all ratios to the first model are known to a relative error."""
+
+    def enough(times: NDArray[np.float64]) -> bool:
+        logs = np.log(times[:, 1:] / times[:, :1])
+        spread = logs.std(axis=0, ddof=1) / math.sqrt(len(logs))
+        return bool((spread * _T_95[min(len(logs), len(_T_95) - 1)] < precision).all())
+
+    return enough
 
 
 def processor_clock() -> Callable[[], float]:
@@ -175,15 +214,16 @@ def processor_clock() -> Callable[[], float]:
 
 def _repeats(session: Session, feed: Feed, clock: Callable[[], float]) -> int:
     """Number of runs in a slot; leaves the model warm."""
-    once = 0.0
-    for _ in range(2):  # the second run is warm
-        once = _slot(session, feed, 1, clock)
-    return max(1, math.ceil(_SLOT_S / max(once, RESOLUTION_S)))
+    once = _slot(session, feed, 1, clock)
+    return max(1, math.ceil(_SLOT_S / max(once, RESOLUTION_S))) if once < _LONG_S else _LONG
 
 
 def _slot(session: Session, feed: Feed, repeats: int, clock: Callable[[], float]) -> float:
-    """Mean seconds of `repeats` runs, after one that does not count."""
-    session.run(feed)
+    """Mean seconds of `repeats` runs, after one that does not count if runs are short."""
+    if repeats == _LONG:
+        repeats = 1
+    else:
+        session.run(feed)
     start = clock()
     for _ in range(repeats):
         session.run(feed)

@@ -35,7 +35,7 @@ _BLOCKED = "_nchwc"
 _FUSED = "fused "
 #: Runs that fill the caches before those that count.
 _WARM = 2
-_LEAST_RUNS, _MOST_RUNS = 12, 200
+_LEAST_RUNS, _MOST_RUNS = 8, 200
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def profile(
         models: with the same inputs.
         feed: of all of them.
         threads: of ONNX Runtime; None takes all cores.
-        budget_s: seconds for the runs, from 12 to 200 of each model.
+        budget_s: seconds for the runs, from 8 to 200 of each model.
 
     Raises:
         ExecutionError: ONNX Runtime refuses a model or the feed.

@@ -8,6 +8,7 @@ transposition between channels first and channels last.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -17,8 +18,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.builder import GraphBuilder
+from onnxlite.cache import Cache, CacheKey, NumberTable
 from onnxlite.graph import is_op
 from onnxlite.inputs import Feed
+from onnxlite.machine import machine
 from onnxlite.ops import ShapeOf
 from onnxlite.quantize.core.plan import Placement, QuantPlan, weight_port
 from onnxlite.quantize.core.qtypes import QType
@@ -108,27 +111,53 @@ def _integer_seconds(placement: Placement, kernels: Kernels) -> Mapping[ir.Node,
 
 
 def conversion_costs(
-    values: Sequence[ir.Value], shape_of: ShapeOf, qtype: QType, *, threads: int | None
+    values: Sequence[ir.Value],
+    shape_of: ShapeOf,
+    qtype: QType,
+    *,
+    threads: int | None,
+    cache: Cache | None = None,
 ) -> Mapping[ir.Value, Conversion]:
-    """Measure the conversions of `values`; one without a known shape costs nothing."""
-    measured: dict[tuple[int, ...], Conversion] = {}
+    """Costs of the conversions of `values`; one without a known shape costs nothing.
+
+    Shapes are measured at powers of two, once per machine, and scaled by the number of elements.
+
+    Args:
+        values: of the float form.
+        shape_of: their shapes.
+        qtype: of the integers.
+        threads: of ONNX Runtime.
+        cache: where times are kept between processes; None takes the user's.
+    """
+    inputs = {
+        "machine": str(machine()),
+        "threads": str(threads),
+        "type": str(np.dtype(qtype.dtype)),
+    }
+    key = CacheKey("conversion-times", (__name__, "onnxlite.timing"), inputs)
+    table = NumberTable(cache or Cache(), key)
     found = {}
     for value in values:
         shape = shape_of(value)
-        if shape is None:
+        if shape is None or not prod(shape):
             found[value] = Conversion(0.0, 0.0)
             continue
         # Only of images does the order of elements change; of others their number counts.
-        key = shape if len(shape) == len(_NHWC) else (prod(shape),)
-        if key not in measured:
-            measured[key] = _measure(key, qtype, threads)
-        found[value] = measured[key]
+        form = shape if len(shape) == len(_NHWC) else (prod(shape),)
+        power = tuple(1 << round(math.log2(dim)) for dim in form)
+        names = [f"{power} {way}" for way in ("to integers", "to float")]
+        if any(name not in table for name in names):
+            measured = _measure(power, qtype, threads)
+            for name, seconds in zip(names, measured, strict=True):
+                table[name] = seconds
+        scale = prod(form) / prod(power)
+        found[value] = Conversion(*(table[name] * scale for name in names))
+    table.flush()
     return found
 
 
-def _measure(shape: tuple[int, ...], qtype: QType, threads: int | None) -> Conversion:
-    if not prod(shape):
-        return Conversion(0.0, 0.0)
+def _measure(shape: tuple[int, ...], qtype: QType, threads: int | None) -> tuple[float, float]:
+    """Seconds to take a value of a shape to integers, and to float."""
     rng = np.random.default_rng(0)
     feed = {
         "real": rng.standard_normal(shape).astype(np.float32),
@@ -139,9 +168,7 @@ def _measure(shape: tuple[int, ...], qtype: QType, threads: int | None) -> Conve
     )[0]
     seconds = {node.name: spent for node, spent in kernels.seconds().items()}
     reorders = seconds.get("reorder_real", 0.0) + seconds.get("reorder_integers", 0.0)
-    return Conversion(
-        seconds.get("quantize", 0.0) + reorders, seconds.get("dequantize", 0.0) + reorders
-    )
+    return seconds.get("quantize", 0.0) + reorders, seconds.get("dequantize", 0.0) + reorders
 
 
 def _conversion_model(shape: tuple[int, ...], qtype: QType) -> ir.Model:

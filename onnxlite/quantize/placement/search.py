@@ -34,10 +34,11 @@ from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.placement.costs import measured_costs
 from onnxlite.quantize.placement.partition import Costs, min_cost_partition
+from onnxlite.quantize.placement.race import race
 from onnxlite.records import Progress, Reason
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples
-from onnxlite.timing import current_timer, time_ratios
+from onnxlite.timing import current_timer
 
 _THREADS = 1
 #: Several forms of a model are in memory at once while they are timed.
@@ -161,10 +162,7 @@ def _measure(
             candidates[frozenset(placement.nodes)] = (placement, quantized)
     placements, models = zip(*candidates.values(), strict=True)
     sessions = [Session(each, threads=_THREADS, random="drawn") for each in (source, *models)]
-    ratios = {
-        count: time_ratios(sessions, feed, budget_s=_TIMING_S, progress=progress)
-        for count, feed in sizes.items()
-    }
+    ratios = race(sessions, sizes, _pays, budget_s=_TIMING_S, progress=progress)
     equal, pays = _fastest(list(ratios.values()))
     best = _most_accurate(equal, source, models, one)
     chosen = set(placements[best].nodes) if pays else set()
@@ -201,6 +199,11 @@ def _placed(
     )
 
 
+def _pays(ratios: Sequence[float]) -> bool:
+    """Tell whether a placement pays, by its times over float for each number of samples."""
+    return ratios[0] <= 1 - _MIN_GAIN and all(ratio <= 1 + _MAX_LOSS for ratio in ratios)
+
+
 def _fastest(rows: Sequence[Sequence[float]]) -> tuple[list[int], bool]:
     """Find the fastest placements, by position, and whether they pay.
 
@@ -208,11 +211,7 @@ def _fastest(rows: Sequence[Sequence[float]]) -> tuple[list[int], bool]:
         rows: for each number of samples the times of all placements over the float model's.
     """
     indices = range(len(rows[0]))
-    good = [
-        i
-        for i in indices
-        if rows[0][i] <= 1 - _MIN_GAIN and all(row[i] <= 1 + _MAX_LOSS for row in rows)
-    ]
+    good = [i for i in indices if _pays([row[i] for row in rows])]
     among = good or list(indices)
     means = [sum(row[i] for row in rows) / len(rows) for i in indices]
     fastest = min(means[i] for i in among)
