@@ -141,9 +141,12 @@ def concrete_shapes(
     clear_inner_shapes(copy)
     for output in copy.graph.outputs:
         output.shape = output.shape if output.is_graph_input() else None
-    _infer(copy, symbolic=True)
+    # A run tells the shapes of all values that it makes: quicker than symbols.
+    _infer(copy, symbolic=not feed)
     if feed and any(True for _ in _open_values(copy)):
         _write_probed(copy, feed)
+        if any(True for _ in _open_values(copy)):
+            _infer(copy, symbolic=True)
     shapes = {}
     for value, twin in twins:
         shape = static_shape(twin)

@@ -38,26 +38,15 @@ _ROWS_HELD_OUT = EveryKth(8)
 BLOCK_ROWS, _BLOCK_NUMBERS = 2048, 1 << 23
 #: Rows per unknown beyond which more of them do not improve a fit, and the least number.
 _ROWS_PER_FEATURE, _MIN_ROWS = 96, 2048
-#: The same for weights on a fine grid, which stay close to what they were.
-_ROWS_PER_FEATURE_IF_FINE, _MIN_ROWS_IF_FINE = 32, 1024
 #: A Gram matrix of more features than this is not formed (0.5 GB in float64).
 MAX_FEATURES = 8192
 #: Rows are kept, to be fitted once more behind the activation, up to so many numbers (256 MB).
 _MAX_KEPT_NUMBERS = 1 << 26
 
 
-def rows_wanted(features: int, max_rows: int, grid: Grid | Mask | None = None) -> int:
-    """Return the rows that a fit of so many features per output should have.
-
-    Args:
-        features: per output.
-        max_rows: limit of the caller.
-        grid: of the new weight.
-    """
-    each, least = _ROWS_PER_FEATURE, _MIN_ROWS
-    if isinstance(grid, Grid) and grid.fine:
-        each, least = _ROWS_PER_FEATURE_IF_FINE, _MIN_ROWS_IF_FINE
-    return min(max(each * (features + 1), least), max_rows)
+def rows_wanted(features: int, max_rows: int) -> int:
+    """Return the rows that a fit of so many features per output should have."""
+    return min(max(_ROWS_PER_FEATURE * (features + 1), _MIN_ROWS), max_rows)
 
 
 def rows_held_out(count: int, feed: int, feeds: int) -> NDArray[np.bool_]:

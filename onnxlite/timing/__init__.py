@@ -6,9 +6,18 @@ from onnxlite.timing.interleaved import (
     InterleavedTimer,
     Timer,
     current_timer,
+    half_interval,
     run_seconds,
     time_ratios,
     use_timer,
 )
 
-__all__ = ["InterleavedTimer", "Timer", "current_timer", "run_seconds", "time_ratios", "use_timer"]
+__all__ = [
+    "InterleavedTimer",
+    "Timer",
+    "current_timer",
+    "half_interval",
+    "run_seconds",
+    "time_ratios",
+    "use_timer",
+]

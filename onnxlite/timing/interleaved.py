@@ -164,7 +164,7 @@ def time_ratios(
     *,
     rounds: int | None = None,
     budget_s: float,
-    precision: float | None = None,
+    enough: Enough | None = None,
     progress: Progress = no_progress,
 ) -> list[float]:
     """Median time of every session but the first, over the first one's.
@@ -174,7 +174,7 @@ def time_ratios(
         feed: of all of them.
         rounds: their number; None does as many as the budget allows.
         budget_s: seconds, exceeded if the fewest rounds take longer.
-        precision: relative error of a ratio, at a confidence of 95%, at which rounds end.
+        enough: asked after every round from the second on; True ends the rounds.
         progress: called after every round.
     """
     timer = current_timer() or InterleavedTimer()
@@ -183,22 +183,19 @@ def time_ratios(
         [[feed] * len(sessions)],
         rounds=rounds,
         budget_s=budget_s,
-        enough=None if precision is None else _precise_to(precision),
+        enough=enough,
         progress=progress,
     )
     ratios: list[float] = np.median(times[:, 1:] / times[:, :1], axis=0).tolist()
     return ratios
 
 
-def _precise_to(precision: float) -> Enough:
-    """Return whether all ratios to the first model are known to a relative error."""
-
-    def enough(times: NDArray[np.float64]) -> bool:
-        logs = np.log(times[:, 1:] / times[:, :1])
-        spread = logs.std(axis=0, ddof=1) / math.sqrt(len(logs))
-        return bool((spread * _T_95[min(len(logs), len(_T_95) - 1)] < precision).all())
-
-    return enough
+def half_interval(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half the width of the 95% interval of the mean over rounds, float64[rounds, n]."""
+    count = len(rounds)
+    quantile = _T_95[min(count, len(_T_95) - 1)]
+    half: NDArray[np.float64] = quantile * rounds.std(axis=0, ddof=1) / math.sqrt(count)
+    return half
 
 
 def processor_clock() -> Callable[[], float]:

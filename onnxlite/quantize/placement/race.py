@@ -6,16 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxlite.inputs import Feed
 from onnxlite.records import Progress
 from onnxlite.runtime import Session
-from onnxlite.timing import time_ratios
+from onnxlite.timing import half_interval, time_ratios
 
 #: After one round only forms this close to the fastest stay in the race, and after all rounds on
 #: the first feed those this close are timed on the others.
 _FAR, _CLOSE = 0.10, 0.03
-#: Relative error at which the rounds on a feed end.
+#: Relative error at which the rounds on a feed end in any case.
 _PRECISION = 0.01
+#: Least gain over float that counts, and times so close that they are equal, in proportion.
+MIN_GAIN, EQUAL = 0.03, 0.02
 
 
 def race(
@@ -76,10 +81,25 @@ class _Clock:
             feed,
             rounds=rounds,
             budget_s=self.budget_s,
-            precision=_PRECISION,
+            enough=_settled,
             progress=self.progress,
         )
         return dict(zip(forms, ratios, strict=True))
+
+
+def _settled(times: NDArray[np.float64]) -> bool:
+    """Tell whether rounds float64[rounds, forms] show what is faster, or show it precisely.
+
+    Each form must be clear of a tie with float, and of one with the fastest form or clearly equal
+    to it.
+    """
+    logs = np.log(times[:, 1:] / times[:, :1])
+    mean, error = logs.mean(axis=0), half_interval(logs)
+    if (error < _PRECISION).all():
+        return True
+    to_fastest = logs - logs[:, [int(mean.argmin())]]
+    gap, doubt = np.abs(to_fastest.mean(axis=0) - EQUAL), half_interval(to_fastest)
+    return bool((np.abs(mean) - MIN_GAIN > error).all() and (gap >= doubt).all())
 
 
 def _within(ratios: Mapping[int, float], margin: float) -> list[int]:

@@ -34,7 +34,7 @@ from onnxlite.quantize.core.quick_qdq import quick_qdq
 from onnxlite.quantize.core.selection import place
 from onnxlite.quantize.placement.costs import measured_costs
 from onnxlite.quantize.placement.partition import Costs, min_cost_partition
-from onnxlite.quantize.placement.race import race
+from onnxlite.quantize.placement.race import EQUAL, MIN_GAIN, race
 from onnxlite.records import Progress, Reason
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples
@@ -46,12 +46,12 @@ _MAX_BYTES = 1 << 30
 #: Largest number of samples in a run that is timed.
 _MAX_BATCH = 8
 _CONVERSION_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-_PROFILE_S, _TIMING_S = 1.5, 1.5
+_PROFILE_S, _TIMING_S = 0.4, 1.0
 #: Fractions of the float model's time: smaller gains are noise; losses are for eight samples.
-_MIN_GAIN, _MAX_LOSS = 0.03, 0.0
+_MIN_GAIN, _MAX_LOSS = MIN_GAIN, 0.0
 _FASTER = Reason("faster-in-float", "faster in float")
 #: Times of placements this close are equal, in proportion, and so are sizes.
-_EQUAL_TIMES, _EQUAL_SIZES = 0.02, 0.02
+_EQUAL_TIMES, _EQUAL_SIZES = EQUAL, 0.02
 _BUSY = ", while other work kept the machine busy: measure again when it is idle"
 
 
