@@ -25,7 +25,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlite.analysis.channels import ChannelMap, channel_map
-from onnxlite.calibrate import collect_ranges
+from onnxlite.calibrate import Range
 from onnxlite.calibrate.reductions import ChannelStatistics, collect_channel_statistics
 from onnxlite.fidelity import Reference, is_float, sqnr_db
 from onnxlite.graph import const_array
@@ -62,15 +62,22 @@ _BOUND_MARGIN, _RANGE_MARGINS = 0.9, (0.9, 1.0)
 _TOLERANCE = 1e-3
 
 
-def equalize(plan: QuantPlan, samples: Samples, *, threads: int | None = None) -> int | Skipped:
+def equalize(
+    plan: QuantPlan,
+    samples: Samples,
+    ranges: Mapping[str, Range],
+    *,
+    threads: int | None = None,
+) -> int | Skipped:
     """Scale channels of a float model up in place, so that integers represent them better.
 
-    Factors and ranges come from some of the samples; on those held out the quantized model must
-    be closer to the float one than without them.
+    Factors come from some of the samples; on those held out the quantized model must be closer to
+    the float one than without them.
 
     Args:
         plan: nodes and values of its model stay, weights and biases change.
         samples: unlabelled inputs; the first 64 feeds are used.
+        ranges: of the plan's values, by name.
         threads: of ONNX Runtime.
 
     Returns:
@@ -86,21 +93,21 @@ def equalize(plan: QuantPlan, samples: Samples, *, threads: int | None = None) -
     statistics = collect_channel_statistics(model, axes, split.fitted, threads=threads)
     original = clone(model)
     reference = Reference(original, split.held_out, threads=threads)
-    noise_of = _QuantizationNoise(plan, split.fitted, reference, threads)
+    scaling = _ScaledRanges(plan, channels, statistics, ranges)
     best, least, faults = None, np.inf, []
     for margin in _RANGE_MARGINS:
-        factor = _Factors(plan, channels, scalable, statistics, margin).per_unit()
+        factor = _Factors(scaling, scalable, margin).per_unit()
         if (factor == 1).all():
             continue
         undo = rescale(model, scalable.constants, factor)
         if fault := _fault(reference, model, threads):
             faults.append(fault)
-        elif (after := noise_of(model)) < least:
+        elif (after := _noise(reference, scaling, model, factor)) < least:
             best, least = factor, after
         undo()
     if best is None:
         return _skipped("no-channel", faults[0] if faults else "no channel would gain accuracy")
-    before = noise_of(original)
+    before = _noise(reference, scaling, original, np.ones(len(channels.root)))
     if not least < before * (1 - _MIN_GAIN):
         return _skipped(
             "no-gain",
@@ -129,27 +136,44 @@ def _channel_axes(
 
 
 @dataclass(frozen=True)
-class _QuantizationNoise:
-    """Noise over signal at the outputs of quickly quantized models, on feeds held out.
+class _ScaledRanges:
+    """Ranges of values after their channels are scaled, without another run.
 
     Attributes:
-        plan: of the original model.
-        fitted: samples for the ranges.
-        reference: the float model's outputs.
-        threads: of ONNX Runtime.
+        plan: of the float model.
+        channels: its channel units.
+        statistics: of the channels of values, by name.
+        ranges: of all values before.
     """
 
     plan: QuantPlan
-    fitted: Samples
-    reference: Reference
-    threads: int | None
+    channels: ChannelMap
+    statistics: Mapping[str, ChannelStatistics]
+    ranges: Mapping[str, Range]
 
-    def __call__(self, model: ir.Model) -> float:
-        """Quantize and run a copy of the original model with other weights."""
-        plan = self.plan.on(model)
-        names = plan.placement.value_names
-        ranges = collect_ranges(model, names, self.fitted, threads=self.threads)
-        return self.reference.errors(quick_qdq(plan, activation_params(plan, ranges))).noise_ratio
+    def after(self, factor: Array64) -> dict[str, Range]:
+        """Return the ranges after scaling by a factor of each unit, float64[units]."""
+        found = dict(self.ranges)
+        for value in self.plan.placement.values:
+            if (seen := self.statistics.get(value.name or "")) is not None:
+                scale = factor[self.units(value)]
+                low, high = (seen.low * scale).min(), (seen.high * scale).max()
+                found[value.name or ""] = Range(float(low), float(high))
+        return found
+
+    def units(self, value: ir.Value) -> NDArray[Any]:
+        """Return the unit of each channel of a value, int[channels]."""
+        units: NDArray[Any] = self.channels.root[self.channels.values[value]].reshape(-1)
+        return units
+
+
+def _noise(
+    reference: Reference, scaling: _ScaledRanges, scaled: ir.Model, factor: Array64
+) -> float:
+    """Noise over signal at the outputs of a scaled model that is quickly quantized."""
+    plan = scaling.plan.on(scaled)
+    params = activation_params(plan, scaling.after(factor))
+    return reference.errors(quick_qdq(plan, params)).noise_ratio
 
 
 def _fault(reference: Reference, scaled: ir.Model, threads: int | None) -> str | None:
@@ -169,17 +193,13 @@ class _Factors:
     """Factors of channel units with the least noise.
 
     Attributes:
-        plan: of the float model.
-        channels: its channel units.
+        scaling: ranges and statistics of the float model.
         scalable: the units that may be scaled.
-        statistics: of the channels of values, by name.
         margin: fraction of their tensor's range that channels may fill.
     """
 
-    plan: QuantPlan
-    channels: ChannelMap
+    scaling: _ScaledRanges
     scalable: ScalableChannels
-    statistics: Mapping[str, ChannelStatistics]
     margin: float
 
     def per_unit(self) -> Array64:
@@ -194,37 +214,32 @@ class _Factors:
 
     def _room(self) -> Array64:
         """Largest factor of each unit within ranges and bounds."""
-        room = np.full(len(self.channels.root), _MAX_FACTOR)
-        for value in self.plan.placement.values:
-            if (seen := self.statistics.get(value.name or "")) is not None:
+        room = np.full(len(self.scaling.channels.root), _MAX_FACTOR)
+        for value in self.scaling.plan.placement.values:
+            if (seen := self.scaling.statistics.get(value.name or "")) is not None:
                 low, high = float(seen.low.min()), float(seen.high.max())
-                _limit(room, self._units(value), seen, self.margin * low, self.margin * high)
+                _limit(room, self.scaling.units(value), seen, self.margin * low, self.margin * high)
         for value in self.scalable.clips:
-            if (seen := self.statistics.get(value.name or "")) is not None:
+            if (seen := self.scaling.statistics.get(value.name or "")) is not None:
                 producer = value.producer()
                 bounds = None if producer is None else output_bounds(producer)
                 assert bounds is not None
                 high = bounds[1] * _BOUND_MARGIN
-                _limit(room, self._units(value), seen, -np.inf, high)
-                room[self._units(value)[seen.high >= high]] = 1.0
+                _limit(room, self.scaling.units(value), seen, -np.inf, high)
+                room[self.scaling.units(value)[seen.high >= high]] = 1.0
         return room
 
     def _noise(self) -> tuple[Array64, Array64]:
         """A and B of the module's equation for each unit, float64[units] both."""
-        activation, weight = np.zeros((2, len(self.channels.root)))
-        chosen, target = set(self.plan.placement.nodes), self.plan.target
-        for value in self.plan.placement.values:
-            if (seen := self.statistics.get(value.name or "")) is not None:
-                units, step = self._units(value), _step(target.activation, seen)
+        activation, weight = np.zeros((2, len(self.scaling.channels.root)))
+        chosen, target = set(self.scaling.plan.placement.nodes), self.scaling.plan.target
+        for value in self.scaling.plan.placement.values:
+            if (seen := self.scaling.statistics.get(value.name or "")) is not None:
+                units, step = self.scaling.units(value), _step(target.activation, seen)
                 for power, noise in _consumers(value, len(units), chosen, target):
                     np.add.at(activation, units, step**2 * power)
                     np.add.at(weight, units, seen.square / seen.count * noise)
         return activation, weight
-
-    def _units(self, value: ir.Value) -> NDArray[Any]:
-        """The unit of each channel of a value, int[channels]."""
-        units: NDArray[Any] = self.channels.root[self.channels.values[value]].reshape(-1)
-        return units
 
 
 def _limit(

@@ -219,7 +219,7 @@ def _equalize(work: _Quantization) -> None:
     options = work.options
     if not options.equalize:
         return
-    count = equalize(work.plan, work.fitted, threads=work.context.threads)
+    count = equalize(work.plan, work.fitted, work.ranges.ranges, threads=work.context.threads)
     if isinstance(count, Skipped):
         work.skipped.append(count)
         return

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxlite.analysis.shapes import infer_shapes
+from onnxlite.calibrate import collect_ranges
 from onnxlite.fidelity import OutputErrors
 from onnxlite.graph import const_array
 from onnxlite.inputs import input_specs
@@ -55,6 +56,11 @@ def cpu_plan(model: ir.Model) -> QuantPlan:
     return QuantPlan(model, place(model, CPU), CPU)
 
 
+def equalized(model: ir.Model, samples: Samples) -> int | Skipped:
+    plan = cpu_plan(model)
+    return equalize(plan, samples, collect_ranges(model, plan.placement.value_names, samples))
+
+
 def images(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (count, 3, 8, 8)).astype(np.float32)
 
@@ -68,7 +74,7 @@ def noise(model: ir.Model, data: np.ndarray) -> float:
 def test_weak_channels_are_scaled_and_the_function_stays():
     model, before = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
-    count = equalize(cpu_plan(model), samples)
+    count = equalized(model, samples)
     assert isinstance(count, int)
     assert count >= 4
     data = images(16, 1)
@@ -104,7 +110,7 @@ def test_a_channel_that_reaches_the_bound_of_its_activation_is_left():
     bias.const_value = ir.tensor(strong, name="b")
     before = clone(model)
     samples = Samples(images(64, 0), input_specs(model))
-    assert isinstance(equalize(cpu_plan(model), samples), int)
+    assert isinstance(equalized(model, samples), int)
     data = images(16, 1)
     want, got = (Session(m).run({"x": data})["y"] for m in (before, model))
     np.testing.assert_allclose(got, want, atol=1e-5 * float(np.abs(want).max()))
@@ -120,10 +126,10 @@ def test_a_range_is_filled_as_far_as_does_best_on_samples_held_out(monkeypatch, 
     monkeypatch.setattr(OutputErrors, "noise_ratio", property(lambda _: next(waiting)))
     model, expected = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
-    assert isinstance(equalize(cpu_plan(model), samples), int)
+    assert isinstance(equalized(model, samples), int)
     monkeypatch.undo()
     monkeypatch.setattr(equalization, "_RANGE_MARGINS", (taken,))
-    equalize(cpu_plan(expected), samples)
+    equalized(expected, samples)
     weights = [
         [const_array(node.inputs[1]) for node in each.graph if node.op_type == "Conv"]
         for each in (model, expected)
@@ -136,7 +142,7 @@ def test_it_is_undone_where_it_does_not_help(monkeypatch):
     monkeypatch.setattr(equalization, "_MIN_GAIN", 1.0)
     model, before = uneven(), uneven()
     samples = Samples(images(64, 0), input_specs(model))
-    outcome = equalize(cpu_plan(model), samples)
+    outcome = equalized(model, samples)
     assert isinstance(outcome, Skipped)
     assert "held out" in outcome.message
     assert set(model.graph.initializers) == set(before.graph.initializers)
@@ -152,6 +158,6 @@ def test_nothing_to_scale_is_said():
     normalize(model)
     infer_shapes(model)
     data = np.random.default_rng(0).standard_normal((16, 3)).astype(np.float32)
-    outcome = equalize(cpu_plan(model), Samples(data, input_specs(model)))
+    outcome = equalized(model, Samples(data, input_specs(model)))
     assert isinstance(outcome, Skipped)
     assert "no channel" in outcome.message
