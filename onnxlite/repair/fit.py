@@ -25,8 +25,8 @@ Array64 = NDArray[np.float64]
 #: With fewer rows per feature than this, stronger ridges are tried as well.
 _AMPLE_ROWS = 32
 _RIDGE_FACTORS = (1.0, 10.0, 100.0)
-#: With fewer rows per feature than this no new weight does better on a fine grid.
-_FEW_ROWS = 8
+#: With fewer features, or fewer rows per feature, no new weight does better on a fine grid.
+_FEW_FEATURES, _FEW_ROWS = 32, 8
 #: An error must fall by this fraction; less is chance.
 _MIN_GAIN = 0.01
 #: Relative squared error of float32 rounding: nothing to repair.
@@ -180,7 +180,7 @@ class _LayerFit:
                 for factor in _RIDGE_FACTORS if scarce else _RIDGE_FACTORS[:1]:
                     for solution in self._solutions(self._ridge * factor):
                         yield method, *solution
-            elif self._moments.rows >= _FEW_ROWS * features:
+            elif features >= _FEW_FEATURES and self._moments.rows >= _FEW_ROWS * features:
                 # The factor of the rounding serves here as well.
                 for solution in self._solutions(DAMPING):
                     yield method, *solution
