@@ -18,6 +18,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -162,6 +163,7 @@ def _peer(case: Case, model: ir.Model) -> ir.Model:
 
 TOOLS: Mapping[str, Callable[[Case, ir.Model], ir.Model]] = {
     PEER: _peer,
+    "fast": partial(_onnxlite, effort="fast"),
     "default": _onnxlite,
 }
 

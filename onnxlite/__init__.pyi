@@ -26,7 +26,7 @@ from onnxlite.evaluate import Latency as Latency
 from onnxlite.evaluate import LayerFidelity as LayerFidelity
 from onnxlite.model import ModelLike as ModelLike
 from onnxlite.model import load as load
-from onnxlite.options import BatchAxisOption
+from onnxlite.options import BatchAxisOption, Effort
 from onnxlite.packing import Bits
 from onnxlite.prune import ChannelReport as ChannelReport
 from onnxlite.prune import explain_channels as explain_channels
@@ -436,6 +436,7 @@ def prune_channels(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
     *,
     samples: SamplesLike | None = None,
+    effort: Effort = "default",
     macs: float | None = None,
     params: float | None = None,
     latency: float | None = None,
@@ -467,6 +468,9 @@ def prune_channels(
         model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed. Simplify
             it first.
         samples: unlabelled inputs, in any form of `SamplesLike`.
+        effort: `"fast"` ranks units by their contribution and removes no branches, unless options
+            ask for it; `"best"` refits the layers that remain on four times as many positions of
+            their outputs.
         macs: Fraction of MACs to keep: `0.7` keeps 70%.
         params: Fraction of parameters to keep.
         latency: Fraction of the latency to keep, at batch size 1 on this machine. Layer times are
@@ -520,6 +524,7 @@ def prune_channels(
     model: str | PathLike[str] | ir.Model | Result[ir.Model, Any],
     *,
     samples: SamplesLike | None = None,
+    effort: Effort = "default",
     macs: float | None = None,
     params: float | None = None,
     latency: float | None = None,
@@ -633,6 +638,7 @@ def quantize_auto(
     samples: SamplesLike,
     *,
     target: str = "cpu",
+    effort: Effort = "default",
     min_sqnr_db: float = 20.0,
     rounding: RoundingOption = "compensated",
     storage: StorageOption = True,
@@ -658,6 +664,7 @@ def quantize_auto(
             first three quarters of their batches calibrate, the others are held out. A single
             batch does both, which the report says.
         target: Runtime whose integer types are used: a row of the table of targets.
+        effort: Of static quantization, see there.
         min_sqnr_db: SQNR in dB that the worst output must keep on held-out samples.
         rounding: `"compensated"` fits the weights of each layer to the samples, on the integer
             activations that the layer gets, rounds them so that their errors cancel (GPTQ, Frantar
@@ -695,6 +702,7 @@ def quantize_auto(
     samples: SamplesLike,
     *,
     target: str = "cpu",
+    effort: Effort = "default",
     min_sqnr_db: float = 20.0,
     rounding: RoundingOption = "compensated",
     storage: StorageOption = True,
@@ -793,6 +801,7 @@ def quantize_static(
     samples: SamplesLike,
     *,
     target: str = "cpu",
+    effort: Effort = "default",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
@@ -824,13 +833,18 @@ def quantize_static(
             changed.
         samples: unlabelled inputs, some hundreds, in any form of `SamplesLike`.
         target: Runtime whose integer types are used: a row of the table of targets.
+        effort: `"fast"` rounds to nearest, scales no channels up, measures no times and keeps no
+            sensitive layers float, unless options ask for it: a tenth of the cost, and some
+            decibels less; `"best"` fits weights to four times as many positions, times placements
+            four times as long, and tries more of the layers to keep float if the result is poor.
         include: Patterns (`fnmatch`) of node or weight names to change; empty means all.
         exclude: Patterns (`fnmatch`) of node or weight names to leave alone.
         placement: `"measured"` leaves a layer in float where its integer kernel, with the
             conversions around it, is measured to be slower on this machine (one thread, one sample
             and up to eight), so the result is never slower than the float model; for the CPU
             targets that this machine can run, and for models below 1 GiB. `"everything"` quantizes
-            every layer that can be.
+            every layer that can be; `"remembered"` does so unless the same structure was measured
+            on this machine before.
         rounding: `"compensated"` fits the weights of each layer to the samples, on the integer
             activations that the layer gets, rounds them so that their errors cancel (GPTQ, Frantar
             et al. 2023), and adds a scale and bias per output channel. Nearest integers are kept
@@ -889,6 +903,7 @@ def quantize_static(
     samples: SamplesLike,
     *,
     target: str = "cpu",
+    effort: Effort = "default",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     placement: PlacementBy = "measured",
@@ -913,6 +928,7 @@ def quantize_weights(
     model: onnx.ModelProto | Result[onnx.ModelProto, Any],
     *,
     samples: SamplesLike | None = None,
+    effort: Effort = "default",
     bits: Bits = 4,
     block_size: int | None = None,
     method: WeightMethod = "auto",
@@ -938,6 +954,8 @@ def quantize_weights(
         model: a path, a `ModelProto`, an `ir.Model` or a `Result`; it is not changed. A model
             in external data is read and written tensor by tensor.
         samples: unlabelled inputs, some hundreds, that weights are fitted to.
+        effort: `"fast"` rounds to nearest unless `method` asks for more; `"best"` fits weights to
+            four times as many positions of the outputs.
         bits: Width of a weight: 8, 6, 5, 4, 3, 2, `"ternary"` (-1, 0, 1; 1.6 bits in the file) or
             `"binary"` (1 bit). Depthwise convolutions keep 8 bits.
         block_size: Weights that share a scale; 0 for one scale per output channel; None for 32 at 2
@@ -988,6 +1006,7 @@ def quantize_weights(
     model: str | PathLike[str] | ir.Model | Result[ir.Model, Any],
     *,
     samples: SamplesLike | None = None,
+    effort: Effort = "default",
     bits: Bits = 4,
     block_size: int | None = None,
     method: WeightMethod = "auto",

@@ -51,6 +51,8 @@ BatchAxisOption: TypeAlias = (
     ]
     | None
 )
+#: What a result may cost.
+Effort: TypeAlias = Literal["fast", "default", "best"]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, description="Seed of all random choices.")]
 
 
@@ -69,7 +71,10 @@ class _OptionsType(msgspec.StructMeta):
     def __call__(cls, *args: Any, **options: Any) -> Any:
         known = cls.__struct_fields__
         check_names(options, known, getattr(cls, "renamed", {}), where=cls.__name__)
-        return super().__call__(*args, **options)
+        efforts: Mapping[str, Mapping[str, Any]] = getattr(cls, "efforts", {})
+        effort = options.get("effort")
+        preset = efforts.get(effort, {}) if isinstance(effort, str) else {}
+        return super().__call__(*args, **{**preset, **options})
 
 
 class Options(msgspec.Struct, metaclass=_OptionsType, frozen=True, kw_only=True):
@@ -77,9 +82,11 @@ class Options(msgspec.Struct, metaclass=_OptionsType, frozen=True, kw_only=True)
 
     Attributes:
         renamed: former names of options, each with its present name.
+        efforts: for each value of an option `effort` the defaults of the other options.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):

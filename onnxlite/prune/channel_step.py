@@ -36,7 +36,7 @@ from onnxlite.prune.task import PruningTask, RemovedCounts, analyse, chosen_unit
 from onnxlite.records import Skipped, unchanged
 from onnxlite.repair import Repair, repair_ir
 from onnxlite.repair.engine import FitOptions
-from onnxlite.repair.options import RepairReport
+from onnxlite.repair.options import BEST_MAX_ROWS, RepairReport
 from onnxlite.runtime import check_loads, run_all
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.step import StepContext
@@ -69,7 +69,10 @@ def prune_channels_ir(
         skipped = verify(task, units)
     after = weight_shapes(model)
     if task.samples is not None and len(units) and options.repair:
-        fitting = FitOptions(repair=Repair(seed=options.seed), threads=context.threads)
+        repair = Repair(seed=options.seed)
+        if options.effort == "best":
+            repair = msgspec.structs.replace(repair, max_rows=BEST_MAX_ROWS)
+        fitting = FitOptions(repair=repair, threads=context.threads)
         model, fit = repair_ir(
             task.reference, model, task.samples, fitting, progress=context.progress
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.errors import OptionError
-from onnxlite.options import Exclude, Include, Limit, Seed
+from onnxlite.options import Effort, Exclude, Include, Limit, Seed
 from onnxlite.prune.nm_pattern import Pattern
 from onnxlite.records import Changes, LayerRow, ResolvedOptions, StepReport
 from onnxlite.samples import SamplesLike
@@ -93,6 +93,18 @@ class PruneChannels(Step, frozen=True, kw_only=True):
         "minimum": "min_channels",
     }
 
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "fast": {"importance": "energy", "branches": False}
+    }
+
+    effort: Annotated[
+        Effort,
+        Meta(
+            description='`"fast"` ranks units by their contribution and removes no branches, '
+            'unless options ask for it; `"best"` refits the layers that remain on four times as '
+            "many positions of their outputs."
+        ),
+    ] = "default"
     macs: (
         Annotated[
             float,

@@ -125,8 +125,11 @@ class Engine:
     def _collect(self, index: int, reads: Sequence[Iterator[Array]]) -> RegressionRows | str:
         """Draw rows of one layer from its input, its target and the addend of every feed."""
         pair, feeds = self.pairs[index], len(self.feeds)
-        rows = RegressionRows(self._state(pair))
-        wanted = rows_wanted(pair.layer.features, self._options.repair.max_rows)
+        state = self._state(pair)
+        rows = RegressionRows(state)
+        # Where only the output is fitted, a channel has one unknown besides its bias.
+        features = 1 if state.per_channel else pair.layer.features
+        wanted = rows_wanted(features, self._options.repair.max_rows)
         # The addend comes first and is computed for all feeds: the data may depend on it.
         addends: Sequence[Array | None] = list(reads[0]) if len(reads) > 1 else [None] * feeds
         values = zip(reads[-1], self._outputs.visit(index), addends, strict=True)

@@ -21,6 +21,9 @@ Method: TypeAlias = Literal["auto", "full", "affine", "bias"]
 #: What of a layer was fitted: `"rounded"` puts the present weights on their grid again.
 FitMethod: TypeAlias = Literal["full", "affine", "bias", "rounded", "none"]
 
+#: `Repair.max_rows` of the steps whose weights are fitted with the best effort.
+BEST_MAX_ROWS = 49152
+
 
 class RepairedLayer(LayerRow, frozen=True, kw_only=True):
     """A layer that was fitted, and its error on the samples held out.

@@ -40,6 +40,9 @@ BLOCK_ROWS, _BLOCK_NUMBERS = 2048, 1 << 23
 _ROWS_PER_FEATURE, _MIN_ROWS = 96, 2048
 #: A Gram matrix of more features than this is not formed (0.5 GB in float64).
 MAX_FEATURES = 8192
+#: The same for weights on a fine grid: of an EEG net's layer of 5,760 features the result has
+#: 57.9 dB both ways, in 2 instead of 14 seconds.
+_MAX_FEATURES_IF_FINE = 2304
 #: Rows are kept, to be fitted once more behind the activation, up to so many numbers (256 MB).
 _MAX_KEPT_NUMBERS = 1 << 26
 
@@ -107,7 +110,8 @@ class LayerState:
     def per_channel(self) -> bool:
         """True if only the output is fitted, by a factor and a bias per channel."""
         limited = self.fixed_weight or self.method in ("affine", "bias")
-        return limited or self.weight.shape[1] > MAX_FEATURES
+        fine = isinstance(self.grid, Grid) and self.grid.fine
+        return limited or self.weight.shape[1] > (_MAX_FEATURES_IF_FINE if fine else MAX_FEATURES)
 
     @property
     def methods(self) -> tuple[FitMethod, ...]:

@@ -110,7 +110,7 @@ def quantized_static(model: onnx.ModelProto, x: np.ndarray, **options: Any) -> o
 FORMS: dict[str, Callable[[onnx.ModelProto, np.ndarray], ol.Result]] = {
     "qdq": quantized_static,
     "qoperator": lambda m, x: quantized_static(m, x, form="qoperator"),
-    "dynamic": lambda m, x: ol.quantize_dynamic(m, samples=x, kernel="integer"),
+    "dynamic": lambda m, x: ol.quantize_dynamic(m, samples=x, kernel="integer", storage=False),
     "packed": lambda m, _: ol.quantize_weights(m, bits=8, first_last_bits="same"),
 }
 

@@ -22,12 +22,14 @@ from onnxlite.ops.linear_layer import LinearLayer, find_layers
 from onnxlite.quantize.core.plan import QuantPlan
 from onnxlite.quantize.core.targets import Target
 from onnxlite.quantize.core.weights import PAIR_LIMIT
-from onnxlite.records import Progress, Skipped
+from onnxlite.records import Skipped
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers, shared_weight
+from onnxlite.repair.options import BEST_MAX_ROWS, Repair
 from onnxlite.runtime import Session
 from onnxlite.samples import Samples
+from onnxlite.step import StepContext
 
 #: Memory for values of both models between layers.
 _CACHE_BYTES = 3 << 25
@@ -38,8 +40,8 @@ def round_with_gptq(
     reference: ir.Model,
     samples: Samples,
     *,
-    threads: int | None,
-    progress: Progress,
+    best: bool,
+    context: StepContext,
 ) -> tuple[dict[str, RoundedLayer], list[Skipped]]:
     """Round the weights of a plan's layers, and write them with their biases into its model.
 
@@ -47,8 +49,8 @@ def round_with_gptq(
         plan: its model has Q and DQ nodes at the activations, and float weights, which change.
         reference: the float model, with the same names.
         samples: unlabelled inputs.
-        threads: of ONNX Runtime.
-        progress: called as layers are done.
+        best: fit the weights to more positions of the outputs.
+        context: threads and progress.
 
     Returns:
         What was rounded, by node name, and why the nearest numbers are kept elsewhere: others
@@ -61,13 +63,15 @@ def round_with_gptq(
     found = [layer for layer in find_layers(simulated)[0] if layer.node.name in wanted]
     grids = {layer.node.name or "": _grid(layer, plan.target) for layer in found}
     shared = [shared_weight("compensate", layer) for layer in found if not layer.owns_weight]
-    options = FitOptions(cache_bytes=_CACHE_BYTES, threads=threads)
+    threads = context.threads
+    repair = Repair(max_rows=BEST_MAX_ROWS) if best else Repair()
+    options = FitOptions(repair=repair, cache_bytes=_CACHE_BYTES, threads=threads)
     nearest = clone(simulated)
     for layer in find_layers(nearest)[0]:
         if layer.node.name in grids:
             _write_nearest(layer, grids[layer.node.name])
     rounded, held_out = round_layers(
-        reference, simulated, samples, grids, options, progress=progress
+        reference, simulated, samples, grids, options, progress=context.progress
     )
     if not rounded:
         reason = Skipped("compensate", "", "no-layer", "no layer could be fitted to the samples")

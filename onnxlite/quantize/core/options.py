@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import onnx_ir as ir
 from msgspec import Meta
 
 from onnxlite.calibrate import ObserverName
-from onnxlite.options import Exclude, Include, Limit
+from onnxlite.options import Effort, Exclude, Include, Limit
 from onnxlite.records import Changes, LayerRow, ResolvedOptions, Row, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
@@ -23,7 +24,7 @@ WeightBits: TypeAlias = Literal[8, 6, 4, 3]
 #: How integers are written: Q and DQ nodes around float operators, or integer operators.
 Form: TypeAlias = Literal["qdq", "qoperator"]
 #: Which layers run on integers: those measured to be faster so, or all that can.
-PlacementBy: TypeAlias = Literal["measured", "everything"]
+PlacementBy: TypeAlias = Literal["measured", "everything", "remembered"]
 #: Whether to apply SmoothQuant; `"auto"` does where the measured error falls.
 Smooth: TypeAlias = Literal["auto"] | bool
 #: How the range of an activation is chosen.
@@ -223,7 +224,26 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
     )
     holds_out: ClassVar[Literal["feeds", "spread samples"]] = "spread samples"
 
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "fast": {
+            "rounding": "nearest",
+            "equalize": False,
+            "placement": "remembered",
+            "min_sqnr_db": 0.0,
+        }
+    }
+
     target: TargetOption = "cpu"
+    effort: Annotated[
+        Effort,
+        Meta(
+            description='`"fast"` rounds to nearest, scales no channels up, measures no times and '
+            "keeps no sensitive layers float, unless options ask for it: a tenth of the cost, and "
+            'some decibels less; `"best"` fits weights to four times as many positions, times '
+            "placements four times as long, and tries more of the layers to keep float if the "
+            "result is poor."
+        ),
+    ] = "default"
     include: Include = ()
     exclude: Exclude = ()
     placement: Annotated[
@@ -233,7 +253,8 @@ class QuantizeStatic(Step, frozen=True, kw_only=True):
             "the conversions around it, is measured to be slower on this machine (one thread, "
             "one sample and up to eight), so the result is never slower than the float model; "
             "for the CPU targets that this machine can run, and for models below 1 GiB. "
-            '`"everything"` quantizes every layer that can be.',
+            '`"everything"` quantizes every layer that can be; `"remembered"` does so unless the '
+            "same structure was measured on this machine before.",
             extra={"synonyms": {"all": "everything", "auto": "measured"}},
         ),
     ] = "measured"

@@ -86,7 +86,8 @@ def quantize_auto_ir(
     for way in _WAYS:
         trial.make(way, "nearest")
     fastest = trial.fastest()
-    if options.rounding != "nearest" and fastest in ("static", "mixed"):
+    slow = options.rounding != "nearest" and options.effort != "fast"
+    if slow and fastest in ("static", "mixed"):
         trial.make(fastest, options.rounding)
     best = trial.best()
     skipped = [*trial.skipped, *trial.losers(best)]
@@ -264,6 +265,7 @@ class _Trial:
         options = self._options
         static = QuantizeStatic(
             target=options.target,
+            effort=options.effort,
             rounding=rounding,
             include=options.include,
             exclude=(*options.exclude, *map(escape, without)),

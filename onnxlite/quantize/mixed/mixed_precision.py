@@ -151,7 +151,8 @@ def _improved_if_poor(
     assert report.sqnr_db is not None
     first = _Trial(result, report, report.sqnr_db)
     order, noise = _order(model, feeds, first, options, context)
-    limits = _Limits(_AIM_DB, trials=_FEW_TRIALS, min_gain_db=_MIN_GAIN_IF_POOR_DB)
+    trials = _TRIALS if options.effort == "best" else _FEW_TRIALS
+    limits = _Limits(_AIM_DB, trials=trials, min_gain_db=_MIN_GAIN_IF_POOR_DB)
     kept, best = _fewest(order, noise, first, limits, tried)
     wanted = msgspec.structs.replace(options, min_sqnr_db=_AIM_DB)
     report = _report(best, first, kept, noise, hold_out, wanted) if kept else report

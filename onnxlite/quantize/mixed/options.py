@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.options import Exclude, Include, Limit
+from onnxlite.options import Effort, Exclude, Include, Limit
 from onnxlite.quantize.core.options import (
     QuantizeStaticReport,
     RoundingOption,
@@ -91,6 +91,7 @@ class QuantizeAuto(Step, frozen=True, kw_only=True):
     samples: ClassVar[Literal["needed", "optional", "unused"]] = "needed"
 
     target: TargetOption = "cpu"
+    effort: Annotated[Effort, Meta(description="Of static quantization, see there.")] = "default"
     min_sqnr_db: Annotated[
         float, Meta(description="SQNR in dB that the worst output must keep on held-out samples.")
     ] = MIN_SQNR_DB

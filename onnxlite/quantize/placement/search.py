@@ -47,6 +47,8 @@ _MAX_BYTES = 1 << 30
 _MAX_BATCH = 8
 _CONVERSION_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _PROFILE_S, _TIMING_S = 0.4, 1.0
+#: Factor of these times for the best effort.
+_BEST = 4
 #: Fractions of the float model's time: smaller gains are noise; losses are for eight samples.
 _MIN_GAIN, _MAX_LOSS = MIN_GAIN, 0.0
 _FASTER = Reason("faster-in-float", "faster in float")
@@ -99,6 +101,8 @@ def fastest_placement(
     sizes = _timed_feeds(feeds)
     key, cache = _cache_key(everything, list(sizes.values())), Cache()
     timing = cache.read(key, _Timing)
+    if timing is None and options.placement == "remembered":
+        return MeasuredPlacement(everything.placement)
     if timing is None:
         busy = is_busy()
         timing = _measure(source, everything, params, sizes, options, progress, busy)
@@ -154,7 +158,9 @@ def _measure(
     one = next(iter(sizes.values()))
     whole = quick_qdq(everything, params)
     shape_of = concrete_shapes(everything.model, [one])
-    costs = measured_costs(everything, whole, one, shape_of, threads=_THREADS, budget_s=_PROFILE_S)
+    longer = _BEST if options.effort == "best" else 1
+    budget_s = _PROFILE_S * longer
+    costs = measured_costs(everything, whole, one, shape_of, threads=_THREADS, budget_s=budget_s)
     candidates = {frozenset(everything.placement.nodes): (everything.placement, whole)}
     for placement in _partitions(everything, costs, options):
         if placement.layers and frozenset(placement.nodes) not in candidates:
@@ -162,7 +168,7 @@ def _measure(
             candidates[frozenset(placement.nodes)] = (placement, quantized)
     placements, models = zip(*candidates.values(), strict=True)
     sessions = [Session(each, threads=_THREADS, random="drawn") for each in (source, *models)]
-    ratios = race(sessions, sizes, _pays, budget_s=_TIMING_S, progress=progress)
+    ratios = race(sessions, sizes, _pays, budget_s=_TIMING_S * longer, progress=progress)
     equal, pays = _fastest(list(ratios.values()))
     best = _most_accurate(equal, source, models, one)
     chosen = set(placements[best].nodes) if pays else set()

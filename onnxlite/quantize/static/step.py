@@ -206,7 +206,7 @@ def _resolved_placement(
     A node that smoothing has added is not named: it comes with the layers that it serves.
     """
     options = work.options
-    if options.placement == "everything":
+    if not work.note:
         return None
     chosen = set(found.nodes)
     left = [node.name or "" for node in everything.nodes if node not in chosen]
@@ -250,8 +250,8 @@ def _emit(work: _Quantization) -> None:
             plan,
             work.float_model,
             work.fitted,
-            threads=work.context.threads,
-            progress=work.context.progress,
+            best=options.effort == "best",
+            context=work.context,
         )
         work.skipped += skipped
     for node, weight in weights.items():

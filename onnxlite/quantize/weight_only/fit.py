@@ -25,6 +25,7 @@ from onnxlite.records import Skipped
 from onnxlite.repair.engine import FitOptions
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.layerwise_rounding import RoundedLayer, round_layers, shared_weight
+from onnxlite.repair.options import BEST_MAX_ROWS, Repair
 from onnxlite.samples import Samples
 from onnxlite.step import StepContext
 
@@ -88,6 +89,8 @@ def fit_weights(
     model: ir.Model,
     samples: Samples,
     targets: Mapping[str, FitTarget],
+    *,
+    best: bool,
     context: StepContext,
 ) -> tuple[dict[str, FittedWeight], list[Skipped]]:
     """Fit the weights of a model to its float outputs; rewrite biases in place.
@@ -96,6 +99,7 @@ def fit_weights(
         model: the normalized float model; biases change if the fit is kept, weights do not.
         samples: unlabelled inputs.
         targets: levels and blocks of every weight that gets few bits, by name.
+        best: fit the weights to more positions of the outputs.
         context: threads and progress.
 
     Returns:
@@ -122,7 +126,8 @@ def fit_weights(
     nearest = clone(simulated)
     for name, target in targets.items():
         _put(nearest, name, target.nearest)
-    options = FitOptions(cache_bytes=_ACTIVATION_BYTES, threads=context.threads)
+    repair = Repair(max_rows=BEST_MAX_ROWS) if best else Repair()
+    options = FitOptions(repair=repair, cache_bytes=_ACTIVATION_BYTES, threads=context.threads)
     rounded, held_out = round_layers(
         reference, simulated, samples, grids, options, progress=context.progress
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxlite.options import Limit
+from onnxlite.options import Effort, Limit
 from onnxlite.packing import Bits, weight_type
 from onnxlite.records import Changes, LayerRow, StepReport
 from onnxlite.samples import SamplesLike
@@ -83,6 +84,15 @@ class QuantizeWeights(Step, frozen=True, kw_only=True):
     report: ClassVar[type[StepReport]] = QuantizeWeightsReport
     renamed: ClassVar[dict[str, str]] = {"ends": "first_last_bits", "size": "max_size"}
 
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {"method": "rtn"}}
+
+    effort: Annotated[
+        Effort,
+        Meta(
+            description='`"fast"` rounds to nearest unless `method` asks for more; `"best"` fits '
+            "weights to four times as many positions of the outputs."
+        ),
+    ] = "default"
     bits: Annotated[
         Bits,
         Meta(

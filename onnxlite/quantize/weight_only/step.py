@@ -189,7 +189,13 @@ def _fit(work: _Quantization) -> None:
     if work.samples is None or work.options.method not in ("auto", "gptq"):
         return
     targets = {plan.name: FitTarget(plan.kind, plan.blocks, plan.decoded()) for plan in work.plans}
-    fitted, skipped = fit_weights(work.model, work.samples, targets, work.context)
+    fitted, skipped = fit_weights(
+        work.model,
+        work.samples,
+        targets,
+        best=work.options.effort == "best",
+        context=work.context,
+    )
     work.skipped += skipped
     work.plans = [
         plan.fitted(fitted[plan.name]) if plan.name in fitted else plan for plan in work.plans

@@ -15,7 +15,7 @@ from onnxlite.graph import iter_nodes
 from onnxlite.inputs import input_specs
 from onnxlite.model import load, size_bytes, to_bytes
 from onnxlite.normalize import normalize
-from onnxlite.quantize.dynamic import step as dynamic_step
+from onnxlite.quantize.dynamic import kernel_choice
 from onnxlite.quantize.dynamic.kernels import BLOCKS, INTEGER
 from onnxlite.samples import Samples
 from tests.odd_models import parse
@@ -118,9 +118,9 @@ def test_layers_of_one_weight_take_one_kernel(monkeypatch: pytest.MonkeyPatch) -
     count = iter(range(100))
 
     def choose(*_: Any) -> Any:
-        return dynamic_step._Choice(turns[next(count) % 3], 0.5)
+        return kernel_choice.KernelChosen(turns[next(count) % 3], 0.5)
 
-    monkeypatch.setattr(dynamic_step, "_choose_kernel", choose)
+    monkeypatch.setattr(kernel_choice, "_choose_kernel", choose)
     _, report = ol.quantize_dynamic(load(tied_layers(3)[0]))
     kernels: dict[str, set[str]] = {}
     for index, row in enumerate(report.layers):
