@@ -319,6 +319,7 @@ def optimize(
     prefer: Prefer | None = None,
     target: str = "cpu",
     time_limit_s: float | None = None,
+    effort: Effort = "default",
     output: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | Literal[False] | None = None,
     seed: int = 0,
@@ -369,10 +370,15 @@ def optimize(
             interval doubtful. Otherwise the figure itself decides, and the report names the
             undecided limits.
         prefer: Objective among the results that meet the budget: `"latency"`, `"size"`, `"both"`
-            (their product), or `"quality"`. None is `"both"`, or `"quality"` if the budget limits
-            nothing but latency and size.
+            (their product), or `"quality"`. `"latency"` takes the smallest of those within 3% of
+            the fastest. None is `"latency"`, or `"quality"` if the budget limits nothing but
+            latency and size.
         target: Runtime whose integer types are used, see `quantize_static`.
-        time_limit_s: Seconds, about; then the best result so far is taken.
+        time_limit_s: Seconds; then the best result so far is taken. None is a limit that follows
+            from the time of one run and the number of samples, from 90 seconds to half an hour;
+            infinity is no limit.
+        effort: Effort of the steps, see there. `"default"` is `"fast"` where the time limit is less
+            than half of the default one.
         output: Write the result here, atomically; nothing is written if it is the original.
         cache: Folder of the results of trials, from which an interrupted search resumes; None is a
             folder of the user's cache, False keeps nothing.
@@ -424,6 +430,7 @@ def optimize(
     prefer: Prefer | None = None,
     target: str = "cpu",
     time_limit_s: float | None = None,
+    effort: Effort = "default",
     output: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | Literal[False] | None = None,
     seed: int = 0,

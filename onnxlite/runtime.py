@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from onnxlite.errors import ExecutionError
 from onnxlite.graph import iter_nodes
 from onnxlite.inputs import Feed, InputSpec, input_specs
+from onnxlite.interruption import checkpoint
 from onnxlite.model import PROTO_LIMIT_BYTES, clone, load, size_bytes, to_bytes
 from onnxlite.ops import may_draw, tie_noise, writes_inputs
 from onnxlite.samples import generate
@@ -121,6 +122,7 @@ class Session:
 
     def run(self, feed: Feed) -> Outputs:
         """Run one feed; returns every output by name. Raises `ExecutionError`."""
+        checkpoint()
         if self._copies:
             feed = {
                 name: np.copy(a) if isinstance(a, np.ndarray) else a for name, a in feed.items()

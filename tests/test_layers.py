@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 #: Lower to higher; modules of one level never import each other.
 LEVELS = (
-    {"errors", "records", "files"},
+    {"errors", "records", "files", "interruption"},
     {"graph", "packing", "patterns", "proto", "workers", "options"},
     {"builder", "inputs"},
     {"model", "sample_reader"},

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlite.calibrate.moments import Moments, cross_moments, precise
+from onnxlite.interruption import checkpoint
 from onnxlite.repair.factor import Factor
 from onnxlite.repair.grid import Grid
 from onnxlite.repair.least_squares import solve_affine, solve_weights
@@ -70,6 +71,7 @@ def fit_layer(rows: RegressionRows, ridge: float) -> Fit | str:
         rows: what the layer reads and should output.
         ridge: pull towards the present weight, see `least_squares`.
     """
+    checkpoint()
     if rows.broken:
         return "its values are NaN or infinite on some sample"
     moments, held_out = rows.moments(), rows.held_out()

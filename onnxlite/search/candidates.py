@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from onnxlite.options import Effort
 from onnxlite.prune.options import RoundTo
 from onnxlite.quantize.core.targets import TARGETS
 from onnxlite.recipe import (
@@ -133,11 +134,13 @@ class SearchSpace:
         target: name of the runtime's integer types, see `quantize_static`.
         prune_by: what channel pruning reduces, and fractions are fractions of.
         seed: random seed of pruning and training.
+        effort: of the steps.
     """
 
     target: str
     prune_by: PruneBy
     seed: int
+    effort: Effort = "default"
 
     def formats(self) -> tuple[NumberFormat, ...]:
         """Formats of weights and activations, float first; see `weight_formats` for others."""
@@ -169,6 +172,7 @@ class SearchSpace:
         if key.fraction < 1:
             by_latency = self.prune_by == "latency"
             prune = PruneChannels(
+                effort=self.effort,
                 latency=key.fraction if by_latency else None,
                 macs=None if by_latency else key.fraction,
                 round_to=key.axis.round_to,
@@ -198,13 +202,13 @@ class SearchSpace:
             case "float":
                 return ()
             case "int8":
-                return (QuantizeStatic(target=self.target),)
+                return (QuantizeStatic(target=self.target, effort=self.effort),)
             case "int8-dynamic":
                 return (QuantizeDynamic(target=self.target),)
             case "4-bit-weights":
-                return (QuantizeWeights(bits=4),)
+                return (QuantizeWeights(bits=4, effort=self.effort),)
             case "8-bit-weights":
-                return (QuantizeWeights(bits=8),)
+                return (QuantizeWeights(bits=8, effort=self.effort),)
             case "float16-weights":
                 return (ToFloat16(),)
 

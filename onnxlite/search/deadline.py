@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -10,11 +11,14 @@ import onnx_ir as ir
 
 from onnxlite.cache import Cache
 from onnxlite.errors import OnnxliteError
+from onnxlite.inputs import Feed
 from onnxlite.machine import is_busy
 from onnxlite.records import Progress
+from onnxlite.runtime import Session
 from onnxlite.samples import SamplesLike
 from onnxlite.search.candidates import can_tune
 from onnxlite.search.trial_cache import CachedStepTime, step_time_key
+from onnxlite.timing import run_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ TRAINING_STEPS = (4000, 2000, 1000)
 PRUNED_STEP_FRACTION = 0.4
 #: Largest part of the time limit for one training; the limit where none is given.
 TRAINING_FRACTION, DEFAULT_LIMIT_S = 0.3, 3600.0
+#: Default limit of a search: a time for any model, and so many runs on all samples.
+LEAST_LIMIT_S, PASSES, MOST_LIMIT_S = 90.0, 60, 1800.0
 #: A step takes longer than so many runs of the model (32 samples, forward and backward).
 MIN_RUNS_PER_STEP = 16
 
@@ -54,7 +60,7 @@ class Deadline:
         self.start, self.limit_s = start, limit_s
         self.trials, self.best = 0, "nothing yet"
         self._end: float | None = None
-        if limit_s is not None:
+        if limit_s is not None and math.isfinite(limit_s):
             self._end = start + limit_s - min(limit_s * RESERVED_FRACTION, MAX_RESERVED_S)
         self._progress = progress
 
@@ -64,17 +70,36 @@ class Deadline:
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Pass progress of a trial on; raise `TimeUp` when time is up."""
+        self.check()
         left = ""
         if self._end is not None:
-            seconds = self._end - time.perf_counter()
-            if seconds < 0:
-                raise TimeUp
-            left = f", {seconds:.0f} s left"
+            left = f", {self._end - time.perf_counter():.0f} s left"
         self._progress(f"{stage} (trial {self.trials + 1}; {self.best}{left})", done, total)
+
+    def final_s(self, fraction: float) -> float:
+        """Return a fraction of the limit, in seconds; infinite without a limit."""
+        return math.inf if self._end is None else fraction * (self.limit_s or 0.0)
+
+    def check(self) -> None:
+        """Raise `TimeUp` when time is up."""
+        if self._end is not None and time.perf_counter() > self._end:
+            raise TimeUp
 
     def final_progress(self, stage: str, done: int, total: int) -> None:
         """Pass progress of the final check on, which is not interrupted."""
         self._progress(f"{stage} (final check; {self.best})", done, total)
+
+
+def default_limit_s(original: ir.Model, feed: Feed, samples: int) -> float:
+    """Return the time limit of a search for which none was given, in seconds.
+
+    Args:
+        original: the model.
+        feed: one sample.
+        samples: number of all samples; a search runs each some hundred times.
+    """
+    run_s = run_seconds(Session(original, threads=1), feed)
+    return round(min(LEAST_LIMIT_S + PASSES * run_s * samples, MOST_LIMIT_S))
 
 
 def training_steps(

@@ -19,6 +19,7 @@ from onnxlite.recipe import Recipe, RunReport, Simplify
 from onnxlite.recipe.proof import Run, judge_fidelity, prove
 from onnxlite.records import StepReport
 from onnxlite.search.budget import Check
+from onnxlite.search.deadline import LEAST_LIMIT_S
 from onnxlite.search.job import SearchJob
 from onnxlite.search.quality_evaluator import Quality, QualityEvaluator
 from onnxlite.search.records import (
@@ -30,13 +31,15 @@ from onnxlite.search.records import (
 )
 from onnxlite.search.search import Search
 from onnxlite.search.strategy import step_back
-from onnxlite.search.trial_runner import no_improvement
+from onnxlite.search.trial_runner import MAX_FASTER_RATIO, no_improvement
 from onnxlite.step import StepContext
 
 logger = logging.getLogger(__name__)
 
 #: Number of candidates that the final check is made for.
 MAX_FINAL_CHECKS = 4
+#: A trial of less than this fraction of the result's size is named beside it.
+CLEARLY_SMALLER = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ def check_best(search: Search) -> Conclusion:
         )
         logger.info("%s", reason)
         search.try_out(step_back(job.problem, search.history, trial))
-    reason = reason or _reason_for_none(search.history.trials)
+    reason = reason or _reason_for_none(search)
     return Conclusion(result=None, reason=reason, looks=len(seen))
 
 
@@ -136,8 +139,17 @@ def _why_not_usable(job: SearchJob, model: ir.Model) -> str | None:
     return None if usability.usable else str(usability)
 
 
-def _reason_for_none(trials: Sequence[Trial]) -> str:
+def _reason_for_none(search: Search) -> str:
     """Say why no trial can be the result."""
+    trials = search.history.trials
+    if search.stopped == "time limit" and len(trials) < 2:
+        limit_s = search.job.deadline.limit_s or 0.0
+        tried = "anything but simplification" if trials else "anything"
+        more_s = max(4 * limit_s, LEAST_LIMIT_S)
+        return (
+            f"the time limit of {limit_s:g} s ended before {tried} was tried: give more time, for "
+            f"example time_limit_s={more_s:g}"
+        )
     if not trials:
         return "the search ended before its first trial did"
     if near := [trial for trial in trials if trial.in_budget]:
@@ -205,21 +217,49 @@ def _record(search: Search, conclusion: Conclusion) -> SearchRecord:
         checks=() if result is None else result.checks,
         final_checks=conclusion.looks,
         met=result is not None,
-        verdict=_verdict(conclusion, len(trials)),
+        verdict=_verdict(search, conclusion),
         stopped=search.stopped,
         cached=job.cache.hits,
         seconds=job.deadline.elapsed_s(),
+        time_limit_s=job.deadline.limit_s,
+        smallest=_smallest(search, conclusion),
         sensitivity=search.sensitivity,
         samples=dict(zip(("calibration", "selection", "check"), job.split.counts, strict=True)),
     )
 
 
-def _verdict(conclusion: Conclusion, trials: int) -> str:
+def _smallest(search: Search, conclusion: Conclusion) -> int | None:
+    """Number of a trial within the budget that is clearly smaller than the result."""
     result = conclusion.result
+    if result is None or search.job.prefer == "size":
+        return None
+    small = next(iter(ranked(search.history.trials, "size")), None)
+    _, _, size = result.trial.point
+    if small is None or small.point[2] > size * CLEARLY_SMALLER:
+        return None
+    return small.number
+
+
+def _verdict(search: Search, conclusion: Conclusion) -> str:
+    result, trials = conclusion.result, search.history.trials
+    ended = ""
+    if search.stopped == "time limit":
+        ended = f"; stopped by the time limit of {search.job.deadline.limit_s:g} s (time_limit_s)"
     if result is None:
-        return f"the result is the original: {conclusion.reason}"
-    verdict = f"trial {result.trial.number} of {trials}: {result.trial.label}; {result.quality}"
+        return f"the result is the original: {conclusion.reason}{ended}"
+    verdict = (
+        f"trial {result.trial.number} of {len(trials)}: {result.trial.label}; {result.quality}"
+    )
+    if result.latency is not None and result.latency.ratio.high > MAX_FASTER_RATIO:
+        verdict += "; it is smaller, not faster"
     undecided = [str(check) for check in result.checks if check.verdict == "undecided"]
     if undecided:
         verdict += f"; not certain: {', '.join(undecided)}"
-    return verdict
+    if (number := _smallest(search, conclusion)) is not None:
+        small = trials[number - 1]
+        _, latency, size = small.point
+        verdict += (
+            f'; smaller with prefer="size": {small.label}, {size:.2f}x the size at {latency:.2f}x '
+            "the latency"
+        )
+    return f"{verdict}{ended}"

@@ -17,7 +17,7 @@ from onnxlite.cache import Cache, digest_of
 from onnxlite.evaluate import Latency
 from onnxlite.inputs import input_specs
 from onnxlite.model import PlainModel, disk_bytes, to_bytes
-from onnxlite.options import Seed
+from onnxlite.options import Effort, Seed
 from onnxlite.quantize.core.targets import target_named
 from onnxlite.samples import Samples, SamplesLike
 from onnxlite.search.budget import Budget
@@ -42,8 +42,9 @@ class OptimizeOptions(Budget, frozen=True, kw_only=True):
         Prefer | None,
         Meta(
             description='Objective among the results that meet the budget: `"latency"`, '
-            '`"size"`, `"both"` (their product), or `"quality"`. None is `"both"`, or '
-            '`"quality"` if the budget limits nothing but latency and size.'
+            '`"size"`, `"both"` (their product), or `"quality"`. `"latency"` takes the smallest of '
+            "those within 3% of the fastest. None is "
+            '`"latency"`, or `"quality"` if the budget limits nothing but latency and size.'
         ),
     ] = None
     target: Annotated[
@@ -52,10 +53,22 @@ class OptimizeOptions(Budget, frozen=True, kw_only=True):
     time_limit_s: (
         Annotated[
             float,
-            Meta(gt=0, description="Seconds, about; then the best result so far is taken."),
+            Meta(
+                gt=0,
+                description="Seconds; then the best result so far is taken. None is a limit that "
+                "follows from the time of one run and the number of samples, from 90 seconds to "
+                "half an hour; infinity is no limit.",
+            ),
         ]
         | None
     ) = None
+    effort: Annotated[
+        Effort,
+        Meta(
+            description='Effort of the steps, see there. `"default"` is `"fast"` where the time '
+            "limit is less than half of the default one."
+        ),
+    ] = "default"
     output: (
         Annotated[
             Path,
@@ -94,6 +107,7 @@ class SearchJob:
         cache: results of earlier trials.
         deadline: time limit and progress.
         on_trial: called with every trial as it ends.
+        effort: of the steps.
         floor_db: floor of results, see `usability`.
         benchmark: measures the latency of a model relative to another, like
             `evaluate.benchmark`.
@@ -108,6 +122,7 @@ class SearchJob:
     cache: Cache
     deadline: Deadline
     on_trial: TrialSink | None
+    effort: Effort
     floor_db: float | None
     benchmark: Callable[..., Latency]
 
@@ -145,7 +160,7 @@ class SearchJob:
     @property
     def prefer(self) -> Prefer:
         """Objective among the results that meet the budget."""
-        return self.options.prefer or ("both" if self.budget.limits_quality else "quality")
+        return self.options.prefer or ("latency" if self.budget.limits_quality else "quality")
 
     @property
     def problem(self) -> SearchProblem:
@@ -155,6 +170,7 @@ class SearchJob:
             target=self.options.target,
             prune_by="macs" if self.prefer == "size" else "latency",
             seed=self.options.seed,
+            effort=self.effort,
         )
         return SearchProblem(space=space, budget=self.budget, prefer=self.prefer)
 

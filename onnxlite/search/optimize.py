@@ -16,7 +16,7 @@ from onnxlite.batch_axis import bind
 from onnxlite.cache import Cache
 from onnxlite.errors import OptionError, UnsupportedError
 from onnxlite.evaluate import benchmark
-from onnxlite.inputs import input_specs
+from onnxlite.inputs import Feed, input_specs, trim
 from onnxlite.model import (
     PROTO_LIMIT_BYTES,
     ModelLike,
@@ -27,22 +27,25 @@ from onnxlite.model import (
     size_bytes,
 )
 from onnxlite.recipe.proof import check_target
-from onnxlite.samples import SamplesLike
+from onnxlite.samples import Samples, SamplesLike
 from onnxlite.save import save
 from onnxlite.search.budget import Budget
-from onnxlite.search.deadline import Deadline
+from onnxlite.search.deadline import Deadline, default_limit_s
 from onnxlite.search.executor import task_executor
 from onnxlite.search.final_check import check_best, prove_result
 from onnxlite.search.job import OptimizeOptions, SearchJob, TrialSink
 from onnxlite.search.records import OptimizeReport
 from onnxlite.search.search import Search
-from onnxlite.search.split import split_samples
+from onnxlite.search.split import SampleSplit, split_samples
 from onnxlite.search.trial_runner import TrialRunner
 from onnxlite.step import Result, StepContext, from_options
 from onnxlite.task_metrics import MetricLike, choose_metric, observe_model
 
 #: Limits as a record or as a dictionary.
 BudgetLike: TypeAlias = Budget | Mapping[str, Any]
+
+#: A time limit below this fraction of the default one is short: steps are made with less effort.
+_SHORT = 0.5
 
 
 @from_options(OptimizeOptions, runtime=("batch_axis", "floor_db", "progress"))
@@ -107,6 +110,9 @@ def optimize(
     samples = bind(original, samples, context.batch_axis)
     evaluation = bind(original, evaluation, context.batch_axis)
     split = split_samples(samples, input_specs(original), evaluation=evaluation, labels=labels)
+    least_s = default_limit_s(original, _one_sample(split, original), sum(split.counts))
+    limit_s = least_s if options.time_limit_s is None else options.time_limit_s
+    short = options.effort == "default" and limit_s < least_s * _SHORT
     job = SearchJob(
         model=source,
         original=original,
@@ -119,8 +125,9 @@ def optimize(
             labelled=split.selection_labels is not None,
         ),
         cache=_cache(options.cache),
-        deadline=Deadline(start, options.time_limit_s, context.progress),
+        deadline=Deadline(start, limit_s, context.progress),
         on_trial=on_trial,
+        effort="fast" if short else options.effort,
         floor_db=context.floor_db,
         benchmark=benchmark,
     )
@@ -132,6 +139,13 @@ def optimize(
         saved = save(result, options.output)
         report = msgspec.structs.replace(report, output_path=str(saved))
     return Result(give_back(source, result), report)
+
+
+def _one_sample(split: SampleSplit, original: ir.Model) -> Feed:
+    """Return the first calibration sample."""
+    stream = Samples(split.calibration, input_specs(original), batch_size=1)
+    feed = next(iter(stream))
+    return trim(feed, stream.inputs, 1) or feed
 
 
 def _loaded(source: PlainModel, options: OptimizeOptions) -> ir.Model:

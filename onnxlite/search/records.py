@@ -22,9 +22,14 @@ TrialStatus = Literal["measured", "stopped", "failed", "unchanged"]
 #: Why a search ended.
 Stopped = Literal["finished", "time limit", "interrupted"]
 
-#: What is minimized within the budget: latency times size, latency, size, or the loss of
-#: quality (where only latency or size are limited).
+#: What is minimized within the budget: latency, and the size of those hardly slower than the
+#: fastest; latency times size; size; or the loss of quality (where only latency or size are
+#: limited).
 Prefer = Literal["both", "latency", "size", "quality"]
+
+
+#: Latencies this close to the fastest count as equal, in proportion.
+AS_FAST = 0.03
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,10 +119,20 @@ def merit(trial: Trial, prefer: Prefer) -> tuple[float, float]:
             return latency * size, latency
 
 
+def sorted_by_merit(trials: Iterable[Trial], prefer: Prefer) -> list[Trial]:
+    """Sort trials, best first; `"latency"` sorts those about as fast as the fastest by size."""
+    order = sorted(trials, key=lambda trial: (*merit(trial, prefer), trial.number))
+    if prefer != "latency" or not order:
+        return order
+    _, fastest, _ = order[0].point
+    as_fast = [trial for trial in order if trial.point[1] <= fastest * (1 + AS_FAST)]
+    rest = order[len(as_fast) :]
+    return [*sorted(as_fast, key=lambda trial: (trial.point[2], trial.point[1])), *rest]
+
+
 def ranked(trials: Iterable[Trial], prefer: Prefer) -> list[Trial]:
     """Sort the accepted trials, best first."""
-    accepted = (trial for trial in trials if trial.accepted)
-    return sorted(accepted, key=lambda trial: (*merit(trial, prefer), trial.number))
+    return sorted_by_merit((trial for trial in trials if trial.accepted), prefer)
 
 
 def with_pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -157,6 +172,8 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
         stopped: why the search ended: `"finished"`, `"time limit"` or `"interrupted"`.
         cached: number of results that the cache held.
         seconds: wall-clock time of the search.
+        time_limit_s: its time limit; None where it had none.
+        smallest: number of the smallest trial within the budget, if it is not the result.
         samples: number of samples by their use.
         sensitivity: fraction of the noise of INT8 that a layer causes, by its name; empty where
             it was not measured.
@@ -178,6 +195,8 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     cached: int
     seconds: float
     samples: dict[str, int]
+    time_limit_s: float | None = None
+    smallest: int | None = None
     sensitivity: dict[str, float] = {}
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxlite.errors import OnnxliteError
+from onnxlite.interruption import checked_by
 from onnxlite.prune import explain_channels
 from onnxlite.quantize.mixed.sensitivity import Sensitivity, sensitivity
 from onnxlite.search.deadline import TimeUp, training_steps
@@ -51,7 +52,8 @@ class Search:
 
     def _until_stopped(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            with checked_by(self.job.deadline.check):
+                work()
         except TimeUp:
             self.stopped = "time limit"
         except KeyboardInterrupt:

@@ -32,7 +32,7 @@ from onnxlite.search.candidates import (
     SearchSpace,
     SweepAxis,
 )
-from onnxlite.search.records import Prefer, Trial, merit, ranked
+from onnxlite.search.records import Prefer, Trial, ranked, sorted_by_merit
 
 INT8 = NumberFormat(name="int8")
 
@@ -333,7 +333,7 @@ def _promising_formats(problem: SearchProblem, trials: Iterable[Trial]) -> list[
     """Formats that keep the quality, best first."""
     prefer = "both" if problem.prefer == "quality" else problem.prefer
     good = [trial for trial in trials if problem.keeps_quality(trial)]
-    return [t.candidate.format for t in sorted(good, key=lambda t: merit(t, prefer))]
+    return [trial.candidate.format for trial in sorted_by_merit(good, prefer)]
 
 
 def _reached(problem: SearchProblem, trials: Iterable[Trial]) -> float:

@@ -30,6 +30,8 @@ from onnxlite.step import Step
 MAX_FASTER_RATIO, MAX_SMALLER_RATIO = 0.98, 0.98
 #: Seconds of interleaved runs per candidate; the chosen one is measured for longer.
 TRIAL_TIMING_S, FINAL_TIMING_S = 2.0, 10.0
+#: The latter as a fraction of the time limit, at most.
+FINAL_TIMING_FRACTION = 0.05
 
 
 @dataclass
@@ -141,7 +143,8 @@ class TrialRunner:
     def final_latency(self, trial: Trial) -> Latency:
         """Measure the latency of a trial's model for longer, with memory and session starts."""
         job, digest = self._job, self.digest(trial)
-        return self._latency(digest, FINAL_TIMING_S, job.deadline.final_progress, memory=True)
+        seconds = min(FINAL_TIMING_S, job.deadline.final_s(FINAL_TIMING_FRACTION))
+        return self._latency(digest, seconds, job.deadline.final_progress, memory=True)
 
     def _read_model(self, digest: str) -> bytes:
         content = self._job.cache.read_model(digest)

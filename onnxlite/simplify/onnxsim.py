@@ -7,15 +7,19 @@ the report, not an error.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from onnxlite.errors import LoadError, ModelError, OnnxliteError
+from onnxlite.interruption import checkpoint
 from onnxlite.model import load, size_bytes
 from onnxlite.save import save
 from onnxlite.validity import interface_difference
@@ -25,6 +29,8 @@ _WORKER = Path(__file__).with_name("onnxsim_worker.py")
 MAX_BYTES = 500_000_000
 _BASE_MEMORY_BYTES = 6 << 30
 _MEMORY_PER_BYTE = 8
+#: Seconds between checks whether other work wants to end.
+_POLL_S = 0.2
 
 
 def run_onnxsim(model: ir.Model, *, time_limit: float, fold_bytes: int) -> ir.Model | str:
@@ -51,23 +57,32 @@ def run_onnxsim(model: ir.Model, *, time_limit: float, fold_bytes: int) -> ir.Mo
         memory = _BASE_MEMORY_BYTES + _MEMORY_PER_BYTE * nbytes
         try:
             save(model, source, external_data="never")
-            child = subprocess.run(
-                [
-                    sys.executable, "-P", str(_WORKER), str(source), str(target),
-                    str(memory), str(fold_bytes),
-                ],
-                capture_output=True,
-                timeout=time_limit,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"it did not finish within {time_limit:g} s"
+            command = [sys.executable, "-P", str(_WORKER), str(source), str(target)]
+            ended = _ended([*command, str(memory), str(fold_bytes)], time_limit)
         except (OnnxliteError, OSError) as error:
             return f"it could not be started: {error}"
-        if child.returncode != 0 or not target.is_file():
-            return _cause(child.returncode, child.stderr.decode(errors="replace"))
+        if ended is None:
+            return f"it did not finish within {time_limit:g} s"
+        code, errors = ended
+        if code != 0 or not target.is_file():
+            return _cause(code, errors)
         return _usable(model, target)
+
+
+def _ended(command: Sequence[str], time_limit: float) -> tuple[int, str] | None:
+    """Run a process to its end; return its exit code and errors, or None if time was up."""
+    end = time.monotonic() + time_limit
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=pipe) as child:
+        try:
+            while time.monotonic() < end:
+                checkpoint()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _, errors = child.communicate(timeout=_POLL_S)
+                    return child.returncode, errors.decode(errors="replace")
+            return None
+        finally:
+            child.kill()
 
 
 def _cause(code: int, stderr: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import pytest
 
 from onnxlite.cache import Cache
+from onnxlite.records import no_progress
 from onnxlite.search import deadline
 
 
@@ -47,3 +51,21 @@ def test_where_no_step_would_do_none_is_measured(monkeypatch):
 def test_nothing_is_trained_without_torch(monkeypatch):
     monkeypatch.setattr(deadline, "can_tune", lambda: False)
     assert asked(600, 1.0) == 0
+
+
+def test_default_limit_follows_from_the_model(monkeypatch):
+    monkeypatch.setattr(deadline, "Session", lambda *_, **__: None)
+    for run_s, limit in ((1e-4, 93), (0.03, 990), (10.0, 1800)):
+        monkeypatch.setattr(deadline, "run_seconds", lambda *_, of=run_s: of)
+        assert deadline.default_limit_s(None, {}, 500) == limit
+
+
+def test_the_check_raises_when_time_is_up():
+    start = time.perf_counter()
+    with pytest.raises(deadline.TimeUp):
+        deadline.Deadline(start - 10, 10.0, no_progress).check()
+    deadline.Deadline(start, 10.0, no_progress).check()
+    for unlimited in (None, math.inf):
+        clock = deadline.Deadline(start - 1e9, unlimited, no_progress)
+        clock.check()
+        assert clock.final_s(0.1) == math.inf

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from onnxlite.evaluate import Ratio
 from onnxlite.search import Budget
 from onnxlite.search.candidates import CandidateId, NumberFormat, SweepAxis
-from onnxlite.search.records import merit, ranked, with_pareto_front
+from onnxlite.search.records import Trial, merit, ranked, with_pareto_front
 from onnxlite.search.strategy import INT8, History, propose, step_back
 from tests.search.worlds import World, measure, pruned_drop
 
@@ -194,3 +195,22 @@ def test_the_edge_without_training_is_found_finely_where_training_does_not_help(
     history = World(Budget(max_drop=0.05), measured=no_help, training_steps=4000).search()
     axes = [trial.candidate.axis for trial in history.trials]
     assert INT8_AXIS in axes[axes.index(TRAINED_AXIS) :]
+
+
+def test_of_results_about_as_fast_the_smallest_wins() -> None:
+    points = {1: (0.50, 0.9), 2: (0.51, 0.3), 3: (0.53, 0.1), 4: (0.515, 0.4)}
+    trials = [
+        Trial(
+            number=number,
+            label=str(number),
+            recipe="",
+            status="measured",
+            latency=Ratio(median=latency, low=latency, high=latency, minimum=latency),
+            size=size,
+            accepted=True,
+        )
+        for number, (latency, size) in points.items()
+    ]
+    assert [trial.number for trial in ranked(trials, "latency")] == [2, 4, 1, 3]
+    assert ranked(trials, "size")[0].number == 3
+    assert ranked([], "latency") == []
