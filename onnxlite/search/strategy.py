@@ -2,7 +2,8 @@
 
 The plan, in order:
 
-1. number formats alone; formats of weights alone only while no smaller model keeps the quality;
+1. number formats alone; formats of weights alone only while no smaller model keeps the quality, and
+   last of all where latency is wanted and one of the others gains some;
 2. INT8 with its most sensitive layers in float, where INT8 loses too much;
 3. fewer channels in the best format, along an axis down to the edge of the budget, then with
    training, or along neighbouring axes (coarser multiples of channels, the second best format);
@@ -164,11 +165,17 @@ def step_back(problem: SearchProblem, history: History, failed: Trial) -> Batch:
 
 def _plan(problem: SearchProblem, history: History) -> Plan:
     """The whole search."""
-    seen = yield from _formats_alone(problem)
+    seen = yield _alone(*problem.space.formats())
+    # Weights alone make nothing faster: where latency is wanted and can be had they come last.
+    last = problem.prefer == "latency" and any(trial.accepted for trial in seen)
+    if not last:
+        seen = yield from _weights_alone(problem, seen)
     seen = yield from _float_layers(problem, history, seen)
     formats = _promising_formats(problem, seen)
     if formats and (yield from _answer(history, "prunable")):
         seen = yield from _fewer_channels(problem, history, seen, formats)
+    if last:
+        seen = yield from _weights_alone(problem, seen)
     best = ranked(seen, problem.prefer)[:2]
     keys = (_in_qoperator_form(problem.space, trial.candidate) for trial in best)
     return (yield tuple(key for key in keys if key is not None))
@@ -182,9 +189,8 @@ def _answer(history: History, question: Question) -> Generator[Question, Trials,
     return answer
 
 
-def _formats_alone(problem: SearchProblem) -> Plan:
-    """Every format on the simplified model; weights alone only where nothing is as small."""
-    seen = yield _alone(*problem.space.formats())
+def _weights_alone(problem: SearchProblem, seen: Trials) -> Plan:
+    """Formats of weights alone, where nothing that keeps the quality is as small."""
     for number_format in problem.space.weight_formats():
         bits = WEIGHT_BITS[number_format.name]
         sizes = [t.size for t in seen if t.size is not None and problem.keeps_quality(t)]
