@@ -1250,6 +1250,7 @@ def simplify(
     rules: Sequence[Rewrite] | None = None,
     verify: bool = True,
     onnxsim: OnnxsimChoice = "auto",
+    opset: int | None = None,
     time_limit_s: float = 120.0,
     max_growth: float = 0.0,
     batch_axis: BatchAxisOption = None,
@@ -1265,6 +1266,9 @@ def simplify(
             1e-4). A rewrite that fails is left out and reported.
         onnxsim: Run onnxsim too, in a child process: `"auto"` where it can add something, that is
             where the graph has operators that onnxlite has no rules for; True always.
+        opset: Bring the model to at least this version of the standard operator set, so that
+            LayerNormalization (17) and Gelu (20) can be fused. None: the version stays. A model
+            that cannot be upgraded keeps its version, and the report says why.
         time_limit_s: Seconds that onnxsim may take, in every round.
         max_growth: Fraction by which folded constants may enlarge the model. With 0 the result
             holds no more bytes of constants and nodes: what would store a constant twice is left
@@ -1293,6 +1297,7 @@ def simplify(
     rules: Sequence[Rewrite] | None = None,
     verify: bool = True,
     onnxsim: OnnxsimChoice = "auto",
+    opset: int | None = None,
     time_limit_s: float = 120.0,
     max_growth: float = 0.0,
     batch_axis: BatchAxisOption = None,

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 import onnx_ir as ir
 from msgspec import Meta
 
+from onnxlite.errors import OptionError
 from onnxlite.records import Changes, StepReport
 from onnxlite.samples import SamplesLike
 from onnxlite.step import Step, StepContext
@@ -23,6 +24,7 @@ class SimplifyChanges(Changes, frozen=True, kw_only=True):
         lift_constants: Constant nodes that became initializers.
         merge_duplicate_initializers: initializers that equal another one.
         onnxsim: nodes that onnxsim removed.
+        opset_upgraded: 1 if the model was brought to a newer operator set.
         remove_dead_nodes: nodes that no output depends on.
         rewrites: how often each rule fired, by its name. The rules are an open set.
     """
@@ -31,6 +33,7 @@ class SimplifyChanges(Changes, frozen=True, kw_only=True):
     lift_constants: int = 0
     merge_duplicate_initializers: int = 0
     onnxsim: int = 0
+    opset_upgraded: int = 0
     remove_dead_nodes: int = 0
     rewrites: Mapping[str, int] = {}
 
@@ -72,6 +75,19 @@ class Simplify(Step, frozen=True, kw_only=True):
             "that is where the graph has operators that onnxlite has no rules for; True always."
         ),
     ] = "auto"
+    opset: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Bring the model to at least this version of the standard operator "
+                "set, so that LayerNormalization (17) and Gelu (20) can be fused. None: the "
+                "version stays. A model that cannot be upgraded keeps its version, and the report "
+                "says why.",
+            ),
+        ]
+        | None
+    ) = None
     time_limit_s: Annotated[
         float, Meta(gt=0, description="Seconds that onnxsim may take, in every round.")
     ] = 120.0
@@ -85,6 +101,17 @@ class Simplify(Step, frozen=True, kw_only=True):
             "twice is left unfolded.",
         ),
     ] = 0.0
+
+    def validate(self) -> None:
+        """Raise `OptionError` for an operator set that the installed onnx does not know."""
+        if self.opset is None:
+            return
+        from onnx.defs import onnx_opset_version
+
+        if self.opset > onnx_opset_version():
+            raise OptionError(
+                f"opset={self.opset} does not exist here: onnx knows 1 to {onnx_opset_version()}"
+            )
 
     @property
     def fits_samples(self) -> bool:

@@ -15,6 +15,7 @@ from onnxlite.graph import iter_graphs, iter_nodes
 from onnxlite.model import clone, size_bytes
 from onnxlite.normalize import normalize
 from onnxlite.ops import spec_of
+from onnxlite.opset import upgrade_opset
 from onnxlite.records import Progress, Skipped
 from onnxlite.samples import SamplesLike
 from onnxlite.simplify.driver import Firing, rewrite_to_fixed_point
@@ -26,7 +27,7 @@ from onnxlite.simplify.rewrite import NODE_BYTES, Rewrite
 from onnxlite.simplify.rules import DEFAULT_RULES, EXACT_RULES
 from onnxlite.simplify.verify import Reference, take_reference
 from onnxlite.step import StepContext
-from onnxlite.validity import restore_interface
+from onnxlite.validity import interface_difference, restore_interface
 
 #: A folding may enlarge a model by this many bytes, or this fraction if that is more, as long as
 #: the whole does not grow.
@@ -123,6 +124,9 @@ class _Work:
         model = _cleaned(model, self.reference, self.log)
         if functions:
             self.inlined = max(self.inlined, _file_bytes(model))
+        if self.options.opset is not None:
+            model = _upgraded(model, self.options.opset, self.reference, self.log)
+            self.inlined = max(self.inlined, _file_bytes(model))
         for number in range(_MAX_ROUNDS):
             self.progress("simplify", number, _MAX_ROUNDS)
             model = _rewritten(model, self)
@@ -153,6 +157,24 @@ def _cleaned(model: ir.Model, reference: Reference, log: _Log) -> ir.Model:
         log.skipped.append(Skipped("normalize", "", "rolled-back", f"rolled back: {difference}"))
         return untouched
     log.changes += changes
+    return model
+
+
+def _upgraded(model: ir.Model, version: int, reference: Reference, log: _Log) -> ir.Model:
+    """Bring a model to a newer operator set, or say why it keeps its own."""
+    upgraded = upgrade_opset(model, version)
+    if upgraded is model:
+        return model
+    if isinstance(upgraded, ir.Model):
+        normalize(upgraded)
+        restore_lineage(upgraded, lineage_of(model))
+        difference = interface_difference(model, upgraded) or reference.difference(upgraded)
+        if difference is None:
+            log.changes += SimplifyChanges(opset_upgraded=1)
+            return upgraded
+        message = f"at opset {version} the model is another one: {difference}"
+        upgraded = Skipped("upgrade-opset", "", "rolled-back", message)
+    log.skipped.append(upgraded)
     return model
 
 

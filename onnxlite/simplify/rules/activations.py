@@ -232,7 +232,7 @@ def fuse_gelu(node: ir.Node, context: Context) -> Outcome:
 
     Declines below opset 20, which has no Gelu.
     """
-    data = _gelu_input(node)
+    data = gelu_input(node)
     if data is None:
         return None
     if context.opset < 20:
@@ -240,7 +240,8 @@ def fuse_gelu(node: ir.Node, context: Context) -> Outcome:
     return replace_with(node, ir.node("Gelu", [data]))
 
 
-def _gelu_input(node: ir.Node) -> ir.Value | None:
+def gelu_input(node: ir.Node) -> ir.Value | None:
+    """Return x if a node makes `0.5 * x * (1 + Erf(x / sqrt 2))`."""
     factors, product = _factors(node, depth=0)
     if not np.isclose(product, 0.5, rtol=1e-3) or len(factors) != 2:
         return None
