@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from onnxlite.graph import STANDARD_DOMAINS
-from onnxlite.model import clone, serialized
+from onnxlite.model import clone, embedded, serialized
 from onnxlite.records import Skipped
 from onnxlite.validity import take_weights
 
@@ -51,7 +51,9 @@ def upgrade_opset(model: ir.Model, version: int) -> ir.Model | Skipped:
 def _converted(model: ir.Model, version: int) -> ir.Model:
     skeleton = clone(model)
     carried = take_weights(skeleton, [skeleton.graph])
-    proto: onnx.ModelProto = version_converter.convert_version(serialized(skeleton), version)
+    # The others are small. A reference to a file would lose its folder on the way.
+    with embedded(skeleton):
+        proto: onnx.ModelProto = version_converter.convert_version(serialized(skeleton), version)
     result = ir.from_proto(proto)
     assert isinstance(result, ir.Model)
     for value in list(result.graph.inputs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxlite.graph import attribute, constant, rank, static_dim
+from onnxlite.graph import attribute, const_tensor, constant, is_op, rank, static_dim
 from onnxlite.simplify.rewrite import (
     Context,
     Outcome,
@@ -19,6 +19,9 @@ from onnxlite.simplify.rewrite import (
     rule,
     small_const,
 )
+
+#: First operator set with LayerNormalization.
+_LAYERNORM = 17
 
 
 def _mean_axes(node: ir.Node, dims: int) -> list[int] | None:
@@ -81,8 +84,9 @@ def fuse_layernorm(node: ir.Node, context: Context) -> Outcome:
     found = _normalized(node)
     if found is None:
         return None
-    if context.opset < 17:
-        return Refused(f"LayerNormalization needs opset 17, the model has {context.opset}")
+    if context.opset < _LAYERNORM:
+        message = f"LayerNormalization needs opset {_LAYERNORM}, the model has {context.opset}"
+        return Refused(message)
     data, axis, epsilon = found
     dims = rank(data) or 0
     sizes = [static_dim(data, i) for i in range(axis, dims)]
@@ -126,4 +130,35 @@ def fold_layernorm_affine(node: ir.Node, _context: Context) -> Outcome:
     return replace_with(node, ir.Node("", "LayerNormalization", inputs, norm.attributes.values()))
 
 
-RULES = (fuse_layernorm, fold_layernorm_affine)
+@rule("sum-before-layernorm", "Add")
+def sum_before_layernorm(node: ir.Node, context: Context) -> Outcome:
+    """Add -> LayerNormalization, or its parts below opset 17: Sum -> LayerNormalization.
+
+    ONNX Runtime makes one SkipLayerNormalization of Add and LayerNormalization, which takes four
+    times as long on the CPU as the two by themselves (MiniLM, 128 tokens: 614 and 140 us); Sum it
+    leaves alone.
+    """
+    result = node.outputs[0]
+    if not all(value is not None and const_tensor(value) is None for value in node.inputs):
+        return None
+    if result.dtype != ir.DataType.FLOAT or len({rank(value) for value in node.inputs}) != 1:
+        return None
+    if not any(_normalizes(use.node, result, context.opset) for use in result.uses()):
+        return None
+    return replace_with(node, ir.node("Sum", list(node.inputs)))
+
+
+def _normalizes(node: ir.Node, value: ir.Value, opset: int) -> bool:
+    """Tell whether a node is a LayerNormalization of a value, or the difference in its parts."""
+    if is_op(node, "LayerNormalization"):
+        return node.inputs[0] is value
+    if opset >= _LAYERNORM or not is_op(node, "Sub"):
+        return False
+    for use in node.outputs[0].uses():
+        found = _normalized(use.node) if is_op(use.node, "Div") else None
+        if found is not None and found[0] is value:
+            return True
+    return False
+
+
+RULES = (fuse_layernorm, fold_layernorm_affine, sum_before_layernorm)
