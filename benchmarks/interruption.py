@@ -1,10 +1,12 @@
-"""Processes killed at random moments: the old file or the whole new one, and nothing else.
+"""Saves that are killed, fail or compete: the old file or a whole new one, and nothing else.
 
     python -m benchmarks.interruption [--count N]
 
 A child process saves models to one target again and again, with and without external data, or
-runs `optimize`; it is killed (SIGKILL) after a random time. Then the target has to be one of the
-models as a whole, and the next save may leave nothing but it. The exit code is 1 if not.
+runs `optimize`; it is killed (SIGKILL) after a random time. Two processes that write one target
+are killed as well. Other children save where a file may not grow beyond a random size, as on a
+full disk, or into a folder that is read-only. Then the target has to be one of the models as a
+whole, and the next save may leave nothing but it. The exit code is 1 if not.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -19,30 +22,37 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import onnx
 
 from benchmarks._tables import publish
-from onnxlite.errors import OnnxliteError
+from onnxlite.errors import OnnxliteError, SaveError
 from onnxlite.model import load
 from onnxlite.save import save
 from tests.odd_models import parse
 
 COUNT = 100
 #: Longest time until a child is killed, once it has begun.
-_SECONDS = {"save": 0.15, "save with external data": 0.15, "optimize": 4.0}
+_SECONDS = {"save": 0.15, "save with external data": 0.15, "two writers": 0.3, "optimize": 4.0}
 #: One child in so many runs `optimize`, which takes longer to begin.
 _OPTIMIZE_EVERY = 10
+#: The same for two writers of one target.
+_TWO_EVERY = 5
+#: Saves of each kind that cannot succeed.
+_FAILING = 20
+#: User without rights, for whom a read-only folder is one; root may write everywhere.
+_NOBODY = 65534
 
-Work = Literal["save", "save with external data", "optimize"]
+Work = Literal["save", "save with external data", "two writers", "optimize"]
+Failing = Literal["disk full", "disk full with external data", "read-only folder"]
 
 
 class Row(NamedTuple):
-    """What was left by one killed process; an empty fault is none."""
+    """What was left by one process; an empty fault is none."""
 
-    work: Work
+    work: Work | Failing
     saved: bool
     fault: str
 
@@ -72,11 +82,55 @@ def child(work: Work, target: Path) -> None:
         while True:
             ol.optimize(net(WIDTHS[0]), x, max_size=0.9, output=target, time_limit_s=5, cache=False)
     nets = [net(width) for width in WIDTHS]
-    external: Literal["always", "never"] = "never" if work == "save" else "always"
+    external = _external(work)
     print("begun", flush=True)
     while True:
         for model in nets:
             save(model, target, external_data=external)
+
+
+def _external(work: str) -> Literal["always", "never"]:
+    return "never" if work in ("save", "disk full", "read-only folder") else "always"
+
+
+def failing_child(work: Failing, target: Path) -> None:
+    """Save where it must fail, and print the error that `save` raises."""
+    rng, model = random.Random(0), net(WIDTHS[2])
+    if work == "read-only folder" and os.geteuid() == 0:
+        os.seteuid(_NOBODY)
+    for _ in range(_FAILING):
+        if work != "read-only folder":
+            size = rng.randrange(model.ByteSize() - 1)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        try:
+            save(model, target, external_data=_external(work))
+            print("saved", flush=True)
+        except SaveError:
+            print("refused", flush=True)
+
+
+def failed(work: Failing) -> Iterator[Row]:
+    """Let saves fail, and look at what they leave; the target is looked at once, at the end."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        target = folder / "m.onnx"
+        save(net(WIDTHS[1]), target, external_data="never")
+        first = target.read_bytes()
+        folder.chmod(0o555 if work == "read-only folder" else 0o755)
+        command = [sys.executable, "-m", "benchmarks.interruption", "--child", work, str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path.cwd())
+        folder.chmod(0o755)
+        found = done.stdout.split()
+        fault = _target_fault(target, "save")
+        if target.read_bytes() != first:
+            fault = fault or "the target was replaced"
+        if len(found) < _FAILING:
+            fault = fault or f"the process ended: {done.stderr.strip().splitlines()[-1:]}"
+        others = sorted(set(os.listdir(folder)) - {target.name})
+        fault = fault or (f"left behind: {others}" if others else "") or _next_save_fault(target)
+        for number in range(_FAILING):
+            saved = number < len(found) and found[number] == "saved"
+            yield Row(work, saved, fault or ("it was saved" if saved else ""))
 
 
 def killed(work: Work, seconds: float) -> Row:
@@ -86,15 +140,17 @@ def killed(work: Work, seconds: float) -> Row:
         save(net(WIDTHS[1]), target, external_data="never")
         first = target.read_bytes()
         command = [sys.executable, "-m", "benchmarks.interruption", "--child", work, str(target)]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path.cwd()
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
+        processes = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            for _ in range(2 if work == "two writers" else 1)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
         time.sleep(seconds)
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        for process in processes:
+            process.kill()
+            process.communicate()
         saved = target.read_bytes() != first
         return Row(work, saved, _target_fault(target, work) or _next_save_fault(target))
 
@@ -131,6 +187,8 @@ def findings(count: int, seed: int = 0) -> Iterator[Row]:
     rng = random.Random(seed)
     for number in range(count):
         work: Work = "save" if number % 2 else "save with external data"
+        if number % _TWO_EVERY == _TWO_EVERY - 2:
+            work = "two writers"
         if number % _OPTIMIZE_EVERY == _OPTIMIZE_EVERY - 1:
             work = "optimize"
         yield killed(work, rng.random() * _SECONDS[work])
@@ -143,13 +201,20 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child[0], Path(options.child[1]))
+        work, target = options.child[0], Path(options.child[1])
+        if work in get_args(Failing):
+            failing_child(work, target)
+            return
+        child(work, target)
     rows = list(findings(options.count))
+    ended = sum(row.saved for row in rows)
+    for failing in get_args(Failing):
+        rows += failed(failing)
     kinds = Counter((row.work, row.fault or "whole") for row in rows)
     table = [{"work": work, "found": found, "times": n} for (work, found), n in kinds.items()]
-    saved = sum(row.saved for row in rows)
-    note = f"{saved} of {len(rows)} had replaced the target before"
-    publish("interruption", table, title="Processes killed at random moments", notes=[note])
+    note = f"{ended} of {options.count} killed processes had replaced the target before"
+    title = "Saves that are killed, fail or compete"
+    publish("interruption", table, title=title, notes=[note])
     sys.exit(any(row.fault for row in rows))
 
 
