@@ -251,7 +251,11 @@ def _best(
 
 
 def _too_large(group: _Group, seen: Mapping[str, RowSample]) -> Skipped | None:
-    """Find a value whose products overflow float32, like an additive mask that reaches a layer."""
+    """Find a value or weight whose products overflow float32, like a mask that reaches a layer."""
+    for weight, products in group.by_weight.items():
+        if not np.abs(products[0].matrix()).max() <= _MAX_MAGNITUDE:
+            message = f"its weight {weight.name!r} holds NaN, infinite or huge numbers"
+            return Skipped("smooth", node_name(products[0].node), "too-large", message)
     for value, products in group.products.items():
         rows = seen[value.name or ""]
         largest = max(float(rows.high.max()), -float(rows.low.min()))

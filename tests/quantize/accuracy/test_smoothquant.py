@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -246,3 +247,19 @@ def test_the_model_computes_the_same(seed: int, factor: float) -> None:
     result, _ = smoothed(model, feeds, smooth=True)
     found = worst_sqnr_db(model, result, feeds)
     assert found > 90
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38])
+def test_weights_that_are_no_numbers_are_left_alone(number: float) -> None:
+    proto = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,8] x) => (float[n,8] y) <float[8,8] w> { y = MatMul(x, w) }""")
+    w = np.ones((8, 8), np.float32)
+    w[2, 3] = number
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(w, "w"))
+    model = load(proto)
+    samples = Samples(np.float32(np.random.default_rng(0).normal(size=(32, 8))), input_specs(model))
+    rows, skipped = apply_smoothquant(
+        model, samples, QuantizeStatic(smooth=True), integers_before=True, progress=no_progress
+    )
+    assert not rows
+    assert [row.code for row in skipped] == ["too-large"]
