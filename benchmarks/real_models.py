@@ -5,7 +5,7 @@ measures every step with its default options, in a process of its own with an em
 `onnxruntime.quantization` on the same samples: latency and size over the net as it came (one
 thread, interleaved pairs, processor time), SQNR of the worst part of an output on inputs that
 nothing was calibrated on, and processor time of the step. A step that declines has its reason.
-onnxlite's steps get the net after `simplify`, ONNX Runtime's after an upgrade to opset 13.
+All get the net after an upgrade to opset 13 and `simplify`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks._tables import kept_rows, publish
+from onnxlite.batch_axis import batch_specs
 from onnxlite.evaluate import compare
 from onnxlite.inputs import Feed, input_specs, trim
 from onnxlite.model import load, size_bytes
@@ -171,8 +172,8 @@ def _measured(name: str, step: str) -> Row:
         os.environ["XDG_CACHE_HOME"] = cache
         start = _processor_s()
         upgraded = upgrade_opset(original, _OPSET)
-        ready = upgraded if step.startswith("ort") else simplify(original).model
-        assert isinstance(ready, ir.Model)
+        assert isinstance(upgraded, ir.Model)
+        ready = simplify(upgraded).model
         made = _STEPS[step](case, ready)
         spent = _processor_s() - start
         row: Row = {"cpu_s": round(spent, 1)}
@@ -183,7 +184,7 @@ def _measured(name: str, step: str) -> Row:
                 return row | {"reason": made.report.summary[:200]}
         fidelity = compare(original, result, samples=list(case.evaluation))
     sessions = [Session(model, threads=1) for model in (original, result)]
-    specs = input_specs(original)
+    specs = batch_specs(original)
     feeds = [trim(feed, specs, 1) or feed for feed in case.evaluation[:_TIMED]]
     each_s = _TIMED_S / len(feeds)
     ratios = [time_ratios(sessions, feed, budget_s=each_s)[0] for feed in feeds]

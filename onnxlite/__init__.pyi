@@ -375,8 +375,7 @@ def optimize(
             latency and size.
         target: Runtime whose integer types are used, see `quantize_static`.
         time_limit_s: Seconds; then the best result so far is taken. None is a limit that follows
-            from the time of one run and the number of samples, from 90 seconds to half an hour;
-            infinity is no limit.
+            from the time of one run and the number of samples, from 90 seconds to half an hour.
         effort: Effort of the steps, see there. `"default"` is `"fast"` where the time limit is less
             than half of the default one.
         output: Write the result here, atomically; nothing is written if it is the original.

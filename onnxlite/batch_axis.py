@@ -101,6 +101,9 @@ def _tried(model: ir.Model, specs: Sequence[InputSpec], asked: Axes) -> Axes:
         axes = {**choice, **asked}
         if axes in seen or all(axis is None for axis in axes.values()):
             continue
+        # What varies in size beside the samples belongs to one of them, like the edges of a graph.
+        if any(axes[name] is None and name not in asked for name in _dynamic_axes(specs)):
+            continue
         seen.append(axes)
         tried = with_axes(specs, axes)
         try:
@@ -126,10 +129,7 @@ def _trial_feeds(
 
 def _choices(specs: Sequence[InputSpec]) -> Iterator[Axes]:
     """Axes that may count samples, the likeliest first; fixed axes never do."""
-    dynamic = {
-        spec.name: [i for i, dim in enumerate(spec.shape or ()) if not isinstance(dim, int)]
-        for spec in specs
-    }
+    dynamic = {spec.name: list[int]() for spec in specs} | _dynamic_axes(specs)
     yield {s.name: s.batch_axis if s.batch_axis in dynamic[s.name] else None for s in specs}
     yield {name: axes[0] if axes else None for name, axes in dynamic.items()}
     for axis in (0, 1):
@@ -141,6 +141,15 @@ def _choices(specs: Sequence[InputSpec]) -> Iterator[Axes]:
         yield {
             s.name: s.shape.index(symbol) if s.shape and symbol in s.shape else None for s in specs
         }
+
+
+def _dynamic_axes(specs: Sequence[InputSpec]) -> dict[str, list[int]]:
+    """Axes without a fixed size, of the inputs that have some."""
+    found = {
+        spec.name: [i for i, dim in enumerate(spec.shape or ()) if not isinstance(dim, int)]
+        for spec in specs
+    }
+    return {name: axes for name, axes in found.items() if axes}
 
 
 def _doubles(alone: Outputs, twice: Outputs) -> bool:

@@ -57,7 +57,7 @@ class OptimizeOptions(Budget, frozen=True, kw_only=True):
                 gt=0,
                 description="Seconds; then the best result so far is taken. None is a limit that "
                 "follows from the time of one run and the number of samples, from 90 seconds to "
-                "half an hour; infinity is no limit.",
+                "half an hour.",
             ),
         ]
         | None

@@ -24,7 +24,7 @@ def found(executor=None, **options):
         budget=Budget(max_drop=0.3),
         executor=executor,
         cache=False,
-        **options,
+        **{"time_limit_s": 3600.0, **options},
     )
     record = outcome.report.search
     return record, outcome.report.recipe, outcome.model

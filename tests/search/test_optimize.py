@@ -267,7 +267,7 @@ def on_trial(trial):
         os.kill(os.getpid(), signal.SIGKILL)
 
 optimize(sys.argv[1], samples=images(64), budget=Budget(max_drop=0.3), cache=sys.argv[2],
-         on_trial=on_trial)
+         on_trial=on_trial, time_limit_s=3600.0)
 """
 
 
@@ -280,7 +280,10 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     assert done.returncode == -signal.SIGKILL
     before = {path.name for path in folder.glob("*.onnx")}
     assert len(before) >= 2
-    outcome = optimize(tmp_path / "net.onnx", images(64), budget=Budget(max_drop=0.3), cache=folder)
+    budget = Budget(max_drop=0.3)
+    outcome = optimize(
+        tmp_path / "net.onnx", images(64), budget=budget, cache=folder, time_limit_s=3600.0
+    )
     assert outcome.report.search.met
     assert outcome.report.search.cached >= 3  # two steps, and a quality
     assert outcome.report.search.trials[1].seconds < 5

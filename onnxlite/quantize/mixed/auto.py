@@ -9,7 +9,7 @@ The candidates are calibrated on the first feeds and measured on the last, held-
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 
@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxlite.errors import ExecutionError, VerificationError
 from onnxlite.fidelity import Reference
 from onnxlite.holdout import FeedSplit, LastFraction, split_feeds
-from onnxlite.inputs import input_specs
+from onnxlite.inputs import InputSpec, input_specs
 from onnxlite.model import clone
 from onnxlite.quantize.core.options import QuantizeStatic, QuantizeStaticReport, Rounding
 from onnxlite.quantize.core.selection import by_name
@@ -81,7 +81,7 @@ def quantize_auto_ir(
     start = time.perf_counter()
     feeds = Samples(samples, input_specs(model), limit=options.limit)
     split = split_feeds(feeds, _HOLD_OUT)
-    trial = _Trial(model, split, options, context)
+    trial = _Trial(model, split, feeds.inputs, options, context)
     # Rounding does not change the latency: use slow rounding only if static is the fastest.
     for way in _WAYS:
         trial.make(way, "nearest")
@@ -153,11 +153,13 @@ class _Trial:
         self,
         model: ir.Model,
         split: FeedSplit,
+        inputs: Sequence[InputSpec],
         options: QuantizeAuto,
         context: StepContext,
     ) -> None:
         self._model = model
         self._split = split
+        self._inputs = inputs
         self._options = options
         self._context = context
         self.candidates: dict[Way, _Candidate] = {}
@@ -245,7 +247,9 @@ class _Trial:
 
     def _metrics(self, candidate: ir.Model) -> CandidateMetrics:
         held_out = self._split.held_out
-        return measure_candidate(self._model, candidate, held_out, budget_s=_BUDGET_S)
+        return measure_candidate(
+            self._model, candidate, held_out, inputs=self._inputs, budget_s=_BUDGET_S
+        )
 
     def _quantized(
         self, way: Way, rounding: Rounding

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlite.fidelity import Reference
-from onnxlite.inputs import Feed, input_specs, trim
+from onnxlite.inputs import Feed, InputSpec, trim
 from onnxlite.model import size_bytes
 from onnxlite.runtime import Session
 from onnxlite.timing import time_ratios
@@ -38,7 +38,12 @@ class CandidateMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_candidate(
-    reference: ir.Model, candidate: ir.Model, feeds: Sequence[Feed], *, budget_s: float
+    reference: ir.Model,
+    candidate: ir.Model,
+    feeds: Sequence[Feed],
+    *,
+    inputs: Sequence[InputSpec],
+    budget_s: float,
 ) -> CandidateMetrics:
     """Compare a candidate with the float model in fidelity and interleaved latency.
 
@@ -46,6 +51,7 @@ def measure_candidate(
         reference: the float model.
         candidate: the model made from it.
         feeds: inputs to compare both on; cut to one sample each to time them.
+        inputs: of the models, with the batch axis of each.
         budget_s: seconds to spend on timing.
 
     Raises:
@@ -54,8 +60,7 @@ def measure_candidate(
     """
     errors = Reference(reference, feeds).errors(candidate)
     errors.check_finite("the quantized model", "exclude the layers before it and report this")
-    specs = input_specs(reference)
-    single = [trim(feed, specs, 1) or feed for feed in feeds[:_TIMED]]
+    single = [trim(feed, inputs, 1) or feed for feed in feeds[:_TIMED]]
     sessions = [Session(each, threads=1, random="drawn") for each in (reference, candidate)]
     per_feed_s = budget_s / len(single)
     ratios = [time_ratios(sessions, feed, budget_s=per_feed_s)[0] for feed in single]

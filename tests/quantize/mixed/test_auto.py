@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from onnxlite import quantize_auto
 from onnxlite.errors import OptionError
 from onnxlite.fidelity import worst_sqnr_db
+from onnxlite.inputs import input_specs
 from onnxlite.model import load
 from onnxlite.quantize.core.options import QuantizedLayer, QuantizeStaticReport
 from onnxlite.quantize.dynamic.kernel_times import KernelTimes
@@ -159,7 +160,7 @@ def test_samples_that_judge_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -
 def test_judge_measures() -> None:
     model = load(parse(TEXT))
     feeds = [{"x": rows(8)}]
-    same = measure_candidate(model, model, feeds, budget_s=0.2)
+    same = measure_candidate(model, model, feeds, inputs=input_specs(model), budget_s=0.2)
     assert same.sqnr_db == float("inf")
     assert same.size_ratio == 1
     assert 0.3 < same.latency_ratio < 3
@@ -266,3 +267,25 @@ def dynamic_row(name: str, ratio: float) -> DynamicLayer:
         weights=64,
         weight_sqnr_db=40.0,
     )
+
+
+def test_graphs_are_not_cut_to_time_them() -> None:
+    """Nodes and edges of a graph are no batch: a cut would leave edges without nodes."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[nodes,64] feat, int64[2,edges] edge) => (float[nodes,64] y)
+        <float[64,64] w, float[64,64] v>
+        { t = MatMul(feat, w) zero = Constant<value_ints=[0]>() one = Constant<value_ints=[1]>()
+          a = Gather<axis=0>(edge, zero) s = Squeeze(a, zero) g = Gather<axis=0>(t, s)
+          b = Gather<axis=0>(edge, one) d = Squeeze(b, zero) i = Unsqueeze(d, one)
+          u = ScatterND<reduction="add">(t, i, g) y = MatMul(u, v) }"""
+    rng = np.random.default_rng(0)
+    feeds = [
+        {
+            "feat": rng.standard_normal((nodes, 64)).astype(np.float32),
+            "edge": rng.integers(1, nodes, (2, 2 * nodes)),
+        }
+        for nodes in rng.integers(8, 20, 16)
+    ]
+    report = quantize_auto(parse(text), feeds).report
+    assert not [row for row in report.skipped if "run the model" in row.message]
+    assert report.candidates or "faster" in report.summary
