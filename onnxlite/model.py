@@ -19,7 +19,13 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from onnxlite.errors import InvalidModelError, LoadError, UnsupportedError
-from onnxlite.graph import check_structure, iter_graphs, name_call_outputs, tensor_array
+from onnxlite.graph import (
+    check_structure,
+    iter_graphs,
+    iter_nodes,
+    name_call_outputs,
+    tensor_array,
+)
 from onnxlite.proto import drop_initializer_value_info, store_sparse, validated
 
 P = ParamSpec("P")
@@ -108,6 +114,10 @@ def clone(model: ir.Model) -> ir.Model:
             f"({_root(error)}): sort the graph, or export the model again"
         ) from error
     copy.meta.update(model.meta)
+    # onnx_ir names nodes that have no name, without a look at the names of the others.
+    for old, new in zip(iter_nodes(model), iter_nodes(copy), strict=True):
+        if not old.name:
+            new.name = None
     return copy
 
 

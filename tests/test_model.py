@@ -214,3 +214,15 @@ def test_clone_of_an_incomplete_model():
     graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 17})
     with pytest.raises(InvalidModelError, match="cannot be copied"):
         clone(ir.Model(graph, ir_version=8))
+
+
+def test_copies_of_nodes_without_names_have_none():
+    """onnx_ir would call them `node_Mul_0` and so on, like those that its exporter has named."""
+    proto = parse("""<ir_version: 8, opset_import: ["": 17]> g (float[n] x) => (float[n] y)
+        { a = Mul(x, x) b = Mul(a, x) c = Mul(b, x) y = Mul(c, x) }""")
+    names = ["node_Mul_1", "", "node_Mul_0", ""]
+    for node, name in zip(proto.graph.node, names, strict=True):
+        node.name = name
+    copies = [clone(clone(load(proto))), load(to_proto(clone(load(proto))))]
+    for copy in copies:
+        assert [node.name or "" for node in copy.graph] == names

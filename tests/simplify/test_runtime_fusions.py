@@ -49,6 +49,8 @@ NETS = {
     "Gelu": f"{ERF} a=MatMul(x,w) {_GATE} m=Mul(a,p) q=Mul(m,half) y=MatMul(q,v)",
     "FastGelu": f"{TANH} t=MatMul(x,w) a=Add(t,b) u=Pow(a,three) f=Mul(u,k) z=Add(a,f) zr=Mul(z,r)"
     " th=Tanh(zr) p=Add(th,one) i=Mul(a,half) q=Mul(i,p) y=MatMul(q,v)",
+    "FastGelu, half last": f"{TANH} t=MatMul(x,w) a=Add(t,b) u=Pow(a,three) f=Mul(u,k) z=Add(a,f)"
+    " zr=Mul(z,r) th=Tanh(zr) p=Add(th,one) m=Mul(a,p) q=Mul(m,half) y=MatMul(q,v)",
     "QuickGelu": f"{scalars(k=1.702)} t=MatMul(x,w) a=Add(t,b) s=Mul(a,k) e=Sigmoid(s) q=Mul(a,e)"
     " y=MatMul(q,v)",
     "SiLU": "t=MatMul(x,w) a=Add(t,b) e=Sigmoid(a) q=Mul(a,e) y=MatMul(q,v)",

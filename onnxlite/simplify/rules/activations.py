@@ -232,7 +232,7 @@ def fuse_gelu(node: ir.Node, context: Context) -> Outcome:
 
     Declines below opset 20, which has no Gelu.
     """
-    data = gelu_input(node)
+    data = _gelu_input(node)
     if data is None:
         return None
     if context.opset < 20:
@@ -240,7 +240,17 @@ def fuse_gelu(node: ir.Node, context: Context) -> Outcome:
     return replace_with(node, ir.node("Gelu", [data]))
 
 
-def gelu_input(node: ir.Node) -> ir.Value | None:
+def ends_gelu(node: ir.Node) -> bool:
+    """Tell whether a node makes `0.5 * x * (1 + Erf(..))`, or the same of Tanh."""
+    factors, product = _factors(node, depth=0)
+    return (
+        len(factors) == 2
+        and bool(np.isclose(product, 0.5, rtol=1e-3))
+        and any(made_by(_plus(v, 1, node), "Erf", "Tanh", like=node) is not None for v in factors)
+    )
+
+
+def _gelu_input(node: ir.Node) -> ir.Value | None:
     """Return x if a node makes `0.5 * x * (1 + Erf(x / sqrt 2))`."""
     factors, product = _factors(node, depth=0)
     if not np.isclose(product, 0.5, rtol=1e-3) or len(factors) != 2:

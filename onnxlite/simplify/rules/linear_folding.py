@@ -29,7 +29,7 @@ from onnxlite.simplify.rewrite import (
     rule,
     small_const,
 )
-from onnxlite.simplify.rules.activations import gelu_input
+from onnxlite.simplify.rules.activations import ends_gelu
 from onnxlite.simplify.rules.affine import AFFINE_OPS, Affine, affine_of
 
 Array: TypeAlias = NDArray[Any]
@@ -215,7 +215,7 @@ def _fold_backward(node: ir.Node, *ops: str) -> Outcome:
     layer = linear_of(node) if before is not None else None
     if before is None or layer is None:
         return None
-    if gelu_input(before) is not None:
+    if ends_gelu(before):
         return Refused("the factor is part of a Gelu, which ONNX Runtime fuses")
     affine = affine_of(before, dims=layer.dims, axis=layer.axis)
     if affine is None or {affine.scale.size, affine.shift.size} - {1, layer.inputs}:
