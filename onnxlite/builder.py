@@ -182,7 +182,7 @@ class Place:
         )
         self._insert(node)
         if self._builder.naming == "none":
-            node.name = None  # the graph names what it is given
+            node.name = ""  # the graph names what it is given
         return tuple(node.outputs)
 
     def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:

@@ -117,7 +117,7 @@ def clone(model: ir.Model) -> ir.Model:
     # onnx_ir names nodes that have no name, without a look at the names of the others.
     for old, new in zip(iter_nodes(model), iter_nodes(copy), strict=True):
         if not old.name:
-            new.name = None
+            new.name = ""
     return copy
 
 
